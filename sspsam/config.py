@@ -1,0 +1,371 @@
+"""The one frozen description of a model: every dimension, the preprocessing, the no-target rule, and the origin.
+
+`ModelConfig` is what `config.json` holds. Reading is strict: an unknown, missing or mistyped entry is a `ConfigError`
+that names it, and a configuration whose `fingerprint` no longer fits its content is refused.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
+
+from sspsam.errors import ConfigError
+
+FORMAT_VERSION: Final = 1
+MODEL_TYPE: Final = "ssp-sam"
+_MAX_DIMENSION: Final = (
+    1 << 20
+)  # larger than any real layer, small enough that arithmetic on a hostile file stays cheap
+_MAX_LAYERS: Final = 1024
+
+_T = TypeVar("_T")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _check_dimensions(config: Any) -> None:
+    """Every integer of a configuration is a positive size, and a number of layers is a sane one."""
+    where = type(config).__name__
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if isinstance(value, int):
+            limit = _MAX_LAYERS if entry.name.endswith("layers") else _MAX_DIMENSION
+            _require(1 <= value <= limit, f"{where}.{entry.name} is {value}; it must be from 1 to {limit}")
+
+
+def _check_divides(where: str, part: str, divisor: int, whole: str, value: int) -> None:
+    _require(value % divisor == 0, f"{where}.{part} ({divisor}) must divide {whole} ({value})")
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """CLIP with surgery (`SSP_SAM.md` section 2)."""
+
+    image_size: int  # S, pixels
+    patch_size: int  # pixels
+    vision_width: int
+    vision_layers: int
+    vision_heads: int
+    vision_mlp_width: int
+    surgery_layers: int  # how many of the last vision blocks run two paths
+    embed_dim: int  # C
+    text_width: int
+    text_layers: int
+    text_heads: int
+    text_mlp_width: int
+    context_length: int = 77  # L, text positions
+    vocab_size: int = 49408
+
+    def __post_init__(self) -> None:
+        _check_dimensions(self)
+        _check_divides("clip", "patch_size", self.patch_size, "image_size", self.image_size)
+        _check_divides("clip", "vision_heads", self.vision_heads, "vision_width", self.vision_width)
+        _check_divides("clip", "text_heads", self.text_heads, "text_width", self.text_width)
+        _require(
+            self.surgery_layers <= self.vision_layers,
+            f"clip.surgery_layers is {self.surgery_layers}, more than the {self.vision_layers} vision_layers",
+        )
+        _require(3 <= self.context_length <= 4096, f"clip.context_length is {self.context_length}; 3 to 4096 can be")
+
+    @property
+    def grid(self) -> int:
+        """G, patches along each side."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True)
+class SAMConfig:
+    """Segment Anything: image encoder, prompt encoder and mask decoder (`SSP_SAM.md` section 4)."""
+
+    image_size: int  # pixels
+    patch_size: int  # pixels
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    window_size: int  # patches
+    global_blocks: tuple[int, ...]  # which blocks attend to the whole grid instead of to windows
+    prompt_width: int = 256  # D
+    mask_channels: int = 16  # of the unused mask prompt
+    decoder_layers: int = 2
+    decoder_heads: int = 8
+    decoder_mlp_width: int = 2048
+    decoder_attention_downsample: int = 2
+    mask_tokens: int = 4
+    iou_head_layers: int = 3
+    iou_head_width: int = 256
+
+    def __post_init__(self) -> None:
+        _check_dimensions(self)
+        _check_divides("sam", "patch_size", self.patch_size, "image_size", self.image_size)
+        _check_divides("sam", "heads", self.heads, "width", self.width)
+        _check_divides("sam", "decoder_attention_downsample", self.decoder_attention_downsample, "D", self.prompt_width)
+        inner = self.prompt_width // self.decoder_attention_downsample
+        _check_divides("sam", "decoder_heads", self.decoder_heads, "the decoder's attention width", inner)
+        _require(self.prompt_width % 8 == 0, f"sam.prompt_width is {self.prompt_width}; it must be a multiple of 8")
+        _require(self.mask_channels % 4 == 0, f"sam.mask_channels is {self.mask_channels}; must be a multiple of 4")
+        blocks = self.global_blocks
+        _require(
+            list(blocks) == sorted(set(blocks)) and all(0 <= block < self.layers for block in blocks),
+            f"sam.global_blocks is {list(blocks)}; it must list blocks below {self.layers}, ascending, once each",
+        )
+
+    @property
+    def grid(self) -> int:
+        """Patches along each side of the image embedding."""
+        return self.image_size // self.patch_size
+
+    @property
+    def mask_size(self) -> int:
+        """M, the side of the low-resolution logits: the decoder upscales the embedding grid by four."""
+        return 4 * self.grid
+
+
+@dataclass(frozen=True)
+class SSPConfig:
+    """The Semantic-Spatial Prompt encoder and the box head (`SSP_SAM.md` section 3)."""
+
+    hidden_width: int = 512  # H
+    attention_heads: int = 8
+    image_projection_layers: int = 3
+    prompts: int = 128  # P
+    generator_layers: int = 6
+    generator_heads: int = 8
+    generator_mlp_width: int = 2048
+    box_head_layers: int = 3
+
+    def __post_init__(self) -> None:
+        _check_dimensions(self)
+        _check_divides("ssp", "attention_heads", self.attention_heads, "hidden_width", self.hidden_width)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Every dimension of a model; what `sspsam.models.SSPSAM` is built from."""
+
+    clip: CLIPConfig
+    sam: SAMConfig
+    ssp: SSPConfig
+
+    def __post_init__(self) -> None:
+        _check_divides("ssp", "generator_heads", self.ssp.generator_heads, "sam.prompt_width", self.sam.prompt_width)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pictures and words become tensors (`SSP_SAM.md` section 1).
+
+    CLIP's mean and standard deviation are of channels in [0, 1], SAM's of channels in [0, 255]; RGB order.
+    """
+
+    clip_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    clip_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    sam_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    sam_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    text_template: str = "{}."
+
+    def __post_init__(self) -> None:
+        for name in ("clip_mean", "clip_std", "sam_mean", "sam_std"):
+            values = getattr(self, name)
+            _require(all(math.isfinite(value) for value in values), f"preprocessing.{name} is not finite: {values}")
+            if name.endswith("std"):
+                _require(min(values) > 0, f"preprocessing.{name} must be positive, not {values}")
+        _require(
+            self.text_template.count("{}") == 1 and len(self.text_template) <= 200,
+            f"preprocessing.text_template must hold {{}} once, not {self.text_template!r}",
+        )
+
+
+@dataclass(frozen=True)
+class Postprocessing:
+    """From logits to a mask, and the authors' rule for no target (`SSP_SAM.md` section 5).
+
+    Args:
+        mask_threshold: probability from which a pixel is foreground; 0.5 is a logit of 0.
+        no_target_pixels: fewer foreground pixels than this, at 0.5, in a `no_target_frame` x `no_target_frame`
+            padded frame, mean that the words point at nothing.
+        no_target_frame: side of that frame, pixels.
+    """
+
+    mask_threshold: float = 0.5
+    no_target_pixels: int = 50
+    no_target_frame: int = 512
+
+    def __post_init__(self) -> None:
+        check_mask_threshold(self.mask_threshold)
+        check_no_target_pixels(self.no_target_pixels)
+        _require(1 <= self.no_target_frame <= 8192, f"no_target_frame is {self.no_target_frame}; 1 to 8192 can be")
+
+
+def check_mask_threshold(value: float) -> None:
+    """Refuse what is not a probability strictly between 0 and 1."""
+    if not 0.0 < value < 1.0:
+        raise ConfigError(f"mask_threshold is a probability between 0 and 1 (0.5 is logit 0), not {value}")
+
+
+def check_no_target_pixels(value: int) -> None:
+    """Refuse a negative number of pixels."""
+    if value < 0:
+        raise ConfigError(f"no_target_pixels is a number of pixels, 0 or more, not {value}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that `config.json` holds.
+
+    Args:
+        architecture: every dimension.
+        preprocessing: constants of the input.
+        postprocessing: threshold and no-target rule.
+        weights_sha256: SHA-256 of `model.safetensors`, hexadecimal; empty for a model that was never saved.
+        source: where the weights come from, for people.
+        license: licence of the weights, an SPDX identifier where there is one.
+    """
+
+    architecture: Architecture
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    postprocessing: Postprocessing = field(default_factory=Postprocessing)
+    weights_sha256: str = ""
+    source: str = "unknown"
+    license: str = "unknown"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything in this configuration, the digest of the weights included; hexadecimal."""
+        return hashlib.sha256(_canonical(self._content())).hexdigest()
+
+    def _content(self) -> dict[str, Any]:
+        return {"model_type": MODEL_TYPE, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+
+    def to_json(self) -> str:
+        """The text of `config.json`, fingerprint included."""
+        return json.dumps({**self._content(), "fingerprint": self.fingerprint}, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "config.json") -> "ModelConfig":
+        """Read and check the text of a `config.json`.
+
+        Args:
+            text: JSON.
+            where: what to call the file in errors.
+
+        Raises:
+            ConfigError: malformed, of a newer format, out of range, or changed since it was saved.
+        """
+        data = _parse(text, where)
+        _require(
+            data.pop("model_type", None) == MODEL_TYPE,
+            f"{where} does not describe an SSP-SAM model (model_type is not {MODEL_TYPE!r})",
+        )
+        version = data.pop("format_version", None)
+        _require(
+            type(version) is int and version == FORMAT_VERSION,
+            f"{where} has format version {version!r}; this sspsam reads version {FORMAT_VERSION}. "
+            "Upgrade sspsam, or convert the checkpoint again.",
+        )
+        written = data.pop("fingerprint", None)
+        try:
+            config = _read(cls, data, "config")
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        _require(
+            written == config.fingerprint,
+            f"{where} was changed after it was saved: its fingerprint no longer fits. Restore it or convert again; "
+            "thresholds can be given to predict() instead.",
+        )
+        return config
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        _require(len(set(names)) == len(names), f"{where} gives an entry twice")
+        return dict(pairs)
+
+    try:
+        data = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{where} is not valid JSON: {error}") from error
+    _require(isinstance(data, dict), f"{where} must hold a JSON object")
+    return data  # type: ignore[no-any-return]  # checked one line above
+
+
+def _read(kind: type[_T], data: Any, where: str) -> _T:
+    """Build the dataclass `kind` from JSON `data`; every entry must be there, and nothing else."""
+    _require(isinstance(data, dict), f"{where} must be an object")
+    hints = get_type_hints(kind)
+    unknown = sorted(set(data) - set(hints))
+    missing = [name for name in hints if name not in data]
+    _require(not unknown, f"{where} has unknown entries: {', '.join(unknown[:10])}")
+    _require(not missing, f"{where} lacks {', '.join(missing[:10])}")
+    return kind(**{name: _value(hint, data[name], f"{where}.{name}") for name, hint in hints.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _read(hint, value, where)  # type: ignore[arg-type]  # a dataclass type, as asked one line above
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        _require(isinstance(value, list), f"{where} must be a list")
+        if kinds[-1] is not ...:
+            _require(len(value) == len(kinds), f"{where} must have {len(kinds)} entries, not {len(value)}")
+        return tuple(_value(kinds[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    expected = (int, float) if hint is float else (hint,)
+    _require(
+        type(value) in expected,
+        f"{where} must be {hint.__name__}, not {type(value).__name__} ({str(value)[:60]})",
+    )
+    if hint is not float:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        raise ConfigError(f"{where} is too large for a float") from None
+
+
+def _published(image_size: int, patch_size: int, vision: tuple[int, int], embed_dim: int) -> Architecture:
+    width, layers = vision
+    clip = CLIPConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        vision_width=width,
+        vision_layers=layers,
+        vision_heads=width // 64,
+        vision_mlp_width=4 * width,
+        surgery_layers=6,
+        embed_dim=embed_dim,
+        text_width=embed_dim,
+        text_layers=12,
+        text_heads=embed_dim // 64,
+        text_mlp_width=4 * embed_dim,
+    )
+    sam = SAMConfig(
+        image_size=1024,
+        patch_size=16,
+        width=1280,
+        layers=32,
+        heads=16,
+        mlp_width=5120,
+        window_size=14,
+        global_blocks=(7, 15, 23, 31),
+    )
+    return Architecture(clip, sam, SSPConfig())
+
+
+PUBLISHED: Final[Mapping[str, Architecture]] = types.MappingProxyType(
+    {"224": _published(224, 16, (768, 12), 512), "336": _published(336, 14, (1024, 24), 768)}
+)
+"""The two published variants: CLIP ViT-B/16 at 224 px and ViT-L/14 at 336 px, both with SAM ViT-H."""

@@ -1,0 +1,47 @@
+"""Where and how precisely the model computes."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+
+from sspsam.errors import DeviceError
+
+DTYPES: Final[Mapping[str, torch.dtype]] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def checked_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for; None: a GPU if PyTorch sees one, else the CPU.
+
+    Raises:
+        DeviceError: this computer has no such device.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(f"device {str(device)!r} cannot be used here: {reason} Use device='cpu'.") from error
+    if chosen.type == "meta":
+        raise DeviceError("device 'meta' holds no numbers; use 'cpu' or 'cuda'")
+    return chosen
+
+
+def checked_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    """One of `DTYPES`, by name or itself; None: float32."""
+    chosen = torch.float32 if dtype is None else DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in DTYPES.values():
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    return chosen
+
+
+def precision(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Mixed precision in `dtype`; for float32 none at all: an application's own autocast must not reach in here."""
+    mixed = dtype is not torch.float32
+    return torch.autocast(device.type, dtype=dtype if mixed else torch.bfloat16, enabled=mixed)

@@ -1,0 +1,112 @@
+"""What the model keeps of a picture, so that any number of expressions can be asked about it."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from sspsam.errors import EmbeddingError
+from sspsam.images import Pixels
+from sspsam.storage import replace_file
+
+_FORMAT_VERSION: Final = "1"
+_KEY: Final = "sspsam_embedding"
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEmbedding:
+    """An encoded picture; made by `SSPSAMPredictor.encode`, never changed afterwards.
+
+    Args:
+        clip_features: (G*G, C) float32, CLIP's features of every patch.
+        sam_embedding: (D, g, g) float32, SAM's image embedding.
+        height, width: of the upright picture, pixels.
+        fingerprint: of the model that made it; no other model takes it.
+        pixels: (height, width, 3) uint8 RGB of the upright picture, for overlays; None after `load`.
+    """
+
+    clip_features: Tensor
+    sam_embedding: Tensor
+    height: int
+    width: int
+    fingerprint: str
+    pixels: Pixels | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return f"ImageEmbedding({self.width} x {self.height} pixels, model {self.fingerprint[:12]})"
+
+    def to(self, device: torch.device | str) -> "ImageEmbedding":
+        """The same embedding with its tensors on another device."""
+        return dataclasses.replace(
+            self, clip_features=self.clip_features.to(device), sam_embedding=self.sam_embedding.to(device)
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the primary tensors, not the picture, to a safetensors file.
+
+        Raises:
+            StorageError: the file cannot be written; an older file of that name is left as it was.
+        """
+        tensors = {
+            "clip_features": self.clip_features.detach().cpu().contiguous(),
+            "sam_embedding": self.sam_embedding.detach().cpu().contiguous(),
+        }
+        about = {
+            "version": _FORMAT_VERSION,
+            "height": str(self.height),
+            "width": str(self.width),
+            "fingerprint": self.fingerprint,
+        }
+        about["sha256"] = _digest(about, tensors)
+        replace_file(Path(path), save(tensors, {_KEY: json.dumps(about, sort_keys=True)}))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "ImageEmbedding":
+        """Read what `save` wrote; the tensors are on the CPU.
+
+        Raises:
+            EmbeddingError: missing, damaged, or of another version.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise EmbeddingError(f"no such embedding file: {path}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {}).get(_KEY, "null"))
+                # cloned: an embedding must not change when its file does
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no mapping
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
+            raise EmbeddingError(f"{path} is damaged or not an embedding: {error}") from error
+        if not isinstance(about, dict) or set(tensors) != {"clip_features", "sam_embedding"}:
+            raise EmbeddingError(f"{path} is a safetensors file, but not an embedding that sspsam saved")
+        if about.get("version") != _FORMAT_VERSION:
+            raise EmbeddingError(
+                f"{path} has format version {about.get('version')!r}; this sspsam reads {_FORMAT_VERSION}. "
+                "Encode the picture again."
+            )
+        if about.pop("sha256", None) != _digest(about, tensors):
+            raise EmbeddingError(f"{path} is damaged: its content does not match its digest. Encode the picture again.")
+        return cls(
+            tensors["clip_features"],
+            tensors["sam_embedding"],
+            height=int(about["height"]),
+            width=int(about["width"]),
+            fingerprint=about["fingerprint"],
+        )
+
+
+def _digest(about: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

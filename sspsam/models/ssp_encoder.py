@@ -1,0 +1,193 @@
+"""The Semantic-Spatial Prompt encoder: from image and word features to prompts for SAM, and a box (section 3)."""
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sspsam.config import Architecture
+from sspsam.models.layers import MLP
+
+
+class LinguisticFeatures(NamedTuple):
+    """What the linguistic attention adapter says about each expression; it depends on the words alone."""
+
+    words: Tensor  # (E, L, H)
+    word_attention: Tensor  # (E, L), sums to 1, 0 at padding
+    sentence: Tensor  # (E, H)
+
+
+class VisualFeatures(NamedTuple):
+    """What the visual attention adapter says about each patch for each expression."""
+
+    patches: Tensor  # (E, G*G, H)
+    similarity: Tensor  # (E, G*G), in [0, 1]
+    verification: Tensor  # (E, G*G)
+
+
+class SSPOutput(NamedTuple):
+    """Prompts for SAM, a box, and the maps that explain them."""
+
+    prompts: Tensor  # (E, P, D)
+    box: Tensor  # (E, 4), centre x, centre y, width, height, as fractions of CLIP's padded canvas
+    similarity: Tensor  # (E, G*G)
+    verification: Tensor  # (E, G*G)
+
+
+class LinguisticAttentionAdapter(nn.Module):
+    """Weighs the words of an expression with a bidirectional GRU.
+
+    Args:
+        text_width: width of CLIP's word features.
+        hidden_width: H.
+    """
+
+    def __init__(self, text_width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.word_projection = nn.Linear(text_width, hidden_width)
+        self.gru = nn.GRU(hidden_width, hidden_width, batch_first=True, bidirectional=True)
+        self.score = nn.Linear(2 * hidden_width, 1)
+
+    def forward(self, words: Tensor, padding: Tensor) -> LinguisticFeatures:
+        """Attend to the words.
+
+        Args:
+            words: (E, L, text width) from CLIP.
+            padding: (E, L) bool, True where there is no word.
+        """
+        words = self.word_projection(words)  # (E, L, H)
+        # over the padding too: the authors' GRU was trained so, and its backward half starts there
+        context, _ = self.gru(words)  # (E, L, 2H)
+        attention = self.score(context).squeeze(-1).softmax(dim=-1) * ~padding  # (E, L)
+        attention = attention / attention.sum(dim=-1, keepdim=True)
+        sentence = torch.einsum("el,elh->eh", attention, words)  # (E, H)
+        return LinguisticFeatures(words, attention, sentence)
+
+
+class VisualAttentionAdapter(nn.Module):
+    """Weighs the patches of a picture twice: by the sentence, then by the words with a Gaussian-like mapping.
+
+    Args:
+        embed_dim: C.
+        hidden_width: H.
+        heads: of the attention from patches to words.
+        projection_layers: depth of the image projection.
+    """
+
+    def __init__(self, embed_dim: int, hidden_width: int, heads: int, projection_layers: int) -> None:
+        super().__init__()
+        self.image_projection = MLP(embed_dim, hidden_width, hidden_width, projection_layers)
+        self.word_attention = nn.MultiheadAttention(hidden_width, heads, batch_first=True)
+        self.verify_image = nn.Linear(hidden_width, hidden_width)
+        self.verify_words = nn.Linear(hidden_width, hidden_width)
+        self.norm = nn.LayerNorm(hidden_width)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.sigma = nn.Parameter(torch.full((1,), 0.5))
+
+    def forward(self, features: Tensor, sentence: Tensor, words: Tensor, padding: Tensor) -> VisualFeatures:
+        """Attend to the patches.
+
+        Args:
+            features: (G*G, C) of one picture, from CLIP.
+            sentence: (E, C), from CLIP.
+            words: (E, L, H), from the linguistic attention adapter.
+            padding: (E, L) bool, True where there is no word.
+        """
+        similarity = sentence @ features.T  # (E, G*G)
+        low, high = similarity.amin(dim=-1, keepdim=True), similarity.amax(dim=-1, keepdim=True)
+        similarity = (similarity - low) / (high - low)
+        patches = self.image_projection(features * similarity.unsqueeze(-1))  # (E, G*G, H)
+        attended, _ = self.word_attention(patches, words, words, key_padding_mask=padding, need_weights=False)
+        cosine = F.cosine_similarity(self.verify_image(patches), self.verify_words(attended), dim=-1)  # (E, G*G)
+        verification = self.scale * torch.exp(-((1 - cosine) ** 2) / (2 * self.sigma**2))  # (E, G*G)
+        return VisualFeatures(self.norm(patches) * verification.unsqueeze(-1), similarity, verification)
+
+
+class PromptGeneratorLayer(nn.Module):
+    """A post-norm transformer encoder layer whose position embedding joins queries and keys, never values."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.norm1 = nn.LayerNorm(width)
+        self.mlp = MLP(width, mlp_width, width, 2)
+        self.norm2 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        """(E, tokens, D), (tokens, D) -> (E, tokens, D)."""
+        placed = x + position
+        attended, _ = self.attention(placed, placed, x, need_weights=False)
+        x = self.norm1(x + attended)
+        return cast(Tensor, self.norm2(x + self.mlp(x)))
+
+
+class PromptGenerator(nn.Module):
+    """Turns fused patches into prompt tokens for SAM and one token for the box.
+
+    Args:
+        width: D.
+        prompts: P.
+        patches: G*G.
+        layers: depth.
+        heads: of each layer.
+        mlp_width: hidden width of each layer's feed-forward part.
+    """
+
+    def __init__(self, width: int, prompts: int, patches: int, layers: int, heads: int, mlp_width: int) -> None:
+        super().__init__()
+        self.prompts = prompts
+        self.box_token = nn.Embedding(1, width)
+        self.prompt_tokens = nn.Embedding(prompts, width)
+        self.position = nn.Embedding(1 + prompts + patches, width)
+        self.layers = nn.ModuleList(PromptGeneratorLayer(width, heads, mlp_width) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, fused: Tensor) -> tuple[Tensor, Tensor]:
+        """(E, G*G, D) fused patches -> the box token (E, D) and the prompts (E, P, D)."""
+        learned = torch.cat([self.box_token.weight, self.prompt_tokens.weight])  # (1+P, D)
+        x = torch.cat([learned.expand(len(fused), -1, -1), fused], dim=1)  # (E, 1+P+G*G, D)
+        for layer in self.layers:
+            x = layer(x, self.position.weight)
+        x = self.norm(x[:, : 1 + self.prompts])  # (E, 1+P, D)
+        return x[:, 0], x[:, 1:]
+
+
+class SSPEncoder(nn.Module):
+    """Both adapters, their fusion, the prompt generator and the box head.
+
+    Args:
+        config: dimensions of the whole model.
+    """
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        hidden, width, ssp = config.ssp.hidden_width, config.sam.prompt_width, config.ssp
+        self.linguistic_attention_adapter = LinguisticAttentionAdapter(config.clip.text_width, hidden)
+        self.visual_attention_adapter = VisualAttentionAdapter(
+            config.clip.embed_dim, hidden, ssp.attention_heads, ssp.image_projection_layers
+        )
+        self.fusion = nn.Linear(hidden, width)
+        self.prompt_generator = PromptGenerator(
+            width,
+            prompts=ssp.prompts,
+            patches=config.clip.grid**2,
+            layers=ssp.generator_layers,
+            heads=ssp.generator_heads,
+            mlp_width=ssp.generator_mlp_width,
+        )
+        self.box_head = MLP(width, width, 4, ssp.box_head_layers)
+
+    def forward(self, features: Tensor, sentence: Tensor, language: LinguisticFeatures, padding: Tensor) -> SSPOutput:
+        """Prompts for E expressions on one picture.
+
+        Args:
+            features: (G*G, C) image features from CLIP.
+            sentence: (E, C) sentence features from CLIP.
+            language: what the linguistic attention adapter made of the words.
+            padding: (E, L) bool, True where there is no word.
+        """
+        visual = self.visual_attention_adapter(features, sentence, language.words, padding)
+        fused = self.fusion(visual.patches.tanh() * language.sentence.tanh().unsqueeze(1))  # (E, G*G, D)
+        box_token, prompts = self.prompt_generator(fused)
+        return SSPOutput(prompts, self.box_head(box_token).sigmoid(), visual.similarity, visual.verification)

@@ -1,0 +1,348 @@
+"""`SSPSAMPredictor`: the whole way from a picture and words to masks, in the order in which it happens."""
+
+import os
+import secrets
+from dataclasses import dataclass
+from typing import Final, Literal, Self, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sspsam import hub
+from sspsam.checkpoint import load_checkpoint, save_checkpoint
+from sspsam.config import ModelConfig, check_mask_threshold, check_no_target_pixels
+from sspsam.devices import checked_device, checked_dtype, precision
+from sspsam.embedding import ImageEmbedding
+from sspsam.errors import EmbeddingError, NoImageError, NumericalError
+from sspsam.expressions import Expression, ExpressionReader
+from sspsam.images import DEFAULT_MAX_PIXELS, ImageInput, load_image
+from sspsam.models import SSPSAM, Expressions, ImageFeatures, Prediction
+from sspsam.postprocessing import (
+    box_of_mask,
+    box_on_picture,
+    foreground_pixels,
+    logits_on_picture,
+    threshold_logit,
+)
+from sspsam.preprocessing import Geometry, clip_input, geometry_of, sam_input
+from sspsam.segmentation import Explanation, Segmentation
+
+# expressions that go through the decoder together: few stay in a CPU's cache, a GPU wants many
+_CHUNK: Final = {"cpu": 4}
+_CHUNK_ELSEWHERE: Final = 32
+
+ReturnLogits = Literal["low_res", "full"]
+
+
+class SSPSAMPredictor:
+    """Point at things in a picture with words.
+
+    A picture is encoded once; then any number of expressions can be asked about it. Threads may share a predictor if
+    each passes its own `embedding=`. Nothing outside the predictor is changed: no thread counts, random state or flags.
+
+    Args:
+        model: the network; put into evaluation mode and moved to `device`.
+        config: what belongs to it.
+        device: None: a GPU if PyTorch sees one, else the CPU.
+        dtype: None or float32: full precision. float16 or bfloat16: the matrix products of the image encoders only;
+            everything else, and the weights, stay in float32.
+
+    Raises:
+        DeviceError: this computer has no such device.
+    """
+
+    def __init__(
+        self,
+        model: SSPSAM,
+        config: ModelConfig,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> None:
+        self.config = config
+        self.dtype = checked_dtype(dtype)
+        # a model that was never saved has no digest of its own; no other may pass for it
+        self.fingerprint = config.fingerprint if config.weights_sha256 else f"unsaved-{secrets.token_hex(16)}"
+        self._model = model.eval()
+        self._reader = ExpressionReader(self._model, config)
+        self._embedding: ImageEmbedding | None = None
+        self.to(device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        verify: bool | None = None,
+    ) -> Self:
+        """A predictor with the weights of a checkpoint.
+
+        Args:
+            name_or_path: a directory with `config.json` and `model.safetensors`, or a Hub repository `owner/name`.
+            revision: branch, tag or commit on the Hub.
+            device: None: a GPU if PyTorch sees one, else the CPU.
+            dtype: see the class.
+            cache_dir: of files from the Hub.
+            local_files_only: never use the network.
+            token: for private repositories.
+            verify: whether to check the SHA-256 of the weights. None: the first time that the file is seen in its
+                present state. True: now. False: never.
+
+        Raises:
+            CheckpointNotFoundError: no checkpoint of that name.
+            HubError: the Hub cannot be reached, or refuses.
+            ConfigError, CheckpointError: the checkpoint is damaged or does not fit its configuration.
+            DeviceError: this computer has no such device.
+        """
+        chosen = checked_device(device)
+        directory = hub.resolve(
+            name_or_path, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token
+        )
+        model, config = load_checkpoint(directory, verify=verify)
+        return cls(model, config, device=chosen, dtype=dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._device
+
+    def to(self, device: str | torch.device | None) -> Self:
+        """Move the model; embeddings follow when they are used.
+
+        Raises:
+            DeviceError: this computer has no such device.
+        """
+        self._device = checked_device(device)
+        self._model.to(self._device)
+        self._reader.forget()
+        return self
+
+    def save_pretrained(self, directory: str | os.PathLike[str], *, dtype: str = "float32") -> ModelConfig:
+        """Write the checkpoint, also onto the directory that it was loaded from.
+
+        Args:
+            directory: made if need be; other files in it stay.
+            dtype: of the stored weights.
+
+        Returns:
+            The configuration as written.
+
+        Raises:
+            StorageError: not enough space, or not writable; what was there before is still there.
+        """
+        return save_checkpoint(directory, self.config, self._model.state_dict(), dtype)
+
+    def encode(self, image: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageEmbedding:
+        """Look at a picture; changes nothing in the predictor.
+
+        Args:
+            image: a path, bytes, a PIL image or an RGB (h, w, 3) uint8 array; `sspsam.images` lists what else.
+            max_pixels: largest width times height, checked before decoding.
+
+        Raises:
+            ImageError: the picture cannot be taken; the message says why.
+            NumericalError: the model's features are not finite.
+        """
+        pixels = load_image(image, max_pixels)
+        geometry = geometry_of(pixels, self.config)
+        inputs = (clip_input(pixels, geometry, self.config), sam_input(pixels, geometry, self.config))
+        with torch.no_grad(), precision(self._device, self.dtype):
+            clip, sam = (tensor.unsqueeze(0).to(self._device) for tensor in inputs)
+            features = self._model.encode_image(clip, sam)[0]
+        features = ImageFeatures(*(tensor.float() for tensor in features))
+        _require_finite("the picture's features", *features)
+        return ImageEmbedding(*features, geometry.height, geometry.width, self.fingerprint, pixels)
+
+    def set_image(self, image: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageEmbedding:
+        """`encode`, and remember the result for the next `predict`. If it fails, no picture is remembered."""
+        self._embedding = None
+        self._embedding = self.encode(image, max_pixels=max_pixels)
+        return self._embedding
+
+    @overload
+    def predict(
+        self,
+        texts: str,
+        *,
+        image: ImageInput | None = None,
+        embedding: ImageEmbedding | None = None,
+        mask_threshold: float | None = None,
+        no_target_pixels: int | None = None,
+        return_logits: ReturnLogits | None = None,
+        explain: bool = False,
+    ) -> Segmentation: ...
+
+    @overload
+    def predict(
+        self,
+        texts: list[str] | tuple[str, ...],
+        *,
+        image: ImageInput | None = None,
+        embedding: ImageEmbedding | None = None,
+        mask_threshold: float | None = None,
+        no_target_pixels: int | None = None,
+        return_logits: ReturnLogits | None = None,
+        explain: bool = False,
+    ) -> list[Segmentation]: ...
+
+    def predict(
+        self,
+        texts: str | list[str] | tuple[str, ...],
+        *,
+        image: ImageInput | None = None,
+        embedding: ImageEmbedding | None = None,
+        mask_threshold: float | None = None,
+        no_target_pixels: int | None = None,
+        return_logits: ReturnLogits | None = None,
+        explain: bool = False,
+    ) -> Segmentation | list[Segmentation]:
+        """Find what the words point at.
+
+        Args:
+            texts: one expression, or a list of them.
+            image: a picture to ask about; None: `embedding`, else the picture of `set_image`.
+            embedding: from `encode`. Neither it nor `image` changes the remembered picture.
+            mask_threshold: probability from which a pixel is foreground; None: the model's (0.5).
+            no_target_pixels: fewer foreground pixels mean no target; None: the model's (50). They are counted at
+                probability 0.5 in the authors' padded 512 x 512 frame, whatever `mask_threshold` is.
+            return_logits: `"low_res"` or `"full"` to have the logits as well.
+            explain: whether to have the model's maps and word weights as well.
+
+        Returns:
+            A `Segmentation` for a string; for a list, a list in the same order.
+
+        Raises:
+            NoImageError: no picture was given or set.
+            TextError: an expression is empty or far too long.
+            ImageError: `image` cannot be taken.
+            EmbeddingError: `embedding` belongs to another model.
+            NumericalError: the model's answer is not finite.
+        """
+        options = _Options.checked(self.config, mask_threshold, no_target_pixels, return_logits, explain)
+        tokenized = self._reader.tokenize(texts)
+        asked = self._embedding_for(image, embedding)
+        results: list[Segmentation] = []
+        chunk = _CHUNK.get(self._device.type, _CHUNK_ELSEWHERE)
+        with torch.no_grad(), precision(self._device, torch.float32):
+            expressions = self._reader.read(tokenized)
+            for start in range(0, len(expressions), chunk):
+                part = expressions[start : start + chunk]
+                features = ImageFeatures(asked.clip_features, asked.sam_embedding)
+                answers = self._model.segment(features, Expressions.join([each.features for each in part]))
+                results += [
+                    self._segmentation(expression, answers, row, asked, options) for row, expression in enumerate(part)
+                ]
+        return results[0] if isinstance(texts, str) else results
+
+    def _embedding_for(self, image: ImageInput | None, embedding: ImageEmbedding | None) -> ImageEmbedding:
+        if image is not None and embedding is not None:
+            raise TypeError("give predict() an image or an embedding, not both")
+        asked = self._embedding if embedding is None else embedding
+        if image is not None:
+            asked = self.encode(image)
+        if asked is None:
+            raise NoImageError("no picture to ask about: call set_image(image) first, or pass image= or embedding=")
+        if not isinstance(asked, ImageEmbedding):
+            raise TypeError(f"embedding must be an ImageEmbedding from encode(), not {type(asked).__name__}")
+        if asked.fingerprint != self.fingerprint:
+            raise EmbeddingError(
+                f"the embedding was made by another model ({asked.fingerprint[:20]}..., this is "
+                f"{self.fingerprint[:20]}...): encode the picture with this one"
+            )
+        return asked.to(self._device)
+
+    def _segmentation(
+        self,
+        expression: Expression,
+        prediction: Prediction,
+        row: int,
+        embedding: ImageEmbedding,
+        options: "_Options",
+    ) -> Segmentation:
+        clip_size, sam_size = self.config.architecture.clip.image_size, self.config.architecture.sam.image_size
+        geometry = Geometry.of(embedding.height, embedding.width, clip_size, sam_size)
+        low_res = prediction.low_res[row : row + 1]  # (1, M, M)
+        _require_finite(f"the answer to {expression.text[:60]!r}", low_res, prediction.iou[row], prediction.box[row])
+        foreground = int(foreground_pixels(low_res, sam_size, self.config.postprocessing.no_target_frame))
+        no_target = foreground < options.no_target_pixels
+        logits = None
+        mask = np.zeros((embedding.height, embedding.width), dtype=np.bool_)
+        if not no_target or options.return_logits == "full":
+            full = logits_on_picture(low_res, geometry, sam_size)[0]  # (h, w)
+            if not no_target:
+                mask = (full >= options.threshold).cpu().numpy()
+            logits = _array(full) if options.return_logits == "full" else None
+        return Segmentation(
+            text=expression.text,
+            mask=mask,
+            no_target=no_target,
+            foreground_pixels=foreground,
+            score=float(prediction.iou[row]),
+            box=box_on_picture(prediction.box[row].double().cpu().numpy(), geometry, clip_size),
+            mask_box=box_of_mask(mask),
+            low_res_logits=_array(low_res[0]) if options.return_logits == "low_res" else None,
+            logits=logits,
+            explanation=self._explanation(expression, prediction, row) if options.explain else None,
+            pixels=embedding.pixels,
+        )
+
+    def _explanation(self, expression: Expression, prediction: Prediction, row: int) -> Explanation:
+        attention = _array(prediction.word_attention[row])
+        words = self._reader.words(expression.token_ids)
+        return Explanation(
+            similarity=_array(prediction.similarity[row]),
+            word_attention=attention,
+            words=tuple((word.text, float(attention[word.start : word.stop].sum())) for word in words),
+            verification=_array(prediction.verification[row]),
+        )
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What `predict` was asked for, checked and with the model's defaults filled in."""
+
+    threshold: float  # a logit
+    no_target_pixels: int
+    return_logits: ReturnLogits | None
+    explain: bool
+
+    @classmethod
+    def checked(
+        cls,
+        config: ModelConfig,
+        mask_threshold: float | None,
+        no_target_pixels: int | None,
+        return_logits: ReturnLogits | None,
+        explain: bool,
+    ) -> "_Options":
+        if mask_threshold is None:
+            mask_threshold = config.postprocessing.mask_threshold
+        if no_target_pixels is None:
+            no_target_pixels = config.postprocessing.no_target_pixels
+        check_mask_threshold(mask_threshold)
+        check_no_target_pixels(no_target_pixels)
+        if return_logits not in (None, "low_res", "full"):
+            raise ValueError(f'return_logits is None, "low_res" or "full", not {return_logits!r}')
+        return cls(threshold_logit(mask_threshold), no_target_pixels, return_logits, explain)
+
+
+def _require_finite(what: str, *tensors: Tensor) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise NumericalError(
+            f"{what} came out with values that are not finite. The weights are damaged, or the precision is too low: "
+            "load the model with verify=True and dtype='float32'."
+        )
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    """A float32 array of its own; it keeps no larger tensor alive."""
+    array: NDArray[np.float32] = tensor.float().cpu().numpy().copy()
+    return array

@@ -1,0 +1,95 @@
+"""Writing files so that nothing is lost: beside their place, complete and on disk, then renamed."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from sspsam.errors import StorageError
+
+_Result = TypeVar("_Result")
+_SPARE_BYTES = 16 << 20  # what a file system needs beside the data
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An `OSError` becomes a `StorageError` that names the file."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def require_free_space(directory: Path, size: int, what: str) -> None:
+    """Refuse to begin writing `size` bytes where they cannot fit.
+
+    Args:
+        directory: where; it need not exist yet.
+        size: bytes.
+        what: names the data in the error.
+    """
+    existing = directory.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    with _named(directory):
+        free = shutil.disk_usage(existing).free
+    if free < size + _SPARE_BYTES:
+        raise StorageError(
+            f"{what} needs {size / 1e9:.2f} GB in {directory}, but only {free / 1e9:.2f} GB are free. "
+            "Free some space or choose another place."
+        )
+
+
+def make_directory(directory: Path) -> None:
+    """Make `directory` and its parents; a `StorageError` says why not."""
+    with _named(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def replacing(*paths: Path) -> Iterator[list[Path]]:
+    """Give temporary paths beside `paths`; on success they take their places, on any failure they vanish.
+
+    Renaming leaves an older file untouched for whoever has it open or mapped. The last path takes its place last.
+    """
+    mark = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = [path.with_name(f".{path.name}.{mark}.tmp") for path in paths]
+    try:
+        yield temporary
+        for source, target in zip(temporary, paths, strict=True):
+            with _named(target):
+                os.replace(source, target)
+        for directory in {path.parent for path in paths}:
+            _sync_directory(directory)
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], _Result]) -> _Result:
+    """Create `path`, let `write` fill it, and wait until it is on disk; returns what `write` returns."""
+    with _named(path), path.open("xb") as file:
+        result = write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    return result
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, which holds its old content or all of the new at every moment."""
+    with replacing(path) as [temporary]:
+        write_file(temporary, lambda file: file.write(data))
+
+
+def _sync_directory(directory: Path) -> None:
+    if hasattr(os, "O_DIRECTORY"):  # renames are durable only once their directory is; Windows has no such call
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
