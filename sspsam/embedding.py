@@ -94,13 +94,11 @@ class ImageEmbedding:
             )
         if about.pop("sha256", None) != _digest(about, tensors):
             raise EmbeddingError(f"{path} is damaged: its content does not match its digest. Encode the picture again.")
-        return cls(
-            tensors["clip_features"],
-            tensors["sam_embedding"],
-            height=int(about["height"]),
-            width=int(about["width"]),
-            fingerprint=about["fingerprint"],
-        )
+        try:
+            size, fingerprint = (int(about["height"]), int(about["width"])), str(about["fingerprint"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise EmbeddingError(f"{path} does not say which picture and model it belongs to: {error!r}") from error
+        return cls(tensors["clip_features"], tensors["sam_embedding"], *size, fingerprint)
 
 
 def _digest(about: dict[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -257,6 +257,11 @@ class SSPSAMPredictor:
                 f"the embedding was made by another model ({asked.fingerprint[:20]}..., this is "
                 f"{self.fingerprint[:20]}...): encode the picture with this one"
             )
+        sizes = self.config.architecture
+        expected = [(sizes.clip.grid**2, sizes.clip.embed_dim), (sizes.sam.prompt_width, *[sizes.sam.grid] * 2)]
+        shapes = [tuple(asked.clip_features.shape), tuple(asked.sam_embedding.shape)]
+        if shapes != expected or min(asked.height, asked.width) < 1:
+            raise EmbeddingError(f"the embedding has tensors of shapes {shapes}; this model makes {expected}")
         return asked.to(self._device)
 
     def _segmentation(

@@ -1,0 +1,1 @@
+"""Measurements; each module says the command that reproduces its numbers."""

@@ -1,0 +1,86 @@
+"""Fixtures that many tests share: where the reference files are, and models of several sizes."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for tests/support under the importlib import mode
+
+DATA = Path(__file__).parent / "data"
+REFERENCE = "SSPSAM_REFERENCE"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["SSPSAM_HOME"] = str(tmp_path_factory.mktemp("sspsam-home"))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder with the golden files, layouts and photographs; a test that needs it skips where there is none."""
+    folder = os.environ.get(REFERENCE)
+    if not folder:
+        warnings.warn(f"{REFERENCE} is not set: tests against the golden files are SKIPPED", stacklevel=1)
+        pytest.skip(f"set {REFERENCE} to the folder with the golden files to run this test")
+    path = Path(folder)
+    assert (path / "SSP_SAM.md").is_file(), f"{REFERENCE}={folder} does not hold the golden files"
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The authors' checkpoint behind the golden files of a variant, made once."""
+    from support.authors import authors_state, small_architecture, write_checkpoint
+
+    folder = tmp_path_factory.mktemp("golden")
+
+    def make(variant: str) -> Path:
+        path = folder / f"{variant}.pth"
+        return path if path.exists() else write_checkpoint(path, authors_state(small_architecture(variant)))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def golden_model(golden_checkpoint: Callable[[str], Path]) -> Callable[[str], Path]:
+    """The same, converted."""
+    from sspsam.convert import convert_checkpoint
+
+    def make(variant: str) -> Path:
+        source = golden_checkpoint(variant)
+        directory = source.with_suffix("")
+        if not directory.exists():
+            convert_checkpoint(source, directory)
+        return directory
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny authors' checkpoint; tests that change it copy it first."""
+    from support.authors import authors_state, tiny_architecture, write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny.pth", authors_state(tiny_architecture()))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_checkpoint: Path) -> Path:
+    """The same, converted; tests that change it copy it first."""
+    from sspsam.convert import convert_checkpoint
+
+    directory = tiny_checkpoint.with_suffix("")
+    convert_checkpoint(tiny_checkpoint, directory, source="pseudo-random weights of the tests")
+    return directory
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A (60, 90, 3) picture in which every pixel differs."""
+    rows, columns = np.mgrid[0:60, 0:90]
+    return np.stack([rows * 4, columns * 2, (rows * 7 + columns * 3) % 256], axis=-1).astype(np.uint8)

@@ -1,0 +1,117 @@
+"""The command line, run as a user runs it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+from pycocotools import mask as coco
+
+from sspsam.cli import main
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, picture: np.ndarray) -> list[Path]:
+    (tmp_path / "other").mkdir()
+    paths = [tmp_path / "a.png", tmp_path / "other" / "A.jpg"]
+    for path in paths:
+        Image.fromarray(picture).save(path)
+    return paths
+
+
+def test_segment_prints_a_line_for_each_result_and_writes_masks(photographs, tiny_model, tmp_path) -> None:
+    out = tmp_path / "out"
+    done = run("segment", *photographs, "-t", "the mug", "-t", "a\tcat", "--model", tiny_model, "-o", out)
+    assert done.exit_code == 0, done.stderr
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [line[:2] for line in lines] == [[str(p), text] for p in photographs for text in ("the mug", "a cat")]
+    assert {line[2] for line in lines} <= {"target", "no-target"}
+    files = [Path(line[5]) for line in lines]
+    assert len({str(file).casefold() for file in files}) == 4  # a.png and A.jpg do not overwrite each other
+    for file in files:
+        assert Image.open(file).size == (90, 60)
+
+
+def test_overlays_and_json_are_written_too(photographs, tiny_model, tmp_path) -> None:
+    out = tmp_path / "out"
+    done = run("segment", photographs[0], "-t", "the mug", "--model", tiny_model, "-o", out, "--format", "overlay")
+    assert done.exit_code == 0, done.stderr
+    assert Image.open(out / "a-1.png").mode == "RGB"
+    done = run("segment", photographs[0], "-t", "the mug", "--model", tiny_model, "-o", out, "--format", "json")
+    plain = json.loads(done.stdout)
+    assert plain["image"] == str(photographs[0])
+    assert json.loads((out / "a-1.json").read_text())["mask"] == plain["mask"]
+    assert coco.decode(plain["mask"]).shape == (60, 90)
+
+
+def test_a_bad_picture_does_not_stop_the_others_but_fails_the_command(photographs, tiny_model, tmp_path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    done = run("segment", bad, photographs[0], tmp_path / "none.png", "-t", "the mug", "--model", tiny_model)
+    assert done.exit_code == 1
+    assert len(done.stdout.splitlines()) == 1
+    assert "bad.jpg" in done.stderr
+    assert "none.png" in done.stderr
+    assert "2 of 3 pictures failed" in done.stderr
+
+
+def test_wrong_usage_is_two_and_a_missing_model_is_one(photographs, tmp_path) -> None:
+    assert run("segment", photographs[0]).exit_code == 2
+    assert run("segment").exit_code == 2
+    assert run("nonsense").exit_code == 2
+    done = run("segment", photographs[0], "-t", "x", "--model", tmp_path / "none")
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert "none" in done.stderr
+
+
+def test_an_empty_text_and_a_wrong_device_fail_with_their_message(photographs, tiny_model) -> None:
+    done = run("segment", photographs[0], "-t", " ", "--model", tiny_model)
+    assert done.exit_code == 1
+    assert "empty" in done.stderr
+    done = run("segment", photographs[0], "-t", "x", "--model", tiny_model, "--device", "toaster")
+    assert done.exit_code == 1
+    assert "toaster" in done.stderr
+
+
+def test_convert_writes_a_checkpoint_that_segment_takes(photographs, tiny_checkpoint, tmp_path) -> None:
+    done = run("convert", tiny_checkpoint, tmp_path / "own", "--dtype", "float16", "--source", "tests")
+    assert done.exit_code == 0, done.stderr
+    config = json.loads((tmp_path / "own" / "config.json").read_text())
+    assert done.stdout == f"{tmp_path / 'own'}\t{config['fingerprint']}\n"
+    assert config["source"] == "tests"
+    assert run("segment", photographs[0], "-t", "x", "--model", tmp_path / "own").exit_code == 0
+
+
+def test_convert_says_what_is_wrong_with_a_file(tmp_path) -> None:
+    (tmp_path / "bad.pth").write_bytes(b"nothing")
+    done = run("convert", tmp_path / "bad.pth", tmp_path / "own")
+    assert done.exit_code == 1
+    assert "bad.pth" in done.stderr
+    assert not (tmp_path / "own").exists()
+
+
+def test_an_output_that_cannot_be_written_fails_cleanly(photographs, tiny_model, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    done = run("segment", photographs[0], "-t", "x", "--model", tiny_model, "-o", tmp_path / "file" / "deeper")
+    assert done.exit_code == 1
+    assert "file" in done.stderr
+
+
+def test_the_installed_command_and_the_module_are_the_same(tmp_path) -> None:
+    script = shutil.which("sspsam", path=str(Path(sys.executable).parent))
+    outputs = [
+        subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+        for command in ([script], [sys.executable, "-m", "sspsam"])
+    ]
+    assert outputs[0] == outputs[1]
+    assert outputs[0].startswith("sspsam, version ")

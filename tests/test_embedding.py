@@ -1,0 +1,86 @@
+"""Embeddings on disk."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from sspsam import ImageEmbedding, SSPSAMPredictor
+from sspsam.errors import EmbeddingError, ImageError, StorageError
+
+
+@pytest.fixture
+def saved(tiny_model: Path, picture: np.ndarray, tmp_path: Path) -> tuple[SSPSAMPredictor, ImageEmbedding, Path]:
+    predictor = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu")
+    embedding = predictor.encode(picture)
+    embedding.save(tmp_path / "picture.safetensors")
+    return predictor, embedding, tmp_path / "picture.safetensors"
+
+
+def test_a_loaded_embedding_gives_the_same_answers(saved) -> None:
+    predictor, embedding, path = saved
+    loaded = ImageEmbedding.load(path)
+    fresh, stored = (predictor.predict("the mug", embedding=each, return_logits="full") for each in (embedding, loaded))
+    assert np.array_equal(fresh.logits, stored.logits)
+    assert fresh.box == stored.box
+    assert loaded.pixels is None
+    with pytest.raises(ImageError, match="overlay\\(image\\)"):
+        stored.overlay()
+
+
+def test_only_the_primary_tensors_are_stored(saved) -> None:
+    _, embedding, path = saved
+    with safe_open(path, framework="pt") as file:
+        assert sorted(file.keys()) == ["clip_features", "sam_embedding"]
+    numbers = embedding.clip_features.numel() + embedding.sam_embedding.numel()
+    assert path.stat().st_size < 4 * numbers + 2000
+
+
+def test_every_flipped_byte_is_refused(saved) -> None:
+    _, _, path = saved
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    places = [*range(8), *rng.integers(8, 700, 60).tolist(), *rng.integers(0, len(good), 40).tolist()]
+    for place in places:
+        path.write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
+        try:
+            loaded = ImageEmbedding.load(path)
+        except EmbeddingError:
+            continue
+        else:  # a change that JSON does not see, such as another kind of white space
+            path.write_bytes(good)
+            same = ImageEmbedding.load(path)
+            assert torch.equal(loaded.sam_embedding, same.sam_embedding)
+            assert (loaded.height, loaded.width, loaded.fingerprint) == (same.height, same.width, same.fingerprint)
+
+
+def test_every_truncation_is_refused(saved) -> None:
+    _, _, path = saved
+    good = path.read_bytes()
+    for length in [0, 1, 7, 8, 9, 100, len(good) // 2, len(good) - 1]:
+        path.write_bytes(good[:length])
+        with pytest.raises(EmbeddingError):
+            ImageEmbedding.load(path)
+
+
+def test_a_newer_version_and_foreign_files_are_refused_with_the_reason(saved, tmp_path: Path) -> None:
+    _, embedding, _ = saved
+    tensors = {"clip_features": embedding.clip_features, "sam_embedding": embedding.sam_embedding}
+    foreign = tmp_path / "foreign.safetensors"
+    save_file(tensors, foreign)
+    with pytest.raises(EmbeddingError, match="not an embedding"):
+        ImageEmbedding.load(foreign)
+    save_file(tensors, foreign, {"sspsam_embedding": json.dumps({"version": "2"})})
+    with pytest.raises(EmbeddingError, match="version '2'"):
+        ImageEmbedding.load(foreign)
+    with pytest.raises(EmbeddingError, match="no such"):
+        ImageEmbedding.load(tmp_path / "none")
+
+
+def test_saving_into_a_missing_folder_is_an_error_of_ours(saved, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="nowhere"):
+        saved[1].save(tmp_path / "nowhere" / "e.safetensors")

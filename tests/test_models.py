@@ -1,0 +1,109 @@
+"""The networks: shapes, independence of neighbours, and what must never depend on what."""
+
+import pytest
+import torch
+from support.authors import tiny_architecture
+
+from sspsam.models import MLP, SSPSAM, ImageFeatures
+
+
+@pytest.fixture(scope="module")
+def model() -> SSPSAM:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return SSPSAM(tiny_architecture()).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def inputs(model: SSPSAM) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    clip = torch.randn(3, 3, 48, 48, generator=generator)
+    sam = torch.randn(3, 3, 128, 128, generator=generator)
+    ids = torch.zeros(4, 77, dtype=torch.long)
+    for row, length in enumerate([1, 3, 8, 75]):
+        ids[row, 0] = 49406
+        ids[row, 1 : 1 + length] = torch.randint(1, 40000, (length,), generator=generator)
+        ids[row, 1 + length] = 49407
+    return clip, sam, ids
+
+
+def test_shapes_follow_the_configuration(model: SSPSAM, inputs) -> None:
+    clip, sam, ids = inputs
+    images = model.encode_image(clip, sam)
+    assert len(images) == 3
+    assert images[0].clip.shape == (36, 40)
+    assert images[0].sam.shape == (64, 8, 8)
+    answer = model.segment(images[0], model.encode_text(ids))
+    assert answer.low_res.shape == (4, 32, 32)
+    assert answer.iou.shape == (4,)
+    assert answer.box.shape == (4, 4)
+    assert answer.prompts.shape == (4, 7, 64)
+    assert answer.similarity.shape == answer.verification.shape == (4, 6, 6)
+    assert answer.word_attention.shape == (4, 77)
+
+
+def test_pictures_of_a_batch_do_not_influence_each_other(model: SSPSAM, inputs) -> None:
+    clip, sam, _ = inputs
+    together = model.encode_image(clip, sam)
+    for row, features in enumerate(together):
+        [alone] = model.encode_image(clip[row : row + 1], sam[row : row + 1])
+        assert torch.allclose(alone.clip, features.clip, atol=1e-5)
+        assert torch.allclose(alone.sam, features.sam, atol=1e-5)
+
+
+def test_expressions_of_a_batch_do_not_influence_each_other(model: SSPSAM, inputs) -> None:
+    clip, sam, ids = inputs
+    [image] = model.encode_image(clip[:1], sam[:1])
+    together = model.segment(image, model.encode_text(ids))
+    for row in range(len(ids)):
+        alone = model.segment(image, model.encode_text(ids[row : row + 1]))
+        for ours, theirs in zip(alone, together, strict=True):
+            assert torch.allclose(ours[0], theirs[row], atol=1e-5)
+
+
+def test_word_attention_is_a_distribution_over_the_words(model: SSPSAM, inputs) -> None:
+    ids = inputs[2]
+    attention = model.encode_text(ids).word_attention
+    assert torch.allclose(attention.sum(dim=-1), torch.ones(4))
+    assert (attention[ids == 0] == 0).all()
+    assert (attention[ids != 0] > 0).all()
+
+
+def test_image_features_are_normalised_along_the_tokens(model: SSPSAM, inputs) -> None:
+    # with the class token the squares of each channel add up to one; it alone is missing here
+    squares = model.encode_image(inputs[0][:1], inputs[1][:1])[0].clip.square().sum(dim=0)
+    assert (squares < 1).all()
+    assert squares.mean() > 0.8
+
+
+def test_both_pictures_and_words_matter(model: SSPSAM, inputs) -> None:
+    clip, sam, ids = inputs
+    first, second, _ = model.encode_image(clip, sam)
+    words = model.encode_text(ids)
+    base = model.segment(first, words).low_res
+    assert not torch.allclose(base[0], base[1], atol=1e-4)
+    assert not torch.allclose(base, model.segment(ImageFeatures(second.clip, first.sam), words).low_res, atol=1e-4)
+    assert not torch.allclose(base, model.segment(ImageFeatures(first.clip, second.sam), words).low_res, atol=1e-4)
+
+
+def test_gradients_reach_every_parameter_that_the_computation_uses(inputs) -> None:
+    torch.manual_seed(4)
+    model = SSPSAM(tiny_architecture())
+    clip, sam, ids = inputs
+    answer = model.segment(model.encode_image(clip[:1], sam[:1])[0], model.encode_text(ids))
+    sum(value.float().square().sum() for value in (answer.low_res, answer.iou, answer.box)).backward()
+    idle = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    # SAM's point, box and mask prompts, and its other mask tokens' networks, play no part in SSP-SAM
+    expected = {n for n, _ in model.named_parameters() if n.startswith("sam.prompt_encoder.") and "no_mask" not in n}
+    assert {name for name in idle if not name.startswith("sam.mask_decoder.")} == expected
+
+
+def test_mlp_has_relu_between_its_layers_only() -> None:
+    torch.manual_seed(0)
+    mlp = MLP(5, 7, 3, 3)
+    x = torch.randn(11, 5)
+    a, b, c = ((layer.weight, layer.bias) for layer in mlp.layers)
+    hidden = torch.clamp(x @ a[0].T + a[1], min=0)
+    hidden = torch.clamp(hidden @ b[0].T + b[1], min=0)
+    assert torch.allclose(mlp(x), hidden @ c[0].T + c[1], atol=1e-6)
+    assert (mlp(x) < 0).any()
