@@ -4,6 +4,9 @@ Each class is also the standard kind it resembles, so `except ValueError` and `e
 would expect. A programmer's mistake (a wrong type) stays a plain `TypeError`.
 """
 
+import sys
+import warnings
+
 
 class SSPSAMError(Exception):
     """Root of all errors that sspsam raises on purpose."""
@@ -53,12 +56,60 @@ class CheckpointNotFoundError(SSPSAMError, FileNotFoundError):
     """A name or path behind which there is no checkpoint."""
 
 
+class RepositoryMissingError(CheckpointNotFoundError):
+    """The Hub has no such repository, or does not show it without the right token."""
+
+
+class RevisionMissingError(CheckpointNotFoundError):
+    """The repository has no such branch, tag or commit."""
+
+
+class HubFileMissingError(CheckpointNotFoundError):
+    """The repository exists, but not the file in it."""
+
+
 class HubError(SSPSAMError, OSError):
-    """The Hugging Face Hub could not be reached, or refused."""
+    """The Hugging Face Hub could not be reached, refused, or sent something wrong."""
+
+
+class HubConnectionError(HubError, ConnectionError):
+    """No way to the Hub: no network, no name service, a proxy or a firewall in between."""
+
+
+class HubOfflineError(HubError):
+    """The network was not to be used, and the file is not in the cache."""
+
+
+class HubAuthenticationError(HubError, PermissionError):
+    """The Hub did not accept the token (401)."""
+
+
+class HubForbiddenError(HubError, PermissionError):
+    """The Hub refused access (403)."""
+
+
+class HubGatedError(HubForbiddenError):
+    """The repository is gated: its terms must be accepted first."""
+
+
+class HubServerError(HubError):
+    """The Hub had a fault of its own (5xx), or too many requests (429)."""
+
+
+class DownloadError(HubError):
+    """A download broke off, or what arrived is not what the Hub announced."""
 
 
 class StorageError(SSPSAMError, OSError):
-    """A file could not be written: no space left, no permission, or a path of the wrong kind."""
+    """A file could not be written: no permission, or a path of the wrong kind."""
+
+
+class NoSpaceError(StorageError):
+    """The disk is full, or too full for what is to be written."""
+
+
+class ReadOnlyError(StorageError, PermissionError):
+    """A file or folder may not be written."""
 
 
 class DeviceError(SSPSAMError, RuntimeError):
@@ -71,3 +122,12 @@ class NumericalError(SSPSAMError, RuntimeError):
 
 class SSPSAMWarning(UserWarning):
     """Something was done that the caller may not expect, such as cutting a text; the result is still valid."""
+
+
+def warn(message: str) -> None:
+    """Warn with an `SSPSAMWarning` that points at the line which called into sspsam, however deep this is."""
+    level = 2
+    frame = sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "sspsam":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, SSPSAMWarning, stacklevel=level)

@@ -5,7 +5,8 @@ What each kind of input means:
 | input | taken as |
 |---|---|
 | path, bytes, PIL image | every mode Pillow opens; EXIF orientation applied; first (or current) frame |
-| 16-bit (`I;16`, and `I` with values up to 65535) | scaled by 1/257, never clipped |
+| 16-bit (`I;16`, and `I` with values from 256 to 65535 or from a 16-bit file) | scaled by 1/257, never clipped |
+| `I` with values up to 255 only | taken as they are |
 | 32-bit float (`F`) | 0 to 1 scaled by 255, else 0 to 255; anything else is an error |
 | transparency | composited on white |
 | array (h, w, 3) uint8 | RGB |
@@ -16,8 +17,8 @@ What each kind of input means:
 
 import io
 import os
+import re
 import stat
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,13 +28,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from sspsam.errors import ImageError, ImageNotFoundError, ImageTooLargeError, SSPSAMWarning
+from sspsam.errors import ImageError, ImageNotFoundError, ImageTooLargeError, SSPSAMWarning, warn
 
 Pixels: TypeAlias = NDArray[np.uint8]
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
 DEFAULT_MAX_PIXELS: Final = 100_000_000
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -68,7 +70,7 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
         with _decoding("the PIL image"):
             return _from_pil(image, "the PIL image")
     if isinstance(image, bytes | bytearray | memoryview):
-        return _from_file(io.BytesIO(image), f"the image of {len(image)} bytes", max_pixels)
+        return _from_file(io.BytesIO(data := bytes(image)), f"the image of {len(data)} bytes", max_pixels)
     if isinstance(image, str | os.PathLike):
         path = _checked_path(image)
         try:
@@ -86,7 +88,9 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
 
 def _checked_path(image: str | os.PathLike[str]) -> Path:
     name = os.fspath(image)
-    if isinstance(name, str) and name.startswith(("http://", "https://")):
+    if not name:
+        raise ImageError("the path of the image is empty")
+    if isinstance(name, str) and _ADDRESS.match(name):
         raise ImageError(f"{name} is an address, not a file: download it first and pass its bytes")
     path = Path(name)
     try:
@@ -106,7 +110,7 @@ def _decoding(what: str) -> Iterator[None]:
     """Whatever a decoder raises on hostile data becomes one `ImageError` that names the picture."""
     try:
         yield
-    except (ImageError, MemoryError):
+    except (ImageError, MemoryError, SSPSAMWarning):  # our own warning, where the caller made warnings errors
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLargeError(
@@ -150,12 +154,9 @@ def _from_file(file: Any, what: str, max_pixels: int) -> Pixels:
 def _from_pil(image: Image.Image, what: str) -> Pixels:
     # MPO is a photograph with a preview behind it, not an animation
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        warnings.warn(
-            f"{what} has {getattr(image, 'n_frames', 1)} frames; only frame {image.tell()} is used",
-            SSPSAMWarning,
-            stacklevel=5,
-        )
-    turn = _UPRIGHT.get(_orientation(image))
+        warn(f"{what} has {getattr(image, 'n_frames', 1)} frames; only frame {image.tell()} is used")
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))  # after loading: Pillow turns a TIFF itself and drops its tag
     rgb = _to_rgb(image, what)
     if turn is not None:
         rgb = rgb.transpose(turn)
@@ -172,19 +173,25 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image, what: str) -> Image.Image:
     """Any mode of Pillow, without guessing and without clipping."""
-    image.load()
     mode = image.mode
-    if mode == "RGB" and "transparency" not in image.info:
+    key: Any = image.info.get("transparency")  # the one value, colour or palette that stands for nothing
+    if mode == "RGB" and key is None:
         return image
     if mode.startswith("I;16"):
-        return Image.fromarray(_to_uint8(np.asarray(image), what)).convert("RGB")
+        values = np.asarray(image)
+        grey = _to_uint8(values, what)
+        # Pillow knows the transparent value of a 16-bit picture but does not apply it
+        return Image.fromarray(grey if key is None else np.where(values == key, np.uint8(255), grey)).convert("RGB")
     if mode in ("I", "F"):
         return Image.fromarray(_from_wide(np.asarray(image), image, what)).convert("RGB")
     if mode == "LAB":
         return _lab_to_rgb(image)
     if mode == "La":
         image = image.convert("LA")
-    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if mode == "RGB" and max(key) > 255:  # the colour of a 16-bit file, of whose pixels Pillow keeps the high bytes
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or key is not None:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
@@ -231,6 +238,7 @@ def _to_uint8(values: NDArray[Any], what: str) -> Pixels:
 
 
 def _from_array(array: NDArray[Any], max_pixels: int) -> Pixels:
+    array = np.asarray(array)  # a matrix or a masked array has its own idea of reshape
     what = f"the array of shape {array.shape}"
     channels = 1 if array.ndim == 2 else array.shape[-1] if array.ndim == 3 else 0
     if channels not in (1, 3, 4):
@@ -239,5 +247,5 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Pixels:
     _check_size(array.shape[1], array.shape[0], max_pixels, what)
     values = _to_uint8(array.reshape(*array.shape[:2], channels), what)
     if channels == 4:
-        return np.array(_to_rgb(Image.fromarray(np.ascontiguousarray(values), "RGBA"), what))
+        return np.array(_to_rgb(Image.fromarray(np.ascontiguousarray(values)), what))
     return np.array(np.broadcast_to(values, (*values.shape[:2], 3)), order="C")

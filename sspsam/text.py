@@ -1,7 +1,6 @@
 """Expressions as CLIP's token ids, and token ids as words again."""
 
 import re
-import warnings
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,12 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sspsam._stock import SimpleTokenizer
-from sspsam.errors import SSPSAMWarning, TextError
+from sspsam.errors import TextError, warn
 
-MAX_TEXT_CHARACTERS: Final = 10_000  # 75 tokens hold about 400; the tokeniser needs seconds for what is much longer
+# 75 tokens hold about 400; the tokeniser's time grows with the square of a word's length, to a second at this one
+MAX_TEXT_CHARACTERS: Final = 4_000
 _MAX_CACHED_WORDS: Final = 100_000
+_MAX_CACHED_LENGTH: Final = 64
 # open_clip would turn these into control tokens in the middle of a sentence; in a user's words they are just words
 _CONTROL: Final = re.compile(r"(?<=<)(?=(?:start|end)_of_text>)", re.IGNORECASE)
+
+
+class _WordCache(dict[str, str]):
+    """The pieces of words seen; open_clip would remember every word for ever, and threads must not see one vanish."""
+
+    def __setitem__(self, word: str, pieces: str) -> None:
+        if len(self) < _MAX_CACHED_WORDS and len(word) <= _MAX_CACHED_LENGTH:
+            super().__setitem__(word, pieces)
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,9 @@ class Tokenizer:
         self.context_length = context_length
         self.template = template
         self._bpe = SimpleTokenizer()
+        self._bpe.cache = _WordCache(self._bpe.cache)
+        # cleaned once, here: cleaning twice would unescape twice, and so make new control tokens
+        self._clean, self._bpe.clean_fn = self._bpe.clean_fn, str
         self._nothing = self._encode(template.format(""))
 
     def __call__(self, text: str) -> NDArray[np.int64]:
@@ -88,21 +100,11 @@ class Tokenizer:
         return words
 
     def _encode(self, sentence: str) -> list[int]:
-        if len(self._bpe.cache) > _MAX_CACHED_WORDS:  # open_clip remembers every word it ever saw
-            self._bpe.cache = {}
-        cleaned = self._bpe.clean_fn(sentence)
-        pieces = _CONTROL.split(cleaned)
-        if len(pieces) == 1:
-            return list(self._bpe.encode(sentence))
-        return [token for piece in pieces for token in self._bpe.encode(piece)]
+        return [token for piece in _CONTROL.split(self._clean(sentence)) for token in self._bpe.encode(piece)]
 
     def _warn(self, text: str, dropped: list[int]) -> None:
         # the full stop of the template is not the user's, so cutting it alone loses nothing
         if dropped != self._nothing:
             lost = self._bpe.decode(dropped).strip()
             shown = lost if len(lost) <= 300 else lost[:300] + " ..."
-            warnings.warn(
-                f"the expression {text[:40]!r}... is longer than {self.context_length} tokens; not read: {shown!r}",
-                SSPSAMWarning,
-                stacklevel=4,
-            )
+            warn(f"the expression {text[:40]!r}... is longer than {self.context_length} tokens; not read: {shown!r}")

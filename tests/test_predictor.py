@@ -191,6 +191,21 @@ def test_embedding_of_another_model_is_refused(predictor, picture) -> None:
         predictor.predict("the mug", embedding=picture)
 
 
+def test_warnings_point_at_the_line_of_the_caller(predictor, picture, tmp_path) -> None:
+    frames = [Image.fromarray(picture), Image.fromarray(picture[::-1].copy())]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    asked = (
+        lambda: predictor.set_image(tmp_path / "two.gif"),
+        lambda: predictor.encode(Image.open(tmp_path / "two.gif")),
+        lambda: predictor.predict("a cat", image=(tmp_path / "two.gif").read_bytes()),
+        lambda: predictor.predict(["word " * 90], image=picture),
+    )
+    for ask in asked:
+        with pytest.warns(errors.SSPSAMWarning) as caught:
+            ask()
+        assert {warning.filename for warning in caught} == {__file__}
+
+
 def test_threads_share_a_predictor(predictor, picture) -> None:
     pictures = [np.ascontiguousarray(np.roll(picture, 9 * turn, axis=1)) for turn in range(4)]
     texts = ["the mug", "a red star", "everything"]
