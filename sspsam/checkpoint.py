@@ -27,6 +27,7 @@ from sspsam.errors import (
     StorageError,
 )
 from sspsam.models import SSPSAM
+from sspsam.progress import progress
 from sspsam.storage import make_directory, replace_file, replacing, require_free_space, write_file
 
 CONFIG_NAME: Final = "config.json"
@@ -89,13 +90,15 @@ def _write_safetensors(file: BinaryIO, state: Mapping[str, Tensor], dtype: str) 
     head = len(text).to_bytes(8, "little") + text
     file.write(head)
     digest = hashlib.sha256(head)
-    for name in names:
-        tensor = state[name].detach().to("cpu", DTYPES[dtype]).contiguous()
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"tensor {name!r} has values that are not finite in {dtype}; nothing was written")
-        data = tensor.reshape(-1).view(torch.uint8).numpy().data
-        file.write(data)
-        digest.update(data)
+    with progress("writing weights", offset) as done:
+        for name in names:
+            tensor = state[name].detach().to("cpu", DTYPES[dtype]).contiguous()
+            if not tensor.isfinite().all():
+                raise CheckpointError(f"tensor {name!r} has values that are not finite in {dtype}; nothing was written")
+            data = tensor.reshape(-1).view(torch.uint8).numpy().data
+            file.write(data)
+            digest.update(data)
+            done(data.nbytes)
     return digest.hexdigest()
 
 
@@ -155,7 +158,7 @@ def load_checkpoint(directory: str | os.PathLike[str], *, verify: bool | None = 
         model = SSPSAM(config.architecture)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     require_same_tensors(expected, found, str(path))
-    _verify(path, config.weights_sha256, verify)
+    _verify(path, state_at_start, config.weights_sha256, verify)
     tensors = {name: tensor.to(torch.float32) for name, tensor in load_file(path).items()}
     if _file_state(path) != state_at_start:
         raise CheckpointError(f"{path} changed while it was being read; load it again")
@@ -214,9 +217,10 @@ def cache_home() -> Path:
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with path.open("rb") as file, progress(f"checking {path.name}", path.stat().st_size) as done:
         while block := file.read(_HASH_BLOCK):
             digest.update(block)
+            done(len(block))
     return digest.hexdigest()
 
 
@@ -232,14 +236,14 @@ def _file_state(path: Path) -> dict[str, int]:
     }
 
 
-def _verify(path: Path, expected: str, verify: bool | None) -> None:
+def _verify(path: Path, state: dict[str, int], expected: str, verify: bool | None) -> None:
     if verify is False:
         return
     path = path.resolve()
     name = hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest()
     record = cache_home() / "verified" / f"{name}.json"
-    state = {"sha256": expected, **_file_state(path)}
-    if verify is None and _remembered(record) == state:
+    good = {"sha256": expected, **state}
+    if verify is None and _remembered(record) == good:
         return
     try:
         actual = sha256_of(path)
@@ -250,9 +254,11 @@ def _verify(path: Path, expected: str, verify: bool | None) -> None:
             f"{path} is not the file that was saved: its SHA-256 is {actual}, {CONFIG_NAME} states "
             f"{expected or 'none'}. It was damaged or exchanged; fetch or convert it again."
         )
+    if _file_state(path) != state:
+        raise CheckpointError(f"{path} changed while it was being read; load it again")
     try:
         make_directory(record.parent)
-        replace_file(record, json.dumps(state).encode())
+        replace_file(record, json.dumps(good).encode())
     except OSError:  # a read-only home costs the next load a second look, nothing else
         pass
 

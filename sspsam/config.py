@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,10 +18,11 @@ from sspsam.errors import ConfigError
 
 FORMAT_VERSION: Final = 1
 MODEL_TYPE: Final = "ssp-sam"
-_MAX_DIMENSION: Final = (
-    1 << 20
-)  # larger than any real layer, small enough that arithmetic on a hostile file stays cheap
-_MAX_LAYERS: Final = 1024
+# larger than in any real model, small enough that a hostile file cannot make building one slow or its sizes overflow
+_MAX_DIMENSION: Final = 1 << 16
+_MAX_BY_NAME: Final = {"vocab_size": 1 << 20, "image_size": 1 << 14, "mask_tokens": 64}
+_MAX_LAYERS: Final = 256
+_MAX_TEXT: Final = 2000  # characters of what is for people
 
 _T = TypeVar("_T")
 
@@ -36,7 +38,8 @@ def _check_dimensions(config: Any) -> None:
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
         if isinstance(value, int):
-            limit = _MAX_LAYERS if entry.name.endswith("layers") else _MAX_DIMENSION
+            layers = entry.name.endswith("layers")
+            limit = _MAX_LAYERS if layers else _MAX_BY_NAME.get(entry.name, _MAX_DIMENSION)
             _require(1 <= value <= limit, f"{where}.{entry.name} is {value}; it must be from 1 to {limit}")
 
 
@@ -114,7 +117,7 @@ class SAMConfig:
         blocks = self.global_blocks
         _require(
             list(blocks) == sorted(set(blocks)) and all(0 <= block < self.layers for block in blocks),
-            f"sam.global_blocks is {list(blocks)}; it must list blocks below {self.layers}, ascending, once each",
+            f"sam.global_blocks is {str(blocks)[:200]}; it must list blocks below {self.layers}, ascending, once each",
         )
 
     @property
@@ -175,11 +178,13 @@ class Preprocessing:
         for name in ("clip_mean", "clip_std", "sam_mean", "sam_std"):
             values = getattr(self, name)
             _require(all(math.isfinite(value) for value in values), f"preprocessing.{name} is not finite: {values}")
+            # 0 and 0.0 would be two texts, and so two fingerprints, before and after a visit to the file
+            object.__setattr__(self, name, tuple(map(float, values)))
             if name.endswith("std"):
                 _require(min(values) > 0, f"preprocessing.{name} must be positive, not {values}")
         _require(
             self.text_template.count("{}") == 1 and len(self.text_template) <= 200,
-            f"preprocessing.text_template must hold {{}} once, not {self.text_template!r}",
+            f"preprocessing.text_template must hold {{}} once, not {self.text_template[:200]!r}",
         )
 
 
@@ -201,6 +206,7 @@ class Postprocessing:
     def __post_init__(self) -> None:
         check_mask_threshold(self.mask_threshold)
         check_no_target_pixels(self.no_target_pixels)
+        _require(self.no_target_pixels <= 8192**2, "no_target_pixels is larger than any no_target_frame")
         _require(1 <= self.no_target_frame <= 8192, f"no_target_frame is {self.no_target_frame}; 1 to 8192 can be")
 
 
@@ -236,6 +242,12 @@ class ModelConfig:
     source: str = "unknown"
     license: str = "unknown"
 
+    def __post_init__(self) -> None:
+        digest = self.weights_sha256
+        _require(re.fullmatch("([0-9a-f]{64})?", digest) is not None, f"weights_sha256 is no SHA-256: {digest[:80]!r}")
+        for name in ("source", "license"):
+            _require(len(getattr(self, name)) <= _MAX_TEXT, f"{name} is longer than {_MAX_TEXT} characters")
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over everything in this configuration, the digest of the weights included; hexadecimal."""
@@ -246,7 +258,11 @@ class ModelConfig:
 
     def to_json(self) -> str:
         """The text of `config.json`, fingerprint included."""
-        return json.dumps({**self._content(), "fingerprint": self.fingerprint}, indent=2, ensure_ascii=False) + "\n"
+        content = {**self._content(), "fingerprint": self.fingerprint}
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        if not _is_utf8(text):  # a source taken from a file's name can hold what UTF-8 cannot: it is escaped
+            text = json.dumps(content, indent=2)
+        return text + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str = "config.json") -> "ModelConfig":
@@ -267,7 +283,7 @@ class ModelConfig:
         version = data.pop("format_version", None)
         _require(
             type(version) is int and version == FORMAT_VERSION,
-            f"{where} has format version {version!r}; this sspsam reads version {FORMAT_VERSION}. "
+            f"{where} has format version {_short(version)}; this sspsam reads version {FORMAT_VERSION}. "
             "Upgrade sspsam, or convert the checkpoint again.",
         )
         written = data.pop("fingerprint", None)
@@ -281,6 +297,14 @@ class ModelConfig:
             "thresholds can be given to predict() instead.",
         )
         return config
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _canonical(content: Mapping[str, Any]) -> bytes:
@@ -307,7 +331,7 @@ def _read(kind: type[_T], data: Any, where: str) -> _T:
     """Build the dataclass `kind` from JSON `data`; every entry must be there, and nothing else."""
     _require(isinstance(data, dict), f"{where} must be an object")
     hints = get_type_hints(kind)
-    unknown = sorted(set(data) - set(hints))
+    unknown = [name[:60] for name in sorted(set(data) - set(hints))]
     missing = [name for name in hints if name not in data]
     _require(not unknown, f"{where} has unknown entries: {', '.join(unknown[:10])}")
     _require(not missing, f"{where} lacks {', '.join(missing[:10])}")
@@ -326,7 +350,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     expected = (int, float) if hint is float else (hint,)
     _require(
         type(value) in expected,
-        f"{where} must be {hint.__name__}, not {type(value).__name__} ({str(value)[:60]})",
+        f"{where} must be {hint.__name__}, not {type(value).__name__} ({_short(value)})",
     )
     if hint is not float:
         return value
@@ -334,6 +358,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     except OverflowError:
         raise ConfigError(f"{where} is too large for a float") from None
+
+
+def _short(value: Any) -> str:
+    """A JSON value for an error; of a list or object only the kind, for it can be nested too deeply to be written."""
+    return type(value).__name__ if isinstance(value, list | dict) else repr(value)[:60]
 
 
 def _published(image_size: int, patch_size: int, vision: tuple[int, int], embed_dim: int) -> Architecture:

@@ -99,6 +99,8 @@ class _ShapeReader:
             raise CheckpointError(f"the checkpoint has no tensor {name!r}; it is not a whole SSP-SAM checkpoint")
         if len(shape) != rank:
             raise CheckpointError(f"tensor {name!r} has shape {list(shape)}; {rank} dimensions were expected")
+        if shape[dimension] < 1:
+            raise CheckpointError(f"tensor {name!r} is empty: its shape is {list(shape)}")
         return shape[dimension]
 
     def count(self, prefix: str) -> int:

@@ -2,7 +2,9 @@
 
 import os
 import secrets
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, Self, overload
 
 import numpy as np
@@ -17,6 +19,7 @@ from sspsam.devices import checked_device, checked_dtype, precision
 from sspsam.embedding import ImageEmbedding
 from sspsam.errors import EmbeddingError, NoImageError, NumericalError
 from sspsam.expressions import Expression, ExpressionReader
+from sspsam.fetch import HubOptions
 from sspsam.images import DEFAULT_MAX_PIXELS, ImageInput, load_image
 from sspsam.models import SSPSAM, Expressions, ImageFeatures, Prediction
 from sspsam.postprocessing import (
@@ -27,6 +30,7 @@ from sspsam.postprocessing import (
     threshold_logit,
 )
 from sspsam.preprocessing import Geometry, clip_input, geometry_of, sam_input
+from sspsam.publish import push_checkpoint
 from sspsam.segmentation import Explanation, Segmentation
 
 # expressions that go through the decoder together: few stay in a CPU's cache, a GPU wants many
@@ -62,6 +66,7 @@ class SSPSAMPredictor:
         dtype: str | torch.dtype | None = None,
     ) -> None:
         self.config = config
+        self.origin = "memory"
         self.dtype = checked_dtype(dtype)
         # a model that was never saved has no digest of its own; no other may pass for it
         self.fingerprint = config.fingerprint if config.weights_sha256 else f"unsaved-{secrets.token_hex(16)}"
@@ -73,7 +78,7 @@ class SSPSAMPredictor:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | os.PathLike[str],
+        name_or_path: str | os.PathLike[str] | None = None,
         *,
         revision: str | None = None,
         device: str | torch.device | None = None,
@@ -82,32 +87,39 @@ class SSPSAMPredictor:
         local_files_only: bool = False,
         token: str | bool | None = None,
         verify: bool | None = None,
+        repository: str | None = None,
     ) -> Self:
         """A predictor with the weights of a checkpoint.
 
         Args:
-            name_or_path: a directory with `config.json` and `model.safetensors`, or a Hub repository `owner/name`.
-            revision: branch, tag or commit on the Hub.
+            name_or_path: a directory with `config.json` and `model.safetensors`; a published name such as
+                `"ssp-sam-336-refcoco"`; a Hub repository `owner/name[/folder]` in this format; or an authors' file on
+                the Hub, `owner/name:path.pth`. `sspsam models` lists the published names.
+            revision: branch, tag or commit on the Hub; a commit (recommended) is never asked for twice.
             device: None: a GPU if PyTorch sees one, else the CPU.
             dtype: see the class.
-            cache_dir: of files from the Hub.
+            cache_dir: of files from the Hub; None: as `huggingface_hub` has it.
             local_files_only: never use the network.
             token: for private repositories.
             verify: whether to check the SHA-256 of the weights. None: the first time that the file is seen in its
                 present state. True: now. False: never.
+            repository: of converted checkpoints, where published names are looked for first; None: the environment
+                variable `SSPSAM_REPOSITORY`, else none.
 
         Raises:
-            CheckpointNotFoundError: no checkpoint of that name.
-            HubError: the Hub cannot be reached, or refuses.
+            CheckpointNotFoundError: no checkpoint of that name, or no name at all; the message lists the names.
+            HubError: the Hub cannot be reached, or refuses; `sspsam.errors` has a class for each cause.
             ConfigError, CheckpointError: the checkpoint is damaged or does not fit its configuration.
             DeviceError: this computer has no such device.
         """
         chosen = checked_device(device)
-        directory = hub.resolve(
-            name_or_path, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token
-        )
-        model, config = load_checkpoint(directory, verify=verify)
-        return cls(model, config, device=chosen, dtype=dtype)
+        options = HubOptions(revision, None if cache_dir is None else Path(cache_dir), local_files_only, token)
+        found = hub.resolve(name_or_path, options, repository=repository)
+        with hub.repair_named(found):
+            model, config = load_checkpoint(found.directory, verify=verify)
+        predictor = cls(model, config, device=chosen, dtype=dtype)
+        predictor.origin = found.origin
+        return predictor
 
     @property
     def device(self) -> torch.device:
@@ -139,6 +151,24 @@ class SSPSAMPredictor:
             StorageError: not enough space, or not writable; what was there before is still there.
         """
         return save_checkpoint(directory, self.config, self._model.state_dict(), dtype)
+
+    def push_to_hub(
+        self, repository: str, *, dtype: str = "float32", private: bool = False, token: str | bool | None = None
+    ) -> str:
+        """Publish the checkpoint on the Hub with a model card; returns the commit.
+
+        Args:
+            repository: `owner/name`; made if need be.
+            dtype: of the stored weights.
+            private: whether a repository that is made is private.
+            token: that may write; None: the one of `hf auth login` or `HF_TOKEN`.
+
+        Raises:
+            HubError: the Hub cannot be reached, or refuses.
+        """
+        with tempfile.TemporaryDirectory() as directory:
+            self.save_pretrained(directory, dtype=dtype)
+            return push_checkpoint(directory, repository, private=private, token=token)
 
     def encode(self, image: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageEmbedding:
         """Look at a picture; changes nothing in the predictor.

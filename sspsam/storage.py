@@ -1,5 +1,6 @@
 """Writing files so that nothing is lost: beside their place, complete and on disk, then renamed."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -8,10 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from sspsam.errors import StorageError
+from sspsam.errors import NoSpaceError, ReadOnlyError, StorageError
 
 _Result = TypeVar("_Result")
 _SPARE_BYTES = 16 << 20  # what a file system needs beside the data
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """What went wrong while writing `path`, as an error of ours."""
+    kind: type[StorageError] = StorageError
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):  # Windows knows no quota
+        kind = NoSpaceError
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        kind = ReadOnlyError
+    return kind(f"cannot write {path}: {error.strerror or error}")
 
 
 @contextmanager
@@ -22,7 +33,7 @@ def _named(path: Path) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        raise storage_error(path, error) from error
 
 
 def require_free_space(directory: Path, size: int, what: str) -> None:
@@ -39,7 +50,7 @@ def require_free_space(directory: Path, size: int, what: str) -> None:
     with _named(directory):
         free = shutil.disk_usage(existing).free
     if free < size + _SPARE_BYTES:
-        raise StorageError(
+        raise NoSpaceError(
             f"{what} needs {size / 1e9:.2f} GB in {directory}, but only {free / 1e9:.2f} GB are free. "
             "Free some space or choose another place."
         )

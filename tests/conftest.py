@@ -1,15 +1,34 @@
 """Fixtures that many tests share: where the reference files are, and models of several sizes."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for tests/support under the importlib import mode
+
+from support.hub import FakeHub
+
+# before huggingface_hub is imported by anything: it reads these once, and no test may reach another Hub
+HUB = FakeHub()
+_HF_HOME = tempfile.mkdtemp(prefix="sspsam-tests-hf-")
+atexit.register(shutil.rmtree, _HF_HOME, ignore_errors=True)
+os.environ |= {
+    "HF_ENDPOINT": HUB.url,
+    "HF_HOME": _HF_HOME,
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "NO_PROXY": "127.0.0.1",
+}
+for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "SSPSAM_REPOSITORY"):
+    os.environ.pop(name, None)
 
 DATA = Path(__file__).parent / "data"
 REFERENCE = "SSPSAM_REFERENCE"
@@ -18,6 +37,14 @@ REFERENCE = "SSPSAM_REFERENCE"
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["SSPSAM_HOME"] = str(tmp_path_factory.mktemp("sspsam-home"))
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    """The Hub on loopback, empty and without faults."""
+    HUB.reset()
+    yield HUB
+    HUB.reset()
 
 
 @pytest.fixture(scope="session")

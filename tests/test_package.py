@@ -15,15 +15,18 @@ PACKAGE = Path(sspsam.__file__).parent
 
 # each may import those before it, never those after it; modules of one row are strangers to each other
 LAYERS = [
-    ["errors", "_stock"],
-    ["config", "devices", "storage"],
+    ["errors", "_stock", "progress"],
+    ["config", "devices", "storage", "pickles"],
     ["images", "text", "models.layers"],
     ["preprocessing", "models.clip", "models.sam", "models.ssp_encoder"],
     ["models.sspsam", "postprocessing"],
     ["models"],
-    ["embedding", "segmentation", "layout", "checkpoint", "expressions"],
-    ["convert", "hub"],
-    ["predictor"],
+    ["embedding", "segmentation", "layout", "checkpoint", "expressions", "names", "fetch"],
+    ["convert", "conversions", "publish"],
+    ["hub"],
+    ["predictor", "library"],
+    ["cli.output"],
+    ["cli.segment", "cli.models"],
     ["cli"],
     ["__main__"],
 ]

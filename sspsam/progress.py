@@ -1,0 +1,26 @@
+"""Progress bars on standard error for what takes long; none where nobody looks."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+_SMALL: Final = 256 << 20  # bytes that are done before anybody wonders
+
+
+def is_shown() -> bool:
+    """Whether progress is shown: on a terminal, unless `HF_HUB_DISABLE_PROGRESS_BARS` is set."""
+    return sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], object]]:
+    """A bar over `total` bytes; gives the function that takes how many more are done."""
+    if total < _SMALL or not is_shown():
+        yield lambda done: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1000, leave=False) as bar:
+        yield bar.update

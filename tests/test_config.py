@@ -1,0 +1,186 @@
+"""The configuration: round trips, validation of every entry, and the fingerprint."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.authors import small_architecture, tiny_architecture
+
+from sspsam.config import PUBLISHED, Architecture, ModelConfig, Postprocessing, Preprocessing
+from sspsam.errors import ConfigError
+
+_CONFIG = ModelConfig(tiny_architecture(), weights_sha256="a" * 64, source="a test", license="MIT")
+Path = tuple[str, ...]
+
+
+def _leaves(content: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+def _changed(path: Path, value: Any) -> str:
+    content = json.loads(_CONFIG.to_json())
+    part = content
+    for name in path[:-1]:
+        part = part[name]
+    part[path[-1]] = value
+    return json.dumps(content)
+
+
+_LEAVES = dict(_leaves(json.loads(_CONFIG.to_json())))
+_FIELDS = [path for path in _LEAVES if path[0] not in ("fingerprint", "model_type", "format_version")]
+
+
+@pytest.mark.parametrize("architecture", [tiny_architecture(), small_architecture("224"), *PUBLISHED.values()])
+def test_a_configuration_survives_json(architecture: Architecture) -> None:
+    config = ModelConfig(
+        architecture,
+        Preprocessing(text_template="a photo of {}", clip_mean=(0.1, 1e-9, 3)),
+        Postprocessing(mask_threshold=0.35, no_target_pixels=0, no_target_frame=640),
+        "0123456789abcdef" * 4,
+        "größe 山",
+        "CC0-1.0",
+    )
+    again = ModelConfig.from_json(config.to_json())
+    assert again == config
+    assert again.fingerprint == config.fingerprint
+    assert again.to_json() == config.to_json()
+
+
+def test_a_source_that_is_no_utf8_survives_json_as_bytes() -> None:
+    config = dataclasses.replace(_CONFIG, source="file\udcff.pth")
+    assert ModelConfig.from_json(config.to_json().encode().decode()) == config
+
+
+@pytest.mark.parametrize("path", _FIELDS, ids=".".join)
+def test_every_entry_is_in_the_fingerprint(path: Path) -> None:
+    old = _LEAVES[path]
+    for new in _other_values(path, old):
+        content = json.loads(_changed(path, new))
+        content.pop("fingerprint")
+        with pytest.raises(ConfigError, match="its fingerprint no longer fits"):
+            ModelConfig.from_json(json.dumps({**content, "fingerprint": _CONFIG.fingerprint}))
+        break
+    else:
+        pytest.fail("no other value of this entry is valid")
+
+
+def _other_values(path: Path, old: Any) -> Iterator[Any]:
+    """Valid values that differ."""
+    candidates: list[Any]
+    if path[-1] == "weights_sha256":
+        candidates = ["b" * 64]
+    elif path[-1] == "text_template":
+        candidates = ["a {}"]
+    elif path[-1] == "global_blocks":
+        candidates = [[2]]
+    elif isinstance(old, str):
+        candidates = [old + "x"]
+    elif isinstance(old, list):
+        candidates = [[*old[:-1], old[-1] + 0.5]]
+    elif isinstance(old, float):
+        candidates = [old / 2]
+    else:
+        candidates = [old * 2, old - 1, old * 3, old + 1, old // 2]
+    for value in candidates:
+        content = json.loads(_changed(path, value))
+        content["fingerprint"] = ""
+        try:
+            ModelConfig.from_json(json.dumps(content))
+        except ConfigError as error:
+            if "fingerprint" in str(error):
+                yield value
+
+
+_BAD: dict[type, list[Any]] = {
+    int: [0.0, 1.0, 10**9, -1, "8", None, True, [8], {}, 10**400],
+    float: ["0.5", None, True, [0.5], {}, float("nan"), float("inf"), -1.0, 0, 1, 10**400],
+    str: [3, None, ["x"], {}, "x" * 3000],
+    list: [None, 3, "abc", {}, ["a"], [None], [[1]], [1, 2, 3, 4], [float("nan")] * 3, [-5], [True], [10**400] * 3],
+}
+
+
+@pytest.mark.parametrize("path", _FIELDS, ids=".".join)
+def test_every_entry_is_validated(path: Path) -> None:
+    for value in _BAD[type(_LEAVES[path])]:
+        with pytest.raises(ConfigError) as caught:
+            ModelConfig.from_json(_changed(path, value), "there/config.json")
+        message = str(caught.value)
+        assert path[-1] in message, message
+        assert "fingerprint" not in message, f"{value} passed"
+        assert message.startswith("there/config.json")
+        assert len(message) < 500
+
+
+@pytest.mark.parametrize("path", _LEAVES, ids=".".join)
+def test_every_entry_must_be_there(path: Path) -> None:
+    content = json.loads(_CONFIG.to_json())
+    part = content
+    for name in path[:-1]:
+        part = part[name]
+    del part[path[-1]]
+    with pytest.raises(ConfigError):
+        ModelConfig.from_json(json.dumps(content))
+
+
+@pytest.mark.parametrize("path", [(), ("architecture",), ("architecture", "clip"), ("preprocessing",)])
+def test_an_unknown_entry_is_named(path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown entries: surprise"):
+        ModelConfig.from_json(_changed((*path, "surprise"), 1))
+
+
+_INCONSISTENT = {
+    ("architecture", "clip", "patch_size"): 7,
+    ("architecture", "clip", "vision_heads"): 3,
+    ("architecture", "clip", "text_heads"): 3,
+    ("architecture", "clip", "surgery_layers"): 4,
+    ("architecture", "clip", "context_length"): 2,
+    ("architecture", "sam", "patch_size"): 17,
+    ("architecture", "sam", "heads"): 5,
+    ("architecture", "sam", "decoder_attention_downsample"): 3,
+    ("architecture", "sam", "decoder_heads"): 3,
+    ("architecture", "sam", "prompt_width"): 4,
+    ("architecture", "sam", "mask_channels"): 6,
+    ("architecture", "sam", "global_blocks"): [1, 1],
+    ("architecture", "ssp", "attention_heads"): 5,
+    ("architecture", "ssp", "generator_heads"): 5,
+    ("preprocessing", "clip_std"): [1, 0, 1],
+    ("preprocessing", "text_template"): "no place for words",
+    ("postprocessing", "no_target_pixels"): -1,
+    ("postprocessing", "mask_threshold"): 1.0,
+    ("weights_sha256",): "A" * 64,
+}
+
+
+@pytest.mark.parametrize("path", _INCONSISTENT, ids=".".join)
+def test_entries_that_contradict_each_other_are_refused(path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ModelConfig.from_json(_changed(path, _INCONSISTENT[path]))
+    assert "fingerprint" not in str(caught.value)
+
+
+def test_lists_nested_to_any_depth_are_refused_with_our_error() -> None:
+    limit = sys.getrecursionlimit()
+    for name in ("source", "format_version", "architecture", "model_type"):
+        for depth in [10, *range(limit - 120, limit + 20), 100_000]:
+            nested = "[" * depth + "]" * depth
+            text = _changed((name,), "HERE").replace('"HERE"', nested)
+            with pytest.raises(ConfigError):
+                ModelConfig.from_json(text)
+
+
+def test_long_names_make_no_long_message() -> None:
+    with pytest.raises(ConfigError) as caught:
+        ModelConfig.from_json(_changed(("x" * 500_000,), 1))
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        _CONFIG.source = "other"  # type: ignore[misc]
