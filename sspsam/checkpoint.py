@@ -4,6 +4,7 @@ Loading maps the file: the model is built without storage, its tensors are views
 they are first touched. Weights stored in half precision are widened to float32, which copies them.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -69,6 +70,8 @@ def save_checkpoint(
         digest = write_file(weights, lambda file: _write_safetensors(file, state, dtype))
         config = dataclasses.replace(config, weights_sha256=digest)
         write_file(description, lambda file: file.write(config.to_json().encode()))
+    # the digest is of the bytes that were written: until the file changes, it need not be read for it again
+    _remember(directory / WEIGHTS_NAME, _file_state(directory / WEIGHTS_NAME), digest)
     return config
 
 
@@ -237,13 +240,7 @@ def _file_state(path: Path) -> dict[str, int]:
 
 
 def _verify(path: Path, state: dict[str, int], expected: str, verify: bool | None) -> None:
-    if verify is False:
-        return
-    path = path.resolve()
-    name = hashlib.sha256(str(path).encode(errors="surrogateescape")).hexdigest()
-    record = cache_home() / "verified" / f"{name}.json"
-    good = {"sha256": expected, **state}
-    if verify is None and _remembered(record) == good:
+    if verify is False or (verify is None and _remembered(path) == {"sha256": expected, **state}):
         return
     try:
         actual = sha256_of(path)
@@ -256,15 +253,25 @@ def _verify(path: Path, state: dict[str, int], expected: str, verify: bool | Non
         )
     if _file_state(path) != state:
         raise CheckpointError(f"{path} changed while it was being read; load it again")
-    try:
+    _remember(path, state, expected)
+
+
+def _record(path: Path) -> Path:
+    name = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
+    return cache_home() / "verified" / f"{name}.json"
+
+
+def _remember(path: Path, state: dict[str, int], digest: str) -> None:
+    """Note that the file had this digest in this state."""
+    record = _record(path)
+    # a read-only home costs the next load a second look, nothing else
+    with contextlib.suppress(OSError):
         make_directory(record.parent)
-        replace_file(record, json.dumps(good).encode())
-    except OSError:  # a read-only home costs the next load a second look, nothing else
-        pass
+        replace_file(record, json.dumps({"sha256": digest, **state}).encode())
 
 
-def _remembered(record: Path) -> object:
+def _remembered(path: Path) -> object:
     try:
-        return json.loads(record.read_bytes())
+        return json.loads(_record(path).read_bytes())
     except (OSError, ValueError):
         return None

@@ -158,6 +158,18 @@ def test_the_digest_is_computed_once_for_each_state_of_a_file(copy: Path, monkey
     assert len(looked) == 3
 
 
+def test_what_was_just_saved_need_not_be_read_for_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModelConfig(tiny_architecture())
+    state = SSPSAM(config.architecture).state_dict()
+    save_checkpoint(tmp_path, config, state)
+    monkeypatch.setattr(checkpoint, "sha256_of", lambda path: pytest.fail("read again"))
+    load_checkpoint(tmp_path)
+    monkeypatch.undo()
+    flip(tmp_path / "model.safetensors", -1000)
+    with pytest.raises(errors.DigestMismatchError):
+        load_checkpoint(tmp_path)
+
+
 def test_a_change_that_restores_the_times_is_still_noticed(copy: Path) -> None:
     path = copy / "model.safetensors"
     load_checkpoint(copy)
