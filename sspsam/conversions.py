@@ -132,8 +132,7 @@ def _convert(source: Source, checkpoint: Path, directory: Path) -> None:
     digest = sha256_of(checkpoint)
     if source.sha256 not in (None, digest):
         raise DigestMismatchError(
-            f"{checkpoint} is damaged: its SHA-256 is {digest}, the Hub announced {source.sha256}. Delete it and fetch "
-            f"it again: sspsam cache --delete {source.repository}:{source.path}"
+            f"{checkpoint} is damaged: its SHA-256 is {digest}, the Hub announced {source.sha256}."
         )
     source = Source(source.repository, source.commit, source.path, digest)
     temporary = directory.with_name(f"{directory.name}.{os.getpid()}.tmp")

@@ -8,7 +8,7 @@ import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,7 @@ from sspsam.errors import (
 
 _TRANSPORT: Final = {"ConnectError", "TimeoutException", "ProxyError", "NetworkError", "TransportError"}
 _BROKEN: Final = {"RemoteProtocolError", "ReadError", "ReadTimeout", "WriteError"}
+_UNREACHABLE: Final = (HubConnectionError, HubServerError, DownloadError)  # then what is in the cache must do
 _SHA256_DIGITS: Final = 64
 
 
@@ -75,6 +76,19 @@ def fetch_file(repository: str, path: str, options: HubOptions, name: str) -> Pa
         options: how to ask.
         name: how the user named the checkpoint, for the command in an error.
     """
+    try:
+        return _download(repository, path, options, name)
+    except _UNREACHABLE:
+        if options.offline:
+            raise
+        try:
+            return _download(repository, path, replace(options, local_files_only=True), name)
+        except HubOfflineError:
+            pass
+        raise
+
+
+def _download(repository: str, path: str, options: HubOptions, name: str) -> Path:
     import huggingface_hub
 
     with explained(repository, path, options, name):
@@ -99,7 +113,7 @@ def list_files(repository: str, options: HubOptions, name: str) -> Listing:
         return cached
     try:
         return _list_hub(repository, options, name)
-    except (HubConnectionError, HubServerError, DownloadError):
+    except _UNREACHABLE:
         cached = list_cache(repository, options)
         if cached is None:
             raise
@@ -184,14 +198,15 @@ def _explain(error: Exception, repository: str, path: str, options: HubOptions, 
             return HubFileMissingError(
                 f"{repository} has no file {path!r} at revision {revision!r}. For what it has: sspsam models --remote"
             )
-        if isinstance(cause, errors.RepositoryNotFoundError):
+        refused = getattr(getattr(cause, "response", None), "headers", {}).get("X-Error-Message", "")
+        if status == 401 and "credentials" in refused:
+            return HubAuthenticationError(f"the Hub did not accept the token for {repository}. Run: hf auth login")
+        if isinstance(cause, errors.RepositoryNotFoundError) or status == 401:  # so it hides private ones, too
             return RepositoryMissingError(
                 f"the Hub shows no repository {repository!r}. Check its name; if it is private, run: hf auth login"
             )
         if isinstance(cause, errors.HFValidationError):
             return RepositoryMissingError(f"{repository!r} is no name of a repository: {cause}. See: sspsam models")
-        if status == 401:
-            return HubAuthenticationError(f"the Hub did not accept the token for {repository}. Run: hf auth login")
         if status == 403:
             return HubForbiddenError(
                 f"the Hub refuses access to {repository} with this token. With one that may read it, run: hf auth login"
@@ -199,7 +214,9 @@ def _explain(error: Exception, repository: str, path: str, options: HubOptions, 
         if status is not None and (status >= 500 or status == 429):
             return HubServerError(f"the Hub has a fault ({status}) at {constants.ENDPOINT}. Later, {again}")
         if type(cause).__name__ in _BROKEN:
-            return DownloadError(f"the connection broke off while fetching {path or 'from'} {repository}: {again}")
+            return DownloadError(
+                f"the connection broke off while fetching {path or 'the list'} of {repository}. To try again, {again}"
+            )
         if any(kind.__name__ in _TRANSPORT for kind in type(cause).__mro__):
             return HubConnectionError(
                 f"cannot reach the Hub at {constants.ENDPOINT} for {repository}: {cause or type(cause).__name__}. "

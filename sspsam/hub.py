@@ -158,11 +158,11 @@ def _authors_file(meant: RepositoryFile, options: HubOptions, name: str, refresh
 
 def _converted(source: Source, options: HubOptions, name: str) -> Resolved:
     pinned = replace(options, revision=source.commit)
-    directory = conversions.convert_once(
-        source, lambda: fetch_file(source.repository, source.path, pinned, name), options
-    )
+    found = Resolved(conversions.directory_of(source, options), str(source), f"sspsam cache --delete {name}")
+    with repair_named(found):
+        conversions.convert_once(source, lambda: fetch_file(source.repository, source.path, pinned, name), options)
     conversions.remember(name, source, options)
-    return Resolved(directory, str(source), f"sspsam cache --delete {name}")
+    return found
 
 
 def _not_published(meant: Published, listing: Listing) -> str:

@@ -25,7 +25,7 @@ os.environ |= {
     "HF_HOME": _HF_HOME,
     "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "NO_PROXY": "127.0.0.1",
+    "NO_PROXY": "127.0.0.1,localhost",
 }
 for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "SSPSAM_REPOSITORY"):
     os.environ.pop(name, None)

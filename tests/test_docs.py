@@ -50,7 +50,7 @@ def test_the_python_of_the_readme_runs(folder: Path) -> None:
 
 def test_the_commands_of_the_readme_run(folder: Path) -> None:
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("sspsam ")]
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         assert run(shlex.split(command), folder)
 

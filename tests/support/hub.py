@@ -53,6 +53,7 @@ class FakeHub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.cdn_url = f"http://localhost:{self.server.server_port}"  # another host, as the Hub's large files have
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.reset()
 
@@ -101,7 +102,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         path = urllib.parse.unquote(self.path)
-        self.hub.requests.append(Request(self.command, path, dict(self.headers)))
+        self.hub.requests.append(
+            Request(self.command, path, {name.lower(): value for name, value in self.headers.items()})
+        )
         body = self.rfile.read(int(self.headers.get("Content-Length", 0) or 0))
         self.hub.delay()
         fault = self.hub.fault(path)
@@ -187,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "X-Repo-Commit": sha,
                 "X-Linked-Etag": f'"{digest}"',
                 "X-Linked-Size": str(len(data)),
-                "Location": f"{self.hub.url}/cdn/{digest}",
+                "Location": f"{self.hub.cdn_url}/cdn/{digest}",
             }
             self.send(302, b"", headers)
         else:

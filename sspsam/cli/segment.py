@@ -1,7 +1,4 @@
-"""The command line. Standard output carries data, standard error the rest.
-
-Exit status: 0 all was done (no target is an answer), 1 something failed, 2 wrong usage.
-"""
+"""`sspsam segment`: pictures and words in, lines and files out."""
 
 import json
 import sys
@@ -10,24 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sspsam import __version__
+from sspsam.cli.output import complain, failing_cleanly
 from sspsam.errors import SSPSAMError
 
 if TYPE_CHECKING:
-    from sspsam.predictor import SSPSAMPredictor
     from sspsam.segmentation import Segmentation
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="sspsam")
-def main() -> None:
-    """Point at things in a picture with words."""
-
-
-@main.command()
+@click.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
 @click.option("-t", "--text", "texts", multiple=True, required=True, help="What to look for; repeat for more.")
-@click.option("--model", required=True, help="A checkpoint directory, or a Hub repository owner/name.")
+@click.option("--model", help="A published name (sspsam models), a directory, or a Hub repository owner/name.")
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Write files here.")
 @click.option("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
 @click.option(
@@ -39,53 +30,38 @@ def main() -> None:
     help="What to write into the output directory.",
 )
 def segment(
-    images: tuple[Path, ...], texts: tuple[str, ...], model: str, output: Path | None, device: str | None, form: str
+    images: tuple[Path, ...],
+    texts: tuple[str, ...],
+    model: str | None,
+    revision: str | None,
+    output: Path | None,
+    device: str | None,
+    form: str,
 ) -> None:
     """Segment each IMAGE by each text; print one line a result.
 
     A line is tab-separated: image, text, "target" or "no-target", score, box, file. With --format json it is a JSON
     object instead, mask included. Files are named after the picture and the number of the text.
     """
-    with _failing_cleanly():
+    if model is None:
+        from sspsam.names import no_name
+
+        raise click.UsageError(no_name())
+    with failing_cleanly():
         from sspsam.predictor import SSPSAMPredictor
 
-        predictor = SSPSAMPredictor.from_pretrained(model, device=device)
+        predictor = SSPSAMPredictor.from_pretrained(model, revision=revision, device=device)
     failed = 0
     writer = _Writer(output, form)
     for image in images:
         try:
-            writer.write(image, _ask(predictor, image, texts))
+            writer.write(image, predictor.predict(texts, image=image))
         except SSPSAMError as error:
             failed += 1
-            click.echo(f"sspsam: {error}", err=True)
+            complain(str(error))
     if failed:
-        click.echo(f"sspsam: {failed} of {len(images)} pictures failed", err=True)
+        complain(f"{failed} of {len(images)} pictures failed")
         sys.exit(1)
-
-
-@main.command()
-@click.argument("checkpoint", metavar="CHECKPOINT.pth", type=click.Path(path_type=Path))
-@click.argument("out_dir", type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Of the stored weights.",
-)
-@click.option("--source", help="Where the weights come from, for the record.")
-@click.option("--license", "licence", help="Of the weights, for the record.")
-def convert(checkpoint: Path, out_dir: Path, dtype: str, source: str | None, licence: str | None) -> None:
-    """Convert an authors' checkpoint to safetensors; nothing in it is run."""
-    with _failing_cleanly():
-        from sspsam.convert import convert_checkpoint
-
-        config = convert_checkpoint(checkpoint, out_dir, dtype=dtype, source=source, license=licence)
-    click.echo(f"{out_dir}\t{config.fingerprint}")
-
-
-def _ask(predictor: "SSPSAMPredictor", image: Path, texts: tuple[str, ...]) -> "list[Segmentation]":
-    return predictor.predict(texts, image=image)
 
 
 class _Writer:
@@ -146,14 +122,3 @@ def _png(result: "Segmentation") -> bytes:
     buffer = io.BytesIO()
     result.overlay().save(buffer, "PNG")
     return buffer.getvalue()
-
-
-class _failing_cleanly:  # noqa: N801  # reads as what it does
-    """An error of ours ends the command with its message and status 1, without a traceback."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, SSPSAMError):
-            click.echo(f"sspsam: {error}", err=True)
-            sys.exit(1)
