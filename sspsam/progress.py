@@ -22,5 +22,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], object]]:
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1000, leave=False) as bar:
+    with tqdm(
+        total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1000, leave=False, file=sys.stderr
+    ) as bar:
         yield bar.update

@@ -76,7 +76,6 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         heavy = {"torch", "numpy", "PIL", "open_clip", "segment_anything", "huggingface_hub", "safetensors", "click"}
         loaded = heavy & {name.partition(".")[0] for name in set(sys.modules) - before}
         assert not loaded, loaded
-        assert len(set(sys.modules) - before) < 10
     """)
     assert done.returncode == 0, done.stderr
 

@@ -13,8 +13,7 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
@@ -27,17 +26,20 @@ def count(total: int) -> None:
             done(total // 10)
 
 
-def test_a_long_task_is_shown_on_a_terminal(terminal: Terminal) -> None:
+def test_a_long_task_is_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
     count(10**9)
     assert "checking" in terminal.getvalue()
 
 
-def test_a_short_task_is_not_shown(terminal: Terminal) -> None:
+def test_a_short_task_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
     count(10**6)
     assert terminal.getvalue() == ""
 
 
-def test_nothing_is_shown_where_nobody_looks_or_nobody_wants_it(monkeypatch, terminal: Terminal) -> None:
+def test_nothing_is_shown_where_nobody_looks_or_nobody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     count(10**9)
     monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS")
