@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sspsam.config import ModelConfig
-from sspsam.devices import DTYPES
+from sspsam.devices import DTYPES, dtype_name
 from sspsam.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -39,7 +39,10 @@ _HASH_BLOCK: Final = 8 << 20
 
 
 def save_checkpoint(
-    directory: str | os.PathLike[str], config: ModelConfig, state: Mapping[str, Tensor], dtype: str = "float32"
+    directory: str | os.PathLike[str],
+    config: ModelConfig,
+    state: Mapping[str, Tensor],
+    dtype: str | torch.dtype = "float32",
 ) -> ModelConfig:
     """Write a checkpoint, also onto the directory that `state` is mapped from.
 
@@ -58,10 +61,9 @@ def save_checkpoint(
         CheckpointError: a tensor is not finite, or not in this dtype.
         StorageError: not enough space, or not writable.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    dtype = dtype_name(dtype)
     directory = Path(directory)
-    if directory.exists() and not directory.is_dir():
+    if os.path.exists(directory) and not os.path.isdir(directory):
         raise StorageError(f"{directory} is a file; a checkpoint is a directory")
     size = sum(tensor.numel() for tensor in state.values()) * DTYPES[dtype].itemsize
     require_free_space(directory, size, "the checkpoint")
@@ -131,11 +133,11 @@ def read_config(directory: Path) -> ModelConfig:
         raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
 
 
-def load_checkpoint(directory: str | os.PathLike[str], *, verify: bool | None = None) -> tuple[SSPSAM, ModelConfig]:
+def load_checkpoint(path: str | os.PathLike[str], *, verify: bool | None = None) -> tuple[SSPSAM, ModelConfig]:
     """Read a checkpoint; all of it or an error.
 
     Args:
-        directory: with `config.json` and `model.safetensors`.
+        path: a directory with `config.json` and `model.safetensors`, or a `.safetensors` file with the former beside.
         verify: whether to compare the SHA-256 of the weights with the configuration's. None: the first time that this
             file is seen in its present state. True: now. False: never.
 
@@ -148,13 +150,13 @@ def load_checkpoint(directory: str | os.PathLike[str], *, verify: bool | None = 
         CheckpointError: damaged weights, or tensors that are missing, unexpected or of another shape.
         DigestMismatchError: weights other than those the configuration was written for.
     """
-    directory = Path(directory)
+    path = Path(path)
+    if path.suffix != ".safetensors" or os.path.isdir(path):
+        path = path / WEIGHTS_NAME
+    directory = path.parent
     config = read_config(directory)
-    path = directory / WEIGHTS_NAME
-    if not path.is_file():
-        raise CheckpointNotFoundError(
-            f"{directory} has a {CONFIG_NAME} but no {WEIGHTS_NAME}; copy or convert it again"
-        )
+    if not os.path.isfile(path):
+        raise CheckpointNotFoundError(f"{directory} has a {CONFIG_NAME} but no {path.name}; copy or convert it again")
     state_at_start = _file_state(path)
     found = _read_shapes(path)
     with torch.device("meta"):
@@ -162,11 +164,12 @@ def load_checkpoint(directory: str | os.PathLike[str], *, verify: bool | None = 
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     require_same_tensors(expected, found, str(path))
     _verify(path, state_at_start, config.weights_sha256, verify)
-    tensors = {name: tensor.to(torch.float32) for name, tensor in load_file(path).items()}
-    if _file_state(path) != state_at_start:
-        raise CheckpointError(f"{path} changed while it was being read; load it again")
-    model.load_state_dict(tensors, strict=True, assign=True)
-    model.clip.restore_buffers()
+    with torch.device("cpu"):  # whatever the application's default is
+        tensors = {name: tensor.to(torch.float32) for name, tensor in load_file(path).items()}
+        if _file_state(path) != state_at_start:
+            raise CheckpointError(f"{path} changed while it was being read; load it again")
+        model.load_state_dict(tensors, strict=True, assign=True)
+        model.clip.restore_buffers()
     return model.requires_grad_(False).eval(), config
 
 
@@ -256,14 +259,20 @@ def _verify(path: Path, state: dict[str, int], expected: str, verify: bool | Non
     _remember(path, state, expected)
 
 
-def _record(path: Path) -> Path:
+def _record(path: Path) -> Path | None:
+    try:
+        home = cache_home()
+    except RuntimeError:  # nobody's home
+        return None
     name = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
-    return cache_home() / "verified" / f"{name}.json"
+    return home / "verified" / f"{name}.json"
 
 
 def _remember(path: Path, state: dict[str, int], digest: str) -> None:
     """Note that the file had this digest in this state."""
     record = _record(path)
+    if record is None:
+        return
     # a read-only home costs the next load a second look, nothing else
     with contextlib.suppress(OSError):
         make_directory(record.parent)
@@ -271,7 +280,8 @@ def _remember(path: Path, state: dict[str, int], digest: str) -> None:
 
 
 def _remembered(path: Path) -> object:
+    record = _record(path)
     try:
-        return json.loads(_record(path).read_bytes())
-    except (OSError, ValueError):
+        return json.loads(record.read_bytes()) if record else None
+    except (OSError, ValueError, RecursionError):
         return None

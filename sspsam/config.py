@@ -8,13 +8,15 @@ import dataclasses
 import hashlib
 import json
 import math
+import numbers
 import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final
 
 from sspsam.errors import ConfigError
+from sspsam.strict_json import parse, read, require, short
 
 FORMAT_VERSION: Final = 1
 MODEL_TYPE: Final = "ssp-sam"
@@ -23,13 +25,6 @@ _MAX_DIMENSION: Final = 1 << 16
 _MAX_BY_NAME: Final = {"vocab_size": 1 << 20, "image_size": 1 << 14, "mask_tokens": 64}
 _MAX_LAYERS: Final = 256
 _MAX_TEXT: Final = 2000  # characters of what is for people
-
-_T = TypeVar("_T")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
 
 
 def _check_dimensions(config: Any) -> None:
@@ -40,11 +35,11 @@ def _check_dimensions(config: Any) -> None:
         if isinstance(value, int):
             layers = entry.name.endswith("layers")
             limit = _MAX_LAYERS if layers else _MAX_BY_NAME.get(entry.name, _MAX_DIMENSION)
-            _require(1 <= value <= limit, f"{where}.{entry.name} is {value}; it must be from 1 to {limit}")
+            require(1 <= value <= limit, f"{where}.{entry.name} is {value}; it must be from 1 to {limit}")
 
 
 def _check_divides(where: str, part: str, divisor: int, whole: str, value: int) -> None:
-    _require(value % divisor == 0, f"{where}.{part} ({divisor}) must divide {whole} ({value})")
+    require(value % divisor == 0, f"{where}.{part} ({divisor}) must divide {whole} ({value})")
 
 
 @dataclass(frozen=True)
@@ -71,11 +66,11 @@ class CLIPConfig:
         _check_divides("clip", "patch_size", self.patch_size, "image_size", self.image_size)
         _check_divides("clip", "vision_heads", self.vision_heads, "vision_width", self.vision_width)
         _check_divides("clip", "text_heads", self.text_heads, "text_width", self.text_width)
-        _require(
+        require(
             self.surgery_layers <= self.vision_layers,
             f"clip.surgery_layers is {self.surgery_layers}, more than the {self.vision_layers} vision_layers",
         )
-        _require(3 <= self.context_length <= 4096, f"clip.context_length is {self.context_length}; 3 to 4096 can be")
+        require(3 <= self.context_length <= 4096, f"clip.context_length is {self.context_length}; 3 to 4096 can be")
 
     @property
     def grid(self) -> int:
@@ -112,10 +107,10 @@ class SAMConfig:
         _check_divides("sam", "decoder_attention_downsample", self.decoder_attention_downsample, "D", self.prompt_width)
         inner = self.prompt_width // self.decoder_attention_downsample
         _check_divides("sam", "decoder_heads", self.decoder_heads, "the decoder's attention width", inner)
-        _require(self.prompt_width % 8 == 0, f"sam.prompt_width is {self.prompt_width}; it must be a multiple of 8")
-        _require(self.mask_channels % 4 == 0, f"sam.mask_channels is {self.mask_channels}; must be a multiple of 4")
+        require(self.prompt_width % 8 == 0, f"sam.prompt_width is {self.prompt_width}; it must be a multiple of 8")
+        require(self.mask_channels % 4 == 0, f"sam.mask_channels is {self.mask_channels}; must be a multiple of 4")
         blocks = self.global_blocks
-        _require(
+        require(
             list(blocks) == sorted(set(blocks)) and all(0 <= block < self.layers for block in blocks),
             f"sam.global_blocks is {str(blocks)[:200]}; it must list blocks below {self.layers}, ascending, once each",
         )
@@ -177,12 +172,12 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for name in ("clip_mean", "clip_std", "sam_mean", "sam_std"):
             values = getattr(self, name)
-            _require(all(math.isfinite(value) for value in values), f"preprocessing.{name} is not finite: {values}")
+            require(all(math.isfinite(value) for value in values), f"preprocessing.{name} is not finite: {values}")
             # 0 and 0.0 would be two texts, and so two fingerprints, before and after a visit to the file
             object.__setattr__(self, name, tuple(map(float, values)))
             if name.endswith("std"):
-                _require(min(values) > 0, f"preprocessing.{name} must be positive, not {values}")
-        _require(
+                require(min(values) > 0, f"preprocessing.{name} must be positive, not {values}")
+        require(
             self.text_template.count("{}") == 1 and len(self.text_template) <= 200,
             f"preprocessing.text_template must hold {{}} once, not {self.text_template[:200]!r}",
         )
@@ -206,18 +201,22 @@ class Postprocessing:
     def __post_init__(self) -> None:
         check_mask_threshold(self.mask_threshold)
         check_no_target_pixels(self.no_target_pixels)
-        _require(self.no_target_pixels <= 8192**2, "no_target_pixels is larger than any no_target_frame")
-        _require(1 <= self.no_target_frame <= 8192, f"no_target_frame is {self.no_target_frame}; 1 to 8192 can be")
+        require(self.no_target_pixels <= 8192**2, "no_target_pixels is larger than any no_target_frame")
+        require(1 <= self.no_target_frame <= 8192, f"no_target_frame is {self.no_target_frame}; 1 to 8192 can be")
 
 
-def check_mask_threshold(value: float) -> None:
+def check_mask_threshold(value: Any) -> None:
     """Refuse what is not a probability strictly between 0 and 1."""
-    if not 0.0 < value < 1.0:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"mask_threshold is a number, not {type(value).__name__}")
+    if not 0.0 < float(value) < 1.0:
         raise ConfigError(f"mask_threshold is a probability between 0 and 1 (0.5 is logit 0), not {value}")
 
 
-def check_no_target_pixels(value: int) -> None:
-    """Refuse a negative number of pixels."""
+def check_no_target_pixels(value: Any) -> None:
+    """Refuse what is not a whole number of pixels, 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"no_target_pixels is a whole number, not {type(value).__name__} ({value})")
     if value < 0:
         raise ConfigError(f"no_target_pixels is a number of pixels, 0 or more, not {value}")
 
@@ -244,9 +243,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         digest = self.weights_sha256
-        _require(re.fullmatch("([0-9a-f]{64})?", digest) is not None, f"weights_sha256 is no SHA-256: {digest[:80]!r}")
+        require(re.fullmatch("([0-9a-f]{64})?", digest) is not None, f"weights_sha256 is no SHA-256: {digest[:80]!r}")
         for name in ("source", "license"):
-            _require(len(getattr(self, name)) <= _MAX_TEXT, f"{name} is longer than {_MAX_TEXT} characters")
+            require(len(getattr(self, name)) <= _MAX_TEXT, f"{name} is longer than {_MAX_TEXT} characters")
 
     @property
     def fingerprint(self) -> str:
@@ -275,23 +274,23 @@ class ModelConfig:
         Raises:
             ConfigError: malformed, of a newer format, out of range, or changed since it was saved.
         """
-        data = _parse(text, where)
-        _require(
+        data = parse(text, where)
+        require(
             data.pop("model_type", None) == MODEL_TYPE,
             f"{where} does not describe an SSP-SAM model (model_type is not {MODEL_TYPE!r})",
         )
         version = data.pop("format_version", None)
-        _require(
+        require(
             type(version) is int and version == FORMAT_VERSION,
-            f"{where} has format version {_short(version)}; this sspsam reads version {FORMAT_VERSION}. "
+            f"{where} has format version {short(version)}; this sspsam reads version {FORMAT_VERSION}. "
             "Upgrade sspsam, or convert the checkpoint again.",
         )
         written = data.pop("fingerprint", None)
         try:
-            config = _read(cls, data, "config")
+            config = read(cls, data, "config")
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-        _require(
+        require(
             written == config.fingerprint,
             f"{where} was changed after it was saved: its fingerprint no longer fits. Restore it or convert again; "
             "thresholds can be given to predict() instead.",
@@ -309,60 +308,6 @@ def _is_utf8(text: str) -> bool:
 
 def _canonical(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
-
-
-def _parse(text: str, where: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        _require(len(set(names)) == len(names), f"{where} gives an entry twice")
-        return dict(pairs)
-
-    try:
-        data = json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{where} is not valid JSON: {error}") from error
-    _require(isinstance(data, dict), f"{where} must hold a JSON object")
-    return data  # type: ignore[no-any-return]  # checked one line above
-
-
-def _read(kind: type[_T], data: Any, where: str) -> _T:
-    """Build the dataclass `kind` from JSON `data`; every entry must be there, and nothing else."""
-    _require(isinstance(data, dict), f"{where} must be an object")
-    hints = get_type_hints(kind)
-    unknown = [name[:60] for name in sorted(set(data) - set(hints))]
-    missing = [name for name in hints if name not in data]
-    _require(not unknown, f"{where} has unknown entries: {', '.join(unknown[:10])}")
-    _require(not missing, f"{where} lacks {', '.join(missing[:10])}")
-    return kind(**{name: _value(hint, data[name], f"{where}.{name}") for name, hint in hints.items()})
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _read(hint, value, where)  # type: ignore[arg-type]  # a dataclass type, as asked one line above
-    if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        _require(isinstance(value, list), f"{where} must be a list")
-        if kinds[-1] is not ...:
-            _require(len(value) == len(kinds), f"{where} must have {len(kinds)} entries, not {len(value)}")
-        return tuple(_value(kinds[0], item, f"{where}[{index}]") for index, item in enumerate(value))
-    expected = (int, float) if hint is float else (hint,)
-    _require(
-        type(value) in expected,
-        f"{where} must be {hint.__name__}, not {type(value).__name__} ({_short(value)})",
-    )
-    if hint is not float:
-        return value
-    try:
-        return float(value)
-    except OverflowError:
-        raise ConfigError(f"{where} is too large for a float") from None
-
-
-def _short(value: Any) -> str:
-    """A JSON value for an error; of a list or object only the kind, for it can be nested too deeply to be written."""
-    return type(value).__name__ if isinstance(value, list | dict) else repr(value)[:60]
 
 
 def _published(image_size: int, patch_size: int, vision: tuple[int, int], embed_dim: int) -> Architecture:

@@ -1,12 +1,14 @@
 """Checkpoints from the Hub that were converted here: kept beside their source, made once, found again without asking.
 
-    <root>/<owner>--<name>/<commit>/<path, / as -->/   config.json, model.safetensors, source.json
-    <root>/<owner>--<name>/names/<name and revision>.json   which commit and path an unpinned name was resolved to
+    <root>/<owner>--<name>/<commit>/<path, readable and hashed>/   config.json, model.safetensors, source.json
+    <root>/<owner>--<name>/names/<name, readable and hashed>.json   which commit and path a name was resolved to
 
-`root` is `sspsam-converted` in `cache_dir` if that is given, else in `HF_HOME`.
+`root` is `sspsam-converted` in the cache of `huggingface_hub`. The files in it are read as data that anything may have
+happened to: a note that does not fit its place counts as none.
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -15,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,12 +26,18 @@ from filelock import FileLock
 
 from sspsam import errors
 from sspsam.checkpoint import CONFIG_NAME, WEIGHTS_NAME, sha256_of
+from sspsam.convert import convert_checkpoint
 from sspsam.errors import CheckpointError, DigestMismatchError, SSPSAMError
-from sspsam.fetch import HubOptions
+from sspsam.fetch import HubOptions, digest_of_blob
 from sspsam.names import AUTHORS_LICENSE, AUTHORS_REPOSITORY
 from sspsam.storage import make_directory, replace_file, storage_error
 
 _SOURCE_NAME: Final = "source.json"
+_NAMES: Final = "names"
+_START: Final = (
+    "import json, sys; task = json.loads(sys.stdin.readline()); sys.path[:] = task['path']; "
+    "from sspsam.conversions import child; child(task)"
+)
 
 
 @dataclass(frozen=True)
@@ -46,53 +54,65 @@ class Source:
         return f"{self.repository}@{self.commit}:{self.path}{digest}"
 
 
-def root_of(options: HubOptions) -> Path:
-    """Where conversions are kept."""
-    from huggingface_hub import constants
-
-    return (options.cache_dir or Path(constants.HF_HOME)) / "sspsam-converted"
-
-
 def directory_of(source: Source, options: HubOptions) -> Path:
     """Where the conversion of a source is kept, made or not."""
-    return _repository(source.repository, options) / source.commit / source.path.replace("/", "--")
+    return _repository(source.repository, options) / source.commit / _file_name(source.path)
 
 
-def is_whole(directory: Path) -> bool:
-    """Whether a conversion was finished: it takes its place by one renaming, so it is whole or not there."""
-    return all((directory / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME, _SOURCE_NAME))
+def is_whole(source: Source, options: HubOptions) -> bool:
+    """Whether the conversion was finished: it takes its place by one renaming, so it is whole or not there."""
+    directory = directory_of(source, options)
+    note = _read(directory / _SOURCE_NAME, source.repository)
+    return (
+        note is not None
+        and (note.commit, note.path) == (source.commit, source.path)
+        and all(os.path.isfile(directory / name) for name in (CONFIG_NAME, WEIGHTS_NAME))
+    )
 
 
 def recall(repository: str, name: str, options: HubOptions) -> Source | None:
-    """What a name was resolved to before, if its conversion is still there."""
-    try:
-        source = Source(**json.loads(_record(repository, name, options).read_bytes()))
-        return source if is_whole(directory_of(source, options)) else None
-    except (OSError, ValueError, TypeError):
-        return None
+    """What a name was resolved to before; its conversion may be there or not."""
+    return _read(_note(repository, name, options), repository)
 
 
 def remember(name: str, source: Source, options: HubOptions) -> None:
     """Note what a name was resolved to; a cache that cannot be written costs the next load a question, no more."""
-    record = _record(source.repository, name, options)
-    with contextlib.suppress(OSError):
-        make_directory(record.parent)
-        replace_file(record, json.dumps(asdict(source)).encode())
+    if recall(source.repository, name, options) != source:
+        note = _note(source.repository, name, options)
+        with contextlib.suppress(OSError):
+            make_directory(note.parent)
+            replace_file(note, json.dumps(asdict(source)).encode())
 
 
-def forget(repository: str, name: str, options: HubOptions) -> list[Path]:
-    """Delete the conversion behind a name, and the note; returns what was deleted."""
-    record = _record(repository, name, options)
-    try:
-        source = Source(**json.loads(record.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return []
+def converted(repository: str, options: HubOptions) -> Iterator[Source]:
+    """Every conversion that is kept of a repository."""
+    for note in sorted(_repository(repository, options).glob(f"*/*/{_SOURCE_NAME}")):
+        source = _read(note, repository)
+        if source is not None and directory_of(source, options) == note.parent:
+            yield source
+
+
+def remembered(repository: str, options: HubOptions) -> Iterator[tuple[Path, Source]]:
+    """Every note about a name of a repository."""
+    for note in sorted((_repository(repository, options) / _NAMES).glob("*.json")):
+        source = _read(note, repository)
+        if source is not None:
+            yield note, source
+
+
+def forget(source: Source, options: HubOptions) -> list[Path]:
+    """Delete a conversion and the notes that lead to it; returns what was deleted."""
     directory = directory_of(source, options)
-    deleted = [path for path in (directory, record) if path.exists()]
+    notes = [
+        note for note, other in remembered(source.repository, options) if directory_of(other, options) == directory
+    ]
+    deleted = [path for path in (directory, *notes) if path.exists()]
     try:
-        with FileLock(_lock(directory)):
-            shutil.rmtree(directory, ignore_errors=False) if directory.exists() else None
-            record.unlink()
+        if directory.exists():
+            with FileLock(_lock(directory)):
+                shutil.rmtree(directory)
+        for note in notes:
+            note.unlink(missing_ok=True)
     except OSError as error:
         raise storage_error(directory, error) from error
     return deleted
@@ -111,13 +131,13 @@ def convert_once(source: Source, fetch: Callable[[], Path], options: HubOptions)
         CheckpointError, UnsafeCheckpointError, StorageError: as `convert_checkpoint`.
     """
     directory = directory_of(source, options)
-    if is_whole(directory):
+    if is_whole(source, options):
         return directory
     checkpoint = fetch()
     make_directory(directory.parent)
     try:
         with FileLock(_lock(directory)):
-            if not is_whole(directory):
+            if not is_whole(source, options):
                 _convert(source, checkpoint, directory)
     except OSError as error:
         raise error if isinstance(error, SSPSAMError) else storage_error(directory, error) from error
@@ -126,14 +146,12 @@ def convert_once(source: Source, fetch: Callable[[], Path], options: HubOptions)
 
 def _convert(source: Source, checkpoint: Path, directory: Path) -> None:
     """With the lock held: whatever lies beside the directory was left by a process that was killed."""
-    for stale in directory.parent.glob(directory.name + ".*.tmp"):
+    for stale in directory.parent.glob(glob.escape(directory.name) + ".*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
     shutil.rmtree(directory, ignore_errors=True)
-    digest = sha256_of(checkpoint)
-    if source.sha256 not in (None, digest):
-        raise DigestMismatchError(
-            f"{checkpoint} is damaged: its SHA-256 is {digest}, the Hub announced {source.sha256}."
-        )
+    announced, digest = source.sha256 or digest_of_blob(checkpoint), sha256_of(checkpoint)
+    if announced not in (None, digest):
+        raise DigestMismatchError(f"{checkpoint} is damaged: its SHA-256 is {digest}, the Hub announced {announced}.")
     source = Source(source.repository, source.commit, source.path, digest)
     temporary = directory.with_name(f"{directory.name}.{os.getpid()}.tmp")
     try:
@@ -151,75 +169,98 @@ def in_own_process(checkpoint: Path, out_dir: Path, source: Source) -> None:
         "out_dir": str(out_dir),
         "source": str(source),
         "license": AUTHORS_LICENSE if source.repository == AUTHORS_REPOSITORY else None,
+        "path": [str(entry) for entry in sys.path],
     }
+    if not sys.executable or getattr(sys, "frozen", False):  # no interpreter to start
+        _convert_task(task)
+        return
+    environment = {name: value for name, value in os.environ.items() if "TOKEN" not in name}
     # the child ends when this pipe does, so a killed parent leaves nobody behind who still writes
     child = subprocess.Popen(
-        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import child; child()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        [sys.executable, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     )
     try:
-        if child.stdin is None or child.stdout is None:
-            raise RuntimeError("a pipe was asked for and not given")
-        child.stdin.write(json.dumps(task).encode() + b"\n")
-        child.stdin.flush()
-        said = child.stdout.read()
+        said = b""
+        if child.stdin is not None and child.stdout is not None:  # pipes were asked for
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(json.dumps(task).encode() + b"\n")
+                child.stdin.flush()
+            said = child.stdout.read()
         status = child.wait()
-    except BrokenPipeError:
-        said, status = b"", child.wait()
     finally:
         child.kill()
         child.wait()
         for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+            with contextlib.suppress(OSError, AttributeError):
+                pipe.close()  # type: ignore[union-attr]  # suppressed one line above
     _raise_what_was_said(said, status, checkpoint)
 
 
 def _raise_what_was_said(said: bytes, status: int, checkpoint: Path) -> None:
+    lines = said.splitlines()
     try:
-        answer: dict[str, Any] = json.loads(said)
+        answer: dict[str, str] = json.loads(lines[-1] if lines else b"")
     except ValueError:
         raise CheckpointError(
-            f"converting {checkpoint} was stopped (exit status {status}); there may be too little memory. Try again"
+            f"the process that converted {checkpoint} ended without an answer (exit status {status}); was there too "
+            "little memory? The file itself is good, try again."
         ) from None
     if answer:
         kind = getattr(errors, answer["kind"], CheckpointError)
         raise kind(answer["message"])
 
 
-def child() -> None:
-    """What the process of its own does: one conversion, read from standard input, answered on standard output."""
-    task = json.loads(sys.stdin.buffer.readline())
+def child(task: Mapping[str, Any]) -> None:
+    """What the process of its own does: one conversion, answered on the last line of standard output."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever is printed on the way is no answer
 
     def end_with_the_parent() -> None:
-        sys.stdin.buffer.read()
+        sys.stdin.read()
         os._exit(1)
 
     threading.Thread(target=end_with_the_parent, daemon=True).start()
-    from sspsam.convert import convert_checkpoint
-
     answer: dict[str, str] = {}
     try:
-        convert_checkpoint(task["checkpoint"], task["out_dir"], source=task["source"], license=task["license"])
+        _convert_task(task)
     except SSPSAMError as error:
         answer = {"kind": type(error).__name__, "message": str(error)}
-    sys.stdout.write(json.dumps(answer))
-    sys.stdout.flush()
+    answers.write("\n" + json.dumps(answer))
+    answers.flush()
     os._exit(0)  # the thread that waits for the parent must not keep the interpreter
 
 
+def _convert_task(task: Mapping[str, Any]) -> None:
+    convert_checkpoint(task["checkpoint"], task["out_dir"], source=task["source"], license=task["license"])
+
+
+def _read(note: Path, repository: str) -> Source | None:
+    """A note, if it is about this repository and can be meant: its parts become the names of directories."""
+    try:
+        found = json.loads(note.read_bytes())
+        source = Source(found["repository"], found["commit"], found["path"], found["sha256"])
+        sound = (
+            source.repository == repository
+            and re.fullmatch(r"[0-9a-f]{40}", source.commit) is not None
+            and 0 < len(source.path) < 4096
+            and (source.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", source.sha256) is not None)
+        )
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return source if sound else None
+
+
 def _repository(repository: str, options: HubOptions) -> Path:
-    return root_of(options) / repository.replace("/", "--")
+    return options.cache / "sspsam-converted" / repository.replace("/", "--")
 
 
-def _record(repository: str, name: str, options: HubOptions) -> Path:
-    key = f"{name}@{options.revision or 'main'}"
-    readable = re.sub(r"[^\w.+@-]", "_", key)[:80]
-    return (
-        _repository(repository, options) / "names" / f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.json"
-    )
+def _note(repository: str, name: str, options: HubOptions) -> Path:
+    return _repository(repository, options) / _NAMES / (_file_name(f"{name}@{options.revision or 'main'}") + ".json")
+
+
+def _file_name(text: str) -> str:
+    """A name that a person can read and no other text has, also where file names are short or know no case."""
+    return re.sub(r"[^\w.+@-]", "_", text)[-60:] + "-" + hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _lock(directory: Path) -> Path:

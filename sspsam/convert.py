@@ -4,6 +4,7 @@ A `.pth` file is a pickle inside a zip archive. Before anything is unpickled, th
 every class and function that the pickle names is compared with a short list; the file's tensors are mapped, not read.
 """
 
+import logging
 import os
 import threading
 import zipfile
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from sspsam.checkpoint import require_same_tensors, save_checkpoint
 from sspsam.config import Architecture, ModelConfig
-from sspsam.devices import DTYPES
+from sspsam.devices import dtype_name
 from sspsam.errors import CheckpointError, CheckpointNotFoundError
 from sspsam.layout import our_name, read_architecture, unused
 from sspsam.models import SSPSAM
@@ -63,6 +64,7 @@ _ALLOWED: Final = frozenset(
 )
 
 
+_LOG: Final = logging.getLogger(__name__)
 _LOADING: Final = threading.Lock()  # torch keeps what it may unpickle for the whole process
 
 
@@ -70,7 +72,7 @@ def convert_checkpoint(
     checkpoint: str | os.PathLike[str],
     out_dir: str | os.PathLike[str],
     *,
-    dtype: str = "float32",
+    dtype: str | torch.dtype = "float32",
     source: str | None = None,
     license: str | None = None,  # the word of the config file
 ) -> ModelConfig:
@@ -93,11 +95,13 @@ def convert_checkpoint(
         CheckpointError: damaged, incomplete, or not an SSP-SAM checkpoint.
         StorageError: `out_dir` cannot be written, or has too little space.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    dtype = dtype_name(dtype)
     path = Path(checkpoint)
     theirs = read_authors_state(path)
     dropped = unused(theirs)
+    for why in dict.fromkeys(dropped.values()):
+        names = [name for name in dropped if dropped[name] == why]
+        _LOG.info("left out: %s (%s)", ", ".join(names), why)
     architecture = read_architecture({name: tuple(tensor.shape) for name, tensor in theirs.items()})
     state = _renamed(theirs, dropped)
     _require_whole(architecture, state, path)
@@ -145,8 +149,9 @@ def _checked_tensor(tensor: Tensor, name: str, path: Path) -> Tensor:
 
 def _check_archive(path: Path) -> Counter[int]:
     """Refuse what is no sound and harmless torch archive; returns the sizes of its tensor records."""
-    if not path.is_file():
-        raise CheckpointNotFoundError(f"no such checkpoint file: {path}")
+    if not os.path.isfile(path):
+        kind = "a directory, not" if os.path.isdir(path) else "no such"
+        raise CheckpointNotFoundError(f"{kind} checkpoint file: {str(path)[:300]}")
     try:
         with zipfile.ZipFile(path) as archive:
             pickle, records = _check_records(archive, path)

@@ -1,6 +1,7 @@
 """Where and how precisely the model computes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -22,12 +23,14 @@ def checked_device(device: str | torch.device | None) -> torch.device:
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f"a device is a string or a torch.device, not {type(device).__name__}")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise DeviceError(f"device {str(device)!r} cannot be used here: {reason} Use device='cpu'.") from error
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DeviceError(f"device {str(device)!r} cannot be used here: {reason}. Use device='cpu'.") from error
     if chosen.type == "meta":
         raise DeviceError("device 'meta' holds no numbers; use 'cpu' or 'cuda'")
     return chosen
@@ -41,7 +44,19 @@ def checked_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     return chosen
 
 
-def precision(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Mixed precision in `dtype`; for float32 none at all: an application's own autocast must not reach in here."""
+def dtype_name(dtype: str | torch.dtype | None) -> str:
+    """The name in `DTYPES` of one of them."""
+    chosen = checked_dtype(dtype)
+    return next(name for name, each in DTYPES.items() if each is chosen)
+
+
+@contextmanager
+def computing(device: torch.device, dtype: torch.dtype = torch.float32) -> Iterator[None]:
+    """Compute without gradients on `device`, in mixed precision unless `dtype` is float32.
+
+    An application's own autocast must not reach in here, nor its default device: stock SAM makes tensors on that.
+    """
     mixed = dtype is not torch.float32
-    return torch.autocast(device.type, dtype=dtype if mixed else torch.bfloat16, enabled=mixed)
+    autocast = torch.autocast(device.type, dtype=dtype if mixed else torch.bfloat16, enabled=mixed)
+    with torch.no_grad(), device, autocast:
+        yield

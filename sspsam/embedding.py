@@ -18,6 +18,7 @@ from sspsam.images import Pixels
 from sspsam.storage import replace_file
 
 _FORMAT_VERSION: Final = "1"
+_MAX_PIXELS: Final = 1 << 31
 _KEY: Final = "sspsam_embedding"
 
 
@@ -95,10 +96,19 @@ class ImageEmbedding:
         if about.pop("sha256", None) != _digest(about, tensors):
             raise EmbeddingError(f"{path} is damaged: its content does not match its digest. Encode the picture again.")
         try:
-            size, fingerprint = (int(about["height"]), int(about["width"])), str(about["fingerprint"])
-        except (KeyError, TypeError, ValueError) as error:
+            height, width = (_side(about[name]) for name in ("height", "width"))
+            fingerprint = str(about["fingerprint"])
+        except (KeyError, ValueError) as error:
             raise EmbeddingError(f"{path} does not say which picture and model it belongs to: {error!r}") from error
-        return cls(tensors["clip_features"], tensors["sam_embedding"], *size, fingerprint)
+        if any(tensor.dtype != torch.float32 for tensor in tensors.values()) or height * width > _MAX_PIXELS:
+            raise EmbeddingError(f"{path} does not hold what sspsam saves: float32 tensors of a picture of sane size")
+        return cls(tensors["clip_features"], tensors["sam_embedding"], height, width, fingerprint)
+
+
+def _side(text: object) -> int:
+    if not isinstance(text, str) or not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise ValueError(f"{str(text)[:40]!r} is no number of pixels")
+    return int(text)
 
 
 def _digest(about: dict[str, Any], tensors: dict[str, Tensor]) -> str:

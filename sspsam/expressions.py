@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from sspsam.config import ModelConfig
-from sspsam.errors import TextError
+from sspsam.errors import ConfigError, TextError
 from sspsam.models import SSPSAM, Expressions
 from sspsam.text import Tokenizer, Word
 
@@ -37,6 +37,9 @@ class ExpressionReader:
     def __init__(self, model: SSPSAM, config: ModelConfig) -> None:
         self._model = model
         self._tokenizer = Tokenizer(config.architecture.clip.context_length, config.preprocessing.text_template)
+        has, needs = config.architecture.clip.vocab_size, self._tokenizer.vocab_size
+        if has < needs:
+            raise ConfigError(f"clip.vocab_size is {has}; CLIP's tokeniser has {needs} word pieces")
         self._latest: OrderedDict[bytes, Expressions] = OrderedDict()
         self._lock = threading.Lock()
 

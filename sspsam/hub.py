@@ -1,20 +1,32 @@
 """Which checkpoint a name means, and having it here.
 
-A name is a directory; the `.safetensors` file in one; a Hub repository in the own format, `owner/name[/folder]`; a
-published checkpoint, `ssp-sam-336-refcoco`; or any authors' file on the Hub, `owner/name:path/to/checkpoint.pth`.
+A name is a directory; a `.safetensors` file with its `config.json` beside it; a Hub repository in the own format,
+`owner/name[/folder]`; a published checkpoint, `ssp-sam-336-refcoco`; or any authors' file on the Hub,
+`owner/name:path/to/checkpoint.pth`.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from sspsam import conversions
 from sspsam.checkpoint import CONFIG_NAME, WEIGHTS_NAME
 from sspsam.conversions import Source
-from sspsam.errors import CheckpointError, CheckpointNotFoundError, ConfigError, HubError, HubFileMissingError
-from sspsam.fetch import HubOptions, Listing, fetch_file, list_files
+from sspsam.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    ConfigError,
+    DigestMismatchError,
+    HubError,
+    HubFileMissingError,
+    RevisionMissingError,
+    SSPSAMError,
+    StorageError,
+)
+from sspsam.fetch import HubOptions, fetch_file, list_files
 from sspsam.names import (
     AUTHORS_REPOSITORY,
     BUNDLED,
@@ -22,13 +34,14 @@ from sspsam.names import (
     Repository,
     RepositoryFile,
     find_published,
+    is_plain_path,
     name_of_file,
     no_name,
     read_name,
     unknown_name,
 )
 
-REPOSITORY_VARIABLE = "SSPSAM_REPOSITORY"
+REPOSITORY_VARIABLE: Final = "SSPSAM_REPOSITORY"
 
 
 @dataclass(frozen=True)
@@ -36,12 +49,13 @@ class Resolved:
     """A checkpoint that is here.
 
     Args:
-        directory: with `config.json` and `model.safetensors`.
-        origin: where it comes from: `owner/name@commit[:path]`, or the directory itself.
-        repair: the command that makes it good again if its files are damaged; empty for a local directory.
+        path: a directory with `config.json` and `model.safetensors`, or a `.safetensors` file beside its configuration.
+        origin: where it comes from: `owner/name@commit[:path]`, or the path itself.
+        repair: the command that removes its files, if they are damaged, so that they are fetched again; empty for what
+            is not in the cache.
     """
 
-    directory: Path
+    path: Path
     origin: str
     repair: str = ""
 
@@ -71,15 +85,15 @@ def resolve(
         raise CheckpointNotFoundError(no_name())
     if not isinstance(name_or_path, str | os.PathLike):
         raise TypeError(f"a checkpoint is named by a string or a path, not {type(name_or_path).__name__}")
-    local = _local(Path(name_or_path)) if os.fspath(name_or_path) else None
+    name = os.fspath(name_or_path)
+    local = _local(name)
     if local is not None:
         return local
-    name = os.fspath(name_or_path)
     if name == BUNDLED:
         raise CheckpointNotFoundError("the bundled model 'shapes' is not part of this version of sspsam yet")
     if isinstance(name_or_path, os.PathLike):
         raise CheckpointNotFoundError(
-            f"there is no directory {name}; make one with: sspsam convert CHECKPOINT.pth {name}"
+            f"no directory {name[:200]}; make one with: sspsam convert CHECKPOINT.pth OUT_DIR"
         )
     meant = read_name(name)
     if isinstance(meant, Repository):
@@ -100,14 +114,17 @@ def repair_named(found: Resolved) -> Iterator[None]:
         raise type(error)(f"{error} To have it fetched again, run: {found.repair}") from error
 
 
-def _local(path: Path) -> Resolved | None:
-    """A directory, or the weights in one; an error for any other file."""
-    if path.is_dir():
-        return Resolved(path, str(path))
-    if not path.is_file():
+def _local(name: str) -> Resolved | None:
+    """A directory, or weights in one; an error for any other file."""
+    if os.path.isdir(name) and name:
+        return Resolved(Path(name), name)
+    if not os.path.isfile(name):
         return None
-    if path.name == WEIGHTS_NAME:
-        return Resolved(path.parent, str(path.parent))
+    path = Path(name)
+    if path.suffix == ".safetensors":
+        if not (path.parent / CONFIG_NAME).is_file():
+            raise CheckpointNotFoundError(f"{path} has no {CONFIG_NAME} beside it, which says what model it is")
+        return Resolved(path, name)
     if path.suffix in (".pth", ".pt", ".ckpt", ".bin"):
         raise CheckpointNotFoundError(
             f"{path} is a pickled checkpoint; convert it once with: sspsam convert {path} OUT_DIR"
@@ -118,61 +135,86 @@ def _local(path: Path) -> Resolved | None:
 def _own_format(meant: Repository, options: HubOptions, name: str) -> Resolved:
     """Both files of a repository, at one commit."""
     prefix = f"{meant.folder}/" if meant.folder else ""
-    config = fetch_file(meant.repository, prefix + CONFIG_NAME, options, name)
+    again = options.command("download", name)
+    config = fetch_file(meant.repository, prefix + CONFIG_NAME, options, again)
     depth = len(prefix.split("/"))  # .../snapshots/<commit>/<folder>/config.json
     commit = config.parents[depth - 1].name
     # the same commit, whatever is pushed meanwhile; the cache answers for it without a network
-    weights = fetch_file(meant.repository, prefix + WEIGHTS_NAME, replace(options, revision=commit), name)
+    weights = fetch_file(meant.repository, prefix + WEIGHTS_NAME, replace(options, revision=commit), again)
     if weights.parent != config.parent:
         raise HubError(f"the cache holds the files of {name} in two places: {config.parent} and {weights.parent}")
-    return Resolved(config.parent, f"{meant.repository}@{commit}", f"sspsam cache --delete {name}")
+    return Resolved(config.parent, f"{meant.repository}@{commit}", options.command("cache --delete", name))
 
 
-def _published(meant: Published, options: HubOptions, converted: str | None, refresh: bool) -> Resolved:
-    if converted:
+def _published(meant: Published, options: HubOptions, own: str | None, refresh: bool) -> Resolved:
+    """A published checkpoint: from the repository of converted ones, else from the authors'."""
+    name = meant.name
+    known = None if refresh else _known(AUTHORS_REPOSITORY, name, options, lambda s: name_of_file(s.path) == name)
+    if own:
         try:
-            return _own_format(Repository(converted, meant.name), options, meant.name)
-        except HubFileMissingError:
+            return _own_format(Repository(own, name), options, name)
+        except (HubFileMissingError, RevisionMissingError):
             pass  # not converted there (yet); the authors' own repository follows
-    known = None if refresh else conversions.recall(AUTHORS_REPOSITORY, meant.name, options)
+        except SSPSAMError as error:
+            if known is None or not conversions.is_whole(known, options):
+                raise type(error)(
+                    f"{error} ({own} is asked first because {REPOSITORY_VARIABLE} or repository= names it.)"
+                ) from error
     if known is None:
-        listing = list_files(AUTHORS_REPOSITORY, options, meant.name)
+        listing = list_files(AUTHORS_REPOSITORY, options, options.command("download", name))
         path = find_published(meant, listing.files)
-        if path is None:
-            raise CheckpointNotFoundError(_not_published(meant, listing))
+        # of a cache that may hold another file of the folder by chance, only the best will do
+        if path is None or (listing.missing and "best" not in path):
+            raise listing.missing or CheckpointNotFoundError(_not_published(meant, listing.files))
         known = Source(AUTHORS_REPOSITORY, listing.commit, path, listing.files[path])
-    return _converted(known, options, meant.name)
+    return _converted(known, options, name)
 
 
 def _authors_file(meant: RepositoryFile, options: HubOptions, name: str, refresh: bool) -> Resolved:
-    known = None if refresh else conversions.recall(meant.repository, name, options)
+    known = None if refresh else _known(meant.repository, name, options, lambda s: s.path == meant.path)
     if known is None:
-        listing = list_files(meant.repository, options, name)
+        listing = list_files(meant.repository, options, options.command("download", name))
         if meant.path not in listing.files:
-            raise HubFileMissingError(
+            raise listing.missing or HubFileMissingError(
                 f"{meant.repository} has no file {meant.path!r}; it holds {_some(_checkpoints(listing.files))}"
             )
         known = Source(meant.repository, listing.commit, meant.path, listing.files[meant.path])
     return _converted(known, options, name)
 
 
+def _known(repository: str, name: str, options: HubOptions, fits: Callable[[Source], bool]) -> Source | None:
+    """What a name was resolved to before; for a commit, also what was converted of it under another revision."""
+    known = conversions.recall(repository, name, options)
+    if known is None and options.commit:
+        of_commit = (s for s in conversions.converted(repository, options) if s.commit == options.commit and fits(s))
+        known = next(of_commit, None)
+    return known
+
+
 def _converted(source: Source, options: HubOptions, name: str) -> Resolved:
     pinned = replace(options, revision=source.commit)
-    found = Resolved(conversions.directory_of(source, options), str(source), f"sspsam cache --delete {name}")
-    with repair_named(found):
-        conversions.convert_once(source, lambda: fetch_file(source.repository, source.path, pinned, name), options)
-    conversions.remember(name, source, options)
+    again = options.command("download", name)
+    found = Resolved(conversions.directory_of(source, options), str(source), options.command("cache --delete", name))
+    conversions.remember(name, source, options)  # before it is converted: what is fetched must not be lost to a kill
+    try:
+        conversions.convert_once(source, lambda: fetch_file(source.repository, source.path, pinned, again), options)
+    except DigestMismatchError as error:
+        raise DigestMismatchError(f"{error} To have it fetched again, run: {found.repair}") from error
+    except StorageError as error:
+        if isinstance(error, HubError) or again in str(error):
+            raise
+        raise type(error)(f"{error} Or use another cache: {options.elsewhere(name)}") from error
     return found
 
 
-def _not_published(meant: Published, listing: Listing) -> str:
-    names = sorted({each for each in map(name_of_file, listing.files) if each})
-    held = _some(names or _checkpoints(listing.files))
-    return f"{unknown_name(meant.name, names)} {AUTHORS_REPOSITORY} holds {held}"
+def _not_published(meant: Published, files: Iterable[str]) -> str:
+    names = sorted({each for each in map(name_of_file, files) if each})
+    held = [*names, *(path for path in _checkpoints(files) if name_of_file(path) is None)]
+    return f"{unknown_name(meant.name, names)}. {AUTHORS_REPOSITORY} holds {_some(held)}."
 
 
 def _checkpoints(files: Iterable[str]) -> list[str]:
-    return sorted(path for path in files if path.endswith(".pth"))
+    return sorted(path for path in files if path.endswith(".pth") and is_plain_path(path))
 
 
 def _some(names: Sequence[str]) -> str:

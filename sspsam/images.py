@@ -188,6 +188,8 @@ def _to_rgb(image: Image.Image, what: str) -> Image.Image:
         return _lab_to_rgb(image)
     if mode == "La":
         image = image.convert("LA")
+    if mode == "RGB" and not isinstance(key, tuple):
+        return image  # no colour at all, so none is transparent
     if mode == "RGB" and max(key) > 255:  # the colour of a 16-bit file, of whose pixels Pillow keeps the high bytes
         image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in key)
@@ -238,6 +240,8 @@ def _to_uint8(values: NDArray[Any], what: str) -> Pixels:
 
 
 def _from_array(array: NDArray[Any], max_pixels: int) -> Pixels:
+    if isinstance(array, np.ma.MaskedArray):
+        raise ImageError("a masked array says nothing about what is masked: pass array.filled(...)")
     array = np.asarray(array)  # a matrix or a masked array has its own idea of reshape
     what = f"the array of shape {array.shape}"
     channels = 1 if array.ndim == 2 else array.shape[-1] if array.ndim == 3 else 0

@@ -1,25 +1,27 @@
 """What of the published checkpoints is here, and looking after it: listing, checking, deleting."""
 
+import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sspsam import conversions, hub
 from sspsam.checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_checkpoint
 from sspsam.config import ModelConfig
+from sspsam.conversions import Source
 from sspsam.errors import CheckpointNotFoundError
-from sspsam.fetch import HubOptions, list_cache, list_files, repository_folder
+from sspsam.fetch import HubOptions, blob_of, list_cache, list_files, repository_folder, snapshot_files
 from sspsam.names import (
     AUTHORS_LICENSE,
     AUTHORS_REPOSITORY,
     DATASETS,
-    VARIANTS,
     Name,
     Published,
     Repository,
     find_published,
     name_of_file,
+    published_names,
     read_name,
 )
 from sspsam.storage import storage_error
@@ -45,11 +47,12 @@ def published(options: HubOptions, *, remote: bool = False) -> list[Entry]:
         options: where the cache is, and how to ask the Hub.
         remote: ask the Hub which there are; otherwise the names that are expected, without a network.
     """
+    names = published_names()
     if remote:
-        files = list_files(AUTHORS_REPOSITORY, options, "ssp-sam").files
-        names = sorted({name for name in map(name_of_file, files) if name})
-    else:
-        names = [Published(variant, dataset).name for variant in VARIANTS for dataset in DATASETS]
+        listing = list_files(AUTHORS_REPOSITORY, options, "sspsam models --remote")
+        if listing.missing:
+            raise listing.missing
+        names = sorted({name for name in map(name_of_file, listing.files) if name})
     return [_entry(name, options) for name in names]
 
 
@@ -63,9 +66,14 @@ def _entry(name: str, options: HubOptions) -> Entry:
 
 
 def _state(meant: Published, options: HubOptions) -> str:
-    if conversions.recall(AUTHORS_REPOSITORY, meant.name, options):
+    if any(_means(meant, source) for source in conversions.converted(AUTHORS_REPOSITORY, options)):
         return "ready"
-    listing = list_cache(AUTHORS_REPOSITORY, options)
+    own = os.environ.get(hub.REPOSITORY_VARIABLE)
+    held = list_cache(own, options) if own else None
+    if held and f"{meant.name}/{WEIGHTS_NAME}" in held.files:
+        return "ready"
+    note = conversions.recall(AUTHORS_REPOSITORY, meant.name, options)
+    listing = list_cache(AUTHORS_REPOSITORY, replace(options, revision=note.commit) if note else options)
     return "downloaded" if listing and find_published(meant, listing.files) else "-"
 
 
@@ -76,14 +84,18 @@ def verify(name: str, options: HubOptions) -> ModelConfig:
         CheckpointNotFoundError, HubOfflineError: it is not here; nothing is fetched.
         ConfigError, CheckpointError: it is damaged; the message names the file and the command that repairs it.
     """
-    found = hub.resolve(name, HubOptions(options.revision, options.cache_dir, True, options.token))
+    found = hub.resolve(name, replace(options, local_files_only=True))
     with hub.repair_named(found):
-        _, config = load_checkpoint(found.directory, verify=True)
+        _, config = load_checkpoint(found.path, verify=True)
     return config
 
 
 def delete(name: str, options: HubOptions) -> list[Path]:
     """Delete what is cached of a name: what was fetched and what was converted.
+
+    Args:
+        name: published, `owner/name[/folder]` or `owner/name:path`.
+        options: the cache; with a revision that is a commit, only what belongs to it.
 
     Returns:
         What was deleted; empty if nothing was here.
@@ -92,34 +104,76 @@ def delete(name: str, options: HubOptions) -> list[Path]:
         CheckpointNotFoundError: a local directory, which is yours to delete, or no name at all.
         StorageError: it cannot be deleted.
     """
-    if Path(name).exists():
-        raise CheckpointNotFoundError(f"{name} is a file or directory of yours, not in the cache; delete it yourself")
-    meant = read_name(name)
+    try:
+        meant = read_name(name)
+    except CheckpointNotFoundError:
+        if os.path.exists(name):
+            raise CheckpointNotFoundError(
+                f"{name} is a file or directory of yours, not in the cache; delete it yourself"
+            ) from None
+        raise
+    if isinstance(meant, Repository):
+        return _delete_files(meant.repository, {f"{_prefix(meant)}{each}" for each in _OWN_FILES}, options)
     repository = AUTHORS_REPOSITORY if isinstance(meant, Published) else meant.repository
-    fetched = list(_fetched(meant, repository, options))
-    deleted = [] if isinstance(meant, Repository) else conversions.forget(repository, name, options)
-    for path in fetched:
-        try:
-            blob = path.resolve()
-            path.unlink()
-            blob.unlink(missing_ok=True)
-        except OSError as error:
-            raise storage_error(path, error) from error
-    folder = repository_folder(repository, options)
-    if fetched and not any(path.is_file() for path in (folder / "snapshots").rglob("*")):
-        shutil.rmtree(folder, ignore_errors=True)
-    return deleted + fetched
+    sources = list(_sources(meant, repository, options))
+    deleted = [path for source in sources for path in conversions.forget(source, options)]
+    deleted += _delete_files(repository, {source.path for source in sources}, options)
+    own = os.environ.get(hub.REPOSITORY_VARIABLE)
+    if own and isinstance(meant, Published):
+        deleted += _delete_files(own, {f"{meant.name}/{each}" for each in _OWN_FILES}, options)
+    return deleted
 
 
-def _fetched(meant: Name, repository: str, options: HubOptions) -> Iterator[Path]:
-    """The files of a name in every snapshot that the cache holds."""
+_OWN_FILES = (CONFIG_NAME, WEIGHTS_NAME)
+
+
+def _prefix(meant: Repository) -> str:
+    return f"{meant.folder}/" if meant.folder else ""
+
+
+def _means(meant: Name, source: Source) -> bool:
+    if isinstance(meant, Published):
+        return name_of_file(source.path) == meant.name
+    return not isinstance(meant, Repository) and source.path == meant.path
+
+
+def _sources(meant: Name, repository: str, options: HubOptions) -> Iterator[Source]:
+    """All that a name stands for in the cache: converted, noted, or just fetched."""
+    seen: set[tuple[str, str]] = set()
+    noted = (source for _, source in conversions.remembered(repository, options))
+    fetched = _fetched(meant, repository, options)
+    for source in (*conversions.converted(repository, options), *noted, *fetched):
+        key = (source.commit, source.path)
+        if _means(meant, source) and options.commit in (None, source.commit) and key not in seen:
+            seen.add(key)
+            yield source
+
+
+def _fetched(meant: Name, repository: str, options: HubOptions) -> Iterator[Source]:
     for snapshot in (repository_folder(repository, options) / "snapshots").glob("*"):
-        files = {path.relative_to(snapshot).as_posix(): path for path in snapshot.rglob("*") if not path.is_dir()}
-        if isinstance(meant, Repository):
-            folder = f"{meant.folder}/" if meant.folder else ""
-            wanted = [folder + CONFIG_NAME, folder + WEIGHTS_NAME]
-        elif isinstance(meant, Published):
-            wanted = [find_published(meant, files) or ""]
-        else:
-            wanted = [meant.path]
-        yield from (files[path] for path in wanted if path in files)
+        files = snapshot_files(snapshot)
+        path = find_published(meant, files) if isinstance(meant, Published) else getattr(meant, "path", None)
+        if path in files and (not isinstance(meant, Published) or "best" in path):
+            yield Source(repository, snapshot.name, path)
+
+
+def _delete_files(repository: str, paths: set[str], options: HubOptions) -> list[Path]:
+    """Unlink files of a repository in the cache, and their blobs where no other file is the same blob."""
+    folder = repository_folder(repository, options)
+    snapshots = {path: snapshot_files(path) for path in (folder / "snapshots").glob("*")}
+    deleted: list[Path] = []
+    for snapshot, files in snapshots.items():
+        if options.commit in (None, snapshot.name):
+            deleted += [files[path] for path in sorted(paths) if path in files]
+    kept = {blob_of(file) for files in snapshots.values() for file in files.values() if file not in deleted}
+    for file in deleted:
+        blob = blob_of(file)
+        try:
+            file.unlink()
+            if blob is not None and blob not in kept:
+                blob.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(file, error) from error
+    if deleted and not any(file not in deleted for files in snapshots.values() for file in files.values()):
+        shutil.rmtree(folder, ignore_errors=True)
+    return deleted

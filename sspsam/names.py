@@ -6,7 +6,7 @@ may carry their own names of the datasets (`unc`) or the usual ones (`refcoco`);
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,10 @@ AUTHORS_LICENSE: Final = "apache-2.0"  # so says the repository's model card
 BUNDLED: Final = "shapes"
 RECOMMENDED: Final = "ssp-sam-224-grefcoco"  # known to be published, and trained on expressions without a target too
 VARIANTS: Final = ("224", "336")
+_DATASET: Final = r"[\w+.-]{1,60}"
+_PART: Final = r"\w[\w.-]*"
+_LONGEST: Final = 1000
+_FILE_ENDINGS: Final = (".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".json")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,9 @@ class Dataset:
 
 DATASETS: Final[Mapping[str, Dataset]] = {
     "refcoco": Dataset(("unc", "refcoco"), "short expressions, places allowed; one target"),
-    "refcoco+": Dataset(("unc+", "refcoco+", "refcocoplus"), "short expressions about looks, not places; one target"),
+    "refcoco+": Dataset(
+        ("unc+", "refcoco+", "refcocoplus", "uncplus"), "short expressions about looks, not places; one target"
+    ),
     "refcocog": Dataset(("gref_umd", "refcocog", "refcocog_umd", "refcocog_u"), "long sentences; one target"),
     "refcocog-google": Dataset(("gref", "refcocog_google", "refcocog_g"), "long sentences, Google's split; one target"),
     "referit": Dataset(("referit", "referitgame", "refclef"), "short expressions, also about stuff such as sky"),
@@ -89,17 +95,22 @@ def read_name(name: str) -> Name:
     """
     if not name.strip():
         raise CheckpointNotFoundError(no_name())
-    published = re.fullmatch(rf"ssp-sam-({'|'.join(VARIANTS)})-([\w+.-]+)", name, flags=re.IGNORECASE)
+    published = re.fullmatch(rf"ssp-sam-({'|'.join(VARIANTS)})-({_DATASET})", name, flags=re.IGNORECASE)
     if published:
         return Published(published[1], _usual_name(published[2]))
     repository, colon, path = name.partition(":")
     parts = repository.split("/")
-    if all(re.fullmatch(r"\w[\w.-]*", part) for part in parts) and len(parts) >= 2:
-        if not colon:
+    if len(name) <= _LONGEST and len(parts) >= 2 and all(re.fullmatch(_PART, part) for part in parts):
+        if not colon and not parts[-1].endswith(_FILE_ENDINGS):
             return Repository("/".join(parts[:2]), "/".join(parts[2:]))
-        if len(parts) == 2 and path and ".." not in path.split("/") and not path.startswith("/"):
+        if colon and len(parts) == 2 and is_plain_path(path):
             return RepositoryFile(repository, path)
     raise CheckpointNotFoundError(unknown_name(name))
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a path in a repository stays in it and can be printed on a line."""
+    return path.isprintable() and all(part not in ("", ".", "..") for part in path.split("/"))
 
 
 def no_name() -> str:
@@ -111,9 +122,15 @@ def no_name() -> str:
     )
 
 
-def unknown_name(name: str, others: Iterable[str] = ()) -> str:
-    """The answer to a name that means nothing: the nearest ones, and which kinds of names there are."""
-    candidates = dict.fromkeys([*published_names(), *others])
+def unknown_name(name: str, published: Sequence[str] | None = None) -> str:
+    """The answer to a name that means nothing: the nearest ones, and which kinds of names there are.
+
+    Args:
+        name: as it was given.
+        published: the names that a repository holds, where that is known.
+    """
+    name = name if len(name) <= 100 else name[:100] + "..."
+    candidates = published_names() if published is None else published
     nearest = difflib.get_close_matches(name.lower(), candidates, n=3, cutoff=0.5)
     hint = f" Did you mean {', '.join(nearest)}?" if nearest else ""
     return (
@@ -132,7 +149,7 @@ def find_published(wanted: Published, files: Iterable[str]) -> str | None:
     Returns:
         The path, or None. Of several files in the folder the one with the best mean IoU on validation is taken.
     """
-    checkpoints = [path for path in files if path.endswith(".pth")]
+    checkpoints = [path for path in files if path.endswith(".pth") and is_plain_path(path)]
     for folder in wanted.folders:
         found = [path for path in checkpoints if _place(path) == (_plain(folder), wanted.variant)]
         best = sorted(found, key=lambda path: ("best_miou" not in path, "best" not in path, len(path), path))
@@ -143,11 +160,10 @@ def find_published(wanted: Published, files: Iterable[str]) -> str | None:
 
 def name_of_file(path: str) -> str | None:
     """The published name of a file in the authors' repository; None for a file that is no such checkpoint."""
-    place = _place(path)
-    if place is None or not path.endswith(".pth"):
+    parts = path.split("/")
+    if _place(path) is None or not path.endswith(".pth") or not re.fullmatch(_DATASET, parts[-3]):
         return None
-    folder, variant = place
-    return Published(variant, _usual_name(folder)).name
+    return Published(parts[-2], _usual_name(parts[-3])).name
 
 
 def _place(path: str) -> tuple[str, str] | None:

@@ -15,9 +15,9 @@ from torch import Tensor
 from sspsam import hub
 from sspsam.checkpoint import load_checkpoint, save_checkpoint
 from sspsam.config import ModelConfig, check_mask_threshold, check_no_target_pixels
-from sspsam.devices import checked_device, checked_dtype, precision
+from sspsam.devices import checked_device, checked_dtype, computing
 from sspsam.embedding import ImageEmbedding
-from sspsam.errors import EmbeddingError, NoImageError, NumericalError
+from sspsam.errors import ConfigError, EmbeddingError, NoImageError, NumericalError
 from sspsam.expressions import Expression, ExpressionReader
 from sspsam.fetch import HubOptions
 from sspsam.images import DEFAULT_MAX_PIXELS, ImageInput, load_image
@@ -48,13 +48,15 @@ class SSPSAMPredictor:
 
     Args:
         model: the network; put into evaluation mode and moved to `device`.
-        config: what belongs to it.
+        config: what belongs to it; the model must not change afterwards.
         device: None: a GPU if PyTorch sees one, else the CPU.
-        dtype: None or float32: full precision. float16 or bfloat16: the matrix products of the image encoders only;
+        dtype: None or float32: all in float32 (on a GPU, PyTorch's own TF32 settings apply). float16 or bfloat16: the
+            matrix products of the image encoders only;
             everything else, and the weights, stay in float32.
 
     Raises:
         DeviceError: this computer has no such device.
+        ConfigError: `config` does not fit the model, or its vocabulary is too small for CLIP's tokeniser.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class SSPSAMPredictor:
         self.config = config
         self.origin = "memory"
         self.dtype = checked_dtype(dtype)
-        # a model that was never saved has no digest of its own; no other may pass for it
-        self.fingerprint = config.fingerprint if config.weights_sha256 else f"unsaved-{secrets.token_hex(16)}"
+        if model.config != config.architecture:
+            raise ConfigError("the configuration describes another architecture than the model has")
+        # only weights that were just read are known to be those of the configuration; no other model may pass for them
+        self.fingerprint = f"unsaved-{secrets.token_hex(16)}"
         self._model = model.eval()
         self._reader = ExpressionReader(self._model, config)
         self._embedding: ImageEmbedding | None = None
@@ -116,9 +120,9 @@ class SSPSAMPredictor:
         options = HubOptions(revision, None if cache_dir is None else Path(cache_dir), local_files_only, token)
         found = hub.resolve(name_or_path, options, repository=repository)
         with hub.repair_named(found):
-            model, config = load_checkpoint(found.directory, verify=verify)
+            model, config = load_checkpoint(found.path, verify=verify)
         predictor = cls(model, config, device=chosen, dtype=dtype)
-        predictor.origin = found.origin
+        predictor.origin, predictor.fingerprint = found.origin, config.fingerprint
         return predictor
 
     @property
@@ -129,15 +133,21 @@ class SSPSAMPredictor:
     def to(self, device: str | torch.device | None) -> Self:
         """Move the model; embeddings follow when they are used.
 
+        Args:
+            device: None: a GPU if PyTorch sees one, else the CPU.
+
         Raises:
             DeviceError: this computer has no such device.
         """
-        self._device = checked_device(device)
-        self._model.to(self._device)
+        chosen = checked_device(device)
+        self._model.to(chosen)
+        self._device = chosen
         self._reader.forget()
         return self
 
-    def save_pretrained(self, directory: str | os.PathLike[str], *, dtype: str = "float32") -> ModelConfig:
+    def save_pretrained(
+        self, directory: str | os.PathLike[str], *, dtype: str | torch.dtype = "float32"
+    ) -> ModelConfig:
         """Write the checkpoint, also onto the directory that it was loaded from.
 
         Args:
@@ -153,7 +163,12 @@ class SSPSAMPredictor:
         return save_checkpoint(directory, self.config, self._model.state_dict(), dtype)
 
     def push_to_hub(
-        self, repository: str, *, dtype: str = "float32", private: bool = False, token: str | bool | None = None
+        self,
+        repository: str,
+        *,
+        dtype: str | torch.dtype = "float32",
+        private: bool = False,
+        token: str | bool | None = None,
     ) -> str:
         """Publish the checkpoint on the Hub with a model card; returns the commit.
 
@@ -184,7 +199,7 @@ class SSPSAMPredictor:
         pixels = load_image(image, max_pixels)
         geometry = geometry_of(pixels, self.config)
         inputs = (clip_input(pixels, geometry, self.config), sam_input(pixels, geometry, self.config))
-        with torch.no_grad(), precision(self._device, self.dtype):
+        with computing(self._device, self.dtype):
             clip, sam = (tensor.unsqueeze(0).to(self._device) for tensor in inputs)
             features = self._model.encode_image(clip, sam)[0]
         features = ImageFeatures(*(tensor.float() for tensor in features))
@@ -192,7 +207,15 @@ class SSPSAMPredictor:
         return ImageEmbedding(*features, geometry.height, geometry.width, self.fingerprint, pixels)
 
     def set_image(self, image: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageEmbedding:
-        """`encode`, and remember the result for the next `predict`. If it fails, no picture is remembered."""
+        """`encode`, and remember the result for the next `predict`. If it fails, no picture is remembered.
+
+        Args:
+            image: as in `encode`.
+            max_pixels: as in `encode`.
+
+        Raises:
+            ImageError, NumericalError: as `encode`.
+        """
         self._embedding = None
         self._embedding = self.encode(image, max_pixels=max_pixels)
         return self._embedding
@@ -208,6 +231,7 @@ class SSPSAMPredictor:
         no_target_pixels: int | None = None,
         return_logits: ReturnLogits | None = None,
         explain: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> Segmentation: ...
 
     @overload
@@ -221,6 +245,7 @@ class SSPSAMPredictor:
         no_target_pixels: int | None = None,
         return_logits: ReturnLogits | None = None,
         explain: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> list[Segmentation]: ...
 
     def predict(
@@ -233,6 +258,7 @@ class SSPSAMPredictor:
         no_target_pixels: int | None = None,
         return_logits: ReturnLogits | None = None,
         explain: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> Segmentation | list[Segmentation]:
         """Find what the words point at.
 
@@ -245,6 +271,7 @@ class SSPSAMPredictor:
                 probability 0.5 in the authors' padded 512 x 512 frame, whatever `mask_threshold` is.
             return_logits: `"low_res"` or `"full"` to have the logits as well.
             explain: whether to have the model's maps and word weights as well.
+            max_pixels: of `image`, as in `encode`.
 
         Returns:
             A `Segmentation` for a string; for a list, a list in the same order.
@@ -254,14 +281,15 @@ class SSPSAMPredictor:
             TextError: an expression is empty or far too long.
             ImageError: `image` cannot be taken.
             EmbeddingError: `embedding` belongs to another model.
+            ConfigError: `mask_threshold` or `no_target_pixels` is out of range.
             NumericalError: the model's answer is not finite.
         """
         options = _Options.checked(self.config, mask_threshold, no_target_pixels, return_logits, explain)
         tokenized = self._reader.tokenize(texts)
-        asked = self._embedding_for(image, embedding)
+        asked = self._embedding_for(image, embedding, max_pixels)
         results: list[Segmentation] = []
         chunk = _CHUNK.get(self._device.type, _CHUNK_ELSEWHERE)
-        with torch.no_grad(), precision(self._device, torch.float32):
+        with computing(self._device):
             expressions = self._reader.read(tokenized)
             for start in range(0, len(expressions), chunk):
                 part = expressions[start : start + chunk]
@@ -272,12 +300,14 @@ class SSPSAMPredictor:
                 ]
         return results[0] if isinstance(texts, str) else results
 
-    def _embedding_for(self, image: ImageInput | None, embedding: ImageEmbedding | None) -> ImageEmbedding:
+    def _embedding_for(
+        self, image: ImageInput | None, embedding: ImageEmbedding | None, max_pixels: int
+    ) -> ImageEmbedding:
         if image is not None and embedding is not None:
             raise TypeError("give predict() an image or an embedding, not both")
         asked = self._embedding if embedding is None else embedding
         if image is not None:
-            asked = self.encode(image)
+            asked = self.encode(image, max_pixels=max_pixels)
         if asked is None:
             raise NoImageError("no picture to ask about: call set_image(image) first, or pass image= or embedding=")
         if not isinstance(asked, ImageEmbedding):
@@ -290,7 +320,7 @@ class SSPSAMPredictor:
         sizes = self.config.architecture
         expected = [(sizes.clip.grid**2, sizes.clip.embed_dim), (sizes.sam.prompt_width, *[sizes.sam.grid] * 2)]
         shapes = [tuple(asked.clip_features.shape), tuple(asked.sam_embedding.shape)]
-        if shapes != expected or min(asked.height, asked.width) < 1:
+        if shapes != expected:
             raise EmbeddingError(f"the embedding has tensors of shapes {shapes}; this model makes {expected}")
         return asked.to(self._device)
 

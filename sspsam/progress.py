@@ -11,7 +11,8 @@ _SMALL: Final = 256 << 20  # bytes that are done before anybody wonders
 
 def is_shown() -> bool:
     """Whether progress is shown: on a terminal, unless `HF_HUB_DISABLE_PROGRESS_BARS` is set."""
-    return sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")
+    disabled = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").upper() in ("1", "ON", "YES", "TRUE")
+    return sys.stderr is not None and sys.stderr.isatty() and not disabled
 
 
 @contextmanager

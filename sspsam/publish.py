@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from sspsam.checkpoint import read_config
+from sspsam.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_config
 from sspsam.config import ModelConfig
 from sspsam.fetch import HubOptions, explained
 
@@ -55,8 +55,8 @@ def model_card(config: ModelConfig, repository: str) -> str:
     return _CARD.format(
         name=repository.rpartition("/")[2],
         repository=repository,
-        source=config.source,
-        license=spdx,
+        source=_one_line(config.source),
+        license=_one_line(spdx),
         clip=f"{clip.vision_layers} layers of width {clip.vision_width}, patches of {clip.patch_size} at "
         f"{clip.image_size} pixels",
         sam=f"{sam.layers} layers of width {sam.width} at {sam.image_size} pixels",
@@ -65,6 +65,11 @@ def model_card(config: ModelConfig, repository: str) -> str:
         digest=config.weights_sha256,
         fingerprint=config.fingerprint,
     )
+
+
+def _one_line(text: str) -> str:
+    """Safe in a table and in the card's header."""
+    return " ".join(text.split()).replace("|", "/").replace(":", ": ").replace(":  ", ": ")
 
 
 def push_checkpoint(
@@ -89,8 +94,9 @@ def push_checkpoint(
 
     config = read_config(Path(directory))
     card = model_card(config, repository).encode()
-    api = huggingface_hub.HfApi(token=token)
-    with explained(repository, "", HubOptions(token=token), repository):
+    options = HubOptions(token=token)
+    api = huggingface_hub.HfApi(token=options.token)
+    with explained(repository, "", options, "hf auth whoami"):
         api.create_repo(repository, private=private, exist_ok=True)
         done = api.create_commit(
             repository,
@@ -98,7 +104,7 @@ def push_checkpoint(
                 huggingface_hub.CommitOperationAdd("README.md", card),
                 *(
                     huggingface_hub.CommitOperationAdd(name, str(Path(directory) / name))
-                    for name in ("config.json", "model.safetensors")
+                    for name in (CONFIG_NAME, WEIGHTS_NAME)
                 ),
             ],
             commit_message=f"Upload SSP-SAM checkpoint {config.fingerprint[:12]}",

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 from sspsam.errors import ImageError, StorageError
 from sspsam.images import DEFAULT_MAX_PIXELS, ImageInput, Pixels, load_image
@@ -108,9 +108,7 @@ class Segmentation:
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise StorageError(f"a mask is saved without loss, as PNG: {path} must end in .png")
-        buffer = io.BytesIO()
-        Image.fromarray(self.mask.astype(np.uint8) * np.uint8(255)).save(buffer, "PNG")
-        replace_file(path, buffer.getvalue())
+        replace_file(path, png_bytes(_grey(self.mask)))
 
     def overlay(
         self,
@@ -147,12 +145,47 @@ class Segmentation:
             )
         if not 0 <= opacity <= 1:
             raise ValueError(f"opacity goes from 0 to 1, not {opacity}")
+        color = _checked_color(color)
         picture = Image.fromarray(pixels)
-        mask = Image.fromarray(self.mask.astype(np.uint8) * np.uint8(255))
         line = max(1, round(max(height, width) / 400))
-        picture.paste(Image.new("RGB", picture.size, color), mask=mask.point(lambda value: round(value * opacity)))
-        outline = np.asarray(mask.filter(ImageFilter.MaxFilter(2 * line + 1))) > np.asarray(mask)
-        picture.paste(color, mask=Image.fromarray(outline))
+        tint = _grey(self.mask).point(lambda value: round(value * opacity))
+        picture.paste(Image.new("RGB", picture.size, color), mask=tint)
+        picture.paste(color, mask=_grey(_grown(self.mask, line) & ~self.mask))
         if draw_box:
-            ImageDraw.Draw(picture).rectangle(self.box, outline=color, width=line)
+            x0, y0, x1, y1 = self.box
+            last = (max(x0, x1 - 1), max(y0, y1 - 1))  # Pillow draws the last pixel too
+            ImageDraw.Draw(picture).rectangle((x0, y0, *last), outline=color, width=line)
         return picture
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _grey(mask: NDArray[np.bool_]) -> Image.Image:
+    return Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+
+
+def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """The mask and all within `reach` pixels of it, along both axes; few passes, whatever the reach."""
+    for axis in (0, 1):
+        grown = mask.swapaxes(0, axis).copy()
+        done = 0
+        while done < reach:
+            step = min(reach - done, 2 * done + 1)
+            before = grown.copy()
+            grown[step:] |= before[:-step]
+            grown[:-step] |= before[step:]
+            done += step
+        mask = grown.swapaxes(0, axis)
+    return mask
+
+
+def _checked_color(color: Color) -> Color:
+    red, green, blue = color
+    if not all(isinstance(channel, int) and 0 <= channel <= 255 for channel in (red, green, blue)):
+        raise ValueError(f"color is RGB from 0 to 255, such as {OVERLAY_COLOR}, not {color}")
+    return red, green, blue

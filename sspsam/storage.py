@@ -1,5 +1,6 @@
 """Writing files so that nothing is lost: beside their place, complete and on disk, then renamed."""
 
+import contextlib
 import errno
 import os
 import secrets
@@ -27,13 +28,15 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """An `OSError` becomes a `StorageError` that names the file."""
+    """An `OSError` becomes a `StorageError` that names the file; so does what no file can be named."""
     try:
         yield
     except StorageError:
         raise
     except OSError as error:
         raise storage_error(path, error) from error
+    except ValueError as error:
+        raise StorageError(f"cannot write {str(path)!r}: {error}") from error
 
 
 def require_free_space(directory: Path, size: int, what: str) -> None:
@@ -44,10 +47,10 @@ def require_free_space(directory: Path, size: int, what: str) -> None:
         size: bytes.
         what: names the data in the error.
     """
-    existing = directory.absolute()
-    while not existing.exists():
-        existing = existing.parent
     with _named(directory):
+        existing = directory.absolute()
+        while not existing.exists():
+            existing = existing.parent
         free = shutil.disk_usage(existing).free
     if free < size + _SPARE_BYTES:
         raise NoSpaceError(
@@ -68,18 +71,31 @@ def replacing(*paths: Path) -> Iterator[list[Path]]:
 
     Renaming leaves an older file untouched for whoever has it open or mapped. The last path takes its place last.
     """
-    mark = f"{os.getpid()}-{secrets.token_hex(4)}"
-    temporary = [path.with_name(f".{path.name}.{mark}.tmp") for path in paths]
+    targets = [_checked_target(path) for path in paths]
+    # of a length of its own: a name that is as long as names may be must still find room beside it
+    temporary = [target.with_name(f".sspsam-{secrets.token_hex(6)}.tmp") for target in targets]
     try:
         yield temporary
-        for source, target in zip(temporary, paths, strict=True):
+        for source, target in zip(temporary, targets, strict=True):
             with _named(target):
                 os.replace(source, target)
-        for directory in {path.parent for path in paths}:
+        for directory in {target.parent for target in targets}:
             _sync_directory(directory)
     finally:
         for path in temporary:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _checked_target(path: Path) -> Path:
+    """Where a file is really to be: behind a link, and never in the place of a folder or a device."""
+    with _named(path):
+        target = Path(os.path.realpath(path))
+        if not path.name:
+            raise StorageError(f"cannot write {path}: it names no file")
+        if os.path.lexists(target) and not target.is_file():
+            raise StorageError(f"cannot write {path}: there is something that is no file")
+    return target
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], _Result]) -> _Result:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sspsam._stock import SimpleTokenizer
 from sspsam.errors import TextError, warn
 
-# 75 tokens hold about 400; the tokeniser's time grows with the square of a word's length, to a second at this one
-MAX_TEXT_CHARACTERS: Final = 4_000
+MAX_TEXT_CHARACTERS: Final = 20_000  # 75 tokens hold about 400
+MAX_WORD_CHARACTERS: Final = 1_000  # the tokeniser's time grows with the square of a word's length
 _MAX_CACHED_WORDS: Final = 100_000
 _MAX_CACHED_LENGTH: Final = 64
 # open_clip would turn these into control tokens in the middle of a sentence; in a user's words they are just words
@@ -50,7 +50,7 @@ class Tokenizer:
         self._bpe.cache = _WordCache(self._bpe.cache)
         # cleaned once, here: cleaning twice would unescape twice, and so make new control tokens
         self._clean, self._bpe.clean_fn = self._bpe.clean_fn, str
-        self._nothing = self._encode(template.format(""))
+        self._nothing = self._encode(self._sentence(""))
 
     def __call__(self, text: str) -> NDArray[np.int64]:
         """Token ids of one expression.
@@ -62,7 +62,8 @@ class Tokenizer:
             (L,) int64, 0 = padding.
 
         Raises:
-            TextError: nothing but white space, or longer than `MAX_TEXT_CHARACTERS`.
+            TextError: nothing but white space, longer than `MAX_TEXT_CHARACTERS`, or with a word longer than
+                `MAX_WORD_CHARACTERS`.
             TypeError: not a string.
 
         Warns:
@@ -75,7 +76,13 @@ class Tokenizer:
                 f"the expression has {len(text):,} characters (it begins {text[:40]!r}); at most "
                 f"{MAX_TEXT_CHARACTERS:,} can be, and only about {self.context_length} word pieces are read"
             )
-        ids = self._encode(self.template.format(text.strip().lower()))
+        longest = max(text.split(), key=len, default="")
+        if len(longest) > MAX_WORD_CHARACTERS:
+            raise TextError(
+                f"the expression has a word of {len(longest):,} characters ({longest[:40]!r}...); at most "
+                f"{MAX_WORD_CHARACTERS:,} can be"
+            )
+        ids = self._encode(self._sentence(text.strip().lower()))
         if ids == self._nothing:
             raise TextError(f"the expression {text!r} is empty; say what to look for")
         room = self.context_length - 2
@@ -99,12 +106,24 @@ class Tokenizer:
             words.append(Word(self._bpe.decode(token_ids[start:end].tolist()).strip(), start, end))
         return words
 
+    @property
+    def vocab_size(self) -> int:
+        """How many different ids there can be."""
+        return int(self._bpe.vocab_size)
+
+    def _sentence(self, text: str) -> str:
+        return self.template.replace("{}", text)
+
     def _encode(self, sentence: str) -> list[int]:
         return [token for piece in _CONTROL.split(self._clean(sentence)) for token in self._bpe.encode(piece)]
 
     def _warn(self, text: str, dropped: list[int]) -> None:
         # the full stop of the template is not the user's, so cutting it alone loses nothing
-        if dropped != self._nothing:
+        if dropped[-len(self._nothing) :] == self._nothing:
+            dropped = dropped[: len(dropped) - len(self._nothing)]
+        if dropped:
             lost = self._bpe.decode(dropped).strip()
-            shown = lost if len(lost) <= 300 else lost[:300] + " ..."
-            warn(f"the expression {text[:40]!r}... is longer than {self.context_length} tokens; not read: {shown!r}")
+            begins, lost = (each if len(each) <= 300 else each[:300] + " ..." for each in (text.strip()[:60], lost))
+            warn(
+                f"the expression that begins {begins!r} is longer than {self.context_length} tokens; not read: {lost!r}"
+            )

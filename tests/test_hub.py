@@ -82,10 +82,18 @@ def no_sockets(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 # finding
 
 
-def test_a_directory_and_the_weights_in_it_name_the_same_checkpoint(tiny_model: Path, no_sockets) -> None:
+def test_a_directory_and_the_weights_in_it_name_a_checkpoint(tiny_model: Path, tmp_path: Path, no_sockets) -> None:
     no_sockets()
-    found = [resolve(name).directory for name in (tiny_model, str(tiny_model), tiny_model / "model.safetensors")]
-    assert found == [tiny_model] * 3
+    assert resolve(tiny_model).path == resolve(str(tiny_model)).path == tiny_model
+    weights = tiny_model / "model.safetensors"
+    assert resolve(weights).path == weights
+    fingerprints = {SSPSAMPredictor.from_pretrained(name, device="cpu").fingerprint for name in (tiny_model, weights)}
+    assert len(fingerprints) == 1
+    shutil.copy(weights, tmp_path / "other.safetensors")
+    with pytest.raises(errors.CheckpointNotFoundError, match=r"config\.json beside"):
+        resolve(tmp_path / "other.safetensors")
+    shutil.copy(tiny_model / "config.json", tmp_path)
+    assert SSPSAMPredictor.from_pretrained(tmp_path / "other.safetensors", device="cpu").fingerprint in fingerprints
 
 
 def test_a_published_name_is_fetched_converted_once_and_then_needs_neither_network_nor_pickle(
@@ -102,7 +110,7 @@ def test_a_published_name_is_fetched_converted_once_and_then_needs_neither_netwo
     assert np.array_equal(again.predict("the mug", image=picture).mask, mask)
     offline = SSPSAMPredictor.from_pretrained(NAME, cache_dir=options.cache_dir, local_files_only=True, device="cpu")
     assert offline.fingerprint == predictor.fingerprint
-    beside = json.loads((resolve(NAME, options).directory / "source.json").read_text())
+    beside = json.loads((resolve(NAME, options).path / "source.json").read_text())
     assert (beside["commit"], beside["path"]) == (authors, UNC)
     assert len(beside["sha256"]) == 64
 
@@ -179,11 +187,11 @@ def test_a_converted_repository_is_looked_at_first(hub, authors, tiny_model, opt
 def test_a_repository_in_the_own_format_is_loaded_at_one_commit(hub, own, options, no_sockets, name, folder) -> None:
     found = resolve(name, options)
     assert found.origin == f"owner/name@{own}"
-    assert found.directory.name == (own if folder == "." else "folder")
+    assert found.path.name == (own if folder == "." else "folder")
     pinned = HubOptions(revision=own, cache_dir=options.cache_dir)
     no_sockets()
-    assert resolve(name, pinned).directory == found.directory
-    assert resolve(name, HubOptions(cache_dir=options.cache_dir, local_files_only=True)).directory == found.directory
+    assert resolve(name, pinned).path == found.path
+    assert resolve(name, HubOptions(cache_dir=options.cache_dir, local_files_only=True)).path == found.path
 
 
 def test_an_unpinned_repository_follows_its_branch_and_a_pinned_one_does_not(hub, own, tiny_model, options) -> None:
@@ -361,7 +369,7 @@ def test_a_download_that_is_cut_now_and_then_goes_on_where_it_was(
     cuts = iter([5_000_000, 3_000_000])
     hub.fail("/cdn/", lambda body: (body, min(next(cuts, len(body)), len(body))))
     found = resolve("owner/name", options)
-    assert (found.directory / "model.safetensors").read_bytes() == (tiny_model / "model.safetensors").read_bytes()
+    assert (found.path / "model.safetensors").read_bytes() == (tiny_model / "model.safetensors").read_bytes()
     assert [request.headers["range"] for request in hub.requests if "range" in request.headers] == [
         "bytes=5000000-",
         "bytes=8000000-",
@@ -411,7 +419,7 @@ def test_a_cache_without_symlinks_works(hub, own, authors, options, quick, monke
     for name in ("owner/name", NAME):
         found = resolve(name, options)
         SSPSAMPredictor.from_pretrained(name, cache_dir=options.cache_dir, device="cpu")
-        assert not any(path.is_symlink() for path in found.directory.iterdir())
+        assert not any(path.is_symlink() for path in found.path.iterdir())
         assert library.delete(name, options)
     assert not [path for path in options.cache_dir.rglob("*.safetensors") if path.is_file()]
 
@@ -456,7 +464,7 @@ def test_a_corrupted_file_of_the_cache_is_found_out_and_can_be_repaired(
 ) -> None:
     load = {"cache_dir": options.cache_dir, "device": "cpu"}
     SSPSAMPredictor.from_pretrained(name, **load)
-    path = resolve(name, options).directory / file
+    path = resolve(name, options).path / file
     if file == "config.json":
         path.resolve().write_text(path.read_text().replace('"surgery_layers": 2', '"surgery_layers": 1'))
     else:
@@ -606,7 +614,7 @@ def kill_at_random_moments(hub: FakeHub, factory: Factory, options: HubOptions, 
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         ended += factory.say("wait")
-        if conversions.recall(AUTHORS_REPOSITORY, NAME, options) is not None:
+        if any(conversions.converted(AUTHORS_REPOSITORY, options)):
             # it was done before: what it left must be good, and then all begins anew
             SSPSAMPredictor.from_pretrained(NAME, local_files_only=True, **load)
             shutil.rmtree(options.cache_dir)

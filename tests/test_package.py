@@ -16,12 +16,13 @@ PACKAGE = Path(sspsam.__file__).parent
 # each may import those before it, never those after it; modules of one row are strangers to each other
 LAYERS = [
     ["errors", "_stock", "progress"],
-    ["config", "devices", "storage", "pickles"],
+    ["strict_json", "names"],
+    ["config", "devices", "storage", "pickles", "fetch"],
     ["images", "text", "models.layers"],
     ["preprocessing", "models.clip", "models.sam", "models.ssp_encoder"],
     ["models.sspsam", "postprocessing"],
     ["models"],
-    ["embedding", "segmentation", "layout", "checkpoint", "expressions", "names", "fetch"],
+    ["embedding", "segmentation", "layout", "checkpoint", "expressions"],
     ["convert", "publish"],
     ["conversions"],
     ["hub"],

@@ -13,7 +13,7 @@ from open_clip.tokenizer import SimpleTokenizer
 
 from sspsam import text as text_module
 from sspsam.errors import SSPSAMError, SSPSAMWarning, TextError
-from sspsam.text import MAX_TEXT_CHARACTERS, Tokenizer
+from sspsam.text import MAX_WORD_CHARACTERS, Tokenizer
 
 LENGTH = 77
 STOCK = SimpleTokenizer()
@@ -212,7 +212,7 @@ def test_a_million_characters_are_refused_at_once(unit: str) -> None:
 )
 def test_the_longest_word_that_is_allowed_is_read_in_seconds(letters: str) -> None:
     rng = np.random.default_rng(0)
-    word = "".join(rng.choice(list(letters), MAX_TEXT_CHARACTERS))
+    word = "".join(rng.choice(list(letters), MAX_WORD_CHARACTERS))
     started = time.perf_counter()
     assert read(word) is not None
     assert time.perf_counter() - started < 4  # measured: below 0.7 s

@@ -49,9 +49,12 @@ def download(name: str, revision: str | None, cache_dir: Path | None) -> None:
     """Fetch the checkpoint NAME, convert it if need be, and print its directory."""
     with failing_cleanly():
         from sspsam import hub
+        from sspsam.checkpoint import load_checkpoint
 
         found = hub.resolve(name, _options(revision, cache_dir), refresh=True)
-    click.echo(f"{found.directory}\t{found.origin}")
+        with hub.repair_named(found):
+            load_checkpoint(found.path)
+    click.echo(f"{found.path}\t{found.origin}")
 
 
 @click.command()
@@ -109,8 +112,12 @@ def convert(
 ) -> None:
     """Convert an authors' checkpoint to safetensors; nothing in it is run."""
     with failing_cleanly():
+        import logging
+
         from sspsam.convert import convert_checkpoint
 
+        logging.basicConfig(format="sspsam: %(message)s")  # on standard error; this process is the command's own
+        logging.getLogger("sspsam").setLevel(logging.INFO)
         config = convert_checkpoint(checkpoint, out_dir, dtype=dtype, source=source, license=licence)
         click.echo(f"{out_dir}\t{config.fingerprint}")
         if push:

@@ -1,21 +1,22 @@
 """What all commands share: how they fail."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
 from sspsam.errors import SSPSAMError
 
 
-class failing_cleanly:  # noqa: N801  # reads as what it does
+@contextmanager
+def failing_cleanly() -> Iterator[None]:
     """An error of ours ends the command with its message and status 1, without a traceback."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, SSPSAMError):
-            complain(str(error))
-            sys.exit(1)
+    try:
+        yield
+    except SSPSAMError as error:
+        complain(str(error))
+        sys.exit(1)
 
 
 def complain(message: str) -> None:

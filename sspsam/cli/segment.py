@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.option("-t", "--text", "texts", multiple=True, required=True, help="What to look for; repeat for more.")
 @click.option("--model", help="A published name (sspsam models), a directory, or a Hub repository owner/name.")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), help="Instead of the usual cache.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Write files here.")
 @click.option("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
 @click.option(
@@ -34,6 +35,7 @@ def segment(
     texts: tuple[str, ...],
     model: str | None,
     revision: str | None,
+    cache_dir: Path | None,
     output: Path | None,
     device: str | None,
     form: str,
@@ -47,10 +49,17 @@ def segment(
         from sspsam.names import no_name
 
         raise click.UsageError(no_name())
+    if not all(text.strip() for text in texts):
+        raise click.BadParameter("a text is empty; say what to look for", param_hint="-t")
+    if form == "overlay" and output is None:
+        raise click.UsageError("--format overlay writes pictures: say where with -o DIR")
     with failing_cleanly():
         from sspsam.predictor import SSPSAMPredictor
+        from sspsam.storage import make_directory
 
-        predictor = SSPSAMPredictor.from_pretrained(model, revision=revision, device=device)
+        if output is not None:
+            make_directory(output)
+        predictor = SSPSAMPredictor.from_pretrained(model, revision=revision, device=device, cache_dir=cache_dir)
     failed = 0
     writer = _Writer(output, form)
     for image in images:
@@ -58,7 +67,7 @@ def segment(
             writer.write(image, predictor.predict(texts, image=image))
         except SSPSAMError as error:
             failed += 1
-            complain(str(error))
+            complain(str(error) if str(image) in str(error) else f"{image}: {error}")
     if failed:
         complain(f"{failed} of {len(images)} pictures failed")
         sys.exit(1)
@@ -73,10 +82,6 @@ class _Writer:
         self.names: set[str] = set()
 
     def write(self, image: Path, results: "list[Segmentation]") -> None:
-        from sspsam.storage import make_directory
-
-        if self.output is not None:
-            make_directory(self.output)
         stem = self._unused_stem(image)
         for number, result in enumerate(results, 1):
             file = self._file(f"{stem}-{number}", result)
@@ -84,15 +89,17 @@ class _Writer:
 
     def _unused_stem(self, image: Path) -> str:
         """`a.jpg` and `b/a.png` of one run must not overwrite each other; neither on a file system without case."""
-        stem = image.stem[:100]
-        number = 1
+        # file systems allow 255 bytes; cut between characters
+        short = image.stem.encode(errors="surrogateescape")[:200].decode(errors="ignore")
+        stem, number = short, 1
         while stem.casefold() in self.names:
             number += 1
-            stem = f"{image.stem[:100]}~{number}"
+            stem = f"{short}~{number}"
         self.names.add(stem.casefold())
         return stem
 
     def _file(self, name: str, result: "Segmentation") -> Path | None:
+        from sspsam.segmentation import png_bytes
         from sspsam.storage import replace_file
 
         if self.output is None:
@@ -103,7 +110,7 @@ class _Writer:
         elif self.form == "json":
             replace_file(path, json.dumps(result.to_dict()).encode())
         else:
-            replace_file(path, _png(result))
+            replace_file(path, png_bytes(result.overlay()))
         return path
 
     def _line(self, image: Path, result: "Segmentation", file: Path | None) -> str:
@@ -114,11 +121,3 @@ class _Writer:
         box = ",".join(f"{value:.1f}" for value in result.box)
         text = " ".join(result.text.split())
         return "\t".join([str(image), text, found, f"{result.score:.4f}", box, str(file or "-")])
-
-
-def _png(result: "Segmentation") -> bytes:
-    import io
-
-    buffer = io.BytesIO()
-    result.overlay().save(buffer, "PNG")
-    return buffer.getvalue()
