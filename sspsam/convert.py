@@ -150,8 +150,8 @@ def _checked_tensor(tensor: Tensor, name: str, path: Path) -> Tensor:
 def _check_archive(path: Path) -> Counter[int]:
     """Refuse what is no sound and harmless torch archive; returns the sizes of its tensor records."""
     if not os.path.isfile(path):
-        kind = "a directory, not" if os.path.isdir(path) else "no such"
-        raise CheckpointNotFoundError(f"{kind} checkpoint file: {str(path)[:300]}")
+        kind = " (it is a directory)" if os.path.isdir(path) else ""
+        raise CheckpointNotFoundError(f"no such checkpoint file: {str(path)[:300]}{kind}")
     try:
         with zipfile.ZipFile(path) as archive:
             pickle, records = _check_records(archive, path)

@@ -175,7 +175,7 @@ def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
         grown = mask.swapaxes(0, axis).copy()
         done = 0
         while done < reach:
-            step = min(reach - done, 2 * done + 1)
+            step = min(reach - done, done + 1)  # no more: beyond the edge nothing has grown that could come back
             before = grown.copy()
             grown[step:] |= before[:-step]
             grown[:-step] |= before[step:]

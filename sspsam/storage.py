@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from sspsam.errors import NoSpaceError, ReadOnlyError, StorageError
+from sspsam.errors import NoSpaceError, ReadOnlyError, SSPSAMError, StorageError
 
 _Result = TypeVar("_Result")
 _SPARE_BYTES = 16 << 20  # what a file system needs beside the data
@@ -31,7 +31,7 @@ def _named(path: Path) -> Iterator[None]:
     """An `OSError` becomes a `StorageError` that names the file; so does what no file can be named."""
     try:
         yield
-    except StorageError:
+    except SSPSAMError:
         raise
     except OSError as error:
         raise storage_error(path, error) from error
@@ -81,6 +81,11 @@ def replacing(*paths: Path) -> Iterator[list[Path]]:
                 os.replace(source, target)
         for directory in {target.parent for target in targets}:
             _sync_directory(directory)
+    except StorageError as error:  # in the words of the caller, who knows nothing of the files beside
+        message = str(error)
+        for source, path in zip(temporary, paths, strict=True):
+            message = message.replace(str(source), str(path))
+        raise type(error)(message) from error
     finally:
         for path in temporary:
             with contextlib.suppress(OSError):

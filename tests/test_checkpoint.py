@@ -196,6 +196,33 @@ def test_a_home_that_cannot_be_written_does_not_matter(copy: Path, tmp_path: Pat
     load_checkpoint(copy)
 
 
+def test_a_user_without_a_home_loads_all_the_same(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(checkpoint, "cache_home", nowhere)
+    model, config = load_checkpoint(copy)
+    save_checkpoint(copy, config, model.state_dict())
+
+
+def test_names_that_no_file_can_have_are_named_in_the_error(copy: Path) -> None:
+    state, config = load_file(copy / "model.safetensors"), ModelConfig(tiny_architecture())
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(errors.StorageError, match="cannot write"):
+            save_checkpoint(copy / name, config, state)
+
+
+def test_nothing_is_changed_where_a_folder_stands_in_the_place_of_a_file(copy: Path) -> None:
+    state, config = load_file(copy / "model.safetensors"), ModelConfig(tiny_architecture())
+    before = (copy / "model.safetensors").read_bytes()
+    (copy / "config.json").unlink()
+    (copy / "config.json").mkdir()
+    with pytest.raises(errors.StorageError, match=r"config\.json"):
+        save_checkpoint(copy, config, {name: tensor + 1 for name, tensor in state.items()})
+    assert (copy / "model.safetensors").read_bytes() == before
+    assert len(list(copy.iterdir())) == 2
+
+
 def test_what_is_missing_is_named(tmp_path: Path, copy: Path) -> None:
     with pytest.raises(errors.CheckpointNotFoundError, match=r"config\.json"):
         load_checkpoint(tmp_path)

@@ -246,3 +246,17 @@ def test_the_index_of_a_whole_training_state_is_far_below_the_limits(tmp_path: P
     path = tmp_path / "a.pth"
     torch.save({"model": {name: torch.ones(1) for name in names}, "optimizer": {"state": moments}}, path)
     assert len(convert.read_authors_state(path)) == 1600
+
+
+def test_what_is_left_out_is_said_by_name(
+    tiny_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="sspsam"):
+        convert_checkpoint(tiny_checkpoint, tmp_path / "own")
+    for name in (
+        "img2img_attn.pos_x",
+        "norm_text_cond_img.weight",
+        "encoder.logit_scale",
+        "encoder.visual.attn.qkv.bias",
+    ):
+        assert name in caplog.text

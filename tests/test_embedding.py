@@ -81,6 +81,32 @@ def test_a_newer_version_and_foreign_files_are_refused_with_the_reason(saved, tm
         ImageEmbedding.load(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    "about", [{"height": "0"}, {"height": "60.9"}, {"height": "1" * 4000}, {"height": None}, {"width": "999999999"}]
+)
+def test_sizes_that_cannot_be_are_refused_even_with_a_right_digest(saved, tmp_path: Path, about) -> None:
+    _, embedding, path = saved
+    write_again(embedding, path, about)
+    with pytest.raises(EmbeddingError, match=str(path)):
+        ImageEmbedding.load(path)
+
+
+def test_tensors_of_another_precision_are_refused_even_with_a_right_digest(saved) -> None:
+    _, embedding, path = saved
+    write_again(embedding.to(torch.float64), path, {})
+    with pytest.raises(EmbeddingError, match="float32"):
+        ImageEmbedding.load(path)
+
+
+def write_again(embedding: ImageEmbedding, path: Path, changes: dict[str, object]) -> None:
+    from sspsam.embedding import _digest
+
+    about = {"version": "1", "height": "60", "width": "90", "fingerprint": embedding.fingerprint} | changes
+    tensors = {"clip_features": embedding.clip_features, "sam_embedding": embedding.sam_embedding}
+    about["sha256"] = _digest(about, tensors)
+    save_file(tensors, path, {"sspsam_embedding": json.dumps(about, sort_keys=True)})
+
+
 def test_saving_into_a_missing_folder_is_an_error_of_ours(saved, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="nowhere"):
         saved[1].save(tmp_path / "nowhere" / "e.safetensors")

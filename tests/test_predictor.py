@@ -281,6 +281,57 @@ def test_an_applications_own_autocast_and_grad_mode_do_not_reach_in(predictor, p
     assert not predictor.encode(picture).sam_embedding.requires_grad
 
 
+def test_an_applications_default_device_does_not_reach_in(tiny_model: Path, picture) -> None:
+    expected = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu").predict("the mug", image=picture)
+    with torch.device("meta"):
+        predictor = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu")
+        inside = predictor.predict("the mug", image=picture)
+    assert np.array_equal(inside.mask, expected.mask)
+    assert inside.score == expected.score
+
+
+def test_a_model_and_a_configuration_that_do_not_fit_are_refused(picture) -> None:
+    architecture = tiny_architecture()
+    other = dataclasses.replace(architecture, ssp=dataclasses.replace(architecture.ssp, prompts=9))
+    with pytest.raises(errors.ConfigError, match="another architecture"):
+        SSPSAMPredictor(SSPSAM(architecture), ModelConfig(other), device="cpu")
+    few = tiny_architecture(vocab_size=1000)
+    with pytest.raises(errors.ConfigError, match="49408"):
+        SSPSAMPredictor(SSPSAM(few), ModelConfig(few), device="cpu")
+
+
+def test_only_weights_that_were_just_read_carry_the_fingerprint(tiny_model: Path) -> None:
+    from sspsam.checkpoint import load_checkpoint
+
+    model, config = load_checkpoint(tiny_model)
+    assert SSPSAMPredictor(model, config, device="cpu").fingerprint != config.fingerprint
+    assert SSPSAMPredictor.from_pretrained(tiny_model, device="cpu").fingerprint == config.fingerprint
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"no_target_pixels": 1.5},
+        {"no_target_pixels": True},
+        {"no_target_pixels": "50"},
+        {"no_target_pixels": float("nan")},
+        {"mask_threshold": "0.5"},
+        {"mask_threshold": True},
+        {"mask_threshold": np.array([0.1, 0.2])},
+    ],
+)
+def test_options_of_the_wrong_type_are_named(predictor, picture, options) -> None:
+    with pytest.raises(TypeError, match=next(iter(options))):
+        predictor.predict("the mug", image=picture, **options)
+    predictor.predict("the mug", image=picture, no_target_pixels=np.int64(3), mask_threshold=np.float32(0.4))
+
+
+def test_a_picture_given_to_predict_may_be_large_if_that_is_said(predictor, picture) -> None:
+    with pytest.raises(errors.ImageTooLargeError):
+        predictor.predict("the mug", image=picture, max_pixels=5399)
+    assert predictor.predict("the mug", image=picture, max_pixels=5400).mask.shape == (60, 90)
+
+
 def test_to_moves_and_returns_the_predictor(predictor, picture) -> None:
     predictor.set_image(picture)
     before = predictor.predict("the mug").mask

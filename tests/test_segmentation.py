@@ -81,6 +81,31 @@ def test_an_overlay_on_a_given_picture_must_fit(result: Segmentation, picture: n
         result.overlay(opacity=2)
 
 
+@pytest.mark.parametrize("reach", [1, 2, 3, 4, 7, 10, 25])
+def test_the_outline_is_as_wide_as_a_square_brush(reach: int) -> None:
+    from scipy.ndimage import binary_dilation
+
+    from sspsam.segmentation import _grown
+
+    mask = np.random.default_rng(reach).random((40, 57)) < 0.01
+    brush = np.ones((2 * reach + 1, 2 * reach + 1), dtype=bool)
+    assert np.array_equal(_grown(mask, reach), binary_dilation(mask, brush))
+
+
+def test_the_box_is_drawn_with_all_its_sides() -> None:
+    pixels = np.zeros((60, 90, 3), np.uint8)
+    whole = Segmentation("x", np.zeros((60, 90), bool), True, 0, 0.0, (0.0, 0.0, 90.0, 60.0), None, pixels=pixels)
+    drawn = np.asarray(whole.overlay(draw_box=True, color=(9, 8, 7)))
+    for side in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]):
+        assert (side == (9, 8, 7)).all()
+
+
+@pytest.mark.parametrize("color", [(300, 0, 0), (-1, 0, 0), (0.5, 0, 0), (1, 2), (1, 2, 3, 4)])
+def test_a_color_that_is_none_is_refused(result: Segmentation, color) -> None:
+    with pytest.raises(ValueError, match=r"color|unpack"):
+        result.overlay(color=color)
+
+
 def test_an_overlay_can_show_the_box(result: Segmentation) -> None:
     assert np.asarray(result.overlay(draw_box=True)).tobytes() != np.asarray(result.overlay()).tobytes()
 

@@ -58,6 +58,34 @@ def test_nothing_takes_its_place_when_the_body_fails(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("target")
+    replace_file(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(StorageError, match=name):
+            replace_file(tmp_path / name, b"")
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(StorageError):
+        replace_file(Path(""), b"")
+
+
+def test_the_longest_name_that_a_file_can_have_is_written(tmp_path: Path) -> None:
+    replace_file(tmp_path / ("x" * 255), b"whole")
+    assert names(tmp_path) == ["x" * 255]
+    for name in ("x" * 256, "a\0b", "x/y"):
+        (tmp_path / "x").touch()
+        with pytest.raises(StorageError):
+            replace_file(tmp_path / name, b"")
+
+
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="nowhere"):
         replace_file(tmp_path / "nowhere" / "file", b"")

@@ -164,7 +164,7 @@ def test_ids_are_int64_with_zeros_behind() -> None:
 
 
 def test_a_text_that_is_too_long_is_cut_and_the_warning_quotes_the_rest() -> None:
-    with pytest.warns(SSPSAMWarning, match=r"77 tokens; not read: 'green zebra \.'") as caught:
+    with pytest.warns(SSPSAMWarning, match=r"77 tokens; not read: 'green zebra'") as caught:
         ids = TOKENIZER("dog " * 75 + "green zebra")
     assert len(caught) == 1
     assert ids.tolist() == [START, *[1929] * 75, END]
@@ -226,3 +226,15 @@ def test_the_words_that_are_remembered_stay_bounded(monkeypatch: pytest.MonkeyPa
         assert tokenizer(text).tolist() == STOCK(sentence_of(text), LENGTH)[0].tolist()
     assert len(tokenizer._bpe.cache) <= 10
     assert max(len(word) for word in tokenizer._bpe.cache) < 70
+
+
+@pytest.mark.parametrize("template", ["{}{", "{}.{x}", "{}{0}", "a {} b"])
+def test_a_template_is_plain_text_around_its_place(template: str) -> None:
+    ids = Tokenizer(77, template)("the mug")
+    assert ids[: (ids != 0).sum()].tolist()[1:-1] == STOCK.encode(re.sub(r"\{\}", "the mug", template))
+
+
+def test_many_ordinary_words_are_cut_and_the_full_stop_is_not_said_to_be_lost() -> None:
+    with pytest.warns(SSPSAMWarning, match="not read: 'mug the mug") as caught:
+        Tokenizer(77, "{}.")("the mug " * 1000)
+    assert "." not in str(caught[0].message).rpartition("not read: ")[2].replace(" ...", "")
