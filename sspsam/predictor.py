@@ -197,6 +197,7 @@ class SSPSAMPredictor:
             NumericalError: the model's features are not finite.
         """
         pixels = load_image(image, max_pixels)
+        pixels.flags.writeable = False  # every result about this picture shares them
         geometry = geometry_of(pixels, self.config)
         inputs = (clip_input(pixels, geometry, self.config), sam_input(pixels, geometry, self.config))
         with computing(self._device, self.dtype):

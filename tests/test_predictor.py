@@ -381,3 +381,5 @@ def test_an_embedding_is_frozen_and_knows_its_picture(predictor, picture) -> Non
     assert embedding.pixels.any()
     with pytest.raises(AttributeError):
         embedding.height = 3
+    with pytest.raises(ValueError, match="read-only"):
+        embedding.pixels[:] = 0

@@ -1,0 +1,13 @@
+"""The shapes world: drawn scenes with exact masks, and what can be said about them.
+
+A closed world in which the right answer to every expression is known: for tests, demonstrations and training.
+
+    scene = draw_scene(seed=7)
+    for question in ask(scene, seed=7, count=10):
+        question.text, question.kind, question.mask, question.no_target
+"""
+
+from sspsam.shapes.drawing import COLORS, OUTLINES, Scene, Shape, draw_scene
+from sspsam.shapes.language import Question, ask
+
+__all__ = ["COLORS", "OUTLINES", "Question", "Scene", "Shape", "ask", "draw_scene"]

@@ -1,0 +1,258 @@
+"""Drawing scenes of the shapes world: seeded, with the exact mask of every shape."""
+
+import colorsys
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Points = NDArray[np.float64]
+Rng = np.random.Generator
+
+# hue in degrees, saturation and value in percent: the middle of what goes by the name, and how far it may stray
+COLORS: Final[Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float]]]] = {
+    "red": ((0, 88, 82), (7, 12, 15)),
+    "green": ((125, 75, 62), (20, 22, 20)),
+    "blue": ((222, 82, 78), (14, 15, 20)),
+    "yellow": ((53, 88, 95), (5, 12, 5)),
+    "purple": ((280, 68, 62), (12, 18, 18)),
+    "orange": ((27, 92, 97), (6, 8, 3)),
+    "white": ((0, 1, 98), (180, 1, 2)),
+    "black": ((0, 10, 7), (180, 10, 6)),
+    "pink": ((335, 42, 98), (10, 10, 2)),
+    "cyan": ((184, 72, 90), (7, 20, 8)),
+}
+SMALL: Final = (0.08, 0.15)  # diameter over the shorter side of the picture
+LARGE: Final = (0.22, 0.36)
+_SAMPLES: Final = 4  # a side of a pixel is drawn with this many, for smooth edges
+_VISIBLE: Final = 60.0  # least distance between the colours of a shape and of what lies behind it
+
+
+def _regular(corners: int, turn: float = -90.0) -> Points:
+    angles = np.radians(turn + 360.0 / corners * np.arange(corners))
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _star() -> Points:
+    points = np.repeat(_regular(5), 2, axis=0)
+    points[1::2] = 0.42 * _regular(5, -90.0 + 36.0)
+    return points
+
+
+def _cross(arm: float = 0.34) -> Points:
+    one, ends = arm, 1.0
+    corners = [(-one, -ends), (one, -ends), (one, -one), (ends, -one), (ends, one), (one, one)]
+    corners += [(one, ends), (-one, ends), (-one, one), (-ends, one), (-ends, -one), (-one, -one)]
+    return np.array(corners)
+
+
+def _heart() -> Points:
+    t = np.linspace(0, 2 * math.pi, 60, endpoint=False)
+    # the well-known heart curve, brought to about unit radius
+    x = 16 * np.sin(t) ** 3
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([x, -y - 2.5], axis=1) / 16.5
+
+
+# outlines in units of the radius; a ring is a circle with a hole
+OUTLINES: Final[Mapping[str, Callable[[], Points]]] = {
+    "circle": lambda: _regular(64),
+    "square": lambda: _regular(4, 45.0) * 1.12,
+    "triangle": lambda: _regular(3) * 1.1 + (0, 0.15),
+    "star": _star,
+    "cross": _cross,
+    "ring": lambda: _regular(64),
+    "diamond": lambda: _regular(4) * (0.72, 1.08),
+    "heart": _heart,
+}
+_HOLE: Final = 0.52
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """One shape of a scene.
+
+    Args:
+        kind: a name of `OUTLINES`.
+        color: a name of `COLORS`.
+        diameter: over the shorter side of the picture.
+        center: x, y in pixels.
+        mask: (h, w) what of it is visible.
+    """
+
+    kind: str
+    color: str
+    diameter: float
+    center: tuple[float, float]
+    mask: Mask
+
+    @property
+    def size(self) -> str | None:
+        """`"small"`, `"large"`, or None in between."""
+        return "small" if self.diameter <= SMALL[1] else "large" if self.diameter >= LARGE[0] else None
+
+    @property
+    def area(self) -> int:
+        """Visible pixels."""
+        return int(self.mask.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A drawn picture and all that is in it: (h, w, 3) uint8 RGB, and its shapes."""
+
+    pixels: Pixels
+    shapes: tuple[Shape, ...]
+
+
+def draw_scene(seed: int | Rng, size: tuple[int, int] | None = None) -> Scene:
+    """Draw a scene.
+
+    Args:
+        seed: the same seed draws the same scene with the same versions of NumPy and Pillow.
+        size: height and width in pixels; None: any from 160 to 1024, aspect up to 2.2:1.
+
+    Raises:
+        ValueError: a side is shorter than 32 pixels.
+    """
+    if size is not None and min(size) < 32:
+        raise ValueError(f"a scene is at least 32 x 32 pixels, not {size[1]} x {size[0]}")
+    rng = np.random.default_rng(seed)
+    height, width = size or _any_size(rng)
+    canvas = Image.fromarray(_background(rng, height, width))
+    shapes: list[Shape] = []
+    places: list[tuple[float, float, float]] = []
+    for _ in range(int(rng.integers(1, 9))):
+        diameter = float(rng.uniform(*(SMALL if rng.random() < 0.5 else LARGE)))
+        radius = diameter * min(height, width) / 2
+        place = _free_place(rng, height, width, radius, places)
+        if place is None:
+            continue
+        places.append((*place, radius))
+        shape = _draw_shape(rng, canvas, place, radius, diameter)
+        shapes = [*(_hidden_behind(other, shape.mask) for other in shapes), shape]
+    return Scene(np.asarray(canvas).copy(), tuple(shape for shape in shapes if shape.area))
+
+
+def _any_size(rng: Rng) -> tuple[int, int]:
+    long = int(np.exp(rng.uniform(math.log(200), math.log(1024))))
+    short = max(160, round(long / rng.uniform(1.0, 2.2)))
+    long = max(long, short)
+    return (long, short) if rng.random() < 0.4 else (short, long)
+
+
+def _free_place(
+    rng: Rng, height: int, width: int, radius: float, places: list[tuple[float, float, float]]
+) -> tuple[float, float] | None:
+    """Mostly apart from the others; now and then overlapping one of them a little."""
+    apart = 1.08 if rng.random() < 0.85 else 0.8
+    for _ in range(40):
+        x, y = rng.uniform(radius, width - radius), rng.uniform(radius, height - radius)
+        if all(math.hypot(x - a, y - b) > apart * (radius + r) for a, b, r in places):
+            return float(x), float(y)
+    return None
+
+
+def _shade(rng: Rng, name: str) -> tuple[int, int, int]:
+    middle, stray = COLORS[name]
+    hue, saturation, value = (m + rng.uniform(-s, s) for m, s in zip(middle, stray, strict=True))
+    rgb = colorsys.hsv_to_rgb((hue % 360) / 360, np.clip(saturation, 0, 100) / 100, np.clip(value, 0, 100) / 100)
+    return tuple(round(255 * channel) for channel in rgb)  # type: ignore[return-value]  # three channels
+
+
+def _draw_shape(rng: Rng, canvas: Image.Image, place: tuple[float, float], radius: float, diameter: float) -> Shape:
+    """Draw one shape onto the canvas, in a colour that can be told from what lies behind it."""
+    kind = str(rng.choice(list(OUTLINES)))
+    alpha, corner = _cover(rng, kind, place, radius)
+    inside = alpha > 127
+    box = (*corner, corner[0] + alpha.shape[1], corner[1] + alpha.shape[0])
+    behind = np.asarray(canvas.crop(box)).reshape(-1, 3)[::7].astype(float)
+    for _ in range(50):
+        name = str(rng.choice(list(COLORS)))
+        shade = _shade(rng, name)
+        if np.percentile(np.linalg.norm(behind - shade, axis=1), 10) > _VISIBLE:
+            break
+    cover = Image.fromarray(alpha)
+    if rng.random() < 0.25:
+        _draw_shadow(rng, canvas, cover, corner, radius)
+    canvas.paste(shade, corner, cover)
+    if rng.random() < 0.25:
+        _draw_outline(rng, canvas, cover, corner, radius, shade)
+    mask = np.zeros((canvas.height, canvas.width), dtype=np.bool_)
+    _paste(mask, inside, corner)
+    return Shape(kind, name, diameter, place, mask)
+
+
+def _cover(rng: Rng, kind: str, place: tuple[float, float], radius: float) -> tuple[Pixels, tuple[int, int]]:
+    """How much of each pixel the shape covers, 0 to 255, in its own box; and the box's corner."""
+    turn = math.radians(rng.uniform(-14, 14))
+    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    reach = math.ceil(1.25 * radius) + 2
+    corner = (int(place[0]) - reach, int(place[1]) - reach)
+    local = np.array(place) - corner
+    fine = Image.new("L", (2 * reach * _SAMPLES,) * 2)
+    pen = ImageDraw.Draw(fine)
+    points = (OUTLINES[kind]() @ rotation.T * radius + local) * _SAMPLES
+    pen.polygon([tuple(point) for point in points.tolist()], fill=255)
+    if kind == "ring":
+        hole = (OUTLINES[kind]() * radius * _HOLE + local) * _SAMPLES
+        pen.polygon([tuple(point) for point in hole.tolist()], fill=0)
+    return np.asarray(fine.reduce(_SAMPLES)), corner
+
+
+def _draw_shadow(rng: Rng, canvas: Image.Image, cover: Image.Image, corner: tuple[int, int], radius: float) -> None:
+    soft = cover.filter(ImageFilter.GaussianBlur(0.12 * radius)).point(lambda value: int(0.45 * value))
+    shift = max(1, round(0.12 * radius))
+    canvas.paste((20, 20, 20), (corner[0] + shift * int(rng.choice([-1, 1])), corner[1] + shift), soft)
+
+
+def _draw_outline(
+    rng: Rng, canvas: Image.Image, cover: Image.Image, corner: tuple[int, int], radius: float, shade: tuple[int, ...]
+) -> None:
+    """A line just inside the edge, darker or lighter than the shape, so that its mask stays what it was."""
+    line = max(1, round(0.05 * radius))
+    inner = cover.filter(ImageFilter.MinFilter(2 * line + 1))
+    edge = np.asarray(cover).astype(int) - np.asarray(inner)
+    factor = 0.55 if sum(shade) > 250 or rng.random() < 0.5 else 1.6
+    tint = tuple(min(255, round(channel * factor) + (30 if factor > 1 else 0)) for channel in shade)
+    canvas.paste(tint, corner, Image.fromarray(edge.clip(0, 255).astype(np.uint8)))
+
+
+def _paste(mask: Mask, part: Mask, corner: tuple[int, int]) -> None:
+    x, y = corner
+    top, left = max(0, y), max(0, x)
+    bottom, right = min(mask.shape[0], y + part.shape[0]), min(mask.shape[1], x + part.shape[1])
+    mask[top:bottom, left:right] = part[top - y : bottom - y, left - x : right - x]
+
+
+def _hidden_behind(shape: Shape, front: Mask) -> Shape:
+    return Shape(shape.kind, shape.color, shape.diameter, shape.center, shape.mask & ~front)
+
+
+def _background(rng: Rng, height: int, width: int) -> Pixels:
+    first, second = rng.uniform(0, 255, (2, 3))
+    second = first + (second - first) * rng.uniform(0.1, 0.45)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    kind = rng.choice(["plain", "gradient", "noisy", "striped", "checked"])
+    angle = rng.uniform(0, math.pi)
+    along = x * math.cos(angle) + y * math.sin(angle)
+    period = rng.uniform(0.03, 0.15) * min(height, width)
+    if kind == "plain":
+        share = np.zeros_like(x)
+    elif kind == "gradient":
+        share = (along - along.min()) / max(1e-6, float(np.ptp(along)))
+    elif kind == "noisy":
+        grain = rng.normal(0, 1, (height // 2 + 1, width // 2 + 1)).repeat(2, 0).repeat(2, 1)[:height, :width]
+        share = 0.35 * grain
+    elif kind == "striped":
+        share = np.floor(along / period) % 2
+    else:
+        share = (np.floor(x / period) + np.floor(y / period)) % 2
+    colors: NDArray[np.float64] = first + (second - first) * share[..., None]
+    return colors.clip(0, 255).astype(np.uint8)

@@ -1,0 +1,193 @@
+"""The shapes world: exact masks, visible shapes, and expressions that mean what they say."""
+
+import re
+
+import numpy as np
+import pytest
+
+from sspsam.shapes import COLORS, OUTLINES, Question, Scene, Shape, ask, draw_scene
+
+SEEDS = range(60)
+SYNONYMS = {"disc": "circle", "disk": "circle", "box": "square", "plus sign": "cross", "boxes": "square"}
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [draw_scene(seed) for seed in SEEDS]
+
+
+@pytest.fixture(scope="module")
+def questions(scenes: list[Scene]) -> list[tuple[Scene, Question]]:
+    return [(scene, question) for seed, scene in enumerate(scenes) for question in ask(scene, seed, 20)]
+
+
+def test_a_seed_draws_the_same_scene_and_asks_the_same() -> None:
+    for seed in range(5):
+        one, two = draw_scene(seed), draw_scene(seed)
+        assert np.array_equal(one.pixels, two.pixels)
+        assert [q.text for q in ask(one, 3, 10)] == [q.text for q in ask(two, 3, 10)]
+    assert not np.array_equal(draw_scene(1, (200, 200)).pixels, draw_scene(2, (200, 200)).pixels)
+
+
+def test_scenes_have_the_sizes_and_numbers_of_the_world(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        height, width, channels = scene.pixels.shape
+        assert channels == 3
+        assert scene.pixels.dtype == np.uint8
+        assert min(height, width) >= 160
+        assert max(height, width) <= 1024
+        assert 1 <= len(scene.shapes) <= 8
+    assert max(max(s.pixels.shape[:2]) / min(s.pixels.shape[:2]) for s in scenes) > 1.9
+    assert {shape.kind for scene in scenes for shape in scene.shapes} == set(OUTLINES)
+    assert {shape.color for scene in scenes for shape in scene.shapes} == set(COLORS)
+
+
+def test_masks_are_disjoint_and_of_the_right_size_and_place(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        assert np.sum([shape.mask for shape in scene.shapes], axis=0).max() == 1
+        for shape in scene.shapes:
+            rows, columns = np.nonzero(shape.mask)
+            diameter = shape.diameter * min(scene.pixels.shape[:2])
+            assert max(np.ptp(rows), np.ptp(columns)) < 1.3 * diameter + 2
+            x, y = shape.center
+            assert abs(columns.mean() - x) < 0.3 * diameter + 1
+            assert abs(rows.mean() - y) < 0.3 * diameter + 1
+
+
+def test_a_mask_covers_the_pixels_of_its_colour(scenes: list[Scene]) -> None:
+    """Inside, pixels are alike (but for an outline); across the edge of the mask the colour changes."""
+    for scene in scenes:
+        for shape in scene.shapes:
+            inner = shape.mask & np.roll(shape.mask, 1, 0) & np.roll(shape.mask, -1, 0)
+            inner &= np.roll(shape.mask, 1, 1) & np.roll(shape.mask, -1, 1)
+            if inner.sum() < 400:  # of a small one, an outline is too large a part
+                continue
+            middle = np.median(scene.pixels[inner], axis=0)
+            far = np.linalg.norm(scene.pixels[inner].astype(float) - middle, axis=1) > 40
+            assert far.mean() < 0.45
+
+
+@pytest.mark.parametrize("kind", sorted(OUTLINES))
+def test_the_area_of_every_kind_is_that_of_its_outline(kind: str) -> None:
+    points = OUTLINES[kind]()
+    x, y = points.T
+    area = abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2  # the shoelace formula
+    if kind == "ring":
+        area *= 1 - 0.52**2
+    found = 0
+    for seed in range(400):
+        scene = draw_scene(seed, (300, 300))
+        for shape in scene.shapes:
+            if shape.kind == kind and len(scene.shapes) == 1:
+                found += 1
+                radius = shape.diameter * 300 / 2
+                assert shape.area == pytest.approx(area * radius**2, rel=0.08, abs=6)
+    assert found
+
+
+def meant(scene: Scene, text: str) -> list[Shape] | None:
+    """What colour, kind and size words say, read from the text alone; None if there is more in it than that."""
+    words = re.sub(r"[.!?,]", "", text.lower())
+    words = re.sub(r"\b(please|show|me|can|you|find|i|mean)\b", " ", words)
+    for synonym, kind in SYNONYMS.items():
+        words = re.sub(rf"\b{synonym}s?\b", kind, words)
+    shapes, rest = list(scene.shapes), []
+    for word in words.split():
+        single = word[:-2] if word.endswith("sses") else word[:-1] if word.endswith("s") and word != "cross" else word
+        if word in COLORS:
+            shapes = [shape for shape in shapes if shape.color == word]
+        elif single in OUTLINES:
+            shapes = [shape for shape in shapes if shape.kind == single]
+        elif word in ("small", "large"):
+            shapes = [shape for shape in shapes if shape.size == word]
+        elif single not in ("the", "a", "all", "every", "one", "of", "shape", "object", "thing"):
+            rest.append(word)
+    return None if rest else shapes
+
+
+def test_descriptions_mean_all_that_match_and_nothing_else(questions: list[tuple[Scene, Question]]) -> None:
+    checked = 0
+    for scene, question in questions:
+        if question.kind.removeprefix("no target: ") not in ("color and shape", "shape", "color", "size"):
+            continue
+        shapes = meant(scene, question.text)
+        assert shapes is not None, question.text
+        expected = np.zeros(scene.pixels.shape[:2], bool)
+        for shape in shapes:
+            expected |= shape.mask
+        assert np.array_equal(question.mask, expected), question.text
+        checked += 1
+    assert checked > 200
+
+
+def one(scene: Scene, question: Question) -> Shape:
+    [found] = [shape for shape in scene.shapes if (shape.mask & question.mask).any()]
+    return found
+
+
+def test_places_mean_the_single_extreme_one(questions: list[tuple[Scene, Question]]) -> None:
+    axes = {"leftmost": (0, 1), "rightmost": (0, -1), "topmost": (1, 1), "lowest": (1, -1)}
+    checked = 0
+    for scene, question in questions:
+        for word, (axis, sign) in axes.items():
+            match = re.fullmatch(rf"the {word} (.+)", question.text.lower().rstrip(".!?"))
+            if match and meant(scene, match[1]):
+                assert one(scene, question) is min(meant(scene, match[1]), key=lambda s: sign * s.center[axis])
+                checked += 1
+    assert checked > 5
+
+
+def test_superlatives_mean_the_single_extreme_one(questions: list[tuple[Scene, Question]]) -> None:
+    checked = 0
+    for scene, question in questions:
+        match = re.fullmatch(r"the (largest|biggest|smallest) (.+)", question.text.lower().rstrip(".!?"))
+        if match and meant(scene, match[2]):
+            choose = min if match[1] == "smallest" else max
+            assert one(scene, question) is choose(meant(scene, match[2]), key=lambda s: s.area)
+            checked += 1
+    assert checked > 5
+
+
+def test_relations_compare_centres(questions: list[tuple[Scene, Question]]) -> None:
+    checked = 0
+    for scene, question in questions:
+        match = re.fullmatch(r"the (.+?) (?:to the )?left of the (.+)", question.text.lower().rstrip(".!?"))
+        if not match:
+            continue
+        named, anchors = meant(scene, match[1]), meant(scene, match[2])
+        assert len(anchors) == 1, question.text
+        expected = np.zeros(scene.pixels.shape[:2], bool)
+        for shape in named:
+            if shape is not anchors[0] and shape.center[0] < anchors[0].center[0]:
+                expected |= shape.mask
+        assert np.array_equal(question.mask, expected), question.text
+        checked += 1
+    assert checked > 5
+
+
+def test_numbers_hold_or_mean_nothing(questions: list[tuple[Scene, Question]]) -> None:
+    checked = 0
+    for scene, question in questions:
+        match = re.fullmatch(r"(?:the )?(two|three|four|five) (.+)", question.text.lower().rstrip(".!?"))
+        if match and question.kind.endswith("number"):
+            count = ["two", "three", "four", "five"].index(match[1]) + 2
+            assert question.no_target == (len(meant(scene, match[2])) != count), question.text
+            checked += 1
+    assert checked > 10
+
+
+def test_every_kind_is_asked_with_and_without_a_target(questions: list[tuple[Scene, Question]]) -> None:
+    kinds = {question.kind for _, question in questions}
+    plain = {"color and shape", "shape", "color", "size", "superlative", "place", "relation", "number", "exclusion"}
+    assert plain <= kinds
+    assert {f"no target: {kind}" for kind in plain - {"exclusion"}} | {"no target: foreign"} <= kinds
+    share = np.mean([question.no_target for _, question in questions])
+    assert 0.15 < share < 0.4
+    for _, question in questions:
+        assert question.no_target == question.kind.startswith("no target")
+
+
+def test_a_scene_too_small_to_show_anything_is_refused() -> None:
+    with pytest.raises(ValueError, match="32"):
+        draw_scene(0, (31, 400))
+    assert draw_scene(0, (32, 2000)).pixels.shape == (32, 2000, 3)
