@@ -1,0 +1,101 @@
+"""Our way against the definition on stock modules: other weights, sizes, pictures and words than the golden files."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.authors import authors_state, small_architecture, tiny_architecture, write_checkpoint
+
+from sspsam import SSPSAMPredictor
+from sspsam.config import Architecture
+from sspsam.convert import convert_checkpoint
+from sspsam.images import load_image
+from sspsam.shapes import draw_scene
+
+ROOT = Path(__file__).parents[2]
+TEXTS = ["The red star!", "everything except the two rings, please", "naïve façade 🐶", "x", "word " * 90]
+
+
+@pytest.fixture(scope="module")
+def authors_way() -> type:
+    """`benchmarks` is not installed; it is loaded from its file."""
+    spec = importlib.util.spec_from_file_location("authors_way", ROOT / "benchmarks" / "authors_way.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["authors_way"] = module
+    spec.loader.exec_module(module)
+    return module.AuthorsWay
+
+
+def small_with(**clip: int) -> Architecture:
+    import dataclasses
+
+    small = small_architecture("224")
+    return dataclasses.replace(small, clip=dataclasses.replace(small.clip, **clip))
+
+
+CASES = {
+    "224, seed 7": (lambda: small_architecture("224"), 7, True),
+    "336, seed 8": (lambda: small_architecture("336"), 8, True),
+    "saved before a forward pass": (lambda: small_architecture("224"), 9, False),
+    "other patches and layers": (lambda: small_with(image_size=240, patch_size=20, vision_layers=7), 10, True),
+    "tiny": (lambda: tiny_architecture(vision_mlp_width=512, text_mlp_width=256), 11, True),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sspsam.errors.SSPSAMWarning")
+@pytest.mark.parametrize("case", CASES)
+def test_every_number_agrees_with_the_definition(case: str, authors_way: Callable, tmp_path: Path) -> None:
+    make, seed, after_surgery = CASES[case]
+    architecture = make()
+    state = authors_state(architecture, seed, after_surgery)
+    convert_checkpoint(write_checkpoint(tmp_path / "c.pth", state), tmp_path / "own")
+    predictor = SSPSAMPredictor.from_pretrained(tmp_path / "own", device="cpu")
+    assert predictor.config.architecture == architecture
+    plain = authors_way(state, architecture.clip.surgery_layers)
+    texts = TEXTS if case == "tiny" else TEXTS[seed % 3 : seed % 3 + 2]  # the definition takes its time
+    for picture in pictures(seed)[: len(texts) // 2]:
+        embedding = predictor.encode(picture)
+        results = predictor.predict(texts, embedding=embedding, explain=True, return_logits="low_res")
+        for text, result in zip(texts, results, strict=True):
+            expected = plain(picture, text)
+            compare(result, expected, max(picture.size))
+
+
+def pictures(seed: int) -> list[Image.Image]:
+    scene = Image.fromarray(draw_scene(seed, (180, 311)).pixels)
+    noise = np.random.default_rng(seed).integers(0, 256, (233, 97, 3), dtype=np.uint8)
+    return [scene, Image.fromarray(noise)]
+
+
+def compare(result, expected, longest: int) -> None:
+    def close(ours: np.ndarray, theirs: torch.Tensor, tolerance: float = 1e-4) -> None:
+        assert np.abs(np.asarray(ours).ravel() - theirs.numpy().ravel()).max() < tolerance
+
+    close(result.explanation.similarity, expected.similarity)
+    close(result.explanation.word_attention, expected.word_attention)
+    close(result.explanation.verification, expected.verify)
+    close(result.low_res_logits, expected.low_res)
+    close(result.score, expected.iou_pred)
+    close(result.box, expected.box_xyxy, 1e-4 * longest)
+    certain = expected.logits512.abs() > 1e-4
+    fewest = int((expected.logits512[certain] >= 0).sum())
+    assert fewest <= result.foreground_pixels <= fewest + int((~certain).sum())
+
+
+@pytest.mark.parametrize("variant", ["224", "336"])
+def test_the_definition_reproduces_the_golden_files(variant: str, authors_way: Callable, reference: Path) -> None:
+    state = authors_state(small_architecture(variant))
+    golden = np.load(reference / f"golden_{variant}_dog.npz")
+    picture = Image.fromarray(load_image(reference / "images" / "dog.jpg"))
+    plain = authors_way(state)
+    for row, text in enumerate(golden["expressions"][:2]):
+        answer = plain(picture, str(text))
+        assert np.array_equal(answer.clip_input.numpy(), golden["clip_input"])
+        for name in ("similarity", "word_attention", "verify", "prompts", "box_norm", "low_res", "iou_pred"):
+            assert np.abs(getattr(answer, name).numpy() - golden[name][row]).max() < 1e-4, name
+        assert np.abs(answer.box_xyxy.numpy() - golden["box_xyxy"][row]).max() < 1e-4 * max(picture.size)
