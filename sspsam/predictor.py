@@ -3,41 +3,29 @@
 import os
 import secrets
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Self, overload
+from typing import Final, Self, overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from sspsam import hub
+from sspsam.answers import AnswerOptions, ReturnLogits, require_finite, to_segmentation
 from sspsam.checkpoint import load_checkpoint, save_checkpoint
-from sspsam.config import ModelConfig, check_mask_threshold, check_no_target_pixels
+from sspsam.config import ModelConfig
 from sspsam.devices import checked_device, checked_dtype, computing
 from sspsam.embedding import ImageEmbedding
-from sspsam.errors import ConfigError, EmbeddingError, NoImageError, NumericalError
-from sspsam.expressions import Expression, ExpressionReader
+from sspsam.errors import ConfigError, EmbeddingError, NoImageError
+from sspsam.expressions import ExpressionReader
 from sspsam.fetch import HubOptions
 from sspsam.images import DEFAULT_MAX_PIXELS, ImageInput, load_image
-from sspsam.models import SSPSAM, Expressions, ImageFeatures, Prediction
-from sspsam.postprocessing import (
-    box_of_mask,
-    box_on_picture,
-    foreground_pixels,
-    logits_on_picture,
-    threshold_logit,
-)
-from sspsam.preprocessing import Geometry, clip_input, geometry_of, sam_input
+from sspsam.models import SSPSAM, Expressions, ImageFeatures
+from sspsam.preprocessing import clip_input, geometry_of, sam_input
 from sspsam.publish import push_checkpoint
-from sspsam.segmentation import Explanation, Segmentation
+from sspsam.segmentation import Segmentation
 
 # expressions that go through the decoder together: few stay in a CPU's cache, a GPU wants many
 _CHUNK: Final = {"cpu": 4}
 _CHUNK_ELSEWHERE: Final = 32
-
-ReturnLogits = Literal["low_res", "full"]
 
 
 class SSPSAMPredictor:
@@ -204,7 +192,7 @@ class SSPSAMPredictor:
             clip, sam = (tensor.unsqueeze(0).to(self._device) for tensor in inputs)
             features = self._model.encode_image(clip, sam)[0]
         features = ImageFeatures(*(tensor.float() for tensor in features))
-        _require_finite("the picture's features", *features)
+        require_finite("the picture's features", *features)
         return ImageEmbedding(*features, geometry.height, geometry.width, self.fingerprint, pixels)
 
     def set_image(self, image: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageEmbedding:
@@ -285,7 +273,7 @@ class SSPSAMPredictor:
             ConfigError: `mask_threshold` or `no_target_pixels` is out of range.
             NumericalError: the model's answer is not finite.
         """
-        options = _Options.checked(self.config, mask_threshold, no_target_pixels, return_logits, explain)
+        options = AnswerOptions.checked(self.config, mask_threshold, no_target_pixels, return_logits, explain)
         tokenized = self._reader.tokenize(texts)
         asked = self._embedding_for(image, embedding, max_pixels)
         results: list[Segmentation] = []
@@ -296,9 +284,9 @@ class SSPSAMPredictor:
                 part = expressions[start : start + chunk]
                 features = ImageFeatures(asked.clip_features, asked.sam_embedding)
                 answers = self._model.segment(features, Expressions.join([each.features for each in part]))
-                results += [
-                    self._segmentation(expression, answers, row, asked, options) for row, expression in enumerate(part)
-                ]
+                for row, expression in enumerate(part):
+                    words = self._reader.words(expression.token_ids) if explain else []
+                    results.append(to_segmentation(expression, words, answers, row, asked, self.config, options))
         return results[0] if isinstance(texts, str) else results
 
     def _embedding_for(
@@ -324,91 +312,3 @@ class SSPSAMPredictor:
         if shapes != expected:
             raise EmbeddingError(f"the embedding has tensors of shapes {shapes}; this model makes {expected}")
         return asked.to(self._device)
-
-    def _segmentation(
-        self,
-        expression: Expression,
-        prediction: Prediction,
-        row: int,
-        embedding: ImageEmbedding,
-        options: "_Options",
-    ) -> Segmentation:
-        clip_size, sam_size = self.config.architecture.clip.image_size, self.config.architecture.sam.image_size
-        geometry = Geometry.of(embedding.height, embedding.width, clip_size, sam_size)
-        low_res = prediction.low_res[row : row + 1]  # (1, M, M)
-        _require_finite(f"the answer to {expression.text[:60]!r}", low_res, prediction.iou[row], prediction.box[row])
-        foreground = int(foreground_pixels(low_res, sam_size, self.config.postprocessing.no_target_frame))
-        no_target = foreground < options.no_target_pixels
-        logits = None
-        mask = np.zeros((embedding.height, embedding.width), dtype=np.bool_)
-        if not no_target or options.return_logits == "full":
-            full = logits_on_picture(low_res, geometry, sam_size)[0]  # (h, w)
-            if not no_target:
-                mask = (full >= options.threshold).cpu().numpy()
-            logits = _array(full) if options.return_logits == "full" else None
-        return Segmentation(
-            text=expression.text,
-            mask=mask,
-            no_target=no_target,
-            foreground_pixels=foreground,
-            score=float(prediction.iou[row]),
-            box=box_on_picture(prediction.box[row].double().cpu().numpy(), geometry, clip_size),
-            mask_box=box_of_mask(mask),
-            low_res_logits=_array(low_res[0]) if options.return_logits == "low_res" else None,
-            logits=logits,
-            explanation=self._explanation(expression, prediction, row) if options.explain else None,
-            pixels=embedding.pixels,
-        )
-
-    def _explanation(self, expression: Expression, prediction: Prediction, row: int) -> Explanation:
-        attention = _array(prediction.word_attention[row])
-        words = self._reader.words(expression.token_ids)
-        return Explanation(
-            similarity=_array(prediction.similarity[row]),
-            word_attention=attention,
-            words=tuple((word.text, float(attention[word.start : word.stop].sum())) for word in words),
-            verification=_array(prediction.verification[row]),
-        )
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What `predict` was asked for, checked and with the model's defaults filled in."""
-
-    threshold: float  # a logit
-    no_target_pixels: int
-    return_logits: ReturnLogits | None
-    explain: bool
-
-    @classmethod
-    def checked(
-        cls,
-        config: ModelConfig,
-        mask_threshold: float | None,
-        no_target_pixels: int | None,
-        return_logits: ReturnLogits | None,
-        explain: bool,
-    ) -> "_Options":
-        if mask_threshold is None:
-            mask_threshold = config.postprocessing.mask_threshold
-        if no_target_pixels is None:
-            no_target_pixels = config.postprocessing.no_target_pixels
-        check_mask_threshold(mask_threshold)
-        check_no_target_pixels(no_target_pixels)
-        if return_logits not in (None, "low_res", "full"):
-            raise ValueError(f'return_logits is None, "low_res" or "full", not {return_logits!r}')
-        return cls(threshold_logit(mask_threshold), no_target_pixels, return_logits, explain)
-
-
-def _require_finite(what: str, *tensors: Tensor) -> None:
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-        raise NumericalError(
-            f"{what} came out with values that are not finite. The weights are damaged, or the precision is too low: "
-            "load the model with verify=True and dtype='float32'."
-        )
-
-
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    """A float32 array of its own; it keeps no larger tensor alive."""
-    array: NDArray[np.float32] = tensor.float().cpu().numpy().copy()
-    return array

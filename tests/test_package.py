@@ -24,7 +24,7 @@ LAYERS = [
     ["shapes"],
     ["models"],
     ["embedding", "segmentation", "layout", "checkpoint", "expressions"],
-    ["convert", "publish"],
+    ["convert", "publish", "answers"],
     ["conversions"],
     ["hub"],
     ["predictor", "library"],
