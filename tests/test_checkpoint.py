@@ -158,6 +158,20 @@ def test_the_digest_is_computed_once_for_each_state_of_a_file(copy: Path, monkey
     assert len(looked) == 3
 
 
+@pytest.mark.parametrize("step", ["sha256_of", "load_file"])
+def test_a_file_that_changes_while_it_is_read_is_refused(copy: Path, monkeypatch, step: str) -> None:
+    real = getattr(checkpoint, step)
+
+    def touched(path: Path) -> object:
+        os.utime(path)
+        return real(path)
+
+    os.utime(copy / "model.safetensors")
+    monkeypatch.setattr(checkpoint, step, touched)
+    with pytest.raises(errors.CheckpointError, match="changed while it was being read"):
+        load_checkpoint(copy)
+
+
 def test_what_was_just_saved_need_not_be_read_for_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig(tiny_architecture())
     state = SSPSAM(config.architecture).state_dict()

@@ -201,6 +201,20 @@ def test_what_was_fetched_before_a_kill_is_converted_without_a_network(hub, auth
     assert resolve(NAME, HubOptions(cache_dir=options.cache_dir, local_files_only=True)).path.is_dir()
 
 
+def test_both_files_are_of_one_commit_whatever_is_pushed_meanwhile(hub, own_files, options) -> None:
+    first = hub.add("owner/name", own_files)
+
+    def push_after_the_configuration() -> None:
+        if any("config.json" in path for path in hub.paths("GET")) and len(hub.repos["owner/name"].commits) == 1:
+            hub.add("owner/name", {"config.json": b"other", "model.safetensors": b"other"})
+
+    hub.delay = push_after_the_configuration
+    found = resolve("owner/name", options)
+    assert len(hub.repos["owner/name"].commits) == 2
+    assert found.origin == f"owner/name@{first}"
+    assert (found.path / "model.safetensors").read_bytes() == own_files["model.safetensors"]
+
+
 def test_a_commit_that_is_here_is_never_asked_for(hub, authors, options) -> None:
     before = resolve(NAME, options)
     for path in (options.cache / "models--wayneicloud--SSP-SAM").rglob("*.pth"):
