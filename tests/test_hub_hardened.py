@@ -205,7 +205,7 @@ def test_both_files_are_of_one_commit_whatever_is_pushed_meanwhile(hub, own_file
     first = hub.add("owner/name", own_files)
 
     def push_after_the_configuration() -> None:
-        if any("config.json" in path for path in hub.paths("GET")) and len(hub.repos["owner/name"].commits) == 1:
+        if any("model.safetensors" in path for path in hub.paths()) and len(hub.repos["owner/name"].commits) == 1:
             hub.add("owner/name", {"config.json": b"other", "model.safetensors": b"other"})
 
     hub.delay = push_after_the_configuration
