@@ -102,8 +102,11 @@ def convert_checkpoint(
     for why in dict.fromkeys(dropped.values()):
         names = [name for name in dropped if dropped[name] == why]
         _LOG.info("left out: %s (%s)", ", ".join(names), why)
-    architecture = read_architecture({name: tuple(tensor.shape) for name, tensor in theirs.items()})
-    state = _renamed(theirs, dropped)
+    try:
+        architecture = read_architecture({name: tuple(tensor.shape) for name, tensor in theirs.items()})
+        state = _renamed(theirs, dropped)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     _require_whole(architecture, state, path)
     config = ModelConfig(architecture, source=source or path.name, license=license or "unknown")
     return save_checkpoint(out_dir, config, state, dtype)

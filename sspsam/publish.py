@@ -19,8 +19,8 @@ tags:
 
 # {name}
 
-SSP-SAM weights in the format of the Python library [sspsam](https://pypi.org/project/sspsam): point at things in a
-picture with words.
+SSP-SAM weights in the format of the Python library `sspsam` (`pip install sspsam`): point at things in a picture with
+words.
 
 ```python
 from sspsam import SSPSAMPredictor

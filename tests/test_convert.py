@@ -260,3 +260,9 @@ def test_what_is_left_out_is_said_by_name(
         "encoder.visual.attn.qkv.bias",
     ):
         assert name in caplog.text
+
+
+def test_a_checkpoint_of_something_else_is_named(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "clip.pth", {"visual.conv1.weight": torch.zeros(8, 3, 4, 4)})
+    with pytest.raises(CheckpointError, match=r"clip\.pth.*no tensor 'encoder"):
+        convert_checkpoint(path, tmp_path / "own")
