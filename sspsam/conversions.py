@@ -29,13 +29,15 @@ from sspsam.checkpoint import CONFIG_NAME, WEIGHTS_NAME, sha256_of
 from sspsam.convert import convert_checkpoint
 from sspsam.errors import CheckpointError, DigestMismatchError, SSPSAMError
 from sspsam.fetch import HubOptions, digest_of_blob
-from sspsam.names import AUTHORS_LICENSE, AUTHORS_REPOSITORY
+from sspsam.names import AUTHORS_LICENSE, AUTHORS_REPOSITORY, is_plain_path
 from sspsam.storage import make_directory, replace_file, storage_error
 
 _SOURCE_NAME: Final = "source.json"
 _NAMES: Final = "names"
 _START: Final = (
-    "import json, sys; task = json.loads(sys.stdin.readline()); sys.path[:] = task['path']; "
+    # without the current directory, from which a file of another name would be run
+    "import sys; sys.path[:] = [entry for entry in sys.path if entry]; "
+    "import json; task = json.loads(sys.stdin.readline()); sys.path[:] = task['path']; "
     "from sspsam.conversions import child; child(task)"
 )
 
@@ -108,9 +110,10 @@ def forget(source: Source, options: HubOptions) -> list[Path]:
     ]
     deleted = [path for path in (directory, *notes) if path.exists()]
     try:
-        if directory.exists():
-            with FileLock(_lock(directory)):
-                shutil.rmtree(directory)
+        if directory.parent.exists():
+            with FileLock(_lock(directory)):  # also where there is nothing yet: one may be about to take its place
+                if directory.exists():
+                    shutil.rmtree(directory)
         for note in notes:
             note.unlink(missing_ok=True)
     except OSError as error:
@@ -242,7 +245,9 @@ def _read(note: Path, repository: str) -> Source | None:
         sound = (
             source.repository == repository
             and re.fullmatch(r"[0-9a-f]{40}", source.commit) is not None
-            and 0 < len(source.path) < 4096
+            and isinstance(source.path, str)
+            and len(source.path) < 4096
+            and is_plain_path(source.path)
             and (source.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", source.sha256) is not None)
         )
     except (OSError, ValueError, TypeError, KeyError, RecursionError):

@@ -34,7 +34,7 @@ from sspsam.names import AUTHORS_REPOSITORY
 
 _TRANSPORT: Final = {"ConnectError", "TimeoutException", "ProxyError", "NetworkError", "TransportError"}
 _BROKEN: Final = {"RemoteProtocolError", "ReadError", "ReadTimeout", "WriteError"}
-_UNREACHABLE: Final = (HubConnectionError, HubServerError, DownloadError)  # then what is in the cache must do
+UNREACHABLE: Final = (HubConnectionError, HubServerError, DownloadError)  # then what is in the cache must do
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _TOKEN: Final = re.compile(r"[!-~]+")
@@ -55,7 +55,7 @@ class HubOptions:
             revision = revision.lower()
         object.__setattr__(self, "revision", revision)
         if self.cache_dir is not None:
-            object.__setattr__(self, "cache_dir", Path(self.cache_dir).expanduser().absolute())
+            object.__setattr__(self, "cache_dir", Path(os.path.expanduser(self.cache_dir)).absolute())
         if isinstance(self.token, str):
             token = self.token.strip()
             if token and not _TOKEN.fullmatch(token):
@@ -92,9 +92,7 @@ class HubOptions:
 
     def elsewhere(self, name: str) -> str:
         """The command that fetches `name` into another cache."""
-        if self.cache_dir:
-            return replace(self, cache_dir=Path("/a/larger/disk")).command("download", name)
-        return "HF_HOME=/a/larger/disk " + self.command("download", name)
+        return replace(self, cache_dir=Path("/a/larger/disk")).command("download", name)
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def fetch_file(repository: str, path: str, options: HubOptions, command: str) ->
     """
     try:
         return _download(repository, path, options, command)
-    except _UNREACHABLE:
+    except (*UNREACHABLE, ReadOnlyError):  # a read-only cache must serve what it holds when a branch moves on
         if options.offline:
             raise
         try:
@@ -149,7 +147,7 @@ def list_files(repository: str, options: HubOptions, command: str) -> Listing:
         if options.offline:
             raise HubOfflineError(_offline(repository, options, command))
         return _list_hub(repository, options, command)
-    except (HubOfflineError, *_UNREACHABLE) as error:
+    except (HubOfflineError, *UNREACHABLE) as error:
         cached = list_cache(repository, options)
         if cached is None:
             raise
@@ -202,7 +200,10 @@ def repository_folder(repository: str, options: HubOptions) -> Path:
 
 def blob_of(path: Path) -> Path | None:
     """What a file of a snapshot links to, one step; None for a cache without links."""
-    return Path(os.path.normpath(path.parent / os.readlink(path))) if path.is_symlink() else None
+    try:
+        return Path(os.path.normpath(path.parent / os.readlink(path)))
+    except OSError:  # no link, or gone
+        return None
 
 
 def digest_of_blob(path: Path) -> str | None:
@@ -255,7 +256,7 @@ def _explain(cause: BaseException, repository: str, path: str, options: HubOptio
         page = f"{constants.ENDPOINT}/{repository}"
         return HubGatedError(f"{repository} is gated: accept its terms at {page}, then run: hf auth login")
     if isinstance(cause, errors.RevisionNotFoundError):
-        newest = replace(options, revision="main").command("download", repository)
+        newest = re.sub(r" --revision \S+", "", command)
         return RevisionMissingError(f"{repository} has no revision {revision!r}. For its newest, run: {newest}")
     if isinstance(cause, errors.RemoteEntryNotFoundError):
         page = f"{constants.ENDPOINT}/{repository}/tree/{revision}"

@@ -22,11 +22,12 @@ from sspsam.errors import (
     DigestMismatchError,
     HubError,
     HubFileMissingError,
+    HubOfflineError,
     RevisionMissingError,
     SSPSAMError,
     StorageError,
 )
-from sspsam.fetch import HubOptions, fetch_file, list_files
+from sspsam.fetch import UNREACHABLE, HubOptions, Listing, fetch_file, list_files
 from sspsam.names import (
     AUTHORS_REPOSITORY,
     BUNDLED,
@@ -149,46 +150,82 @@ def _own_format(meant: Repository, options: HubOptions, name: str) -> Resolved:
 def _published(meant: Published, options: HubOptions, own: str | None, refresh: bool) -> Resolved:
     """A published checkpoint: from the repository of converted ones, else from the authors'."""
     name = meant.name
-    known = None if refresh else _known(AUTHORS_REPOSITORY, name, options, lambda s: name_of_file(s.path) == name)
-    if own:
+    known = _known(AUTHORS_REPOSITORY, name, options, meant.is_best)
+    if own and not (known and options.commit and conversions.is_whole(known, options)):
         try:
-            return _own_format(Repository(own, name), options, name)
+            return _own_format(Repository(own, name), options, f"{own}/{name}")
         except (HubFileMissingError, RevisionMissingError):
             pass  # not converted there (yet); the authors' own repository follows
         except SSPSAMError as error:
-            if known is None or not conversions.is_whole(known, options):
-                raise type(error)(
-                    f"{error} ({own} is asked first because {REPOSITORY_VARIABLE} or repository= names it.)"
-                ) from error
-    if known is None:
-        listing = list_files(AUTHORS_REPOSITORY, options, options.command("download", name))
+            try:  # what is here of the authors' will do
+                return _authors(meant, replace(options, local_files_only=True), refresh=False)
+            except SSPSAMError:
+                why = f"({own} is asked first because {REPOSITORY_VARIABLE} or repository= names it.)"
+                raise type(error)(f"{error} {why}") from error
+    return _authors(meant, options, refresh)
+
+
+def _authors(meant: Published, options: HubOptions, refresh: bool) -> Resolved:
+    def find(listing: Listing) -> str | None:
         path = find_published(meant, listing.files)
         # of a cache that may hold another file of the folder by chance, only the best will do
-        if path is None or (listing.missing and "best" not in path):
-            raise listing.missing or CheckpointNotFoundError(_not_published(meant, listing.files))
-        known = Source(AUTHORS_REPOSITORY, listing.commit, path, listing.files[path])
-    return _converted(known, options, name)
+        return None if path and listing.missing and "best" not in path else path
+
+    def missing(listing: Listing) -> SSPSAMError:
+        return CheckpointNotFoundError(_not_published(meant, listing.files))
+
+    source = _source(AUTHORS_REPOSITORY, meant.name, options, refresh, meant.is_best, find, missing)
+    return _converted(source, options, meant.name)
 
 
 def _authors_file(meant: RepositoryFile, options: HubOptions, name: str, refresh: bool) -> Resolved:
-    known = None if refresh else _known(meant.repository, name, options, lambda s: s.path == meant.path)
-    if known is None:
-        listing = list_files(meant.repository, options, options.command("download", name))
-        if meant.path not in listing.files:
-            raise listing.missing or HubFileMissingError(
-                f"{meant.repository} has no file {meant.path!r}; it holds {_some(_checkpoints(listing.files))}"
-            )
-        known = Source(meant.repository, listing.commit, meant.path, listing.files[meant.path])
-    return _converted(known, options, name)
+    def missing(listing: Listing) -> SSPSAMError:
+        held = _some(_checkpoints(listing.files))
+        return HubFileMissingError(f"{meant.repository} has no file {meant.path!r}; it holds {held}")
+
+    def find(listing: Listing) -> str | None:
+        return meant.path if meant.path in listing.files else None
+
+    def fits(path: str) -> bool:
+        return path == meant.path
+
+    return _converted(_source(meant.repository, name, options, refresh, fits, find, missing), options, name)
 
 
-def _known(repository: str, name: str, options: HubOptions, fits: Callable[[Source], bool]) -> Source | None:
+def _source(
+    repository: str,
+    name: str,
+    options: HubOptions,
+    refresh: bool,
+    fits: Callable[[str], bool],
+    find: Callable[[Listing], str | None],
+    missing: Callable[[Listing], SSPSAMError],
+) -> Source:
+    """What a name stands for: as it was resolved before, else by the listing of the repository."""
+    known = _known(repository, name, options, fits)
+    if known and not refresh:
+        return known
+    try:
+        listing = list_files(repository, options, options.command("download", name))
+        path = find(listing)
+        if path is None:
+            raise listing.missing or missing(listing)
+    except (HubOfflineError, *UNREACHABLE):
+        if known and conversions.is_whole(known, options):
+            return known
+        raise
+    return Source(repository, listing.commit, path, listing.files[path])
+
+
+def _known(repository: str, name: str, options: HubOptions, fits: Callable[[str], bool]) -> Source | None:
     """What a name was resolved to before; for a commit, also what was converted of it under another revision."""
     known = conversions.recall(repository, name, options)
-    if known is None and options.commit:
-        of_commit = (s for s in conversions.converted(repository, options) if s.commit == options.commit and fits(s))
-        known = next(of_commit, None)
-    return known
+    if known is not None and options.commit in (None, known.commit):
+        return known
+    if not options.commit:
+        return None
+    held = conversions.converted(repository, options)
+    return next((source for source in held if source.commit == options.commit and fits(source.path)), None)
 
 
 def _converted(source: Source, options: HubOptions, name: str) -> Resolved:

@@ -1,7 +1,6 @@
 """What of the published checkpoints is here, and looking after it: listing, checking, deleting."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,6 +111,11 @@ def delete(name: str, options: HubOptions) -> list[Path]:
                 f"{name} is a file or directory of yours, not in the cache; delete it yourself"
             ) from None
         raise
+    if options.revision and not options.commit:
+        commit = _commit_of(meant, options)
+        if commit is None:
+            return []
+        options = replace(options, revision=commit)
     if isinstance(meant, Repository):
         return _delete_files(meant.repository, {f"{_prefix(meant)}{each}" for each in _OWN_FILES}, options)
     repository = AUTHORS_REPOSITORY if isinstance(meant, Published) else meant.repository
@@ -131,9 +135,18 @@ def _prefix(meant: Repository) -> str:
     return f"{meant.folder}/" if meant.folder else ""
 
 
+def _commit_of(meant: Name, options: HubOptions) -> str | None:
+    """The commit that a branch or tag stood for when it was last used."""
+    repository = AUTHORS_REPOSITORY if isinstance(meant, Published) else meant.repository
+    name = meant.name if isinstance(meant, Published) else f"{repository}:{getattr(meant, 'path', '')}"
+    note = conversions.recall(repository, name, options)
+    listing = list_cache(repository, options)
+    return note.commit if note else listing.commit if listing else None
+
+
 def _means(meant: Name, source: Source) -> bool:
     if isinstance(meant, Published):
-        return name_of_file(source.path) == meant.name
+        return meant.is_best(source.path)
     return not isinstance(meant, Repository) and source.path == meant.path
 
 
@@ -142,9 +155,10 @@ def _sources(meant: Name, repository: str, options: HubOptions) -> Iterator[Sour
     seen: set[tuple[str, str]] = set()
     noted = (source for _, source in conversions.remembered(repository, options))
     fetched = _fetched(meant, repository, options)
+    known = conversions.recall(repository, meant.name, options) if isinstance(meant, Published) else None
     for source in (*conversions.converted(repository, options), *noted, *fetched):
         key = (source.commit, source.path)
-        if _means(meant, source) and options.commit in (None, source.commit) and key not in seen:
+        if (_means(meant, source) or source == known) and options.commit in (None, source.commit) and key not in seen:
             seen.add(key)
             yield source
 
@@ -169,11 +183,21 @@ def _delete_files(repository: str, paths: set[str], options: HubOptions) -> list
     for file in deleted:
         blob = blob_of(file)
         try:
-            file.unlink()
-            if blob is not None and blob not in kept:
-                blob.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+            if blob is not None and blob not in kept and blob.parent == folder / "blobs":  # else it is somebody's own
+                _unlink_blob(blob, options)
         except OSError as error:
             raise storage_error(file, error) from error
-    if deleted and not any(file not in deleted for files in snapshots.values() for file in files.values()):
-        shutil.rmtree(folder, ignore_errors=True)
     return deleted
+
+
+def _unlink_blob(blob: Path, options: HubOptions) -> None:
+    """Unlink a blob, and what it links to in the store that repositories share, if no other uses that."""
+    shared = blob.resolve() if blob.is_symlink() else None
+    blob.unlink(missing_ok=True)
+    if shared is not None and shared.parent.parent == options.cache.resolve() / "blobs":
+        try:
+            from huggingface_hub.utils._shared_blobs import sweep_shared_blob
+        except ImportError:  # not public; without it the store keeps the file, as for any other program
+            return
+        sweep_shared_blob(shared, cache_dir=options.cache)

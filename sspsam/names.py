@@ -56,6 +56,10 @@ class Published:
         """The name in its usual spelling."""
         return f"ssp-sam-{self.variant}-{self.dataset}"
 
+    def is_best(self, path: str) -> bool:
+        """Whether a file is this checkpoint, and not another one of its folder."""
+        return name_of_file(path) == self.name and "best" in path.rpartition("/")[2]
+
     @property
     def folders(self) -> tuple[str, ...]:
         """What its folder may be called, the authors' own name first."""

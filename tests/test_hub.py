@@ -349,7 +349,7 @@ def test_what_is_in_the_cache_is_found_whatever_the_hub_answers(
 
 
 def test_a_missing_revision_and_a_missing_file_are_told_apart(hub, own, options) -> None:
-    with pytest.raises(errors.RevisionMissingError, match=r"'nothing'.*--revision main"):
+    with pytest.raises(errors.RevisionMissingError, match=r"'nothing'.*run: sspsam download owner/name --cache-dir"):
         resolve("owner/name", HubOptions(revision="nothing", cache_dir=options.cache_dir))
     with pytest.raises(errors.HubFileMissingError, match=r"other/config\.json"):
         resolve("owner/name/other", options)

@@ -347,3 +347,104 @@ def test_a_full_disk_while_converting_names_a_way_out(hub, authors, options, mon
     with pytest.raises(errors.NoSpaceError, match=r"sspsam download .* --cache-dir /a/larger/disk"):
         resolve(NAME, options)
     assert os.listdir(options.cache)  # what was fetched stays
+
+
+# found at a second look
+
+
+@pytest.fixture
+def two(hub: FakeHub, tiny_checkpoint: Path) -> str:
+    """The authors' repository with two checkpoints in one folder; gives its commit."""
+    last = UNC.replace("best_miou", "last")
+    return hub.add(AUTHORS_REPOSITORY, {UNC: tiny_checkpoint.read_bytes(), last: tiny_checkpoint.read_bytes()})
+
+
+def test_another_file_of_the_folder_is_neither_taken_nor_deleted_for_the_best(hub, two, options) -> None:
+    pinned = HubOptions(revision=two, cache_dir=options.cache_dir)
+    last = resolve(f"{AUTHORS_REPOSITORY}:{UNC.replace('best_miou', 'last')}", pinned)
+    best = resolve(NAME, pinned)
+    assert UNC in best.origin
+    assert best.path != last.path
+    assert library.delete(NAME, options)
+    assert last.path.is_dir()
+    assert not best.path.exists()
+
+
+def test_a_file_of_the_users_that_the_cache_links_to_is_never_deleted(hub, own_files, options, tmp_path) -> None:
+    hub.add("owner/name", own_files)
+    weights = resolve("owner/name", options).path / "model.safetensors"
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes(weights.read_bytes())
+    weights.unlink()
+    weights.symlink_to(mine)
+    assert library.delete("owner/name", options)
+    assert mine.exists()
+
+
+def test_deleting_a_branch_that_does_not_exist_deletes_nothing(hub, authors, own_files, options) -> None:
+    hub.add("owner/name", own_files)
+    for name in (NAME, "owner/name"):
+        found = resolve(name, options)
+        assert library.delete(name, HubOptions(revision="nothing", cache_dir=options.cache_dir)) == []
+        assert library.delete(name, HubOptions(revision="main", cache_dir=options.cache_dir))
+        assert not (found.path / "model.safetensors").exists()
+
+
+def test_a_download_of_another_process_survives_a_delete(hub, own_files, options) -> None:
+    hub.add("owner/name", own_files)
+    resolve("owner/name", options)
+    partial = options.cache / "models--owner--name" / "blobs" / "x.1234.incomplete"
+    partial.write_bytes(b"half")
+    assert library.delete("owner/name", options)
+    assert partial.exists()
+
+
+def test_the_repair_of_a_repository_given_as_an_argument_repairs_it(hub, own_files, options) -> None:
+    hub.add("us/converted", {f"{NAME}/{name}": data for name, data in own_files.items()})
+    found = resolve(NAME, options, repository="us/converted")
+    assert CliRunner().invoke(main, shlex.split(found.repair)[1:]).exit_code == 0
+    assert not (found.path / "model.safetensors").exists()
+
+
+def test_a_pinned_name_that_is_here_asks_nobody_even_with_a_repository_of_ones_own(hub, authors, options) -> None:
+    pinned = HubOptions(revision=authors, cache_dir=options.cache_dir)
+    before = resolve(NAME, pinned)
+    hub.requests.clear()
+    assert resolve(NAME, pinned, repository="us/converted") == before
+    assert not hub.requests
+
+
+def test_download_of_what_is_here_works_without_a_network(hub, authors, options) -> None:
+    before = resolve(NAME, options)
+    offline = HubOptions(cache_dir=options.cache_dir, local_files_only=True)
+    assert resolve(NAME, offline, refresh=True).path == before.path
+
+
+def test_a_cache_that_became_read_only_serves_the_older_commit(hub, own_files, options, monkeypatch) -> None:
+    hub.add("owner/name", own_files)
+    before = resolve("owner/name", options)
+    hub.add("owner/name", own_files | {"new": b""})
+
+    def read_only(path: object, *_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(os, "makedirs", read_only)
+    assert resolve("owner/name", options) == before
+
+
+def test_a_file_in_the_current_directory_is_not_run(hub, authors, options, tmp_path, monkeypatch) -> None:
+    monkeypatch.delattr(conversions.sys, "frozen")
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    assert resolve(NAME, options).path.is_dir()
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("path", [["x"], "\ud800", "../x", ""])
+def test_a_note_with_an_impossible_path_counts_as_none(hub, authors, options, path) -> None:
+    resolve(NAME, options)
+    [note] = options.cache.rglob("names/*.json")
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"path": path}))
+    assert resolve(NAME, options).path.is_dir()
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"path": path}))
+    library.delete(NAME, options)
