@@ -301,14 +301,15 @@ def _explain_rest(error: Exception, repository: str, path: str, options: HubOpti
 
     cause = next((each for each in _chain(error) if isinstance(each, OSError) and each.errno), None)
     if cause is not None and cause.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-        where = "--cache-dir /a/larger/disk" if options.cache_dir else "HF_HOME=/a/larger/disk"
+        # HF_HOME would not do where HF_HUB_CACHE is set
         return NoSpaceError(
-            f"no space left for {repository} in {options.cache}. Free some or set {where}; run: {command}"
+            f"no space left in {options.cache}. Free some or choose another --cache-dir; run: {command}"
         )
     if cause is not None and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         where = f"{os.strerror(cause.errno)}: {cause.filename or options.cache}"
-        change = "another --cache-dir" if options.cache_dir else "another HF_HOME"
-        return ReadOnlyError(f"the cache is not writable ({where}). Allow it or set {change}; run: {command}")
+        return ReadOnlyError(
+            f"the cache is not writable ({where}). Allow it or choose another --cache-dir; run: {command}"
+        )
     if isinstance(error, errors.LocalEntryNotFoundError) and options.offline:
         return HubOfflineError(_offline(repository, options, command))
     what = f"{path} of {repository}" if path else repository
