@@ -1,8 +1,9 @@
 """Which checkpoint a name means, and having it here.
 
 A name is a directory; a `.safetensors` file with its `config.json` beside it; a Hub repository in the own format,
-`owner/name[/folder]`; a published checkpoint, `ssp-sam-336-refcoco`; or any authors' file on the Hub,
-`owner/name:path/to/checkpoint.pth`.
+`owner/name[/folder]`; a published checkpoint, `ssp-sam-336-refcoco`; any authors' file on the Hub,
+`owner/name:path/to/checkpoint.pth`; or `shapes`, the model that lies in the package. A path that exists is taken for a
+path before any other name, but the string `"shapes"` is always the bundled model: `"./shapes"` or a `Path` is a path.
 """
 
 import os
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sspsam import conversions
+from sspsam import __version__, conversions
 from sspsam.checkpoint import CONFIG_NAME, WEIGHTS_NAME
 from sspsam.conversions import Source
 from sspsam.errors import (
@@ -26,6 +27,7 @@ from sspsam.errors import (
     RevisionMissingError,
     SSPSAMError,
     StorageError,
+    warn,
 )
 from sspsam.fetch import UNREACHABLE, HubOptions, Listing, fetch_file, list_files
 from sspsam.names import (
@@ -43,6 +45,7 @@ from sspsam.names import (
 )
 
 REPOSITORY_VARIABLE: Final = "SSPSAM_REPOSITORY"
+BUNDLED_DIRECTORY: Final = Path(__file__).parent / "bundled" / BUNDLED
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,16 @@ class Resolved:
 
     Args:
         path: a directory with `config.json` and `model.safetensors`, or a `.safetensors` file beside its configuration.
-        origin: where it comes from: `owner/name@commit[:path]`, or the path itself.
+        origin: where it comes from: `owner/name@commit[:path]`, the path itself, or the version it is bundled with.
         repair: the command that removes its files, if they are damaged, so that they are fetched again; empty for what
             is not in the cache.
+        bundled: whether it came with the package.
     """
 
     path: Path
     origin: str
     repair: str = ""
+    bundled: bool = False
 
 
 def resolve(
@@ -87,11 +92,11 @@ def resolve(
     if not isinstance(name_or_path, str | os.PathLike):
         raise TypeError(f"a checkpoint is named by a string or a path, not {type(name_or_path).__name__}")
     name = os.fspath(name_or_path)
+    if name_or_path == BUNDLED:  # the string; a Path equals none
+        return _bundled(options, repository)
     local = _local(name)
     if local is not None:
         return local
-    if name == BUNDLED:
-        raise CheckpointNotFoundError("the bundled model 'shapes' is not part of this version of sspsam yet")
     if isinstance(name_or_path, os.PathLike):
         raise CheckpointNotFoundError(
             f"no directory {name[:200]}; make one with: sspsam convert CHECKPOINT.pth OUT_DIR"
@@ -110,9 +115,30 @@ def repair_named(found: Resolved) -> Iterator[None]:
     try:
         yield
     except (CheckpointError, ConfigError) as error:
+        if found.bundled:
+            raise type(error)(f"{error} It came with the package: reinstall sspsam {__version__}.") from error
         if not found.repair:
             raise
         raise type(error)(f"{error} To have it fetched again, run: {found.repair}") from error
+
+
+def _bundled(options: HubOptions, repository: str | None) -> Resolved:
+    """The model that came with the package; never fetched, so nothing about the Hub can be asked of it."""
+    for word, value in (("revision", options.revision), ("repository", repository)):
+        if value:
+            raise CheckpointNotFoundError(
+                f"{BUNDLED!r} is bundled with sspsam {__version__} and not looked for on the Hub, so there is no "
+                f"{word} {value!r} of it; leave the {word} away"
+            )
+    missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (BUNDLED_DIRECTORY / name).is_file()]
+    if missing:
+        raise CheckpointNotFoundError(
+            f"the bundled model {BUNDLED!r} is incomplete: {BUNDLED_DIRECTORY} has no {' and no '.join(missing)}. "
+            f"Reinstall sspsam {__version__}."
+        )
+    if os.path.isfile(os.path.join(BUNDLED, CONFIG_NAME)):
+        warn(f"{BUNDLED!r} is the bundled model; for the checkpoint in the directory of that name say './{BUNDLED}'")
+    return Resolved(BUNDLED_DIRECTORY, f"bundled with sspsam {__version__}", bundled=True)
 
 
 def _local(name: str) -> Resolved | None:

@@ -14,6 +14,9 @@ from sspsam.fetch import HubOptions, blob_of, list_cache, list_files, repository
 from sspsam.names import (
     AUTHORS_LICENSE,
     AUTHORS_REPOSITORY,
+    BUNDLED,
+    BUNDLED_LICENSE,
+    BUNDLED_PURPOSE,
     DATASETS,
     Name,
     Published,
@@ -30,13 +33,22 @@ _GIGABYTES = {"224": 3.2, "336": 4.3}  # float32 weights; from the shapes of the
 
 @dataclass(frozen=True)
 class Entry:
-    """A published checkpoint in the table of `sspsam models`."""
+    """A checkpoint in the table of `sspsam models`."""
 
     name: str
     purpose: str
-    gigabytes: float
+    gigabytes: float  # 0 if it is missing from the package
     license: str
-    state: str  # "ready", "downloaded" or "-"
+    state: str  # "ready", "downloaded" or "-"; of the bundled one "bundled" or "missing"
+
+
+def bundled() -> Entry:
+    """The model that comes with the package."""
+    try:
+        gigabytes = sum((hub.BUNDLED_DIRECTORY / each).stat().st_size for each in _OWN_FILES) / 1e9
+    except OSError:
+        return Entry(BUNDLED, BUNDLED_PURPOSE, 0.0, BUNDLED_LICENSE, "missing")
+    return Entry(BUNDLED, BUNDLED_PURPOSE, gigabytes, BUNDLED_LICENSE, "bundled")
 
 
 def published(options: HubOptions, *, remote: bool = False) -> list[Entry]:
@@ -100,9 +112,13 @@ def delete(name: str, options: HubOptions) -> list[Path]:
         What was deleted; empty if nothing was here.
 
     Raises:
-        CheckpointNotFoundError: a local directory, which is yours to delete, or no name at all.
+        CheckpointNotFoundError: a local directory, which is yours to delete; the bundled model; or no name at all.
         StorageError: it cannot be deleted.
     """
+    if name == BUNDLED:
+        raise CheckpointNotFoundError(
+            f"{BUNDLED!r} is bundled with sspsam and not in the cache; it goes when sspsam is uninstalled"
+        )
     try:
         meant = read_name(name)
     except CheckpointNotFoundError:

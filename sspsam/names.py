@@ -1,7 +1,8 @@
 """Which checkpoint a name means, before anything is looked up: a pure reading of the name.
 
 Published checkpoints are named `ssp-sam-<CLIP size>-<dataset>`, for example `ssp-sam-336-refcoco`. The authors' folders
-may carry their own names of the datasets (`unc`) or the usual ones (`refcoco`); both are known here.
+may carry their own names of the datasets (`unc`) or the usual ones (`refcoco`); both are known here. `shapes`, spelt
+exactly so, is the small model that comes with the library; it stands for no other, and no other name for it.
 """
 
 import difflib
@@ -15,6 +16,8 @@ from sspsam.errors import CheckpointNotFoundError
 AUTHORS_REPOSITORY: Final = "wayneicloud/SSP-SAM"
 AUTHORS_LICENSE: Final = "apache-2.0"  # so says the repository's model card
 BUNDLED: Final = "shapes"
+BUNDLED_PURPOSE: Final = "drawn shapes (sspsam.shapes) only, not photographs; for trying things out and for tests"
+BUNDLED_LICENSE: Final = "apache-2.0"
 RECOMMENDED: Final = "ssp-sam-224-grefcoco"  # known to be published, and trained on expressions without a target too
 VARIANTS: Final = ("224", "336")
 _DATASET: Final = r"[\w+.-]{1,60}"
@@ -122,7 +125,7 @@ def no_name() -> str:
     return (
         f"name a model. For photographs, {RECOMMENDED!r} is recommended; published are "
         f"{', '.join(published_names())}. A directory made by `sspsam convert`, or a Hub repository owner/name, will "
-        "do too. See them with: sspsam models"
+        f"do too; {BUNDLED!r} comes with sspsam, for drawn shapes only. See them with: sspsam models"
     )
 
 
@@ -134,7 +137,7 @@ def unknown_name(name: str, published: Sequence[str] | None = None) -> str:
         published: the names that a repository holds, where that is known.
     """
     name = name if len(name) <= 100 else name[:100] + "..."
-    candidates = published_names() if published is None else published
+    candidates = [*published_names(), BUNDLED] if published is None else published
     nearest = difflib.get_close_matches(name.lower(), candidates, n=3, cutoff=0.5)
     hint = f" Did you mean {', '.join(nearest)}?" if nearest else ""
     return (

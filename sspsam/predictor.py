@@ -85,8 +85,9 @@ class SSPSAMPredictor:
 
         Args:
             name_or_path: a directory with `config.json` and `model.safetensors`; a published name such as
-                `"ssp-sam-336-refcoco"`; a Hub repository `owner/name[/folder]` in this format; or an authors' file on
-                the Hub, `owner/name:path.pth`. `sspsam models` lists the published names.
+                `"ssp-sam-336-refcoco"`; a Hub repository `owner/name[/folder]` in this format; an authors' file on
+                the Hub, `owner/name:path.pth`; or `"shapes"`, the bundled model for drawn shapes. `sspsam models`
+                lists the names.
             revision: branch, tag or commit on the Hub; a commit (recommended) is never asked for twice.
             device: None: a GPU if PyTorch sees one, else the CPU.
             dtype: see the class.

@@ -153,12 +153,6 @@ def test_no_name_is_answered_with_the_names(no_sockets) -> None:
             resolve(wrong)
 
 
-def test_the_bundled_model_is_not_there_yet_and_says_so(no_sockets) -> None:
-    no_sockets()
-    with pytest.raises(errors.CheckpointNotFoundError, match="shapes"):
-        resolve("shapes")
-
-
 def test_files_that_are_no_checkpoint_are_answered_with_what_to_do(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.CheckpointNotFoundError, match="sspsam convert"):
         SSPSAMPredictor.from_pretrained(tiny_checkpoint)

@@ -27,18 +27,24 @@ def _options(revision: str | None, cache_dir: Path | None) -> "HubOptions":
 @click.option("--remote", is_flag=True, help="Ask the Hub which there are.")
 @_cache_dir
 def models(remote: bool, cache_dir: Path | None) -> None:
-    """List the published checkpoints: name, what for, size, licence, and whether it is here.
+    """List the bundled model and the published checkpoints: name, whether it is here, size, licence, what for.
 
-    "ready" is fetched and converted, "downloaded" is fetched. Without --remote these are the names that are expected;
-    known for certain is ssp-sam-224-grefcoco.
+    "bundled" came with sspsam, "ready" is fetched and converted, "downloaded" is fetched. Without --remote the
+    published names are those that are expected; known for certain is ssp-sam-224-grefcoco.
     """
     with failing_cleanly():
         from sspsam import library
 
-        entries = library.published(_options(None, cache_dir), remote=remote)
+        entries = [library.bundled(), *library.published(_options(None, cache_dir), remote=remote)]
     for entry in entries:
-        row = (entry.name, entry.state, f"{entry.gigabytes} GB", entry.license, entry.purpose)
+        row = (entry.name, entry.state, _size(entry.gigabytes), entry.license, entry.purpose)
         click.echo("\t".join(row))
+
+
+def _size(gigabytes: float) -> str:
+    if not gigabytes:
+        return "-"
+    return f"{gigabytes} GB" if gigabytes >= 1 else f"{gigabytes * 1000:.0f} MB"
 
 
 @click.command()
@@ -54,6 +60,8 @@ def download(name: str, revision: str | None, cache_dir: Path | None) -> None:
         found = hub.resolve(name, _options(revision, cache_dir), refresh=True)
         with hub.repair_named(found):
             load_checkpoint(found.path)
+    if found.bundled:
+        complain(f"{name} is already there: it comes with sspsam, and nothing is fetched")
     click.echo(f"{found.path}\t{found.origin}")
 
 
