@@ -18,7 +18,7 @@ LAYERS = [
     ["errors", "_stock", "progress"],
     ["strict_json", "names"],
     ["config", "devices", "storage", "pickles", "fetch"],
-    ["images", "text", "models.layers", "shapes.drawing"],
+    ["images", "text", "models.layers", "shapes.drawing", "shapes.words"],
     ["preprocessing", "models.clip", "models.sam", "models.ssp_encoder"],
     ["models.sspsam", "postprocessing", "shapes.language"],
     ["shapes"],

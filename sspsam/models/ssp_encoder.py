@@ -114,11 +114,11 @@ class PromptGeneratorLayer(nn.Module):
         self.mlp = MLP(width, mlp_width, width, 2)
         self.norm2 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        """(E, tokens, D), (tokens, D) -> (E, tokens, D)."""
+    def forward(self, x: Tensor, position: Tensor, wanted: int | None = None) -> Tensor:
+        """(E, tokens, D), (tokens, D) -> (E, tokens, D), or (E, wanted, D) of the first so many tokens alone."""
         placed = x + position
-        attended, _ = self.attention(placed, placed, x, need_weights=False)
-        x = self.norm1(x + attended)
+        attended, _ = self.attention(placed[:, :wanted], placed, x, need_weights=False)
+        x = self.norm1(x[:, :wanted] + attended)
         return cast(Tensor, self.norm2(x + self.mlp(x)))
 
 
@@ -147,9 +147,10 @@ class PromptGenerator(nn.Module):
         """(E, G*G, D) fused patches -> the box token (E, D) and the prompts (E, P, D)."""
         learned = torch.cat([self.box_token.weight, self.prompt_tokens.weight])  # (1+P, D)
         x = torch.cat([learned.expand(len(fused), -1, -1), fused], dim=1)  # (E, 1+P+G*G, D)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = layer(x, self.position.weight)
-        x = self.norm(x[:, : 1 + self.prompts])  # (E, 1+P, D)
+        # of the last layer's output nobody reads the patches
+        x = self.norm(self.layers[-1](x, self.position.weight, 1 + self.prompts))  # (E, 1+P, D)
         return x[:, 0], x[:, 1:]
 
 

@@ -17,16 +17,16 @@ Rng = np.random.Generator
 
 # hue in degrees, saturation and value in percent: the middle of what goes by the name, and how far it may stray
 COLORS: Final[Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float]]]] = {
-    "red": ((0, 88, 82), (7, 12, 15)),
-    "green": ((125, 75, 62), (20, 22, 20)),
-    "blue": ((222, 82, 78), (14, 15, 20)),
-    "yellow": ((53, 88, 95), (5, 12, 5)),
-    "purple": ((280, 68, 62), (12, 18, 18)),
-    "orange": ((27, 92, 97), (6, 8, 3)),
-    "white": ((0, 1, 98), (180, 1, 2)),
-    "black": ((0, 10, 7), (180, 10, 6)),
-    "pink": ((335, 42, 98), (10, 10, 2)),
-    "cyan": ((184, 72, 90), (7, 20, 8)),
+    "red": ((0, 86, 82), (8, 14, 18)),
+    "green": ((125, 74, 66), (22, 26, 34)),
+    "blue": ((226, 78, 78), (16, 22, 22)),
+    "yellow": ((54, 84, 94), (7, 16, 6)),
+    "purple": ((284, 70, 62), (17, 30, 22)),
+    "orange": ((30, 91, 96), (9, 9, 4)),
+    "white": ((0, 1.5, 97), (180, 1.5, 3)),
+    "black": ((0, 12, 7), (180, 12, 7)),
+    "pink": ((339, 43, 97), (14, 19, 3)),
+    "cyan": ((184, 72, 91), (8, 28, 9)),
 }
 SMALL: Final = (0.08, 0.15)  # diameter over the shorter side of the picture
 LARGE: Final = (0.22, 0.36)
@@ -39,39 +39,44 @@ def _regular(corners: int, turn: float = -90.0) -> Points:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _star() -> Points:
+def _star(form: float) -> Points:
     points = np.repeat(_regular(5), 2, axis=0)
-    points[1::2] = 0.42 * _regular(5, -90.0 + 36.0)
+    points[1::2] = (0.44 + 0.09 * form) * _regular(5, -90.0 + 36.0)
     return points
 
 
-def _cross(arm: float = 0.34) -> Points:
-    one, ends = arm, 1.0
+def _cross(form: float) -> Points:
+    one, ends = 0.32 + 0.07 * form, 1.0
     corners = [(-one, -ends), (one, -ends), (one, -one), (ends, -one), (ends, one), (one, one)]
     corners += [(one, ends), (-one, ends), (-one, one), (-ends, one), (-ends, -one), (-one, -one)]
     return np.array(corners)
 
 
-def _heart() -> Points:
+def _heart(form: float) -> Points:
     t = np.linspace(0, 2 * math.pi, 60, endpoint=False)
     # the well-known heart curve, brought to about unit radius
     x = 16 * np.sin(t) ** 3
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([x, -y - 2.5], axis=1) / 16.5
+    return np.stack([x, (-y - 2.5) * (1 + 0.1 * form)], axis=1) / 16.5
 
 
-# outlines in units of the radius; a ring is a circle with a hole
-OUTLINES: Final[Mapping[str, Callable[[], Points]]] = {
-    "circle": lambda: _regular(64),
-    "square": lambda: _regular(4, 45.0) * 1.12,
-    "triangle": lambda: _regular(3) * 1.1 + (0, 0.15),
+def _ring(form: float) -> Points:
+    """Outside clockwise, then inside the other way round: one polygon, whose seam has no width."""
+    outside, inside = _regular(64), (0.55 + 0.12 * form) * _regular(64)
+    return np.concatenate([outside, outside[:1], inside[:1], inside[::-1]])
+
+
+# outlines in units of the radius; the form, from -1 to 1, is how thick, slender or high one is
+OUTLINES: Final[Mapping[str, Callable[[float], Points]]] = {
+    "circle": lambda form: _regular(64),
+    "square": lambda form: _regular(4, 45.0) * 1.12,
+    "triangle": lambda form: _regular(3) * (1.1, 1.1 + 0.12 * form) + (0, 0.15),
     "star": _star,
     "cross": _cross,
-    "ring": lambda: _regular(64),
-    "diamond": lambda: _regular(4) * (0.72, 1.08),
+    "ring": _ring,
+    "diamond": lambda form: _regular(4) * (0.76 + 0.2 * form, 1.06),
     "heart": _heart,
 }
-_HOLE: Final = 0.52
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +129,7 @@ def draw_scene(seed: int | Rng, size: tuple[int, int] | None = None) -> Scene:
     if size is not None and min(size) < 32:
         raise ValueError(f"a scene is at least 32 x 32 pixels, not {size[1]} x {size[0]}")
     rng = np.random.default_rng(seed)
-    height, width = size or _any_size(rng)
+    height, width = size or any_size(rng)
     canvas = Image.fromarray(_background(rng, height, width))
     shapes: list[Shape] = []
     places: list[tuple[float, float, float]] = []
@@ -140,7 +145,8 @@ def draw_scene(seed: int | Rng, size: tuple[int, int] | None = None) -> Scene:
     return Scene(np.asarray(canvas).copy(), tuple(shape for shape in shapes if shape.area))
 
 
-def _any_size(rng: Rng) -> tuple[int, int]:
+def any_size(rng: Rng) -> tuple[int, int]:
+    """Height and width of a picture of the world, in pixels."""
     long = int(np.exp(rng.uniform(math.log(200), math.log(1024))))
     short = max(160, round(long / rng.uniform(1.0, 2.2)))
     long = max(long, short)
@@ -198,11 +204,8 @@ def _cover(rng: Rng, kind: str, place: tuple[float, float], radius: float) -> tu
     local = np.array(place) - corner
     fine = Image.new("L", (2 * reach * _SAMPLES,) * 2)
     pen = ImageDraw.Draw(fine)
-    points = (OUTLINES[kind]() @ rotation.T * radius + local) * _SAMPLES
+    points = (OUTLINES[kind](rng.uniform(-1, 1)) @ rotation.T * radius + local) * _SAMPLES
     pen.polygon([tuple(point) for point in points.tolist()], fill=255)
-    if kind == "ring":
-        hole = (OUTLINES[kind]() * radius * _HOLE + local) * _SAMPLES
-        pen.polygon([tuple(point) for point in hole.tolist()], fill=0)
     return np.asarray(fine.reduce(_SAMPLES)), corner
 
 

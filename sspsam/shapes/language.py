@@ -12,32 +12,20 @@ from typing import Final
 import numpy as np
 
 from sspsam.shapes.drawing import COLORS, OUTLINES, Mask, Rng, Scene, Shape
-
-NOUNS: Final[Mapping[str, tuple[str, ...]]] = {
-    "circle": ("circle", "circle", "disc", "disk"),
-    "square": ("square", "square", "box"),
-    "triangle": ("triangle",),
-    "star": ("star",),
-    "cross": ("cross", "cross", "plus sign"),
-    "ring": ("ring",),
-    "diamond": ("diamond",),
-    "heart": ("heart",),
-}
-ANY: Final = ("shape", "object", "thing", "one")
-NUMBERS: Final = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
-FOREIGN: Final = (
-    *("a dog", "the man on the left", "red car", "a cat", "the woman in a blue dress", "the tree", "two people"),
-    *(
-        "a cup of tea",
-        "the sky",
-        "the house with a white door",
-        "someone riding a bicycle",
-        "the second bus",
-        "a pizza",
-    ),
-    *("grass", "the old chair", "the bird", "a green apple", "the child", "yellow taxi", "a boat"),
-    *("the mug on the table", "her left hand", "the clouds"),
+from sspsam.shapes.words import (
+    ANY,
+    BESIDE,
+    FOREIGN,
+    MIDDLE,
+    NOUNS,
+    NUMBERS,
+    POLITELY,
+    SIZES,
+    at_the_end,
+    in_the_corner,
+    to_the_side,
 )
+
 _CLEAR: Final = 1.15  # how much larger the largest must be than the next, and how much further out the outermost
 
 
@@ -69,6 +57,7 @@ class Noun:
     color: str | None
     size: str | None
     word: str
+    size_word: str | None
 
     def matches(self, shape: Shape) -> bool:
         """Whether it can be said of a shape."""
@@ -85,7 +74,7 @@ class Noun:
     def say(self, plural: bool = False) -> str:
         """Its words, without an article."""
         noun = _plural(self.word) if plural else self.word
-        return " ".join(word for word in (self.size, self.color, noun) if word)
+        return " ".join(word for word in (self.size_word, self.color, noun) if word)
 
 
 def _plural(word: str) -> str:
@@ -135,12 +124,15 @@ def _one_of(rng: Rng, shapes: Sequence[Shape]) -> Shape:
 
 
 def _noun(rng: Rng, kind: str | None, color: str | None = None, size: str | None = None) -> Noun:
-    return Noun(kind, color, size, _pick(rng, NOUNS[kind] if kind else ANY))
+    word = _pick(rng, NOUNS[kind] if kind else ANY)
+    return Noun(kind, color, size, word, _pick(rng, SIZES[size]) if size else None)
 
 
 def _noun_of(rng: Rng, shape: Shape, any_too: bool = True) -> Noun:
-    """A noun that matches a shape: its kind, its colour, or both."""
+    """A noun that matches a shape: its kind, its colour, or both, now and then its size."""
     choice = rng.random()
+    if choice < 0.08:
+        return _noun(rng, shape.kind if choice < 0.06 else None, shape.color if choice > 0.04 else None, shape.size)
     if choice < 0.45:
         return _noun(rng, shape.kind, shape.color)
     if choice < 0.8 or not any_too:
@@ -164,9 +156,26 @@ def _wrong_noun(rng: Rng, shapes: Sequence[Shape], *, color: bool, kind: bool, s
 
 
 def _definite(rng: Rng, noun: Noun, many: bool) -> str:
+    if noun.color and not noun.kind and not noun.size and rng.random() < 0.15:
+        return _pick(rng, ("everything {}", "anything {}", "all {}", "{}", "the {}")).format(noun.color)
     if many and rng.random() < 0.7:
-        return _pick(rng, ("all {}", "the {}", "all the {}", "every one of the {}", "{}")).format(noun.say(plural=True))
-    return _pick(rng, ("the {}", "the {}", "a {}", "{}")).format(noun.say())
+        ways = (
+            "all {}",
+            "the {}",
+            "all the {}",
+            "every one of the {}",
+            "{}",
+            "{}",
+            "each of the {}",
+            "any {}",
+            "some {}",
+        )
+        return _pick(rng, ways).format(noun.say(plural=True))
+    singular = noun.say()
+    article = "an" if singular[0] in "aeiou" and not singular.startswith("one") else "a"
+    return _pick(rng, ("the {}", "the {}", "the {}", "{a} {}", "{a} {}", "{}", "{}", "any {}", "every {}")).format(
+        singular, a=article
+    )
 
 
 def _described(color: bool, kind: bool, size: bool = False) -> Callable[[list[Shape], Rng], Said]:
@@ -215,10 +224,10 @@ def _superlative(shapes: list[Shape], rng: Rng) -> Said:
 
 def _placed(shapes: list[Shape], rng: Rng) -> Said:
     places: Sequence[tuple[tuple[str, ...], Callable[[Shape], float]]] = (
-        (("the leftmost {}", "the {} on the left", "the {} furthest left", "the left {}"), lambda s: -s.center[0]),
-        (("the rightmost {}", "the {} on the right", "the {} furthest right", "the right {}"), lambda s: s.center[0]),
-        (("the topmost {}", "the {} at the top", "the highest {}", "the top {}"), lambda s: -s.center[1]),
-        (("the lowest {}", "the {} at the bottom", "the bottommost {}", "the bottom {}"), lambda s: s.center[1]),
+        ((*to_the_side("left"), "the leftmost {}"), lambda s: -s.center[0]),
+        ((*to_the_side("right"), "the rightmost {}"), lambda s: s.center[0]),
+        ((*at_the_end("top"), "the topmost {}", "the highest {}", "the uppermost {}"), lambda s: -s.center[1]),
+        ((*at_the_end("bottom"), "the bottommost {}", "the lowest {}"), lambda s: s.center[1]),
         *_corners_and_middle(shapes),
     )
     ways, value = places[int(rng.integers(len(places)))]
@@ -242,11 +251,11 @@ def _corners_and_middle(
         return lambda s: -math.hypot(s.center[0] - x, s.center[1] - y)
 
     return [
-        (("the {} in the middle", "the {} in the center", "the {} closest to the middle"), near(width / 2, height / 2)),
-        (("the {} in the top left corner", "the {} in the upper left corner"), near(0, 0)),
-        (("the {} in the top right corner", "the {} in the upper right corner"), near(width, 0)),
-        (("the {} in the bottom left corner", "the {} in the lower left corner"), near(0, height)),
-        (("the {} in the bottom right corner", "the {} in the lower right corner"), near(width, height)),
+        (MIDDLE, near(width / 2, height / 2)),
+        (in_the_corner(("top", "upper"), "left"), near(0, 0)),
+        (in_the_corner(("top", "upper"), "right"), near(width, 0)),
+        (in_the_corner(("bottom", "lower"), "left"), near(0, height)),
+        (in_the_corner(("bottom", "lower"), "right"), near(width, height)),
     ]
 
 
@@ -255,6 +264,11 @@ def _related(shapes: list[Shape], rng: Rng) -> Said:
     if len(shapes) < 2:
         return None
     anchor = _one_of(rng, shapes)
+    way = _pick(rng, list(BESIDE))
+    words = f"{_pick(rng, BESIDE[way])} {_pick(rng, ('the', 'the', 'the', 'a'))}"
+    if rng.random() < 0.1:  # beside what is not there, nothing lies
+        absent = _wrong_noun(rng, shapes, color=rng.random() < 0.6, kind=True)
+        return f"the {_noun_of(rng, anchor).say()} {words} {absent.say()}", []
     other = _noun_of(rng, anchor, any_too=False)
     if len(other.among(shapes)) != 1:
         other = _noun(rng, anchor.kind, anchor.color)
@@ -265,15 +279,7 @@ def _related(shapes: list[Shape], rng: Rng) -> Said:
     if noun.matches(anchor) and noun.kind is not None and noun.color is None:
         return None  # "the star left of the red star" is meant of another star; that is said with its colour
     among = noun.among(rest)
-    way = _pick(rng, ("left", "right", "above", "below", "next"))
-    words = {
-        "left": ("left of", "to the left of"),
-        "right": ("right of", "to the right of"),
-        "above": ("above", "over"),
-        "below": ("below", "under"),
-        "next": ("next to", "beside"),
-    }[way]
-    text = f"the {noun.say()} {_pick(rng, words)} the {other.say()}"
+    text = f"{_pick(rng, ('the ', 'the ', 'a ', 'all ', ''))}{noun.say()} {words} {other.say()}"
     if way == "next":
         nearest = sorted(rest, key=lambda s: math.dist(s.center, anchor.center))
         clear = len(nearest) == 1 or math.dist(nearest[1].center, anchor.center) > 1.3 * math.dist(
@@ -303,7 +309,10 @@ def _counted(shapes: list[Shape], rng: Rng) -> Said:
     count = len(among) if rng.random() < 0.65 else int(rng.integers(2, 6))
     if count < 2:
         return None
-    text = _pick(rng, ("{} {}", "the {} {}")).format(NUMBERS[count], noun.say(plural=True))
+    number = str(count) if rng.random() < 0.1 else NUMBERS[count]
+    text = _pick(rng, ("{} {}", "{} {}", "the {} {}", "all {} {}", "exactly {} {}")).format(
+        number, noun.say(plural=True)
+    )
     return text, among if count == len(among) else []
 
 
@@ -311,23 +320,38 @@ def _excluded(shapes: list[Shape], rng: Rng) -> Said:
     if len(shapes) < 2:
         return None
     noun = _noun_of(rng, _one_of(rng, shapes))
+    if rng.random() < 0.06:
+        noun = _wrong_noun(rng, shapes, color=rng.random() < 0.5, kind=True)
     among = noun.among(shapes)
-    what = f"the {noun.say(plural=len(among) > 1)}"
+    what = _pick(rng, ("the {}", "the {}", "the {}", "{}", "any {}")).format(noun.say(plural=len(among) > 1))
+    if rng.random() < 0.2:
+        base = _noun_of(rng, _one_of(rng, shapes))
+        wanted = [shape for shape in base.among(shapes) if not noun.matches(shape)]
+        way = _pick(rng, ("all the {} except {}", "all {} but {}", "the {} except {}"))
+        return (way.format(base.say(plural=True), what), wanted) if wanted else None
     ways = ("everything except {}", "everything but {}", "all shapes except {}", "all but {}", "all the shapes but {}")
+    ways += ("everything other than {}", "everything apart from {}", "all objects except {}", "all except {}")
     return _pick(rng, ways).format(what), [shape for shape in shapes if not noun.matches(shape)]
 
 
 def _foreign(shapes: list[Shape], rng: Rng) -> Said:
-    return _pick(rng, FOREIGN), []
+    """Things of the wide world, alone, described in words of this one, or beside what is here."""
+    thing = _pick(rng, FOREIGN)
+    here = _noun_of(rng, _one_of(rng, shapes)).say()
+    described = f"{_pick(rng, list(COLORS) + list(SIZES))} {thing}"
+    placed = f"{thing} {_pick(rng, ('on the left', 'on the right', 'at the top', 'at the bottom', 'in the middle'))}"
+    beside = f"{_pick(rng, BESIDE[_pick(rng, list(BESIDE))])} the"
+    if rng.random() < 0.75:
+        what = _pick(rng, (thing, thing, described, described, placed, f"largest {thing}", f"{thing} {beside} {here}"))
+        return _pick(rng, ("the {}", "a {}", "{}", "all the {}", "two {}")).format(what), []
+    return _pick(rng, (f"the {here} {beside} {thing}", f"the {here} of the {thing}", f"the {thing} with a {here}")), []
 
 
 def _in_passing(text: str, rng: Rng) -> str:
     """Capitals, punctuation and a polite phrase change nothing."""
     choice = rng.random()
     if choice < 0.06:
-        text = _pick(rng, ("please show me {}", "can you find {}", "show {}", "find {}, please", "I mean {}")).format(
-            text
-        )
+        text = _pick(rng, POLITELY).format(text)
     if rng.random() < 0.08:
         text = text.capitalize() if rng.random() < 0.6 else text.upper()
     if rng.random() < 0.06:
@@ -347,4 +371,4 @@ _KINDS: Final[Mapping[str, Callable[[list[Shape], Rng], Said]]] = {
     "exclusion": _excluded,
     "foreign": _foreign,
 }
-_WEIGHTS: Final = np.array([20, 12, 11, 11, 9, 12, 11, 10, 6, 4]) / 106
+_WEIGHTS: Final = np.array([16, 9, 8, 11, 10, 14, 20, 12, 7, 4]) / 111

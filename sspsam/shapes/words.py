@@ -1,0 +1,118 @@
+"""The words of the shapes world: what things, sizes, places and relations are called."""
+
+from collections.abc import Mapping
+from typing import Final
+
+NOUNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "circle": ("circle", "circle", "disc", "disk"),
+    "square": ("square", "square", "box"),
+    "triangle": ("triangle",),
+    "star": ("star",),
+    "cross": ("cross", "cross", "plus sign"),
+    "ring": ("ring",),
+    "diamond": ("diamond",),
+    "heart": ("heart",),
+}
+ANY: Final = ("shape", "object", "thing", "one")
+NUMBERS: Final = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
+SIZES: Final[Mapping[str, tuple[str, ...]]] = {
+    "small": ("small", "small", "little", "tiny"),
+    "large": ("large", "large", "big"),
+}
+_FOREIGN: Final = """
+    dog; cat; man; woman; child; person; car; bus; taxi; bicycle; tree; house; door; table; chair; mug; cup of
+    tea; pizza; apple; banana; bird; boat; horse; hand; face; shirt; dress; hat; bag; phone; book; bottle; lamp
+    window; road; sky; grass; cloud; mountain; river; train; plane; ball; flower; sofa; bed; clock; keyboard
+    shoe; bear; elephant; giraffe; sheep; cow; umbrella; kite; sign post; fire hydrant; traffic light; zebra
+    spoon; knife; plate; laptop; guitar; hexagon; spiral; arrow; moon; sun; octagon; cylinder; person riding a
+    bicycle; lady in a coat; guy; girl; boy; people; dogs; cars; teapot; violin; dragon; ladder; bridge; tower
+    monkey; tiger; fish; soup; cake; wheel; rope; candle; coin
+"""
+FOREIGN: Final = tuple(thing.strip() for line in _FOREIGN.strip().splitlines() for thing in line.split(";"))
+MIDDLE: Final = (
+    *("the {} in the middle", "the {} in the center", "the {} in the centre", "the {} closest to the middle"),
+    *(
+        "the middle {}",
+        "the {} nearest the center",
+        "the {} closest to the centre",
+        "the {} at the center",
+        "the center {}",
+    ),
+    *("{} in the middle", "the {} in the middle of the picture", "the central {}"),
+)
+BESIDE: Final[Mapping[str, tuple[str, ...]]] = {
+    "left": ("left of", "to the left of", "on the left of", "on the left side of", "that is left of"),
+    "right": ("right of", "to the right of", "on the right of", "on the right side of", "which is right of"),
+    "above": ("above", "above", "over", "that is above"),
+    "below": ("below", "below", "under", "underneath", "beneath"),
+    "next": ("next to", "next to", "beside", "closest to", "nearest to", "near"),
+}
+POLITELY: Final = (
+    *(
+        "please show me {}",
+        "can you find {}",
+        "show {}",
+        "find {}, please",
+        "I mean {}",
+        "please segment {}",
+        "{} please",
+    ),
+    *(
+        "could you show me {}",
+        "where is {}",
+        "select {}",
+        "I would like {}",
+        "point at {}",
+        "please find {}",
+        "{}, thanks",
+    ),
+    *(
+        "highlight {}",
+        "mark {} for me",
+        "would you point to {}",
+        "give me {}",
+        "look for {}",
+        "pick out {}",
+        "segment {}",
+    ),
+)
+
+
+def to_the_side(side: str) -> tuple[str, ...]:
+    """Ways to say that something is the leftmost or the rightmost."""
+    return (
+        *(f"the {side}most {{}}", f"the {{}} on the {side}", f"the {side} {{}}", f"the {{}} furthest {side}"),
+        *(f"the {{}} on the {side} side", f"the {{}} at the {side}", f"the {{}} on the far {side}", f"{side}most {{}}"),
+        *(
+            f"the {{}} furthest to the {side}",
+            f"the {{}} farthest {side}",
+            f"{{}} on the {side}",
+            f"the {side}-most {{}}",
+        ),
+    )
+
+
+def at_the_end(end: str) -> tuple[str, ...]:
+    """Ways to say that something is the topmost or the lowest."""
+    return (
+        *(f"the {end}most {{}}", f"the {{}} at the {end}", f"the {{}} at the very {end}", f"the {end} {{}}"),
+        *(f"the {{}} on the {end}", f"the {{}} nearest the {end}", f"{end}most {{}}", f"{{}} at the {end}"),
+        *(f"the {{}} closest to the {end}", f"the {{}} at the {end} of the picture"),
+    )
+
+
+def in_the_corner(vertical: tuple[str, str], side: str) -> tuple[str, ...]:
+    """Ways to say that something lies in a corner."""
+    return tuple(
+        way.format(f"{end} {side}")
+        for end in vertical
+        for way in (
+            *("the {{}} in the {} corner", "the {{}} in the {} corner", "the {{}} at the {}", "the {} {{}}"),
+            *(
+                "the {{}} in the {}",
+                "the {{}} nearest the {} corner",
+                "{{}} in the {} corner",
+                "the {{}} closest to the {}",
+            ),
+        )
+    )
