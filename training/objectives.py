@@ -1,0 +1,232 @@
+"""What each stage learns, as losses on examples.
+
+The auxiliary heads live in training only; what the bundled model keeps is a plain `SSPSAM`.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import generalized_box_iou_loss
+
+from sspsam.config import Architecture
+from sspsam.models import SSPSAM
+from training.scenes import ATTRIBUTES, Example
+
+Losses = dict[str, Tensor]
+_FREQUENCIES = 4
+_PROMPTED = 4  # shapes of a scene for which SAM is prompted, at the most
+
+
+class AuxiliaryHeads(nn.Module):
+    """Linear readings of inner features that are supervised while training.
+
+    Args:
+        config: of the model.
+    """
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        width = config.clip.embed_dim
+        self.attributes = nn.Linear(width, len(ATTRIBUTES))
+        self.position = nn.Linear(width, 4 * _FREQUENCIES)
+        self.box = nn.Linear(width, 4)
+        self.center = nn.Linear(width, 4 * _FREQUENCIES)
+        self.selected = nn.ModuleList(nn.Linear(config.sam.prompt_width, 1) for _ in range(config.ssp.generator_layers))
+
+
+class Objective(nn.Module):
+    """A model, its auxiliary heads, and the losses of the stages.
+
+    Args:
+        model: in training.
+    """
+
+    def __init__(self, model: SSPSAM) -> None:
+        super().__init__()
+        self.model = model
+        self.heads = AuxiliaryHeads(model.config)
+        self._layers: list[Tensor] = []  # what the prompt generator's layers gave in the last forward pass
+        layers = model.ssp.prompt_generator.layers
+        for layer in list(layers)[:-1]:
+            layer.register_forward_hook(lambda module, inputs, output: self._layers.append(output))
+
+    def forward(self, stage: str, examples: list[Example]) -> Losses:
+        """Losses of a stage on examples, each weighted already."""
+        losses: Losses = {"clip": self.clip, "sam": self.sam, "joint": self.joint}[stage](examples)
+        return losses
+
+    def clip(self, examples: list[Example]) -> Losses:
+        """CLIP's patches say what they show, where they are, and where and how large it is."""
+        features = self.model.clip.encode_image(torch.stack([e.clip_input for e in examples]))  # (B, G*G, C)
+        return self._patches(features, examples)
+
+    def _patches(self, features: Tensor, examples: list[Example]) -> Losses:
+        tokens = features * math.sqrt(features.shape[1])  # of unit size again
+        attributes, positions, boxes, centers = [], [], [], []
+        for example, each in zip(examples, tokens, strict=True):
+            shown = _shown(example.patches)  # (N, G*G)
+            wanted = (shown.unsqueeze(2) * example.attributes.unsqueeze(1)).amax(dim=0)  # (G*G, 20)
+            logits = self.heads.attributes(each)
+            attributes.append(F.binary_cross_entropy_with_logits(logits, wanted))
+            place = _patch_places(example, self.model.config)  # (G*G, 2)
+            positions.append(F.mse_loss(self.heads.position(each), _waves(place)))
+            which, weight = shown.argmax(dim=0), shown.amax(dim=0)  # (G*G,)
+            weight = weight / weight.sum()
+            box = example.boxes[which]  # (G*G, 4)
+            boxes.append((weight * (self.heads.box(each) - box).abs().sum(dim=1)).sum())
+            center = (box[:, :2] + box[:, 2:]) / 2
+            centers.append((weight * (self.heads.center(each) - _waves(center)).square().mean(dim=1)).sum())
+        return {
+            "attributes": 10 * torch.stack(attributes).mean(),
+            "position": torch.stack(positions).mean(),
+            "boxes": torch.stack(boxes).mean(),
+            "centers": torch.stack(centers).mean(),
+        }
+
+    def sam(self, examples: list[Example]) -> Losses:
+        """SAM draws the mask of what a box, roughly drawn, or a point inside shows; one prompt for each shape."""
+        sam = self.model.sam
+        side = self.model.config.sam.image_size
+        embeddings = sam.encode_image(torch.stack([e.sam_input for e in examples]))
+        logits, ious, wanted = [], [], []
+        for example, embedding in zip(examples, embeddings, strict=True):
+            chosen = torch.randperm(len(example.masks), device=embedding.device)[:_PROMPTED]
+            if torch.rand(()) < 0.5:
+                boxes = example.boxes[chosen] * side
+                jitter = 0.06 * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2) * torch.randn_like(boxes)
+                prompts, _ = sam.prompt_encoder(points=None, boxes=boxes + jitter, masks=None)
+            else:
+                points = _points_inside(example.masks[chosen]) * (side / example.masks.shape[-1])
+                labels = torch.ones(points.shape[:2], device=points.device)
+                prompts, _ = sam.prompt_encoder(points=(points, labels), boxes=None, masks=None)
+            low_res, iou = sam.decode(embedding, prompts)
+            logits.append(low_res)
+            ious.append(iou)
+            wanted.append(example.masks[chosen])
+        return _mask_losses(torch.cat(logits), torch.cat(ious), torch.cat(wanted))
+
+    def joint(self, examples: list[Example]) -> Losses:
+        """Everything learns the masks of expressions; the inner steps are shown the way."""
+        model = self.model
+        seen = model.encode_image(
+            torch.stack([e.clip_input for e in examples]), torch.stack([e.sam_input for e in examples])
+        )
+        expressions = model.encode_text(torch.cat([e.token_ids for e in examples]))
+        counts = [len(e.token_ids) for e in examples]
+        parts = zip(*(tensor.split(counts) for tensor in expressions), strict=True)
+        logits, ious, wanted, boxes, boxes_wanted, selected, patches_wanted = [], [], [], [], [], [], []
+        similarities = []
+        for example, image, part in zip(examples, seen, parts, strict=True):
+            self._layers.clear()
+            answer = model.segment(image, type(expressions)(*part))
+            logits.append(answer.low_res)
+            ious.append(answer.iou)
+            wanted.append(_union(example.meant, example.masks.flatten(1)).view(-1, *example.masks.shape[1:]))
+            some = example.meant.any(dim=1)
+            boxes.append(answer.box[some])
+            boxes_wanted.append(_box_around(example.meant[some], example.clip_boxes))
+            selected.append(self._selected())  # (layers, E, G*G)
+            shown = _shown(example.patches)  # (N, G*G)
+            patches_wanted.append(_union(example.meant, shown))  # (E, G*G)
+            some = example.mentioned.any(dim=1)
+            alike = (example.mentioned[some].unsqueeze(2) * shown).amax(dim=1)  # (E', G*G)
+            similarities.append((answer.similarity.flatten(1)[some] - alike).square().mean(dim=1))
+        losses = _mask_losses(torch.cat(logits), torch.cat(ious), torch.cat(wanted))
+        losses |= _box_losses(torch.cat(boxes), torch.cat(boxes_wanted))
+        maps, maps_wanted = torch.cat(selected, dim=1), torch.cat(patches_wanted)
+        losses["similarity"] = 4 * torch.cat(similarities).mean()
+        losses["patches"] = 2 * _dice(maps.flatten(0, 1), maps_wanted.repeat(len(maps), 1)) + 4 * (
+            F.binary_cross_entropy_with_logits(maps, maps_wanted.expand_as(maps))
+        )
+        features = torch.stack([image.clip for image in seen])
+        return losses | {name: 0.5 * loss for name, loss in self._patches(features, examples).items()}
+
+    def _selected(self) -> Tensor:
+        """(layers - 1, E, G*G) logits of whether a patch belongs to what is meant, after each layer but the last."""
+        prompts = 1 + self.model.config.ssp.prompts
+        return torch.stack(
+            [
+                head(tokens[:, prompts:]).squeeze(-1)
+                for head, tokens in zip(self.heads.selected, self._layers, strict=False)
+            ]
+        )
+
+
+def _shown(patches: Tensor) -> Tensor:
+    """(N, G*G) how much of each patch a shape covers -> 0 to 1 whether it shows; the smallest shape shows somewhere."""
+    return (patches / (0.5 * patches.amax(dim=1, keepdim=True)).clamp(min=1e-6)).clamp(max=1)
+
+
+def _union(meant: Tensor, parts: Tensor) -> Tensor:
+    """(E, N) which are meant, (N, X) what each covers -> (E, X) what all that are meant cover."""
+    return (meant.float() @ parts).clamp(max=1)
+
+
+def _box_around(meant: Tensor, boxes: Tensor) -> Tensor:
+    """(E, N), (N, 4) -> (E, 4) the box around all that are meant."""
+    low = torch.where(meant.unsqueeze(2), boxes[:, :2], torch.inf).amin(dim=1)
+    high = torch.where(meant.unsqueeze(2), boxes[:, 2:], -torch.inf).amax(dim=1)
+    return torch.cat([low, high], dim=1)
+
+
+def _waves(places: Tensor) -> Tensor:
+    """(..., 2) fractions -> (..., 16) sines and cosines, as position embeddings have them."""
+    angles = places.unsqueeze(-1) * (math.pi * 2.0 ** torch.arange(_FREQUENCIES, device=places.device))
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+def _patch_places(example: Example, config: Architecture) -> Tensor:
+    """(G*G, 2) x, y of the middle of each of CLIP's patches, as fractions of SAM's square."""
+    grid = config.clip.grid
+    middle = (torch.arange(grid, device=example.picture.device) + 0.5) / grid
+    rows, columns = torch.meshgrid(middle, middle, indexing="ij")
+    free = (1 - example.picture) / 2  # CLIP's canvas holds the picture in its middle, SAM's square at its top left
+    return torch.stack([columns - free[1], rows - free[0]], dim=-1).flatten(0, 1)
+
+
+def _points_inside(masks: Tensor) -> Tensor:
+    """(N, T, T) -> (N, 1, 2) a random point x, y of each, in pixels."""
+    flat = masks.flatten(1)
+    index = torch.multinomial(flat.square() + 1e-9, 1)  # (N, 1)
+    side = masks.shape[-1]
+    return torch.stack([index % side, index // side], dim=-1) + 0.5
+
+
+def _dice(logits: Tensor, wanted: Tensor) -> Tensor:
+    """1 - the soft Dice coefficient of (X, pixels); what is empty should stay so."""
+    share = logits.sigmoid()
+    overlap = (share * wanted).sum(dim=1)
+    return (1 - (2 * overlap + 1) / (share.sum(dim=1) + wanted.sum(dim=1) + 1)).mean()
+
+
+def _focal(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Binary cross-entropy weighted by the square of the error (Lin et al. 2017), for soft labels."""
+    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    return (entropy * (logits.sigmoid() - wanted).square()).mean()
+
+
+def _mask_losses(low_res: Tensor, ious: Tensor, wanted: Tensor) -> Losses:
+    """(X, M, M) logits, (X,) SAM's guess of its IoU, (X, T, T) shares."""
+    side = wanted.shape[-1]
+    logits = F.interpolate(low_res.unsqueeze(1), (side, side), mode="bilinear", align_corners=False).squeeze(1)
+    with torch.no_grad():
+        found, true = logits >= 0, wanted >= 0.5
+        both, either = (found & true).sum(dim=(1, 2)), (found | true).sum(dim=(1, 2))
+        iou = torch.where(either > 0, both / either.clamp(min=1), 1.0)
+    return {
+        "dice": 4 * _dice(logits.flatten(1), wanted.flatten(1)),
+        "focal": 4 * 20 * _focal(logits, wanted),
+        "iou": F.mse_loss(ious, iou),
+        "#iou": iou[true.any(dim=(1, 2))].mean(),
+    }
+
+
+def _box_losses(boxes: Tensor, wanted: Tensor) -> Losses:
+    """(X, 4) centre and size, (X, 4) corners; fractions."""
+    center, half = boxes[:, :2], boxes[:, 2:] / 2
+    corners = torch.cat([center - half, center + half], dim=1)
+    low, high = wanted[:, :2], wanted[:, 2:]
+    difference = (boxes - torch.cat([(low + high) / 2, high - low], dim=1)).abs().sum(dim=1)
+    return {"l1": 5 * difference.mean(), "giou": 2 * generalized_box_iou_loss(corners, wanted, reduction="mean")}

@@ -1,0 +1,145 @@
+"""Scenes of the shapes world as tensors: what the networks see, and what is true of it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sspsam.config import ModelConfig
+from sspsam.preprocessing import Geometry, clip_input, geometry_of, sam_input
+from sspsam.shapes import COLORS, OUTLINES, Scene, Shape, ask, draw_scene
+from sspsam.shapes.drawing import any_size
+from sspsam.shapes.words import NOUNS
+from training.vocabulary import Vocabulary
+
+TARGET_SIDE = 128  # masks are learnt in a square of this many pixels, SAM's padding included
+_KINDS, _COLORS, _SIZES = list(OUTLINES), list(COLORS), ["small", "large"]
+_PARTICULAR = (*COLORS, *(word for words in NOUNS.values() for word in words))
+ATTRIBUTES = (*_COLORS, *_KINDS, *_SIZES)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One scene with N shapes and E expressions; S, G: CLIP's canvas and grid; T: `TARGET_SIDE`."""
+
+    clip_input: Tensor  # (3, S, S)
+    sam_input: Tensor  # (3, image size, image size)
+    picture: Tensor  # (2,) height and width of the picture in SAM's square, as fractions of it
+    masks: Tensor  # (N, T, T) share of each pixel of SAM's square that a shape covers
+    patches: Tensor  # (N, G*G) share of each patch of CLIP's canvas that a shape covers
+    attributes: Tensor  # (N, 20) which of `ATTRIBUTES` a shape has
+    boxes: Tensor  # (N, 4) tight box, x0, y0, x1, y1, as fractions of SAM's square
+    clip_boxes: Tensor  # (N, 4) the same, as fractions of CLIP's canvas
+    token_ids: Tensor  # (E, L)
+    meant: Tensor  # (E, N) bool, which shapes an expression means
+    mentioned: Tensor  # (E, N) 1: meant; 0.5: has a colour or is of a kind that the words mention; 0: neither
+
+
+class Examples(Dataset[Example]):
+    """Example number i is always the same one.
+
+    Args:
+        config: for the preprocessing.
+        seed: another seed, other scenes.
+        expressions: asked about each scene, at the most.
+        vocabulary: of the model in training.
+        length: how many examples.
+    """
+
+    def __init__(
+        self, config: ModelConfig, seed: int, expressions: int, vocabulary: Vocabulary | None, length: int
+    ) -> None:
+        self.config, self.seed, self.expressions, self.vocabulary = config, seed, expressions, vocabulary
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Example:
+        rng = np.random.default_rng((self.seed, index))
+        while True:
+            scene = draw_scene(rng, training_size(rng))
+            if scene.shapes:
+                return self._example(scene, rng)
+
+    def _example(self, scene: Scene, rng: np.random.Generator) -> Example:
+        geometry = geometry_of(scene.pixels, self.config)
+        architecture = self.config.architecture
+        sam_side, clip_side, grid = architecture.sam.image_size, architecture.clip.image_size, architecture.clip.grid
+        masks = np.stack([_in_sam_square(shape.mask, geometry, sam_side) for shape in scene.shapes])
+        patches = np.stack([_in_patches(shape.mask, geometry, clip_side, grid) for shape in scene.shapes])
+        boxes = np.stack([_box(shape.mask) for shape in scene.shapes])
+        scale = geometry.sam_width / geometry.width / sam_side, geometry.sam_height / geometry.height / sam_side
+        clip_scale = geometry.clip_width / geometry.width, geometry.clip_height / geometry.height
+        clip_boxes = (boxes * np.tile(clip_scale, 2) + np.tile((geometry.clip_left, geometry.clip_top), 2)) / clip_side
+        attributes = [[name in (s.color, s.kind, s.size) for name in ATTRIBUTES] for s in scene.shapes]
+        token_ids, meant, mentioned = self._questions(scene, rng)
+        return Example(
+            clip_input=clip_input(scene.pixels, geometry, self.config),
+            sam_input=sam_input(scene.pixels, geometry, self.config),
+            picture=torch.tensor([geometry.sam_height / sam_side, geometry.sam_width / sam_side]),
+            masks=torch.from_numpy(masks),
+            patches=torch.from_numpy(patches),
+            attributes=torch.tensor(attributes, dtype=torch.float32),
+            boxes=torch.from_numpy(boxes * np.tile(scale, 2)).float(),
+            clip_boxes=torch.from_numpy(clip_boxes).float(),
+            token_ids=token_ids,
+            meant=meant,
+            mentioned=mentioned,
+        )
+
+    def _questions(self, scene: Scene, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        if self.vocabulary is None:
+            nothing = torch.zeros(0, len(scene.shapes))
+            return torch.zeros(0, 1, dtype=torch.int64), nothing.bool(), nothing
+        questions = ask(scene, rng, self.expressions)
+        token_ids = torch.stack([self.vocabulary.read(question.text) for question in questions])
+        meant = [[bool((shape.mask & question.mask).any()) for shape in scene.shapes] for question in questions]
+        mentioned = [[_mentions(question.text.lower(), shape) for shape in scene.shapes] for question in questions]
+        return token_ids, torch.tensor(meant), torch.tensor(mentioned).float().mul(0.5).clamp(min=torch.tensor(meant))
+
+
+def _mentions(text: str, shape: Shape) -> bool:
+    """Whether the words mention the colour or kind of a shape, or no kind in particular."""
+    words = (shape.color, *NOUNS[shape.kind])
+    return any(word in text for word in words) or not any(word in text for word in _PARTICULAR)
+
+
+def training_size(rng: np.random.Generator) -> tuple[int, int]:
+    """Height and width: the aspects of the world at the size that the networks see, where drawing is cheap."""
+    height, width = any_size(rng)
+    scale = rng.uniform(224, 384) / max(height, width)
+    return max(48, round(height * scale)), max(48, round(width * scale))
+
+
+def _in_sam_square(mask: NDArray[np.bool_], geometry: Geometry, side: int) -> NDArray[np.float32]:
+    square = np.zeros((side, side), dtype=np.float32)
+    square[: geometry.sam_height, : geometry.sam_width] = _resized(mask, geometry.sam_height, geometry.sam_width)
+    return _averaged(square, TARGET_SIDE)
+
+
+def _in_patches(mask: NDArray[np.bool_], geometry: Geometry, side: int, grid: int) -> NDArray[np.float32]:
+    canvas = np.zeros((side, side), dtype=np.float32)
+    rows = slice(geometry.clip_top, geometry.clip_top + geometry.clip_height)
+    columns = slice(geometry.clip_left, geometry.clip_left + geometry.clip_width)
+    canvas[rows, columns] = _resized(mask, geometry.clip_height, geometry.clip_width)
+    return _averaged(canvas, grid).reshape(-1)
+
+
+def _resized(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.float32]:
+    picture = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BOX)
+    return np.asarray(picture, dtype=np.float32) / 255
+
+
+def _averaged(square: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    step = len(square) // side
+    return square.reshape(side, step, side, step).mean(axis=(1, 3), dtype=np.float32)
+
+
+def _box(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
