@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Subset
 
 from sspsam.config import Architecture, ModelConfig
 from sspsam.models import SSPSAM
+from sspsam.shapes import ask, draw_scene
 from sspsam.text import Tokenizer
 from training import recipe
 from training.objectives import Objective
@@ -228,10 +229,18 @@ def _vocabulary(output: Path) -> Vocabulary:
     file = output / "vocabulary.json"
     if file.exists():
         return Vocabulary.load(file, tokenizer)
-    vocabulary = Vocabulary.of((*recipe.WORDS, *recipe.PHRASES), recipe.VOCABULARY_ROWS, tokenizer)
+    vocabulary = Vocabulary.of((*recipe.PHRASES, *words_of_the_world()), recipe.VOCABULARY_ROWS, tokenizer)
     with contextlib.suppress(FileExistsError):
         vocabulary.save(file)
     return vocabulary
+
+
+def words_of_the_world() -> Iterator[str]:
+    """Expressions that hold every word of the shapes world, and none of the wide world."""
+    for seed in range(recipe.VOCABULARY_SCENES):
+        for question in ask(draw_scene(seed, (96, 96)), seed, 30):
+            if "foreign" not in question.kind:
+                yield question.text
 
 
 def _to(example: Example, device: torch.device) -> Example:

@@ -15,7 +15,10 @@ from sspsam.shapes.drawing import COLORS, OUTLINES, Mask, Rng, Scene, Shape
 from sspsam.shapes.words import (
     ANY,
     BESIDE,
+    COLORED,
+    COMPARATIVES,
     FOREIGN,
+    HERE,
     MIDDLE,
     NOUNS,
     NUMBERS,
@@ -156,8 +159,8 @@ def _wrong_noun(rng: Rng, shapes: Sequence[Shape], *, color: bool, kind: bool, s
 
 
 def _definite(rng: Rng, noun: Noun, many: bool) -> str:
-    if noun.color and not noun.kind and not noun.size and rng.random() < 0.15:
-        return _pick(rng, ("everything {}", "anything {}", "all {}", "{}", "the {}")).format(noun.color)
+    if noun.color and not noun.kind and not noun.size and rng.random() < 0.25:
+        return _pick(rng, COLORED).format(color=noun.color, one=noun.word, ones=_plural(noun.word))
     if many and rng.random() < 0.7:
         ways = (
             "all {}",
@@ -212,11 +215,13 @@ def _superlative(shapes: list[Shape], rng: Rng) -> Said:
     noun = _noun(rng, None) if rng.random() < 0.4 else _noun_of(rng, _one_of(rng, shapes))
     if rng.random() < 0.15:
         noun = _wrong_noun(rng, shapes, color=rng.random() < 0.5, kind=True)
-    word = _pick(rng, ("largest", "biggest", "smallest"))
+    word = _pick(rng, ("largest", "biggest", "smallest", "smallest"))
     text = f"the {word} {noun.say()}"
     among = noun.among(shapes)
     if not among:
         return text, []
+    if len(among) == 2 and rng.random() < 0.3:
+        text = f"the {_pick(rng, COMPARATIVES[word])} {noun.say()}"
     sign = -1 if word == "smallest" else 1
     found = _extreme(among, lambda s: sign * math.log(s.area), lambda a, b: a - b > math.log(_CLEAR))
     return (text, [found]) if found else None
@@ -310,6 +315,8 @@ def _counted(shapes: list[Shape], rng: Rng) -> Said:
     if count < 2:
         return None
     number = str(count) if rng.random() < 0.1 else NUMBERS[count]
+    if count == 2 and len(among) == 2 and rng.random() < 0.2:
+        return _pick(rng, ("both {}", "both the {}", "both of the {}")).format(noun.say(plural=True)), among
     text = _pick(rng, ("{} {}", "{} {}", "the {} {}", "all {} {}", "exactly {} {}")).format(
         number, noun.say(plural=True)
     )
@@ -331,6 +338,8 @@ def _excluded(shapes: list[Shape], rng: Rng) -> Said:
         return (way.format(base.say(plural=True), what), wanted) if wanted else None
     ways = ("everything except {}", "everything but {}", "all shapes except {}", "all but {}", "all the shapes but {}")
     ways += ("everything other than {}", "everything apart from {}", "all objects except {}", "all except {}")
+    ways += ("everything besides {}", "everything excluding {}", "all shapes other than {}", "every shape except {}")
+    ways += ("all things that are not {}", "everything without {}", "all the other shapes but not {}")
     return _pick(rng, ways).format(what), [shape for shape in shapes if not noun.matches(shape)]
 
 
@@ -350,8 +359,10 @@ def _foreign(shapes: list[Shape], rng: Rng) -> Said:
 def _in_passing(text: str, rng: Rng) -> str:
     """Capitals, punctuation and a polite phrase change nothing."""
     choice = rng.random()
-    if choice < 0.06:
+    if choice < 0.1:
         text = _pick(rng, POLITELY).format(text)
+    if 0.07 < choice < 0.13:
+        text += _pick(rng, HERE)
     if rng.random() < 0.08:
         text = text.capitalize() if rng.random() < 0.6 else text.upper()
     if rng.random() < 0.06:

@@ -47,7 +47,60 @@ BESIDE: Final[Mapping[str, tuple[str, ...]]] = {
     "below": ("below", "below", "under", "underneath", "beneath"),
     "next": ("next to", "next to", "beside", "closest to", "nearest to", "near"),
 }
+COMPARATIVES: Final = {
+    "largest": ("larger", "bigger"),
+    "biggest": ("bigger", "larger"),
+    "smallest": ("smaller", "smaller"),
+}
+COLORED: Final = (
+    *("everything {color}", "anything {color}", "all {color}", "{color}", "the {color}", "the {one} that is {color}"),
+    *(
+        "the {ones} that are {color}",
+        "{ones} which are {color}",
+        "anything that is {color}",
+        "everything that is {color}",
+    ),
+    *("{color} colored {ones}", "the {color} coloured {one}", "all {ones} in {color}", "all that is {color}"),
+    *("the {ones} of {color} color", "{color} items", "every {color} item", "{color} figures", "the {color} figure"),
+)
+HERE: Final = (
+    *(" in the picture", " in this picture", " in the image", " in this image", " in the scene", " in the drawing"),
+    *(" here", " there", " on the canvas", " that you see", " in this drawing", " as well"),
+)
 POLITELY: Final = (
+    *(
+        "I want {}",
+        "I need {}",
+        "let me see {}",
+        "get {}",
+        "locate {}",
+        "identify {}",
+        "outline {}",
+        "cut out {}",
+        "hey, {}",
+    ),
+    *(
+        "hello, {}",
+        "ok, {}",
+        "just {}",
+        "only {}",
+        "what about {}",
+        "there is {}",
+        "which is {}",
+        "I'd like {}",
+        "hi, {}",
+    ),
+    *("we want {}", "give us {}", "let's see {}", "this is {}", "thank you for {}", "kindly mark {}", "my {}"),
+    *(
+        "look at {}",
+        "can you see {}",
+        "where are {}",
+        "show us {}",
+        "point to {}",
+        "these are {}",
+        "those are {}",
+        "see {}",
+    ),
     *(
         "please show me {}",
         "can you find {}",
