@@ -131,6 +131,7 @@ def draw_scene(seed: int | Rng, size: tuple[int, int] | None = None) -> Scene:
     rng = np.random.default_rng(seed)
     height, width = size or any_size(rng)
     canvas = Image.fromarray(_background(rng, height, width))
+    kinds, colors = _choice(rng, list(OUTLINES)), _choice(rng, list(COLORS))
     shapes: list[Shape] = []
     places: list[tuple[float, float, float]] = []
     for _ in range(int(rng.integers(1, 9))):
@@ -140,7 +141,7 @@ def draw_scene(seed: int | Rng, size: tuple[int, int] | None = None) -> Scene:
         if place is None:
             continue
         places.append((*place, radius))
-        shape = _draw_shape(rng, canvas, place, radius, diameter)
+        shape = _draw_shape(rng, canvas, str(rng.choice(kinds)), colors, place, diameter)
         shapes = [*(_hidden_behind(other, shape.mask) for other in shapes), shape]
     return Scene(np.asarray(canvas).copy(), tuple(shape for shape in shapes if shape.area))
 
@@ -172,15 +173,24 @@ def _shade(rng: Rng, name: str) -> tuple[int, int, int]:
     return tuple(round(255 * channel) for channel in rgb)  # type: ignore[return-value]  # three channels
 
 
-def _draw_shape(rng: Rng, canvas: Image.Image, place: tuple[float, float], radius: float, diameter: float) -> Shape:
+def _choice(rng: Rng, names: list[str]) -> list[str]:
+    """All of them, or a few: where colours or kinds recur, there is more to count and to tell apart."""
+    return (
+        names if rng.random() < 0.55 else [str(name) for name in rng.choice(names, rng.integers(1, 5), replace=False)]
+    )
+
+
+def _draw_shape(
+    rng: Rng, canvas: Image.Image, kind: str, colors: list[str], place: tuple[float, float], diameter: float
+) -> Shape:
     """Draw one shape onto the canvas, in a colour that can be told from what lies behind it."""
-    kind = str(rng.choice(list(OUTLINES)))
+    radius = diameter * min(canvas.size) / 2
     alpha, corner = _cover(rng, kind, place, radius)
     inside = alpha > 127
     box = (*corner, corner[0] + alpha.shape[1], corner[1] + alpha.shape[0])
     behind = np.asarray(canvas.crop(box)).reshape(-1, 3)[::7].astype(float)
-    for _ in range(50):
-        name = str(rng.choice(list(COLORS)))
+    for attempt in range(60):
+        name = str(rng.choice(colors if attempt < 15 else list(COLORS)))
         shade = _shade(rng, name)
         if np.percentile(np.linalg.norm(behind - shade, axis=1), 10) > _VISIBLE:
             break
