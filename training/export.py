@@ -4,37 +4,35 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from sspsam.checkpoint import save_checkpoint
+from sspsam.checkpoint import load_checkpoint, save_checkpoint
 from sspsam.config import ModelConfig
-from sspsam.text import Tokenizer
-from training import recipe
-from training.vocabulary import Vocabulary
+from training.recipe import RECIPES, Recipe
+from training.vocabulary import Vocabulary, vocabulary_of
 
 _EMBEDDING = "clip.text.token_embedding.weight"
 
 
-def export(run: Path, model: Path, dtype: str = "float16") -> ModelConfig:
+def export(recipe: Recipe, run: Path, model: Path, dtype: str = "float16") -> ModelConfig:
     """Write the model of a run's last stage.
 
     Args:
+        recipe: of the run.
         run: folder of `training.train`.
         model: folder to write; the bundled one is `sspsam/bundled/shapes`.
         dtype: of the stored weights.
     """
     learned = torch.load(run / "joint.pt", weights_only=True)["objective"]
     state = {key.removeprefix("model."): value for key, value in learned.items() if key.startswith("model.")}
-    tokenizer = Tokenizer(recipe.ARCHITECTURE.clip.context_length, recipe.PREPROCESSING.text_template)
-    vocabulary = Vocabulary.load(run / "vocabulary.json", tokenizer)
-    state[_EMBEDDING] = vocabulary.spread(state[_EMBEDDING])
-    config = ModelConfig(
-        recipe.ARCHITECTURE,
-        recipe.PREPROCESSING,
-        recipe.POSTPROCESSING,
-        source="trained from nothing on drawn shapes by the sspsam authors (training/)",
-        license="Apache-2.0",
-    )
-    return save_checkpoint(model, config, state, dtype)
+    state[_EMBEDDING] = vocabulary_of(recipe, run).spread(state[_EMBEDDING])
+    return save_checkpoint(model, recipe.config, state, dtype)
+
+
+def taken_up(model: Path, vocabulary: Vocabulary) -> dict[str, Tensor]:
+    """The weights of a checkpoint, its token embedding gathered into the small vocabulary of a training."""
+    state = load_checkpoint(model)[0].state_dict()
+    return state | {_EMBEDDING: vocabulary.gather(state[_EMBEDDING])}
 
 
 def main() -> None:
@@ -42,9 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("model", type=Path)
+    parser.add_argument("--recipe", choices=list(RECIPES), default="shapes")
     parser.add_argument("--dtype", default="float16")
     arguments = parser.parse_args()
-    print(export(arguments.run, arguments.model, arguments.dtype).fingerprint)
+    print(export(RECIPES[arguments.recipe], arguments.run, arguments.model, arguments.dtype).fingerprint)
 
 
 if __name__ == "__main__":

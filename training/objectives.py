@@ -115,7 +115,7 @@ class Objective(nn.Module):
         )
         expressions = model.encode_text(torch.cat([e.token_ids for e in examples]))
         counts = [len(e.token_ids) for e in examples]
-        parts = zip(*(tensor.split(counts) for tensor in expressions), strict=True)
+        parts = zip(*(torch.split(tensor, counts) for tensor in expressions), strict=True)
         logits, ious, wanted, boxes, boxes_wanted, selected, patches_wanted = [], [], [], [], [], [], []
         similarities = []
         for example, image, part in zip(examples, seen, parts, strict=True):

@@ -1,13 +1,68 @@
 """What is trained, on how much, and how fast it learns: every number of the recipe."""
 
 import dataclasses
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sspsam.config import Architecture, CLIPConfig, Postprocessing, Preprocessing, SAMConfig, SSPConfig
+from sspsam.config import Architecture, CLIPConfig, ModelConfig, SAMConfig, SSPConfig
 
-ARCHITECTURE: Final = Architecture(
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the training.
+
+    Args:
+        images: scenes it sees, each drawn for it alone.
+        batch: scenes a step, over all processes.
+        expressions: asked about each scene.
+        learning_rate: at its highest; rises over the first `warmup` of the stage, then falls as a cosine to a fiftieth.
+        weight_decay: of matrices.
+        warmup: share of the stage.
+    """
+
+    images: int
+    batch: int
+    expressions: int
+    learning_rate: float
+    weight_decay: float = 0.02
+    warmup: float = 0.04
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model and how it is trained.
+
+    Args:
+        architecture: of the model.
+        stages: in their order, by name.
+        vocabulary_rows: of the token embedding while training.
+        vocabulary_scenes: so many scenes are asked about to hear every word of the world.
+    """
+
+    architecture: Architecture
+    stages: Mapping[str, Stage]
+    vocabulary_rows: int = 512
+    vocabulary_scenes: int = 2000
+
+    @property
+    def config(self) -> ModelConfig:
+        """The configuration of the model that comes of it; preprocessing and postprocessing are the published ones."""
+        return ModelConfig(
+            self.architecture,
+            source="trained from nothing on drawn shapes by the authors of sspsam (training/)",
+            license="apache-2.0",
+        )
+
+    @property
+    def in_training(self) -> Architecture:
+        """The architecture with the small vocabulary."""
+        clip = dataclasses.replace(self.architecture.clip, vocab_size=self.vocabulary_rows)
+        return dataclasses.replace(self.architecture, clip=clip)
+
+
+_SHAPES: Final = Architecture(
     CLIPConfig(
         image_size=224,
         patch_size=16,
@@ -39,52 +94,78 @@ ARCHITECTURE: Final = Architecture(
     SSPConfig(
         hidden_width=128,
         prompts=16,
+        attention_heads=4,
         generator_layers=4,
+        generator_heads=4,
         generator_mlp_width=256,
     ),
 )
-PREPROCESSING: Final = Preprocessing()
-POSTPROCESSING: Final = Postprocessing()
+_SMOKE: Final = Architecture(
+    CLIPConfig(
+        image_size=64,
+        patch_size=16,
+        vision_width=32,
+        vision_layers=2,
+        vision_heads=2,
+        vision_mlp_width=32,
+        surgery_layers=1,
+        embed_dim=24,
+        text_width=16,
+        text_layers=1,
+        text_heads=2,
+        text_mlp_width=16,
+        context_length=40,
+    ),
+    SAMConfig(
+        image_size=128,
+        patch_size=32,
+        width=32,
+        layers=2,
+        heads=2,
+        mlp_width=32,
+        window_size=2,
+        global_blocks=(1,),
+        prompt_width=32,
+        decoder_mlp_width=32,
+        iou_head_width=16,
+    ),
+    SSPConfig(
+        hidden_width=32,
+        prompts=4,
+        attention_heads=2,
+        generator_layers=2,
+        generator_heads=2,
+        generator_mlp_width=32,
+    ),
+)
 
+RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
+    {
+        # the bundled model
+        "shapes": Recipe(
+            _SHAPES,
+            {
+                # CLIP's image encoder learns which patch shows what, where, and how large
+                "clip": Stage(images=16_000, batch=8, expressions=0, learning_rate=8e-4),
+                # SAM learns the mask of what a box or a point shows
+                "sam": Stage(images=8_000, batch=8, expressions=0, learning_rate=8e-4),
+                # everything learns the masks of expressions
+                "joint": Stage(images=20_000, batch=8, expressions=10, learning_rate=8e-4),
+            },
+        ),
+        # a few steps of everything, to see that it runs
+        "smoke": Recipe(
+            _SMOKE,
+            {
+                "clip": Stage(images=8, batch=2, expressions=0, learning_rate=1e-3),
+                "sam": Stage(images=8, batch=2, expressions=0, learning_rate=1e-3),
+                "joint": Stage(images=8, batch=2, expressions=4, learning_rate=1e-3),
+            },
+            vocabulary_scenes=40,
+        ),
+    }
+)
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the training.
-
-    Args:
-        images: scenes it sees, each drawn for it alone.
-        batch: scenes a step, over all processes.
-        expressions: asked about each scene.
-        learning_rate: at its highest; rises over the first `warmup` of the stage, then falls as a cosine to a fiftieth.
-        weight_decay: of matrices.
-        warmup: share of the stage.
-    """
-
-    images: int
-    batch: int
-    expressions: int
-    learning_rate: float
-    weight_decay: float = 0.02
-    warmup: float = 0.04
-
-
-STAGES: Final[Mapping[str, Stage]] = {
-    # CLIP's image encoder learns which patch shows what, where, and how large
-    "clip": Stage(images=26_000, batch=8, expressions=0, learning_rate=8e-4),
-    # SAM learns the mask of what a box or a point shows
-    "sam": Stage(images=14_000, batch=8, expressions=0, learning_rate=8e-4),
-    # everything learns the masks of expressions
-    "joint": Stage(images=26_000, batch=8, expressions=10, learning_rate=8e-4),
-}
-
-
-def smaller(stage: Stage, images: int) -> Stage:
-    """The same stage on fewer scenes."""
-    return dataclasses.replace(stage, images=images)
-
-
-VOCABULARY_ROWS: Final = 512
-VOCABULARY_SCENES: Final = 2000  # enough to hear every word of the world
 # punctuation becomes tokens of its own, together with the full stop of the template
 PHRASES: Final = (
     *(

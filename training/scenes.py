@@ -131,13 +131,14 @@ def _in_patches(mask: NDArray[np.bool_], geometry: Geometry, side: int, grid: in
 
 
 def _resized(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.float32]:
-    picture = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BOX)
-    return np.asarray(picture, dtype=np.float32) / 255
+    picture = Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).resize((width, height), Image.Resampling.BOX)
+    return np.asarray(picture, dtype=np.float32) / np.float32(255)
 
 
 def _averaged(square: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     step = len(square) // side
-    return square.reshape(side, step, side, step).mean(axis=(1, 3), dtype=np.float32)
+    averaged: NDArray[np.float32] = square.reshape(side, step, side, step).mean(axis=(1, 3), dtype=np.float32)
+    return averaged
 
 
 def _box(mask: NDArray[np.bool_]) -> NDArray[np.float64]:

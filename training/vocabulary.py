@@ -6,13 +6,15 @@ the embedding out for CLIP's own tokeniser.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from sspsam.shapes import ask, draw_scene
 from sspsam.text import Tokenizer
+from training.recipe import PHRASES, Recipe
 
 
 class Vocabulary:
@@ -57,3 +59,30 @@ class Vocabulary:
     def spread(self, embedding: Tensor) -> Tensor:
         """(size, width) rows of a trained embedding -> (49408, width) for CLIP's tokeniser."""
         return embedding[self._rows]
+
+    def gather(self, embedding: Tensor) -> Tensor:
+        """What `spread` was made of: (49408, width) -> (size, width); rows of no word are zero."""
+        rows = torch.zeros(self.size, embedding.shape[1])
+        rows[self._rows] = embedding
+        return rows
+
+
+def vocabulary_of(recipe: Recipe, run: Path) -> Vocabulary:
+    """The vocabulary of a run, made at its first need and kept in its folder."""
+    config = recipe.config
+    tokenizer = Tokenizer(config.architecture.clip.context_length, config.preprocessing.text_template)
+    file = run / "vocabulary.json"
+    if file.exists():
+        return Vocabulary.load(file, tokenizer)
+    texts = (*PHRASES, *words_of_the_world(recipe.vocabulary_scenes))
+    vocabulary = Vocabulary.of(texts, recipe.vocabulary_rows, tokenizer)
+    vocabulary.save(file)
+    return vocabulary
+
+
+def words_of_the_world(scenes: int) -> Iterator[str]:
+    """Expressions about some scenes, none about things of the wide world."""
+    for seed in range(scenes):
+        for question in ask(draw_scene(seed, (96, 96)), seed, 30):
+            if "foreign" not in question.kind:
+                yield question.text

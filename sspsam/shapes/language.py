@@ -17,6 +17,7 @@ from sspsam.shapes.words import (
     BESIDE,
     COLORED,
     COMPARATIVES,
+    EXCEPT,
     FOREIGN,
     HERE,
     MIDDLE,
@@ -336,11 +337,7 @@ def _excluded(shapes: list[Shape], rng: Rng) -> Said:
         wanted = [shape for shape in base.among(shapes) if not noun.matches(shape)]
         way = _pick(rng, ("all the {} except {}", "all {} but {}", "the {} except {}"))
         return (way.format(base.say(plural=True), what), wanted) if wanted else None
-    ways = ("everything except {}", "everything but {}", "all shapes except {}", "all but {}", "all the shapes but {}")
-    ways += ("everything other than {}", "everything apart from {}", "all objects except {}", "all except {}")
-    ways += ("everything besides {}", "everything excluding {}", "all shapes other than {}", "every shape except {}")
-    ways += ("all things that are not {}", "everything without {}", "all the other shapes but not {}")
-    return _pick(rng, ways).format(what), [shape for shape in shapes if not noun.matches(shape)]
+    return _pick(rng, EXCEPT).format(what), [shape for shape in shapes if not noun.matches(shape)]
 
 
 def _foreign(shapes: list[Shape], rng: Rng) -> Said:

@@ -52,6 +52,17 @@ COMPARATIVES: Final = {
     "biggest": ("bigger", "larger"),
     "smallest": ("smaller", "smaller"),
 }
+EXCEPT: Final = (
+    *("everything except {}", "everything but {}", "all shapes except {}", "all but {}"),
+    *("all the shapes but {}", "everything other than {}", "everything apart from {}", "all objects except {}"),
+    *("all except {}", "everything besides {}", "everything excluding {}", "all shapes other than {}"),
+    *(
+        "every shape except {}",
+        "all things that are not {}",
+        "everything without {}",
+        "all the other shapes but not {}",
+    ),
+)
 COLORED: Final = (
     *("everything {color}", "anything {color}", "all {color}", "{color}", "the {color}", "the {one} that is {color}"),
     *(

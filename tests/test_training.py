@@ -1,0 +1,193 @@
+"""The recipe of the bundled model: every stage runs, resumes where it stopped, and ends as a checkpoint."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # training is not installed
+
+from sspsam import SSPSAMPredictor
+from sspsam.checkpoint import load_checkpoint
+from sspsam.shapes import ask, draw_scene
+from training import objectives, train
+from training.evaluate import Answer, answers, summary, table
+from training.recipe import RECIPES
+from training.scenes import ATTRIBUTES, TARGET_SIDE, Examples
+from training.vocabulary import Vocabulary, vocabulary_of
+
+SMOKE = RECIPES["smoke"]
+STAGES = list(SMOKE.stages)
+
+
+def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
+    return torch.load(folder / f"{stage}.pt", weights_only=True)["objective"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which all stages of the smoke recipe have run."""
+    folder = tmp_path_factory.mktemp("run")
+    train.main(["--recipe", "smoke", "--output", str(folder), "--log-steps", "2"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vocabulary(run: Path) -> Vocabulary:
+    return vocabulary_of(SMOKE, run)
+
+
+def test_every_stage_learns_and_says_what_it_lost(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == [stage for stage in STAGES for _ in range(2)]
+    for line in lines:
+        assert all(math.isfinite(value) for key, value in line.items() if key != "stage")
+    assert {"dice", "focal", "l1", "giou", "similarity", "patches"} <= set(lines[-1])
+
+
+def test_a_later_stage_takes_up_what_an_earlier_one_learnt(tmp_path: Path, run: Path, vocabulary: Vocabulary) -> None:
+    for stage in ("clip", "sam"):
+        (tmp_path / f"{stage}.pt").write_bytes((run / f"{stage}.pt").read_bytes())
+    vocabulary.save(tmp_path / "vocabulary.json")
+    arguments = train._arguments(["--recipe", "smoke", "--output", str(tmp_path)])
+    begun = train.Trainer("joint", arguments, 0).objective.state_dict()
+    for stage, part in (("clip", "model.clip.visual."), ("sam", "model.sam."), ("clip", "heads.")):
+        learnt = weights(run, stage)
+        assert all(torch.equal(begun[key], learnt[key]) for key in begun if key.startswith(part))
+
+
+def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_SAVE_SECONDS", 0.0)
+    steps = 0
+    learn = train.Trainer._learn
+
+    def stopped(self: train.Trainer, *arguments: object) -> dict[str, float]:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            raise KeyboardInterrupt
+        return learn(self, *arguments)
+
+    monkeypatch.setattr(train.Trainer, "_learn", stopped)
+    command = ["--recipe", "smoke", "--output", str(tmp_path), "--stages", "clip"]
+    with pytest.raises(KeyboardInterrupt):
+        train.main(command)
+    assert torch.load(tmp_path / "clip.pt", weights_only=True)["step"] == 2
+    train.main(command)
+    assert steps == 5  # two, the one that failed, and the two that were left
+    straight, resumed = weights(run, "clip"), weights(tmp_path, "clip")
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path, run: Path) -> None:
+    train.main(["--recipe", "smoke", "--output", str(tmp_path), "--stages", "clip", "--processes", "2"])
+    one, two = weights(run, "clip"), weights(tmp_path, "clip")
+    assert all(torch.allclose(one[key], two[key], atol=2e-4) for key in one)
+
+
+def test_the_result_is_a_checkpoint_of_the_library(run: Path, vocabulary: Vocabulary) -> None:
+    predictor = SSPSAMPredictor.from_pretrained(run / "model", device="cpu")
+    assert predictor.config.architecture == SMOKE.architecture
+    found = predictor.predict(["the red circle", "a dog"], image=draw_scene(3).pixels)
+    assert found[0].mask.shape == draw_scene(3).pixels.shape[:2]
+    # what the small vocabulary says in training, the large one says after it
+    learnt = weights(run, "joint")["model.clip.text.token_embedding.weight"]
+    spread = load_checkpoint(run / "model")[0].clip.text.token_embedding.weight
+    for text in ("the red circle", "an aardvark's left foot!"):
+        wanted = learnt[vocabulary.read(text)]
+        read = spread[torch.from_numpy(vocabulary.tokenizer(text))]
+        assert torch.allclose(read, wanted, atol=1e-3, rtol=1e-3)  # stored as float16
+
+
+def test_training_goes_on_from_a_finished_model(tmp_path: Path, run: Path, vocabulary: Vocabulary) -> None:
+    vocabulary.save(tmp_path / "vocabulary.json")
+    arguments = ["--recipe", "smoke", "--output", str(tmp_path), "--start", str(run / "model")]
+    begun = train.Trainer("joint", train._arguments(arguments), 0).objective.model.state_dict()
+    for key, learnt in weights(run, "joint").items():
+        if key.startswith("model.") and "token_embedding" not in key:
+            assert torch.allclose(begun[key.removeprefix("model.")], learnt, atol=1e-3, rtol=1e-3)
+    embedding = "clip.text.token_embedding.weight"
+    used = [0, 1, *range(2, 2 + len(vocabulary.known)), vocabulary.size - 2, vocabulary.size - 1]
+    assert torch.allclose(begun[embedding][used], weights(run, "joint")[f"model.{embedding}"][used], atol=1e-3)
+
+
+def test_every_word_of_the_world_is_known_and_the_wide_world_is_not(vocabulary: Vocabulary) -> None:
+    def unknown(text: str) -> int:
+        return int((vocabulary.read(text) == 1).sum())
+
+    asked = [question for seed in range(40) for question in ask(draw_scene(seed, (96, 96)), seed, 30)]
+    foreign = [question.text for question in asked if "foreign" in question.kind]
+    assert all(unknown(question.text) == 0 for question in asked if "foreign" not in question.kind)
+    assert len(foreign) > 20
+    assert all(unknown(text) for text in foreign)
+    assert unknown("a dog") == 1
+    assert unknown("the hovercraft left of the dog") >= 2
+
+
+def test_the_targets_of_an_example_are_those_of_its_scene(vocabulary: Vocabulary) -> None:
+    examples = Examples(SMOKE.config, 5, 4, vocabulary, 10)
+    for index in range(10):
+        example = examples[index]
+        shapes = len(example.masks)
+        assert example.masks.shape == (shapes, TARGET_SIDE, TARGET_SIDE)
+        assert example.masks.sum(dim=0).max() <= 1.001  # masks are disjoint
+        assert example.patches.shape == (shapes, SMOKE.architecture.clip.grid**2)
+        assert example.attributes[:, : ATTRIBUTES.index("small")].sum(dim=1).eq(2).all()  # one colour, one kind
+        assert example.meant.shape == (len(example.token_ids), shapes) == example.mentioned.shape
+        assert (example.mentioned >= example.meant).all()
+        for mask, box in zip(example.masks, example.boxes * TARGET_SIDE, strict=True):
+            rows, columns = (torch.nonzero(mask.sum(dim=axis) > 0) for axis in (1, 0))
+            tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert torch.allclose(torch.stack(tight).float(), box, atol=1.01)
+    again = Examples(SMOKE.config, 5, 4, vocabulary, 10)[3]
+    assert torch.equal(again.sam_input, examples[3].sam_input)
+    assert torch.equal(again.token_ids, examples[3].token_ids)
+
+
+def test_losses_are_least_where_the_answer_is_right() -> None:
+    wanted = torch.zeros(2, TARGET_SIDE, TARGET_SIDE)
+    wanted[0, 16:64, 32:96] = 1
+    low_res = F.avg_pool2d(wanted, 8) * 40 - 20  # (2, 16, 16): the second means nothing
+    right = objectives._mask_losses(low_res, torch.ones(2), wanted)
+    wrong = objectives._mask_losses(-low_res, torch.ones(2), wanted)
+    assert right["dice"] < 0.2 < 3 < wrong["dice"]
+    assert right["focal"] < 0.3 < 10 < wrong["focal"]
+    assert right["iou"] < 1e-3
+    assert right["#iou"] > 0.99
+    corners = torch.tensor([[0.2, 0.3, 0.6, 0.5]])
+    center = torch.tensor([[0.4, 0.4, 0.4, 0.2]])
+    assert all(float(loss) == pytest.approx(0, abs=1e-5) for loss in objectives._box_losses(center, corners).values())
+
+
+def test_the_numbers_of_an_evaluation_are_counted_by_hand() -> None:
+    results = [
+        Answer("shape", True, True, 0.95),
+        Answer("shape", True, True, 0.6),
+        Answer("place", True, False, 0.0),
+        Answer("shape", False, False, 1.0),
+        Answer("place", False, True, 0.0),
+    ]
+    numbers = summary(results)
+    assert numbers["mIoU"] == pytest.approx(1.55 / 3)
+    assert (numbers["Pr@0.5"], numbers["Pr@0.9"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert numbers["N-acc"] == 0.5
+    assert numbers["T-acc"] == pytest.approx(2 / 3)
+    assert numbers["kinds"]["place"] == {"expressions": 2, "mIoU": 0.0, "N-acc": 0.0}
+    assert "| shape | 3 | 0.775 | 1.000 |" in table(numbers)
+
+
+def test_an_evaluation_asks_both_renderers_through_the_predictor(run: Path) -> None:
+    predictor = SSPSAMPredictor.from_pretrained(run / "model", device="cpu")
+    for renderer in ("own", "second"):
+        found = answers(predictor, renderer, 3, 4)
+        assert len(found) >= 6
+        assert {one.target for one in found} == {True, False} or len({one.kind for one in found}) > 1
+        assert all(0 <= one.iou <= 1 for one in found)
+        assert np.isfinite(summary(answers(predictor, renderer, 6, 8))["mIoU"])
