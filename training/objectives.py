@@ -12,7 +12,8 @@ from torchvision.ops import generalized_box_iou_loss
 
 from sspsam.config import Architecture
 from sspsam.models import SSPSAM
-from training.scenes import ATTRIBUTES, Example
+from sspsam.shapes import COLORS, OUTLINES
+from training.scenes import ATTRIBUTES, INSIDE_SIDE, Example
 
 Losses = dict[str, Tensor]
 _FREQUENCIES = 4
@@ -30,6 +31,7 @@ class AuxiliaryHeads(nn.Module):
         super().__init__()
         width = config.clip.embed_dim
         self.attributes = nn.Linear(width, len(ATTRIBUTES))
+        self.inside = nn.Linear(width, INSIDE_SIDE**2)
         self.position = nn.Linear(width, 4 * _FREQUENCIES)
         self.box = nn.Linear(width, 4)
         self.center = nn.Linear(width, 4 * _FREQUENCIES)
@@ -64,26 +66,38 @@ class Objective(nn.Module):
 
     def _patches(self, features: Tensor, examples: list[Example]) -> Losses:
         tokens = features * math.sqrt(features.shape[1])  # of unit size again
-        attributes, positions, boxes, centers = [], [], [], []
+        attributes, insides, positions, boxes, centers = [], [], [], [], []
         for example, each in zip(examples, tokens, strict=True):
             shown = _shown(example.patches)  # (N, G*G)
-            wanted = (shown.unsqueeze(2) * example.attributes.unsqueeze(1)).amax(dim=0)  # (G*G, 20)
-            logits = self.heads.attributes(each)
-            attributes.append(F.binary_cross_entropy_with_logits(logits, wanted))
+            which, weight = shown.argmax(dim=0), shown.amax(dim=0)  # (G*G,) the shape that a patch shows most, if any
+            share = torch.zeros(len(shown), device=shown.device).index_add(0, which, weight)
+            weight = weight / share[which].clamp(min=1e-6) / len(shown)  # every shape counts the same
+            attributes.append((weight * self._unlike(each, example.attributes[which])).sum())
+            inner = self.heads.inside(each)  # (G*G, 16)
+            insides.append(F.binary_cross_entropy_with_logits(inner, example.inside))
             place = _patch_places(example, self.model.config)  # (G*G, 2)
             positions.append(F.mse_loss(self.heads.position(each), _waves(place)))
-            which, weight = shown.argmax(dim=0), shown.amax(dim=0)  # (G*G,)
-            weight = weight / weight.sum()
             box = example.boxes[which]  # (G*G, 4)
             boxes.append((weight * (self.heads.box(each) - box).abs().sum(dim=1)).sum())
             center = (box[:, :2] + box[:, 2:]) / 2
             centers.append((weight * (self.heads.center(each) - _waves(center)).square().mean(dim=1)).sum())
         return {
-            "attributes": 10 * torch.stack(attributes).mean(),
+            "attributes": torch.stack(attributes).mean(),
+            "inside": 2 * torch.stack(insides).mean(),
             "position": torch.stack(positions).mean(),
             "boxes": torch.stack(boxes).mean(),
             "centers": torch.stack(centers).mean(),
         }
+
+    def _unlike(self, tokens: Tensor, attributes: Tensor) -> Tensor:
+        """(G*G, C) tokens, (G*G, 20) attributes of the shapes there -> (G*G,) how badly those are told."""
+        parts = [len(COLORS), len(OUTLINES), 2]
+        said, true = (torch.split(x, parts, dim=1) for x in (self.heads.attributes(tokens), attributes))
+        named = [
+            F.cross_entropy(ours, theirs, reduction="none") for ours, theirs in zip(said[:2], true[:2], strict=True)
+        ]
+        sizes = F.binary_cross_entropy_with_logits(said[2], true[2], reduction="none").sum(dim=1)
+        return named[0] + 2 * named[1] + sizes
 
     def sam(self, examples: list[Example]) -> Losses:
         """SAM draws the mask of what a box, roughly drawn, or a point inside shows; one prompt for each shape."""
@@ -141,7 +155,7 @@ class Objective(nn.Module):
             F.binary_cross_entropy_with_logits(maps, maps_wanted.expand_as(maps))
         )
         features = torch.stack([image.clip for image in seen])
-        return losses | {name: 0.5 * loss for name, loss in self._patches(features, examples).items()}
+        return losses | self._patches(features, examples)
 
     def _selected(self) -> Tensor:
         """(layers - 1, E, G*G) logits of whether a patch belongs to what is meant, after each layer but the last."""

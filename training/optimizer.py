@@ -20,27 +20,41 @@ class MuonAndAdamW:
         module: whose parameters learn.
         learning_rate: of both; Muon's steps are scaled to AdamW's.
         weight_decay: of what Muon moves.
+        slower: how the names of parameters begin that learn at `slowness` times the rate, for they have learnt before.
+        slowness: see `slower`.
     """
 
-    def __init__(self, module: nn.Module, learning_rate: float, weight_decay: float) -> None:
-        named = list(module.named_parameters())
-        inner = [
-            p
-            for name, p in named
-            if p.ndim == 2 and min(p.shape) > _LEAST_SIDE and not any(part in name for part in _NOT_MATRICES)
-        ]
-        chosen = {id(p) for p in inner}
-        others = [p for _, p in named if id(p) not in chosen]
+    def __init__(
+        self,
+        module: nn.Module,
+        learning_rate: float,
+        weight_decay: float,
+        slower: tuple[str, ...] = (),
+        slowness: float = 1.0,
+    ) -> None:
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in module.named_parameters():
+            inner = parameter.ndim == 2 and min(parameter.shape) > _LEAST_SIDE
+            inner = inner and not any(part in name for part in _NOT_MATRICES)
+            groups.setdefault((inner, name.startswith(slower)), []).append(parameter)
+
+        def of(inner: bool) -> list[dict[str, Any]]:
+            return [
+                {"params": parameters, "share": slowness if slow else 1.0}
+                for (matrices, slow), parameters in sorted(groups.items())
+                if matrices == inner
+            ]
+
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(inner, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.Muon(of(True), lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(of(False), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
 
     def step(self, learning_rate: float) -> None:
         """Move every parameter along its gradient."""
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group["share"]
             part.step()
 
     def zero_grad(self) -> None:

@@ -20,6 +20,8 @@ class Stage:
         learning_rate: at its highest; rises over the first `warmup` of the stage, then falls as a cosine to a fiftieth.
         weight_decay: of matrices.
         warmup: share of the stage.
+        slower: names of parameters begin so that learn at `slowness` times the rate, for they have learnt before.
+        slowness: see `slower`.
     """
 
     images: int
@@ -28,6 +30,8 @@ class Stage:
     learning_rate: float
     weight_decay: float = 0.02
     warmup: float = 0.04
+    slower: tuple[str, ...] = ()
+    slowness: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,14 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
                 # SAM learns the mask of what a box or a point shows
                 "sam": Stage(images=8_000, batch=8, expressions=0, learning_rate=8e-4),
                 # everything learns the masks of expressions
-                "joint": Stage(images=20_000, batch=8, expressions=10, learning_rate=8e-4),
+                "joint": Stage(
+                    images=20_000,
+                    batch=8,
+                    expressions=10,
+                    learning_rate=7e-4,
+                    slower=("model.clip.visual.", "model.sam."),
+                    slowness=0.3,
+                ),
             },
         ),
         # a few steps of everything, to see that it runs

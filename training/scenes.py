@@ -16,6 +16,7 @@ from sspsam.shapes.drawing import any_size
 from sspsam.shapes.words import NOUNS
 from training.vocabulary import Vocabulary
 
+INSIDE_SIDE = 4  # each patch is told, while training, what its parts show
 TARGET_SIDE = 128  # masks are learnt in a square of this many pixels, SAM's padding included
 _KINDS, _COLORS, _SIZES = list(OUTLINES), list(COLORS), ["small", "large"]
 _PARTICULAR = (*COLORS, *(word for words in NOUNS.values() for word in words))
@@ -31,6 +32,7 @@ class Example:
     picture: Tensor  # (2,) height and width of the picture in SAM's square, as fractions of it
     masks: Tensor  # (N, T, T) share of each pixel of SAM's square that a shape covers
     patches: Tensor  # (N, G*G) share of each patch of CLIP's canvas that a shape covers
+    inside: Tensor  # (G*G, 16) share of each of the 4 x 4 parts of a patch that any shape covers
     attributes: Tensor  # (N, 20) which of `ATTRIBUTES` a shape has
     boxes: Tensor  # (N, 4) tight box, x0, y0, x1, y1, as fractions of SAM's square
     clip_boxes: Tensor  # (N, 4) the same, as fractions of CLIP's canvas
@@ -62,7 +64,8 @@ class Examples(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         rng = np.random.default_rng((self.seed, index))
         while True:
-            scene = draw_scene(rng, training_size(rng))
+            # where nothing is asked, the more shapes the more is learnt from a scene
+            scene = draw_scene(rng, training_size(rng), None if self.vocabulary else int(rng.integers(5, 9)))
             if scene.shapes:
                 return self._example(scene, rng)
 
@@ -84,6 +87,7 @@ class Examples(Dataset[Example]):
             picture=torch.tensor([geometry.sam_height / sam_side, geometry.sam_width / sam_side]),
             masks=torch.from_numpy(masks),
             patches=torch.from_numpy(patches),
+            inside=torch.from_numpy(_inside(scene, geometry, clip_side, grid)),
             attributes=torch.tensor(attributes, dtype=torch.float32),
             boxes=torch.from_numpy(boxes * np.tile(scale, 2)).float(),
             clip_boxes=torch.from_numpy(clip_boxes).float(),
@@ -128,6 +132,13 @@ def _in_patches(mask: NDArray[np.bool_], geometry: Geometry, side: int, grid: in
     columns = slice(geometry.clip_left, geometry.clip_left + geometry.clip_width)
     canvas[rows, columns] = _resized(mask, geometry.clip_height, geometry.clip_width)
     return _averaged(canvas, grid).reshape(-1)
+
+
+def _inside(scene: Scene, geometry: Geometry, side: int, grid: int) -> NDArray[np.float32]:
+    anything = np.any([shape.mask for shape in scene.shapes], axis=0)
+    parts = _in_patches(anything, geometry, side, INSIDE_SIDE * grid)
+    parts = parts.reshape(grid, INSIDE_SIDE, grid, INSIDE_SIDE).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(parts.reshape(grid * grid, INSIDE_SIDE**2))
 
 
 def _resized(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.float32]:

@@ -100,7 +100,13 @@ class Trainer:
         self.objective = Objective(SSPSAM(self.recipe.in_training))
         state = self._begin()
         self.objective.to(self.device)
-        self.optimizer = MuonAndAdamW(self.objective, self.stage.learning_rate, self.stage.weight_decay)
+        self.optimizer = MuonAndAdamW(
+            self.objective,
+            self.stage.learning_rate,
+            self.stage.weight_decay,
+            self.stage.slower,
+            self.stage.slowness,
+        )
         if state:
             self.optimizer.load_state_dict(state["optimizer"])
 

@@ -116,12 +116,13 @@ class Scene:
     shapes: tuple[Shape, ...]
 
 
-def draw_scene(seed: int | Rng, size: tuple[int, int] | None = None) -> Scene:
+def draw_scene(seed: int | Rng, size: tuple[int, int] | None = None, shapes: int | None = None) -> Scene:
     """Draw a scene.
 
     Args:
         seed: the same seed draws the same scene with the same versions of NumPy and Pillow.
         size: height and width in pixels; None: any from 160 to 1024, aspect up to 2.2:1.
+        shapes: how many, as far as there is room; None: one to eight.
 
     Raises:
         ValueError: a side is shorter than 32 pixels.
@@ -132,9 +133,9 @@ def draw_scene(seed: int | Rng, size: tuple[int, int] | None = None) -> Scene:
     height, width = size or any_size(rng)
     canvas = Image.fromarray(_background(rng, height, width))
     kinds, colors = _choice(rng, list(OUTLINES)), _choice(rng, list(COLORS))
-    shapes: list[Shape] = []
+    drawn: list[Shape] = []
     places: list[tuple[float, float, float]] = []
-    for _ in range(int(rng.integers(1, 9))):
+    for _ in range(int(rng.integers(1, 9)) if shapes is None else shapes):
         diameter = float(rng.uniform(*(SMALL if rng.random() < 0.5 else LARGE)))
         radius = diameter * min(height, width) / 2
         place = _free_place(rng, height, width, radius, places)
@@ -142,8 +143,8 @@ def draw_scene(seed: int | Rng, size: tuple[int, int] | None = None) -> Scene:
             continue
         places.append((*place, radius))
         shape = _draw_shape(rng, canvas, str(rng.choice(kinds)), colors, place, diameter)
-        shapes = [*(_hidden_behind(other, shape.mask) for other in shapes), shape]
-    return Scene(np.asarray(canvas).copy(), tuple(shape for shape in shapes if shape.area))
+        drawn = [*(_hidden_behind(other, shape.mask) for other in drawn), shape]
+    return Scene(np.asarray(canvas).copy(), tuple(shape for shape in drawn if shape.area))
 
 
 def any_size(rng: Rng) -> tuple[int, int]:
