@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sspsam.errors import EmbeddingError
 from sspsam.images import Pixels
+from sspsam.models import PreparedImage
 from sspsam.storage import replace_file
 
 _FORMAT_VERSION: Final = "1"
@@ -32,6 +33,7 @@ class ImageEmbedding:
         height, width: of the upright picture, pixels.
         fingerprint: of the model that made it; no other model takes it.
         pixels: (height, width, 3) uint8 RGB of the upright picture, for overlays; None after `load`.
+        prepared: what the model makes of the tensors for every expression; kept from the first question on.
     """
 
     clip_features: Tensor
@@ -40,15 +42,17 @@ class ImageEmbedding:
     width: int
     fingerprint: str
     pixels: Pixels | None = field(default=None, repr=False)
+    prepared: PreparedImage | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         return f"ImageEmbedding({self.width} x {self.height} pixels, model {self.fingerprint[:12]})"
 
     def to(self, device: torch.device | str) -> "ImageEmbedding":
-        """The same embedding with its tensors on another device."""
-        return dataclasses.replace(
-            self, clip_features=self.clip_features.to(device), sam_embedding=self.sam_embedding.to(device)
-        )
+        """The same embedding with its tensors on another device; itself where they are there already."""
+        clip, sam = self.clip_features.to(device), self.sam_embedding.to(device)
+        if clip is self.clip_features and sam is self.sam_embedding:
+            return self
+        return dataclasses.replace(self, clip_features=clip, sam_embedding=sam, prepared=None)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the primary tensors, not the picture, to a safetensors file.

@@ -18,7 +18,7 @@ from sspsam.errors import ConfigError, EmbeddingError, NoImageError
 from sspsam.expressions import ExpressionReader
 from sspsam.fetch import HubOptions
 from sspsam.images import DEFAULT_MAX_PIXELS, ImageInput, load_image
-from sspsam.models import SSPSAM, Expressions, ImageFeatures
+from sspsam.models import SSPSAM, Expressions, ImageFeatures, PreparedImage
 from sspsam.preprocessing import clip_input, geometry_of, sam_input
 from sspsam.publish import push_checkpoint
 from sspsam.segmentation import Segmentation
@@ -280,15 +280,23 @@ class SSPSAMPredictor:
         results: list[Segmentation] = []
         chunk = _CHUNK.get(self._device.type, _CHUNK_ELSEWHERE)
         with computing(self._device):
+            prepared = self._prepared(asked)
             expressions = self._reader.read(tokenized)
             for start in range(0, len(expressions), chunk):
                 part = expressions[start : start + chunk]
-                features = ImageFeatures(asked.clip_features, asked.sam_embedding)
-                answers = self._model.segment(features, Expressions.join([each.features for each in part]))
+                answers = self._model.segment(prepared, Expressions.join([each.features for each in part]))
                 for row, expression in enumerate(part):
                     words = self._reader.words(expression.token_ids) if explain else []
                     results.append(to_segmentation(expression, words, answers, row, asked, self.config, options))
         return results[0] if isinstance(texts, str) else results
+
+    def _prepared(self, embedding: ImageEmbedding) -> PreparedImage:
+        """What every question about a picture begins with, computed for the first and kept for the others."""
+        prepared = embedding.prepared
+        if prepared is None:
+            prepared = self._model.prepare(ImageFeatures(embedding.clip_features, embedding.sam_embedding))
+            object.__setattr__(embedding, "prepared", prepared)  # threads may both do so: what they write is equal
+        return prepared
 
     def _embedding_for(
         self, image: ImageInput | None, embedding: ImageEmbedding | None, max_pixels: int

@@ -33,7 +33,7 @@ def test_shapes_follow_the_configuration(model: SSPSAM, inputs) -> None:
     assert len(images) == 3
     assert images[0].clip.shape == (36, 40)
     assert images[0].sam.shape == (64, 8, 8)
-    answer = model.segment(images[0], model.encode_text(ids))
+    answer = model.segment(model.prepare(images[0]), model.encode_text(ids))
     assert answer.low_res.shape == (4, 32, 32)
     assert answer.iou.shape == (4,)
     assert answer.box.shape == (4, 4)
@@ -54,9 +54,9 @@ def test_pictures_of_a_batch_do_not_influence_each_other(model: SSPSAM, inputs) 
 def test_expressions_of_a_batch_do_not_influence_each_other(model: SSPSAM, inputs) -> None:
     clip, sam, ids = inputs
     [image] = model.encode_image(clip[:1], sam[:1])
-    together = model.segment(image, model.encode_text(ids))
+    together = model.segment(model.prepare(image), model.encode_text(ids))
     for row in range(len(ids)):
-        alone = model.segment(image, model.encode_text(ids[row : row + 1]))
+        alone = model.segment(model.prepare(image), model.encode_text(ids[row : row + 1]))
         for ours, theirs in zip(alone, together, strict=True):
             assert torch.allclose(ours[0], theirs[row], atol=1e-5)
 
@@ -80,17 +80,21 @@ def test_both_pictures_and_words_matter(model: SSPSAM, inputs) -> None:
     clip, sam, ids = inputs
     first, second, _ = model.encode_image(clip, sam)
     words = model.encode_text(ids)
-    base = model.segment(first, words).low_res
+    base = model.segment(model.prepare(first), words).low_res
     assert not torch.allclose(base[0], base[1], atol=1e-4)
-    assert not torch.allclose(base, model.segment(ImageFeatures(second.clip, first.sam), words).low_res, atol=1e-4)
-    assert not torch.allclose(base, model.segment(ImageFeatures(first.clip, second.sam), words).low_res, atol=1e-4)
+    assert not torch.allclose(
+        base, model.segment(model.prepare(ImageFeatures(second.clip, first.sam)), words).low_res, atol=1e-4
+    )
+    assert not torch.allclose(
+        base, model.segment(model.prepare(ImageFeatures(first.clip, second.sam)), words).low_res, atol=1e-4
+    )
 
 
 def test_gradients_reach_every_parameter_that_the_computation_uses(inputs) -> None:
     torch.manual_seed(4)
     model = SSPSAM(tiny_architecture())
     clip, sam, ids = inputs
-    answer = model.segment(model.encode_image(clip[:1], sam[:1])[0], model.encode_text(ids))
+    answer = model.segment(model.prepare(model.encode_image(clip[:1], sam[:1])[0]), model.encode_text(ids))
     sum(value.float().square().sum() for value in (answer.low_res, answer.iou, answer.box)).backward()
     idle = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     # SAM's point, box and mask prompts, and its other mask tokens' networks, play no part in SSP-SAM

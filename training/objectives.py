@@ -115,7 +115,7 @@ class Objective(nn.Module):
                 points = _points_inside(example.masks[chosen]) * (side / example.masks.shape[-1])
                 labels = torch.ones(points.shape[:2], device=points.device)
                 prompts, _ = sam.prompt_encoder(points=(points, labels), boxes=None, masks=None)
-            low_res, iou = sam.decode(embedding, prompts)
+            low_res, iou = sam.decode(sam.prepare(embedding), prompts)
             logits.append(low_res)
             ious.append(iou)
             wanted.append(example.masks[chosen])
@@ -134,7 +134,7 @@ class Objective(nn.Module):
         similarities = []
         for example, image, part in zip(examples, seen, parts, strict=True):
             self._layers.clear()
-            answer = model.segment(image, type(expressions)(*part))
+            answer = model.segment(model.prepare(image), type(expressions)(*part))
             logits.append(answer.low_res)
             ious.append(answer.iou)
             wanted.append(_union(example.meant, example.masks.flatten(1)).view(-1, *example.masks.shape[1:]))

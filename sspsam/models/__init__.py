@@ -24,7 +24,7 @@ from sspsam.models.ssp_encoder import (
     SSPOutput,
     VisualAttentionAdapter,
 )
-from sspsam.models.sspsam import SSPSAM, Expressions, ImageFeatures, Prediction
+from sspsam.models.sspsam import SSPSAM, Expressions, ImageFeatures, Prediction, PreparedImage
 
 __all__ = [
     "MLP",
@@ -35,6 +35,7 @@ __all__ = [
     "ImageFeatures",
     "LinguisticAttentionAdapter",
     "Prediction",
+    "PreparedImage",
     "PromptGenerator",
     "SSPEncoder",
     "SSPOutput",

@@ -2,11 +2,12 @@
 
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from sspsam._stock import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from sspsam.config import SAMConfig
+from sspsam.models.image_encoder import encode_image
+from sspsam.models.mask_decoder import DecoderImage, decode, prepare
 
 
 class SAM(nn.Module):
@@ -53,26 +54,21 @@ class SAM(nn.Module):
 
     def encode_image(self, sam_input: Tensor) -> Tensor:
         """(B, 3, image size, image size) normalised and padded pictures -> (B, D, g, g) embeddings."""
-        embedding: Tensor = self.image_encoder(sam_input)
-        return embedding
+        return encode_image(self.image_encoder, sam_input)
 
-    def decode(self, embedding: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(self, embedding: Tensor) -> DecoderImage:
+        """What the decoder makes of the (D, g, g) embedding of one picture, whatever the prompts."""
+        no_mask = self.prompt_encoder.no_mask_embed.weight
+        return prepare(self.mask_decoder, embedding, self.prompt_encoder.get_dense_pe(), no_mask)
+
+    def decode(self, image: DecoderImage, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Masks from prompt tokens, without points, boxes or mask prompts.
 
         Args:
-            embedding: (D, g, g) of one picture.
+            image: from `prepare`.
             prompts: (E, P, D), one set of sparse prompt embeddings for each expression.
 
         Returns:
             Low-resolution logits (E, M, M) and SAM's predicted IoU (E,), both of mask token 0.
         """
-        low_res, iou = self.mask_decoder(
-            image_embeddings=embedding.unsqueeze(0),
-            image_pe=self.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=prompts,
-            dense_prompt_embeddings=self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(
-                len(prompts), -1, *embedding.shape[-2:]
-            ),
-            multimask_output=False,
-        )
-        return torch.squeeze(low_res, 1), torch.squeeze(iou, 1)
+        return decode(self.mask_decoder, image, prompts)

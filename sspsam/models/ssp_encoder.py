@@ -85,11 +85,21 @@ class VisualAttentionAdapter(nn.Module):
         self.scale = nn.Parameter(torch.ones(1))
         self.sigma = nn.Parameter(torch.full((1,), 0.5))
 
-    def forward(self, features: Tensor, sentence: Tensor, words: Tensor, padding: Tensor) -> VisualFeatures:
+    def project(self, features: Tensor) -> Tensor:
+        """The first product of the image projection, (G*G, C) -> (G*G, H), without its bias.
+
+        A patch is weighted by the sentence before it is projected; the product is linear, so that one does for all.
+        """
+        return F.linear(features, cast(nn.Linear, self.image_projection.layers[0]).weight)
+
+    def forward(
+        self, features: Tensor, projected: Tensor, sentence: Tensor, words: Tensor, padding: Tensor
+    ) -> VisualFeatures:
         """Attend to the patches.
 
         Args:
             features: (G*G, C) of one picture, from CLIP.
+            projected: (G*G, H), from `project`.
             sentence: (E, C), from CLIP.
             words: (E, L, H), from the linguistic attention adapter.
             padding: (E, L) bool, True where there is no word.
@@ -97,7 +107,10 @@ class VisualAttentionAdapter(nn.Module):
         similarity = sentence @ features.T  # (E, G*G)
         low, high = similarity.amin(dim=-1, keepdim=True), similarity.amax(dim=-1, keepdim=True)
         similarity = (similarity - low) / (high - low)
-        patches = self.image_projection(features * similarity.unsqueeze(-1))  # (E, G*G, H)
+        first, *others = self.image_projection.layers
+        patches = torch.addcmul(cast(nn.Linear, first).bias, similarity.unsqueeze(-1), projected)  # (E, G*G, H)
+        for layer in others:
+            patches = layer(F.relu(patches))
         attended, _ = self.word_attention(patches, words, words, key_padding_mask=padding, need_weights=False)
         cosine = F.cosine_similarity(self.verify_image(patches), self.verify_words(attended), dim=-1)  # (E, G*G)
         verification = self.scale * torch.exp(-((1 - cosine) ** 2) / (2 * self.sigma**2))  # (E, G*G)
@@ -179,16 +192,19 @@ class SSPEncoder(nn.Module):
         )
         self.box_head = MLP(width, width, 4, ssp.box_head_layers)
 
-    def forward(self, features: Tensor, sentence: Tensor, language: LinguisticFeatures, padding: Tensor) -> SSPOutput:
+    def forward(
+        self, features: Tensor, projected: Tensor, sentence: Tensor, language: LinguisticFeatures, padding: Tensor
+    ) -> SSPOutput:
         """Prompts for E expressions on one picture.
 
         Args:
             features: (G*G, C) image features from CLIP.
+            projected: (G*G, H), what `VisualAttentionAdapter.project` makes of them.
             sentence: (E, C) sentence features from CLIP.
             language: what the linguistic attention adapter made of the words.
             padding: (E, L) bool, True where there is no word.
         """
-        visual = self.visual_attention_adapter(features, sentence, language.words, padding)
+        visual = self.visual_attention_adapter(features, projected, sentence, language.words, padding)
         fused = self.fusion(visual.patches.tanh() * language.sentence.tanh().unsqueeze(1))  # (E, G*G, D)
         box_token, prompts = self.prompt_generator(fused)
         return SSPOutput(prompts, self.box_head(box_token).sigmoid(), visual.similarity, visual.verification)

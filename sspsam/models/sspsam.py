@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sspsam.config import Architecture
 from sspsam.models.clip import CLIPWithSurgery
+from sspsam.models.mask_decoder import DecoderImage
 from sspsam.models.sam import SAM
 from sspsam.models.ssp_encoder import LinguisticFeatures, SSPEncoder
 
@@ -17,6 +18,14 @@ class ImageFeatures(NamedTuple):
 
     clip: Tensor  # (G*G, C)
     sam: Tensor  # (D, g, g)
+
+
+class PreparedImage(NamedTuple):
+    """What every expression about a picture begins with; made from `ImageFeatures`, needed by no file."""
+
+    clip: Tensor  # (G*G, C)
+    projected: Tensor  # (G*G, H)
+    decoder: DecoderImage
 
 
 class Expressions(NamedTuple):
@@ -84,11 +93,16 @@ class SSPSAM(nn.Module):
         language = self.ssp.linguistic_attention_adapter(text.words, padding)
         return Expressions(padding, text.sentence, *language)
 
-    def segment(self, image: ImageFeatures, expressions: Expressions) -> Prediction:
-        """Answer E expressions, from `encode_text`, about one picture, from `encode_image`."""
+    def prepare(self, image: ImageFeatures) -> PreparedImage:
+        """Do once what is the same for every expression about a picture."""
+        projected = self.ssp.visual_attention_adapter.project(image.clip)
+        return PreparedImage(image.clip, projected, self.sam.prepare(image.sam))
+
+    def segment(self, image: PreparedImage, expressions: Expressions) -> Prediction:
+        """Answer E expressions, from `encode_text`, about one picture, from `prepare`."""
         language = LinguisticFeatures(expressions.words, expressions.word_attention, expressions.sentence)
-        ssp = self.ssp(image.clip, expressions.clip_sentence, language, expressions.padding)
-        low_res, iou = self.sam.decode(image.sam, ssp.prompts)
+        ssp = self.ssp(image.clip, image.projected, expressions.clip_sentence, language, expressions.padding)
+        low_res, iou = self.sam.decode(image.decoder, ssp.prompts)
         grid = (self.config.clip.grid, self.config.clip.grid)
         return Prediction(
             low_res=low_res,
