@@ -1,7 +1,7 @@
 """Where and how precisely the model computes."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Final
 
 import torch
@@ -44,6 +44,11 @@ def checked_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     return chosen
 
 
+def default_dtype(device: torch.device) -> torch.dtype:
+    """Mixed float16 on a GPU, which is built for it; float32 elsewhere."""
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
 def dtype_name(dtype: str | torch.dtype | None) -> str:
     """The name in `DTYPES` of one of them."""
     chosen = checked_dtype(dtype)
@@ -58,5 +63,20 @@ def computing(device: torch.device, dtype: torch.dtype = torch.float32) -> Itera
     """
     mixed = dtype is not torch.float32
     autocast = torch.autocast(device.type, dtype=dtype if mixed else torch.bfloat16, enabled=mixed)
-    with torch.no_grad(), device, autocast:
+    full = ieee_float32() if device.type == "cuda" else nullcontext()
+    with torch.no_grad(), device, autocast, full:
         yield
+
+
+@contextmanager
+def ieee_float32() -> Iterator[None]:
+    """Float32 products in float32 and not in TF32, which PyTorch allows for convolutions; the settings are put back."""
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]  # set up at import
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision

@@ -116,6 +116,10 @@ class DeviceError(SSPSAMError, RuntimeError):
     """A device that does not exist on this computer."""
 
 
+class OutOfMemoryError(SSPSAMError, MemoryError):
+    """Not enough memory, on the device or off it, for a single picture."""
+
+
 class NumericalError(SSPSAMError, RuntimeError):
     """The model produced numbers that are not finite; never reported as a mask or as no target."""
 

@@ -26,6 +26,10 @@ class Expression(NamedTuple):
     features: Expressions  # of one row
 
 
+Tokenized = Sequence[tuple[str, NDArray[np.int64]]]
+"""Texts and their (L,) token ids."""
+
+
 class ExpressionReader:
     """Turns texts into what the model makes of them; threads may share it.
 
@@ -62,7 +66,7 @@ class ExpressionReader:
                 raise type(error)(f"texts[{index}]: {error}") from None
         return tokenized
 
-    def read(self, tokenized: Sequence[tuple[str, NDArray[np.int64]]]) -> list[Expression]:
+    def read(self, tokenized: Tokenized) -> list[Expression]:
         """Encode what is new, remember it, and return all in order."""
         with self._lock:
             known = {ids.tobytes(): self._latest.get(ids.tobytes()) for _, ids in tokenized}

@@ -3,29 +3,35 @@
 import os
 import secrets
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self, overload
 
 import torch
+from torch import Tensor
 
 from sspsam import hub
 from sspsam.answers import AnswerOptions, ReturnLogits, require_finite, to_segmentation
+from sspsam.batching import in_batches, in_order
 from sspsam.checkpoint import load_checkpoint, save_checkpoint
 from sspsam.config import ModelConfig
-from sspsam.devices import checked_device, checked_dtype, computing
+from sspsam.devices import checked_device, checked_dtype, computing, default_dtype, dtype_name
 from sspsam.embedding import ImageEmbedding
-from sspsam.errors import ConfigError, EmbeddingError, NoImageError
-from sspsam.expressions import ExpressionReader
+from sspsam.errors import ConfigError, EmbeddingError, NoImageError, warn
+from sspsam.expressions import ExpressionReader, Tokenized
 from sspsam.fetch import HubOptions
-from sspsam.images import DEFAULT_MAX_PIXELS, ImageInput, load_image
+from sspsam.images import DEFAULT_MAX_PIXELS, ImageInput
 from sspsam.models import SSPSAM, Expressions, ImageFeatures, PreparedImage
-from sspsam.preprocessing import clip_input, geometry_of, sam_input
+from sspsam.preprocessing import Picture, read_picture
 from sspsam.publish import push_checkpoint
 from sspsam.segmentation import Segmentation
 
 # expressions that go through the decoder together: few stay in a CPU's cache, a GPU wants many
 _CHUNK: Final = {"cpu": 4}
 _CHUNK_ELSEWHERE: Final = 32
+# pictures that go through the encoders together on a GPU, and threads that read them
+_PICTURES: Final = 4
+_WORKERS: Final = 2
 
 
 class SSPSAMPredictor:
@@ -38,9 +44,9 @@ class SSPSAMPredictor:
         model: the network; put into evaluation mode and moved to `device`.
         config: what belongs to it; the model must not change afterwards.
         device: None: a GPU if PyTorch sees one, else the CPU.
-        dtype: None or float32: all in float32 (on a GPU, PyTorch's own TF32 settings apply). float16 or bfloat16: the
-            matrix products of the image encoders only;
-            everything else, and the weights, stay in float32.
+        dtype: float32: all in float32, TF32 off. float16 or bfloat16: mixed precision of the image encoders, their
+            matrix products in half; norms, softmax, residual, everything else and the weights stay in float32.
+            None: float16 on a GPU, float32 elsewhere.
 
     Raises:
         DeviceError: this computer has no such device.
@@ -57,7 +63,8 @@ class SSPSAMPredictor:
     ) -> None:
         self.config = config
         self.origin = "memory"
-        self.dtype = checked_dtype(dtype)
+        chosen = checked_device(device)
+        self.dtype = default_dtype(chosen) if dtype is None else checked_dtype(dtype)
         if model.config != config.architecture:
             raise ConfigError("the configuration describes another architecture than the model has")
         # only weights that were just read are known to be those of the configuration; no other model may pass for them
@@ -65,7 +72,7 @@ class SSPSAMPredictor:
         self._model = model.eval()
         self._reader = ExpressionReader(self._model, config)
         self._embedding: ImageEmbedding | None = None
-        self.to(device)
+        self.to(chosen)
 
     @classmethod
     def from_pretrained(
@@ -185,16 +192,26 @@ class SSPSAMPredictor:
             ImageError: the picture cannot be taken; the message says why.
             NumericalError: the model's features are not finite.
         """
-        pixels = load_image(image, max_pixels)
-        pixels.flags.writeable = False  # every result about this picture shares them
-        geometry = geometry_of(pixels, self.config)
-        inputs = (clip_input(pixels, geometry, self.config), sam_input(pixels, geometry, self.config))
+        return self._encode([read_picture(image, self.config, max_pixels)])[0]
+
+    def _encode(self, pictures: Sequence[Picture]) -> list[ImageEmbedding]:
+        inputs = [torch.stack(tensors).to(self._device) for tensors in zip(*(p.inputs for p in pictures), strict=True)]
         with computing(self._device, self.dtype):
-            clip, sam = (tensor.unsqueeze(0).to(self._device) for tensor in inputs)
-            features = self._model.encode_image(clip, sam)[0]
+            features = self._model.encode_image(*inputs)
+        return [
+            ImageEmbedding(*self._finite(each, index, inputs), *picture.size, self.fingerprint, picture.pixels)
+            for index, (each, picture) in enumerate(zip(features, pictures, strict=True))
+        ]
+
+    def _finite(self, features: ImageFeatures, index: int, inputs: list[Tensor]) -> ImageFeatures:
+        """The features in float32; computed again in float32 where mixed precision overflowed."""
+        if self.dtype is not torch.float32 and not all(bool(tensor.isfinite().all()) for tensor in features):
+            warn(f"{dtype_name(self.dtype)} is too narrow for this picture: it is encoded again in float32")
+            with computing(self._device):
+                [features] = self._model.encode_image(*(tensor[index : index + 1] for tensor in inputs))
         features = ImageFeatures(*(tensor.float() for tensor in features))
         require_finite("the picture's features", *features)
-        return ImageEmbedding(*features, geometry.height, geometry.width, self.fingerprint, pixels)
+        return features
 
     def set_image(self, image: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageEmbedding:
         """`encode`, and remember the result for the next `predict`. If it fails, no picture is remembered.
@@ -276,7 +293,63 @@ class SSPSAMPredictor:
         """
         options = AnswerOptions.checked(self.config, mask_threshold, no_target_pixels, return_logits, explain)
         tokenized = self._reader.tokenize(texts)
-        asked = self._embedding_for(image, embedding, max_pixels)
+        results = self._answer(self._embedding_for(image, embedding, max_pixels), tokenized, options)
+        return results[0] if isinstance(texts, str) else results
+
+    def predict_batch(
+        self,
+        images: Iterable[ImageInput],
+        texts: Sequence[str] | Iterable[Sequence[str]],
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        mask_threshold: float | None = None,
+        no_target_pixels: int | None = None,
+        return_logits: ReturnLogits | None = None,
+        explain: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> Iterator[list[Segmentation]]:
+        """Ask about many pictures, lazily: threads read and resize the next ones while the model looks at this one.
+
+        Args:
+            images: pictures, taken a few in advance; a generator will do.
+            texts: a list of expressions to ask about every picture, or one such list for each picture.
+            batch_size: pictures that are encoded together; None: 1 on the CPU, 4 elsewhere. Halved, with a warning,
+                when memory runs out.
+            workers: threads that read pictures; None: 2.
+            mask_threshold, no_target_pixels, return_logits, explain, max_pixels: as in `predict`.
+
+        Yields:
+            For each picture, in order, a `Segmentation` for each of its expressions. The results can be long: take
+            them one by one, rather than as a list.
+
+        Raises:
+            ImageError: a picture cannot be taken; the results of those before it have come by then.
+            OutOfMemoryError: not enough memory for a single picture.
+            ValueError: fewer lists of texts than pictures, or the other way round.
+            TextError, ConfigError, NumericalError: as `predict`.
+        """
+        options = AnswerOptions.checked(self.config, mask_threshold, no_target_pixels, return_logits, explain)
+        for name, count in (("batch_size", batch_size), ("workers", workers)):
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise ValueError(f"{name} is a whole number, 1 or more, not {count!r}")
+        if isinstance(texts, str):
+            raise TypeError("texts is a list of expressions, or one such list for each picture, not a string")
+        tasks = in_order(images, texts, self._reader.tokenize)
+
+        def read(task: tuple[ImageInput, Tokenized]) -> tuple[Picture, Tokenized]:
+            return read_picture(task[0], self.config, max_pixels), task[1]
+
+        def answer(ready: list[tuple[Picture, Tokenized]]) -> list[list[Segmentation]]:
+            embeddings = self._encode([picture for picture, _ in ready])
+            return [self._answer(one, asked, options) for one, (_, asked) in zip(embeddings, ready, strict=True)]
+
+        if batch_size is None:
+            batch_size = 1 if self._device.type == "cpu" else _PICTURES
+        return in_batches(tasks, read, answer, batch_size=batch_size, workers=workers or _WORKERS)
+
+    def _answer(self, asked: ImageEmbedding, tokenized: Tokenized, options: AnswerOptions) -> list[Segmentation]:
+        """Answers about one picture, in order."""
         results: list[Segmentation] = []
         chunk = _CHUNK.get(self._device.type, _CHUNK_ELSEWHERE)
         with computing(self._device):
@@ -286,9 +359,9 @@ class SSPSAMPredictor:
                 part = expressions[start : start + chunk]
                 answers = self._model.segment(prepared, Expressions.join([each.features for each in part]))
                 for row, expression in enumerate(part):
-                    words = self._reader.words(expression.token_ids) if explain else []
+                    words = self._reader.words(expression.token_ids) if options.explain else []
                     results.append(to_segmentation(expression, words, answers, row, asked, self.config, options))
-        return results[0] if isinstance(texts, str) else results
+        return results
 
     def _prepared(self, embedding: ImageEmbedding) -> PreparedImage:
         """What every question about a picture begins with, computed for the first and kept for the others."""

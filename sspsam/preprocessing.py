@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from sspsam.config import ModelConfig
-from sspsam.images import Pixels
+from sspsam.images import ImageInput, Pixels, load_image
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,42 @@ class Geometry:
             sam_height=sam_height,
             sam_width=sam_width,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture, read and made ready for a model.
+
+    Args:
+        pixels: (height, width, 3) uint8 RGB, upright; read-only, for every result about it shares them.
+        inputs: what CLIP sees, (3, S, S), and what SAM sees, (3, image size, image size).
+    """
+
+    pixels: Pixels
+    inputs: tuple[Tensor, Tensor]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width, _ = self.pixels.shape
+        return height, width
+
+
+def read_picture(image: ImageInput, config: ModelConfig, max_pixels: int) -> Picture:
+    """Read a picture and make it ready; threads may do so side by side.
+
+    Args:
+        image: see `sspsam.images`.
+        config: of the model.
+        max_pixels: see `load_image`.
+
+    Raises:
+        ImageError: it cannot be taken.
+    """
+    pixels = load_image(image, max_pixels)
+    pixels.flags.writeable = False
+    geometry = geometry_of(pixels, config)
+    return Picture(pixels, (clip_input(pixels, geometry, config), sam_input(pixels, geometry, config)))
 
 
 def geometry_of(pixels: Pixels, config: ModelConfig) -> Geometry:

@@ -31,7 +31,7 @@ LAYERS = [
     ["models.sspsam", "postprocessing", "shapes.language"],
     ["shapes"],
     ["models"],
-    ["embedding", "segmentation", "layout", "checkpoint", "expressions"],
+    ["batching", "embedding", "segmentation", "layout", "checkpoint", "expressions"],
     ["convert", "publish", "answers"],
     ["conversions"],
     ["hub"],

@@ -144,7 +144,11 @@ def test_foreground_pixels_count_zero_and_more_in_the_authors_frame() -> None:
     low_res[1], low_res[2], low_res[3] = 0.0, -1.0, 1.0
     square = F.interpolate(low_res[:, None], (128, 128), mode="bilinear", align_corners=False)
     frame = F.interpolate(square, (64, 64), mode="bilinear", align_corners=False)[:, 0]
-    assert torch.equal(logits_in_frame(low_res, 128, 64), frame)
+    assert torch.allclose(logits_in_frame(low_res, 128, 64), frame, atol=1e-6)  # one step instead of two
+    for sam_size, side in ((128, 48), (160, 80), (96, 64)):  # sizes for which one step would be another answer
+        square = F.interpolate(low_res[:1, None], (sam_size, sam_size), mode="bilinear", align_corners=False)
+        other = F.interpolate(square, (side, side), mode="bilinear", align_corners=False)[:, 0]
+        assert torch.equal(logits_in_frame(low_res[:1], sam_size, side), other)
     counts = foreground_pixels(low_res, 128, 64)
     assert counts.tolist() == [int(torch.count_nonzero(torch.sigmoid(frame[0]) >= 0.5)), 64 * 64, 0, 64 * 64]
 

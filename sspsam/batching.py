@@ -1,0 +1,136 @@
+"""Many pictures, one after the other: threads read and resize the next while the model is busy with this one."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Final, Generic, TypeVar
+
+import torch
+
+from sspsam.errors import OutOfMemoryError, warn
+
+Item = TypeVar("Item")
+Ready = TypeVar("Ready")
+Result = TypeVar("Result")
+
+_AHEAD: Final = 2  # batches that are made ready while one is computed
+
+
+def in_batches(
+    items: Iterable[Item],
+    make_ready: Callable[[Item], Ready],
+    compute: Callable[[list[Ready]], list[Result]],
+    *,
+    batch_size: int,
+    workers: int,
+) -> Iterator[Result]:
+    """Results in the order of the items, lazily: no more than a few batches of items are taken in advance.
+
+    Args:
+        items: taken one by one.
+        make_ready: what threads do with each.
+        compute: what is done with several at once, in the caller's thread. Running out of memory halves the batch.
+        batch_size: items that are computed together.
+        workers: threads.
+
+    Raises:
+        OutOfMemoryError: not even one item can be computed.
+        Exception: whatever `items`, `make_ready` or `compute` raise, after the results of all earlier items.
+    """
+    shrinking = _Shrinking(compute, batch_size)
+    with ThreadPoolExecutor(workers, thread_name_prefix="sspsam-read") as pool:
+        source = _submitted(pool, items, make_ready)
+        waiting = deque(islice(source, _AHEAD * batch_size))
+        try:
+            while waiting:
+                ready: list[Ready] = []
+                failure: BaseException | None = None
+                while waiting and failure is None and len(ready) < shrinking.size:
+                    future = waiting.popleft()
+                    waiting.extend(islice(source, 1))
+                    failure = future.exception()
+                    if failure is None:
+                        ready.append(future.result())
+                yield from shrinking(ready)
+                if failure is not None:
+                    raise failure
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def in_order(
+    images: Iterable[Item], texts: Iterable[str] | Iterable[Sequence[str]], tokenize: Callable[[Sequence[str]], Ready]
+) -> Iterator[tuple[Item, Ready]]:
+    """Each picture with its tokenised expressions: the same for all, or one list for each.
+
+    Raises:
+        ValueError: there are more pictures than lists, or the other way round.
+    """
+    if isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts):
+        asked = tokenize(texts)  # at once, so that a bad expression is found before any picture is read
+        return ((image, asked) for image in images)
+    return ((image, tokenize(own)) for image, own in zip(images, texts, strict=True))
+
+
+def _submitted(
+    pool: ThreadPoolExecutor, items: Iterable[Item], make_ready: Callable[[Item], Ready]
+) -> Iterator[Future[Ready]]:
+    """One future for each item; what the caller's own iterable raises comes in its turn."""
+    try:
+        for item in items:
+            yield pool.submit(make_ready, item)
+    except Exception as error:
+        failed: Future[Ready] = Future()
+        failed.set_exception(error)
+        yield failed
+
+
+class _Shrinking(Generic[Ready, Result]):
+    """Computes in batches that become smaller when memory runs out.
+
+    Args:
+        compute: for several at once.
+        size: of the first batch.
+    """
+
+    def __init__(self, compute: Callable[[list[Ready]], list[Result]], size: int) -> None:
+        self.compute, self.size = compute, size
+
+    def __call__(self, ready: list[Ready]) -> Iterator[Result]:
+        while ready:
+            part = ready[: self.size]
+            results = self._computed(part)
+            if results is None:  # outside of any except clause: its traceback would keep what is to be freed
+                release_memory()
+                continue
+            ready = ready[len(part) :]
+            yield from results
+
+    def _computed(self, part: list[Ready]) -> list[Result] | None:
+        try:
+            return self.compute(part)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(part) == 1:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise OutOfMemoryError(
+                    "not enough memory for a single picture; use dtype='float16' on a GPU, a smaller model, or another "
+                    f"device: {reason}"
+                ) from error
+            self.size = len(part) // 2
+            warn(f"out of memory with {len(part)} pictures at a time; going on with {self.size}")
+            return None
+
+
+def release_memory() -> None:
+    """Give back to the GPU what PyTorch keeps for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch or Python ran out of memory, on a GPU or not."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,85 @@
+"""Precision: what mixed means, what is put back, and what happens where half is too narrow."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sspsam import SSPSAMPredictor, errors
+from sspsam.devices import computing, default_dtype, ieee_float32
+from sspsam.models import ImageFeatures
+from sspsam.shapes import draw_scene
+
+TEXTS = ["the red circle", "a star"]
+
+
+def load(tiny_model: Path, dtype: str | None) -> SSPSAMPredictor:
+    return SSPSAMPredictor.from_pretrained(tiny_model, device="cpu", dtype=dtype)
+
+
+def test_the_default_is_float32_on_the_cpu_and_mixed_float16_on_a_gpu(tiny_model: Path) -> None:
+    assert load(tiny_model, None).dtype is torch.float32
+    assert default_dtype(torch.device("cuda", 0)) is torch.float16
+    assert default_dtype(torch.device("cpu")) is torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_mixed_precision_stays_near_float32_and_leaves_the_weights_alone(tiny_model: Path, dtype: str) -> None:
+    pixels = draw_scene(3, (70, 100)).pixels
+    exact = load(tiny_model, "float32").predict(TEXTS, image=pixels, return_logits="low_res")
+    mixed = load(tiny_model, dtype)
+    embedding = mixed.encode(pixels)
+    assert embedding.sam_embedding.dtype == embedding.clip_features.dtype == torch.float32
+    assert all(parameter.dtype is torch.float32 for parameter in mixed._model.parameters())
+    for ours, theirs in zip(mixed.predict(TEXTS, embedding=embedding, return_logits="low_res"), exact, strict=True):
+        scale = np.abs(theirs.low_res_logits).max()
+        difference = np.abs(ours.low_res_logits - theirs.low_res_logits).max()
+        assert 0 < difference < 0.1 * scale
+
+
+def _overflowing(predictor: SSPSAMPredictor, monkeypatch: pytest.MonkeyPatch, *, always: bool) -> None:
+    """From now on the model's image encoders overflow in mixed precision, or always."""
+    model = predictor._model
+    encode = type(model).encode_image
+
+    def overflow(clip: torch.Tensor, sam: torch.Tensor) -> list[ImageFeatures]:
+        features = encode(model, clip, sam)
+        if not always and not torch.is_autocast_enabled("cpu"):
+            return features
+        return [ImageFeatures(each.clip, each.sam + torch.inf) for each in features]
+
+    monkeypatch.setattr(model, "encode_image", overflow)
+
+
+def test_a_picture_that_overflows_is_encoded_again_in_float32(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, pixels = load(tiny_model, "bfloat16"), draw_scene(3, (70, 100)).pixels
+    _overflowing(predictor, monkeypatch, always=False)
+    with pytest.warns(errors.SSPSAMWarning, match="bfloat16"):
+        embedding = predictor.encode(pixels)
+    exact = load(tiny_model, "float32").encode(pixels)
+    assert torch.allclose(embedding.sam_embedding, exact.sam_embedding, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::sspsam.errors.SSPSAMWarning")
+def test_what_overflows_in_float32_too_is_a_named_error(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for dtype in ("float32", "bfloat16"):
+        predictor = load(tiny_model, dtype)
+        _overflowing(predictor, monkeypatch, always=True)
+        with pytest.raises(errors.NumericalError):
+            predictor.encode(draw_scene(3, (70, 100)).pixels)
+
+
+def test_the_settings_for_tf32_are_put_back() -> None:
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [place.fp32_precision for place in places]
+    with ieee_float32():
+        assert [place.fp32_precision for place in places] == ["ieee", "ieee"]
+    assert [place.fp32_precision for place in places] == before
+
+
+def test_an_applications_own_autocast_does_not_reach_in() -> None:
+    with torch.autocast("cpu", torch.bfloat16), computing(torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32
