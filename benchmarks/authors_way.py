@@ -54,12 +54,26 @@ class AuthorsWay:
         self.sam = _sam(state)
         self.tokenize = open_clip.tokenizer.SimpleTokenizer(context_length=self.clip.context_length)
 
+    def to(self, device: torch.device) -> "AuthorsWay":
+        """The same on another device."""
+        self.clip.to(device)
+        self.sam.to(device)
+        self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
+        return self
+
     @torch.no_grad()
-    def __call__(self, image: Image.Image, text: str) -> Answer:
-        """Answer one expression about an RGB picture, from the very beginning."""
-        ids = self.tokenize(f"{text.strip().lower()}.")
+    def look(self, image: Image.Image) -> Tensor:
+        """SAM's embedding of a picture, (1, D, g, g)."""
+        resized = ResizeLongestSide(self.sam.image_encoder.img_size).apply_image(np.array(image))
+        pixels = torch.as_tensor(resized, device=self.sam.device).permute(2, 0, 1)[None]
+        return self.sam.image_encoder(self.sam.preprocess(pixels))
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image, text: str, embedding: Tensor | None = None) -> Answer:
+        """Answer one expression about an RGB picture, from the very beginning unless SAM's embedding is given."""
+        ids = self.tokenize(f"{text.strip().lower()}.").to(self.sam.device)
         pixels, corner, ratio = self._clip_input(image)
-        features = self._image_features(pixels[None])
+        features = self._image_features(pixels[None].to(self.sam.device))
         words, sentence = self._text_features(ids)
         similarity = features[:, 1:] @ sentence[:, :, None]  # (1, G*G, 1)
         low, high = similarity.amin(1, keepdim=True), similarity.amax(1, keepdim=True)
@@ -75,7 +89,7 @@ class AuthorsWay:
         rows = self._generate(fused)
         box = self._mlp("bbox_embed", rows[:, 0], self._count("bbox_embed.layers.")).sigmoid()[0]
         prompts = rows[:, 1 : 1 + len(self.state["prompt_token.weight"])]
-        low_res, iou = self._decode(image, prompts)
+        low_res, iou = self._decode(self.look(image) if embedding is None else embedding, prompts)
         large = F.interpolate(low_res, (self.sam.image_encoder.img_size,) * 2, mode="bilinear", align_corners=False)
         return Answer(
             pixels,
@@ -136,14 +150,14 @@ class AuthorsWay:
 
     def _word_attention(self, tokens: Tensor, ids: Tensor) -> Tensor:
         hidden = tokens.shape[-1]
-        gru = nn.GRU(hidden, hidden, batch_first=True, bidirectional=True)
+        gru = nn.GRU(hidden, hidden, batch_first=True, bidirectional=True, device=tokens.device)
         gru.load_state_dict(self._below("text_proj."))
         score = F.linear(gru(tokens)[0], self.state["phrase_attn.fc.weight"], self.state["phrase_attn.fc.bias"])
         attention = score[..., 0].softmax(-1) * (ids != 0)
         return attention / attention.sum(-1, keepdim=True)
 
     def _verify(self, patches: Tensor, tokens: Tensor, ids: Tensor) -> Tensor:
-        attention = nn.MultiheadAttention(patches.shape[-1], 8, batch_first=True).eval()
+        attention = nn.MultiheadAttention(patches.shape[-1], 8, batch_first=True, device=patches.device).eval()
         attention.load_state_dict(self._below("img2text_attn."))
         attended, _ = attention(patches, tokens, tokens, key_padding_mask=ids == 0)
         image, words = self._mlp("img_proj", patches, 1), self._mlp("imgtext_proj", attended, 1)
@@ -157,7 +171,7 @@ class AuthorsWay:
         width = x.shape[-1]
         for index in range(self._count("vl_transformer.encoder.layers.")):
             weights = self._below(f"vl_transformer.encoder.layers.{index}.")
-            attention = nn.MultiheadAttention(width, 8)
+            attention = nn.MultiheadAttention(width, 8, device=x.device)
             attention.load_state_dict({k[10:]: v for k, v in weights.items() if k.startswith("self_attn.")})
             x = x + attention(x + place, x + place, x)[0]
             x = F.layer_norm(x, (width,), weights["norm1.weight"], weights["norm1.bias"])
@@ -166,10 +180,7 @@ class AuthorsWay:
             x = F.layer_norm(x, (width,), weights["norm2.weight"], weights["norm2.bias"])
         return F.layer_norm(x, (width,), self.state["norm.weight"], self.state["norm.bias"]).transpose(0, 1)
 
-    def _decode(self, image: Image.Image, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        resized = ResizeLongestSide(self.sam.image_encoder.img_size).apply_image(np.array(image))
-        pixels = self.sam.preprocess(torch.as_tensor(resized).permute(2, 0, 1)[None])
-        embedding = self.sam.image_encoder(pixels)
+    def _decode(self, embedding: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
         _, dense = self.sam.prompt_encoder(points=None, boxes=None, masks=None)
         low_res, iou = self.sam.mask_decoder(
             image_embeddings=embedding,
@@ -185,6 +196,7 @@ class AuthorsWay:
     ) -> Tensor:
         x, y, w, h = box.double()
         corners = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) * self.size
+        corners = corners.cpu()
         inside = (corners - torch.tensor([*corner, *corner])).clamp(min=0) / torch.tensor([*ratio, *ratio]).double()
         return torch.minimum(inside, torch.tensor([*size, *size]))
 

@@ -1,0 +1,261 @@
+"""How fast sspsam is, against the authors' way on stock modules, in one process with the same threads.
+
+    python -m benchmarks                         # ViT-H + CLIP-L/14-336, random weights; 24 GB of memory, half an hour
+    python -m benchmarks --dtype bfloat16        # our image encoders in mixed precision; the authors' way in float32
+    python -m benchmarks --device cuda
+    python -m benchmarks --size quick            # that it runs and agrees
+
+Both ways take turns; times are medians, ratios are of medians. The authors' way (`benchmarks/authors_way.py`, which the
+tests hold against the golden files) is given its SAM embedding once for each picture and computes the rest for every
+expression, as their code does. Memory is the peak of a process that does (i) once, less what it held before.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sspsam import SSPSAMPredictor
+from sspsam.config import PUBLISHED, Architecture, ModelConfig
+from sspsam.layout import our_name, unused
+from sspsam.models import SSPSAM
+from sspsam.shapes import draw_scene
+
+from .authors_way import AuthorsWay
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # where checkpoints in the authors' layout are made
+from support.authors import authors_state
+
+Times = list[float]
+WORDS = (
+    "red",
+    "green",
+    "large",
+    "small",
+    "left",
+    "right",
+    "top",
+    "the",
+    "of",
+    "mug",
+    "cat",
+    "dog",
+    "on",
+    "near",
+    "two",
+)
+FOLDER, EACH, MANY = 2, 3, 16  # pictures of the folder, expressions for each of them, expressions at once
+
+
+def architecture(size: str) -> Architecture:
+    """A published size, or one that is quick."""
+    if size != "quick":
+        return PUBLISHED[size]
+    full = PUBLISHED["224"]
+    sam = replace(full.sam, width=128, layers=2, heads=2, mlp_width=256, global_blocks=(1,))
+    return replace(full, clip=replace(full.clip, vision_layers=7, text_layers=2), sam=sam)
+
+
+def expressions(seed: int, count: int) -> list[str]:
+    """Expressions that nobody has seen before."""
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, 6)) + f" {seed} {number}" for number in range(count)]
+
+
+def picture(seed: int) -> Image.Image:
+    """A drawn picture of a camera's proportions."""
+    return Image.fromarray(draw_scene(seed, (720, 1080)).pixels)
+
+
+class Ways:
+    """Both ways with the same weights.
+
+    Args:
+        size: of the model.
+        device: where both compute.
+        dtype: of our image encoders.
+        which: build only `"ours"` or `"authors"`, or `"both"`.
+    """
+
+    def __init__(self, size: str, device: str, dtype: str, which: str = "both") -> None:
+        shape = architecture(size)
+        state = authors_state(shape, seed=0, after_surgery=False)
+        self.device = torch.device(device)
+        if which != "ours":
+            self.authors = AuthorsWay(state, shape.clip.surgery_layers).to(self.device)
+        if which != "authors":
+            with torch.device("meta"):
+                model = SSPSAM(shape)
+            used = set(state) - set(unused(state))
+            model.load_state_dict({our_name(name): state[name] for name in used}, assign=True)
+            model.clip.restore_buffers()
+            self.ours = SSPSAMPredictor(model.requires_grad_(False), ModelConfig(shape), device=device, dtype=dtype)
+
+    def synchronized(self, work: Callable[[], Any]) -> tuple[float, Any]:
+        """Seconds, and what came of it."""
+        self._wait()
+        start = time.perf_counter()
+        result = work()
+        self._wait()
+        return time.perf_counter() - start, result
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def first(ways: Ways, way: str, seed: int) -> Any:
+    """(i) a new picture and its first expression."""
+    [text] = expressions(seed, 1)
+    if way == "ours":
+        return ways.ours.predict(text, image=picture(seed), return_logits="low_res")
+    return ways.authors(picture(seed), text)
+
+
+class Race:
+    """Lets both ways take turns and keeps their times.
+
+    Args:
+        ways: both.
+    """
+
+    def __init__(self, ways: Ways) -> None:
+        self.ways = ways
+        self.times: dict[str, dict[str, Times]] = {}
+
+    def take(self, task: str, authors: Callable[[], Any], ours: Callable[[], Any]) -> tuple[Any, Any]:
+        """What both made of a task."""
+        results = []
+        for way, work in (("authors", authors), ("ours", ours)):
+            seconds, result = self.ways.synchronized(work)
+            self.times.setdefault(task, {}).setdefault(way, []).append(seconds)
+            results.append(result)
+        return results[0], results[1]
+
+
+def measure(ways: Ways, repeat: int) -> dict[str, Any]:
+    """Times of every task, both ways in turn, and the largest difference of their logits."""
+    race, worst = Race(ways), 0.0
+    for seed in range(repeat + 1):
+        if seed == 1:
+            race.times.clear()  # the first round warms up
+        worst = max(worst, _round(race, ways, seed))
+    return {"times": race.times, "difference": worst}
+
+
+def _round(race: Race, ways: Ways, seed: int) -> float:
+    """Every task once; the largest difference of the logits of (i)."""
+    image, [one, another, *many] = picture(seed), expressions(seed, 2 + MANY)
+    theirs, found = race.take(
+        "i",
+        lambda: ways.authors(image, one),
+        lambda: ways.ours.predict(one, image=image, return_logits="low_res"),
+    )
+    seen, kept = ways.authors.look(image), ways.ours.encode(image)
+    ways.ours.predict("to make ready", embedding=kept)
+    for task, texts in (("ii", [another]), ("iii", many)):
+        race.take(
+            task,
+            lambda texts=texts: [ways.authors(image, text, seen) for text in texts],
+            lambda texts=texts: ways.ours.predict(texts, embedding=kept),
+        )
+    folder = [picture(1000 * (seed + 1) + number) for number in range(FOLDER)]
+    asked = [expressions(7000 + 100 * seed + number, EACH) for number in range(FOLDER)]
+    race.take(
+        "iv",
+        lambda: [_folder(ways.authors, each, texts) for each, texts in zip(folder, asked, strict=True)],
+        lambda: [len(results) for results in ways.ours.predict_batch(folder, asked)],
+    )
+    return float((theirs.low_res.cpu() - torch.from_numpy(found.low_res_logits)).abs().max())
+
+
+def _folder(authors: AuthorsWay, image: Image.Image, texts: list[str]) -> None:
+    seen = authors.look(image)
+    for text in texts:
+        authors(image, text, seen)
+
+
+def peak(size: str, device: str, dtype: str, way: str) -> int:
+    """Bytes that (i) takes beyond what was held before it; in a process of its own, on Linux or a GPU."""
+    ways = Ways(size, device, dtype, way)
+    if ways.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        first(ways, way, 1)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
+    before = _resident("VmRSS")
+    first(ways, way, 1)
+    return _resident("VmHWM") - before
+
+
+def _resident(name: str) -> int:
+    """VmRSS: bytes of memory held now; VmHWM: the most that were held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=["336", "224", "quick"], default="336")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", help="of our image encoders")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="None: as PyTorch has it")
+    parser.add_argument("--output", type=Path, help="JSON file for the numbers")
+    parser.add_argument("--peak", choices=["ours", "authors"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.peak:
+        print(peak(arguments.size, arguments.device, arguments.dtype, arguments.peak))
+        return
+    peaks = {}
+    for way in ("authors", "ours"):
+        command = [sys.executable, "-m", "benchmarks", "--peak", way, "--size", arguments.size]
+        command += ["--device", arguments.device, "--dtype", arguments.dtype]
+        peaks[way] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    numbers = measure(Ways(arguments.size, arguments.device, arguments.dtype), arguments.repeat) | {"peak": peaks}
+    print(report(numbers, arguments))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(numbers | {"command": " ".join(sys.argv[1:])}, indent=2) + "\n")
+
+
+def report(numbers: dict[str, Any], arguments: argparse.Namespace) -> str:
+    """The table of the README."""
+    named = {
+        "i": "new picture, first expression",
+        "ii": "a further expression",
+        "iii": f"{MANY} expressions",
+        "iv": f"folder of {FOLDER}, {EACH} expressions each",
+    }
+    lines = [
+        f"size {arguments.size}, {arguments.device}, {torch.get_num_threads()} threads, ours {arguments.dtype}, "
+        f"authors' way float32, PyTorch {torch.__version__}; largest difference of logits {numbers['difference']:.1e}",
+        "",
+        "| | authors' way | sspsam | ratio |",
+        "|---|---|---|---|",
+    ]
+    for task, name in named.items():
+        theirs, ours = (statistics.median(numbers["times"][task][way]) for way in ("authors", "ours"))
+        lines.append(f"| ({task}) {name} | {theirs:.3f} s | {ours:.3f} s | {theirs / ours:.2f} |")
+    theirs, ours = (numbers["peak"][way] / 1e9 for way in ("authors", "ours"))
+    lines.append(
+        f"| memory of (i) beyond the weights | {theirs:.2f} GB | {ours:.2f} GB | {theirs / max(ours, 1e-9):.2f} |"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
