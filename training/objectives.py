@@ -154,8 +154,9 @@ class Objective(nn.Module):
         losses["patches"] = 2 * _dice(maps.flatten(0, 1), maps_wanted.repeat(len(maps), 1)) + 4 * (
             F.binary_cross_entropy_with_logits(maps, maps_wanted.expand_as(maps))
         )
-        features = torch.stack([image.clip for image in seen])
-        return losses | self._patches(features, examples)
+        if all(parameter.requires_grad for parameter in model.clip.visual.parameters()):
+            losses |= self._patches(torch.stack([image.clip for image in seen]), examples)
+        return losses
 
     def _selected(self) -> Tensor:
         """(layers - 1, E, G*G) logits of whether a patch belongs to what is meant, after each layer but the last."""

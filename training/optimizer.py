@@ -34,6 +34,8 @@ class MuonAndAdamW:
     ) -> None:
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
             inner = parameter.ndim == 2 and min(parameter.shape) > _LEAST_SIDE
             inner = inner and not any(part in name for part in _NOT_MATRICES)
             groups.setdefault((inner, name.startswith(slower)), []).append(parameter)

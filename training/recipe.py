@@ -20,6 +20,7 @@ class Stage:
         learning_rate: at its highest; rises over the first `warmup` of the stage, then falls as a cosine to a fiftieth.
         weight_decay: of matrices.
         warmup: share of the stage.
+        frozen: names of parameters begin so that do not learn any more.
         slower: names of parameters begin so that learn at `slowness` times the rate, for they have learnt before.
         slowness: see `slower`.
     """
@@ -30,6 +31,7 @@ class Stage:
     learning_rate: float
     weight_decay: float = 0.02
     warmup: float = 0.04
+    frozen: tuple[str, ...] = ()
     slower: tuple[str, ...] = ()
     slowness: float = 1.0
 
@@ -150,7 +152,7 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
             _SHAPES,
             {
                 # CLIP's image encoder learns which patch shows what, where, and how large
-                "clip": Stage(images=16_000, batch=8, expressions=0, learning_rate=8e-4),
+                "clip": Stage(images=36_000, batch=8, expressions=0, learning_rate=8e-4),
                 # SAM learns the mask of what a box or a point shows
                 "sam": Stage(images=8_000, batch=8, expressions=0, learning_rate=8e-4),
                 # everything learns the masks of expressions
@@ -159,7 +161,8 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
                     batch=8,
                     expressions=10,
                     learning_rate=7e-4,
-                    slower=("model.clip.visual.", "model.sam."),
+                    frozen=("model.clip.visual.",),
+                    slower=("model.sam.",),
                     slowness=0.3,
                 ),
             },

@@ -99,6 +99,8 @@ class Trainer:
         self._seed("weights")  # the same in every process
         self.objective = Objective(SSPSAM(self.recipe.in_training))
         state = self._begin()
+        for key, parameter in self.objective.named_parameters():
+            parameter.requires_grad_(not key.startswith(self.stage.frozen))
         self.objective.to(self.device)
         self.optimizer = MuonAndAdamW(
             self.objective,
