@@ -66,8 +66,10 @@ def test_the_two_first_commands_are_the_ones_that_ci_and_these_tests_run(tmp_pat
     assert test == ".venv/bin/pytest"
     assert '"$bin/pytest"' in (ROOT / ".ci" / "run").read_text()
     output = run([sys.executable, str(ROOT / "examples" / "first_steps.py")], tmp_path)
-    assert "random" in output
-    assert len(list(tmp_path.glob("first_steps_*.png"))) == 3
+    assert "nothing" in output
+    assert len(list(tmp_path.glob("first_steps_*.png"))) == 5
+    assert (tmp_path / "first_steps.png").is_file()
+    assert "examples/first_steps.png" in README
 
 
 def test_the_other_examples_run(folder: Path) -> None:
@@ -102,6 +104,23 @@ def test_the_load_benchmark_runs() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "| baseline |" in done.stdout
+
+
+def test_the_speed_benchmark_runs_and_both_ways_agree() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--size", "quick", "--repeat", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    difference = re.search(r"largest difference of logits (\S+)", done.stdout)
+    assert difference, done.stdout
+    assert float(difference[1]) < 1e-4
+    for task in ("(i)", "(ii)", "(iii)", "(iv)", "memory"):
+        assert f"| {task} " in done.stdout
 
 
 def test_the_repository_names_no_private_place() -> None:

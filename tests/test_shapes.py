@@ -10,7 +10,9 @@ from sspsam.shapes import COLORS, OUTLINES, Question, Scene, Shape, ask, draw_sc
 SEEDS = range(60)
 POLITE = (
     "please|show|me|can|could|would|you|find|i|mean|where|is|select|like|to|point|at|segment|highlight|mark|for|give|look|"
-    "pick|out|thanks"
+    "pick|out|thanks|that|are|which|colored|coloured|color|in|this|picture|image|scene|drawing|here|there|on|canvas|see|as|"
+    "well|d|just|only|hey|hello|hi|ok|what|about|let|s|get|need|want|locate|identify|outline|cut|kindly|my|we|us|those|"
+    "these|thank"
 )
 SIZES = {"small": "small", "little": "small", "tiny": "small", "large": "large", "big": "large"}
 ARTICLES = ("the", "a", "an", "all", "every", "each", "any", "some", "one", "of", "everything", "anything")
@@ -92,7 +94,7 @@ def test_the_area_of_every_kind_is_that_of_its_outline(kind: str) -> None:
 
 def meant(scene: Scene, text: str) -> list[Shape] | None:
     """What colour, kind and size words say, read from the text alone; None if there is more in it than that."""
-    words = re.sub(r"[.!?,]", "", text.lower())
+    words = re.sub(r"[.!?,']", " ", text.lower())
     words = re.sub(rf"\b({POLITE})\b", " ", words)
     for synonym, kind in SYNONYMS.items():
         words = re.sub(rf"\b{synonym}s?\b", kind, words)
@@ -105,7 +107,7 @@ def meant(scene: Scene, text: str) -> list[Shape] | None:
             shapes = [shape for shape in shapes if shape.kind == single]
         elif word in SIZES:
             shapes = [shape for shape in shapes if shape.size == SIZES[word]]
-        elif word not in ARTICLES and single not in ("one", "shape", "object", "thing"):
+        elif word not in ARTICLES and single not in ("one", "shape", "object", "thing", "item", "figure"):
             rest.append(word)
     return None if rest else shapes
 

@@ -39,7 +39,9 @@ class Case:
         self.token_ids = np.stack([tokenizer(text) for text in self.texts])
         with torch.no_grad():
             self.image = model.encode_image(self.clip_input[None], self.sam_input[None])[0]
-            self.answer: Prediction = model.segment(model.prepare(self.image), model.encode_text(torch.from_numpy(self.token_ids)))
+            self.answer: Prediction = model.segment(
+                model.prepare(self.image), model.encode_text(torch.from_numpy(self.token_ids))
+            )
 
     def difference(self, ours: torch.Tensor | np.ndarray, name: str) -> float:
         golden = self.golden[name]

@@ -1,0 +1,56 @@
+"""The bundled model answers, by its weights alone, what another program draws and asks."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # training is not installed
+
+from sspsam import SSPSAMPredictor
+from sspsam.checkpoint import load_checkpoint
+from sspsam.fetch import HubOptions
+from sspsam.hub import resolve
+from training.evaluate import answers, summary
+
+FOLDER = resolve("shapes", HubOptions()).path
+
+
+def balanced(numbers: dict[str, float]) -> float:
+    """The mean of N-acc and T-acc: 0.5 is chance, whatever is always said."""
+    return (numbers["N-acc"] + numbers["T-acc"]) / 2
+
+
+@pytest.fixture(scope="module")
+def numbers() -> dict[str, float]:
+    predictor = SSPSAMPredictor.from_pretrained("shapes", device="cpu")
+    return summary(answers(predictor, "second", 40, 8))
+
+
+def test_it_answers_a_second_renderer(numbers) -> None:
+    # a guard well below what the model card reports, for these are few scenes
+    assert numbers["expressions"] > 250
+    assert numbers["mIoU"] > 0.55
+    assert balanced(numbers) > 0.75
+
+
+def test_with_its_weights_shuffled_nothing_is_left(numbers) -> None:
+    model, config = load_checkpoint(FOLDER)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            order = torch.randperm(parameter.numel(), generator=generator)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    shuffled = summary(answers(SSPSAMPredictor(model, config, device="cpu"), "second", 15, 8))
+    assert shuffled["mIoU"] < 0.15 < numbers["mIoU"]
+    assert abs(balanced(shuffled) - 0.5) < 0.1 < balanced(numbers) - 0.5
+
+
+def test_it_fits_into_the_wheel_and_is_stored_in_half() -> None:
+    from safetensors import safe_open
+
+    size = sum(path.stat().st_size for path in Path(FOLDER).iterdir())
+    assert size < 40e6  # half of it is one row for all the words of the wide world, which packs to nothing
+    with safe_open(Path(FOLDER) / "model.safetensors", "pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}  # noqa: SIM118  # no mapping
