@@ -3,8 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import Final, Generic, TypeVar
+from itertools import islice, zip_longest
+from typing import Final, Generic, TypeVar, cast
 
 import torch
 
@@ -67,11 +67,25 @@ def in_order(
 
     Raises:
         ValueError: there are more pictures than lists, or the other way round.
+        TypeError: what should be a list of expressions for a picture is a string.
     """
     if isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts):
         asked = tokenize(texts)  # at once, so that a bad expression is found before any picture is read
         return ((image, asked) for image in images)
-    return ((image, tokenize(own)) for image, own in zip(images, texts, strict=True))
+    return _paired(images, texts, tokenize)
+
+
+def _paired(
+    images: Iterable[Item], texts: Iterable[str] | Iterable[Sequence[str]], tokenize: Callable[[Sequence[str]], Ready]
+) -> Iterator[tuple[Item, Ready]]:
+    missing = object()
+    for number, (image, own) in enumerate(zip_longest(images, texts, fillvalue=missing)):
+        if image is missing or own is missing:
+            more, fewer = ("lists of texts", "pictures") if image is missing else ("pictures", "lists of texts")
+            raise ValueError(f"there are more {more} than {fewer} ({number}); give one list of texts for each picture")
+        if isinstance(own, str):
+            raise TypeError(f"the texts of picture {number} are a list of expressions, not the string {own[:60]!r}")
+        yield cast(Item, image), tokenize(cast(Sequence[str], own))
 
 
 def _submitted(

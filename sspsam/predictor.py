@@ -331,7 +331,7 @@ class SSPSAMPredictor:
         """
         options = AnswerOptions.checked(self.config, mask_threshold, no_target_pixels, return_logits, explain)
         for name, count in (("batch_size", batch_size), ("workers", workers)):
-            if count is not None and (not isinstance(count, int) or count < 1):
+            if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
                 raise ValueError(f"{name} is a whole number, 1 or more, not {count!r}")
         if isinstance(texts, str):
             raise TypeError("texts is a list of expressions, or one such list for each picture, not a string")

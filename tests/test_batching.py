@@ -45,8 +45,12 @@ def test_every_picture_can_have_expressions_of_its_own(predictor, pictures) -> N
         "t0",
         "t1",
     ]
-    with pytest.raises(ValueError, match=r"longer|shorter"):
+    with pytest.raises(ValueError, match=r"more lists of texts than pictures \(3\)"):
         list(predictor.predict_batch(pictures[:3], texts))
+    with pytest.raises(ValueError, match=r"more pictures than lists of texts \(4\)"):
+        list(predictor.predict_batch(pictures, texts))
+    with pytest.raises(TypeError, match="picture 1"):
+        list(predictor.predict_batch(pictures[:2], [["one"], "two"]))
     assert list(predictor.predict_batch([], TEXTS)) == []
 
 
@@ -97,7 +101,9 @@ def test_a_bad_expression_is_found_before_any_picture_is_read(predictor) -> None
         predictor.predict_batch([], "a string")
 
 
-@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("workers", 0), ("batch_size", 1.5), ("workers", -1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch_size", 0), ("workers", 0), ("batch_size", 1.5), ("workers", -1), ("workers", True)]
+)
 def test_sizes_are_positive_whole_numbers(predictor, name, value) -> None:
     with pytest.raises(ValueError, match=name):
         predictor.predict_batch([], TEXTS, **{name: value})

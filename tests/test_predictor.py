@@ -56,6 +56,18 @@ def test_results_do_not_depend_on_how_many_go_together(predictor, picture) -> No
         assert np.abs(alone.explanation.verification - result.explanation.verification).max() < 1e-5
 
 
+def test_what_is_the_pictures_is_computed_once(predictor, picture, monkeypatch) -> None:
+    model, prepared = predictor._model, []
+    prepare = type(model).prepare
+    monkeypatch.setattr(model, "prepare", lambda image: prepared.append(image) or prepare(model, image))
+    embedding = predictor.encode(picture)
+    for text in ("one", "two", "three"):
+        predictor.predict(text, embedding=embedding)
+    assert len(prepared) == 1
+    assert embedding.to("cpu") is embedding
+    assert embedding.to("meta").prepared is None  # it belongs to the device
+
+
 def test_predict_before_set_image_names_the_missing_step(predictor) -> None:
     with pytest.raises(errors.NoImageError, match="set_image"):
         predictor.predict("the mug")

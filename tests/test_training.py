@@ -61,6 +61,21 @@ def test_a_later_stage_takes_up_what_an_earlier_one_learnt(tmp_path: Path, run: 
         assert all(torch.equal(begun[key], learnt[key]) for key in begun if key.startswith(part))
 
 
+def test_what_is_frozen_stays_and_what_is_not_learns(run: Path) -> None:
+    before, after = (weights(run, stage) for stage in ("clip", "joint"))
+    visual = [key for key in before if key.startswith("model.clip.visual.")]
+    assert all(torch.equal(before[key], after[key]) for key in visual)
+    for part in ("model.clip.text.", "model.ssp.", "model.sam."):
+        earlier = weights(run, "sam") if part == "model.sam." else before
+        assert any(not torch.equal(earlier[key], after[key]) for key in after if key.startswith(part))
+
+
+def test_processes_that_do_not_divide_the_batch_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["--recipe", "smoke", "--output", str(tmp_path), "--processes", "3"])
+    assert "does not divide" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(
     tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,7 +173,15 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
             {
                 "clip": Stage(images=8, batch=2, expressions=0, learning_rate=1e-3),
                 "sam": Stage(images=8, batch=2, expressions=0, learning_rate=1e-3),
-                "joint": Stage(images=8, batch=2, expressions=4, learning_rate=1e-3),
+                "joint": Stage(
+                    images=8,
+                    batch=2,
+                    expressions=4,
+                    learning_rate=1e-3,
+                    frozen=("model.clip.visual.",),
+                    slower=("model.sam.",),
+                    slowness=0.3,
+                ),
             },
             vocabulary_scenes=40,
         ),

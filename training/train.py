@@ -63,7 +63,11 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log-steps", type=int, default=50)
-    return parser.parse_args(words)
+    arguments = parser.parse_args(words)
+    for name, stage in recipe.RECIPES[arguments.recipe].stages.items():
+        if stage.batch % arguments.processes:
+            parser.error(f"--processes {arguments.processes} does not divide the batch of stage {name} ({stage.batch})")
+    return arguments
 
 
 def _run(rank: int, arguments: argparse.Namespace) -> None:

@@ -20,15 +20,15 @@ SIZES: Final[Mapping[str, tuple[str, ...]]] = {
     "large": ("large", "large", "big"),
 }
 _FOREIGN: Final = """
-    dog; cat; man; woman; child; person; car; bus; taxi; bicycle; tree; house; door; table; chair; mug; cup of
-    tea; pizza; apple; banana; bird; boat; horse; hand; face; shirt; dress; hat; bag; phone; book; bottle; lamp
-    window; road; sky; grass; cloud; mountain; river; train; plane; ball; flower; sofa; bed; clock; keyboard
-    shoe; bear; elephant; giraffe; sheep; cow; umbrella; kite; sign post; fire hydrant; traffic light; zebra
-    spoon; knife; plate; laptop; guitar; hexagon; spiral; arrow; moon; sun; octagon; cylinder; person riding a
-    bicycle; lady in a coat; guy; girl; boy; people; dogs; cars; teapot; violin; dragon; ladder; bridge; tower
-    monkey; tiger; fish; soup; cake; wheel; rope; candle; coin
+    dog; cat; man; woman; child; person; car; bus; taxi; bicycle; tree; house; door; table; chair; mug; cup of tea;
+    pizza; apple; banana; bird; boat; horse; hand; face; shirt; dress; hat; bag; phone; book; bottle; lamp; window;
+    road; sky; grass; cloud; mountain; river; train; plane; ball; flower; sofa; bed; clock; keyboard; shoe; bear;
+    elephant; giraffe; sheep; cow; umbrella; kite; sign post; fire hydrant; traffic light; zebra; spoon; knife; plate;
+    laptop; guitar; hexagon; spiral; arrow; moon; sun; octagon; cylinder; person riding a bicycle; lady in a coat; guy;
+    girl; boy; people; dogs; cars; teapot; violin; dragon; ladder; bridge; tower; monkey; tiger; fish; soup; cake;
+    wheel; rope; candle; coin
 """
-FOREIGN: Final = tuple(thing.strip() for line in _FOREIGN.strip().splitlines() for thing in line.split(";"))
+FOREIGN: Final = tuple(" ".join(thing.split()) for thing in _FOREIGN.split(";"))
 MIDDLE: Final = (
     *("the {} in the middle", "the {} in the center", "the {} in the centre", "the {} closest to the middle"),
     *(
