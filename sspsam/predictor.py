@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self, overload
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sspsam import hub
@@ -335,6 +337,8 @@ class SSPSAMPredictor:
                 raise ValueError(f"{name} is a whole number, 1 or more, not {count!r}")
         if isinstance(texts, str):
             raise TypeError("texts is a list of expressions, or one such list for each picture, not a string")
+        if isinstance(images, str | bytes | bytearray | os.PathLike | Image.Image | np.ndarray):
+            raise TypeError("images are many pictures, such as a list or generator of them; for one there is predict()")
         tasks = in_order(images, texts, self._reader.tokenize)
 
         def read(task: tuple[ImageInput, Tokenized]) -> tuple[Picture, Tokenized]:

@@ -99,6 +99,9 @@ def test_a_bad_expression_is_found_before_any_picture_is_read(predictor) -> None
         predictor.predict_batch(["no such picture.png"], ["fine", " "])
     with pytest.raises(TypeError, match="list"):
         predictor.predict_batch([], "a string")
+    for single in ("photo.jpg", Path("photo.jpg"), b"bytes", np.zeros((9, 9, 3), np.uint8)):
+        with pytest.raises(TypeError, match="many pictures"):
+            predictor.predict_batch(single, TEXTS)
 
 
 @pytest.mark.parametrize(

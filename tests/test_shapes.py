@@ -202,4 +202,8 @@ def test_every_kind_is_asked_with_and_without_a_target(questions: list[tuple[Sce
 def test_a_scene_too_small_to_show_anything_is_refused() -> None:
     with pytest.raises(ValueError, match="32"):
         draw_scene(0, (31, 400))
+    with pytest.raises(ValueError, match="-1"):
+        draw_scene(0, shapes=-1)
+    assert draw_scene(0, (100, 100), shapes=0).shapes == ()
+    assert len(draw_scene(0, (400, 400), shapes=3).shapes) == 3
     assert draw_scene(0, (32, 2000)).pixels.shape == (32, 2000, 3)

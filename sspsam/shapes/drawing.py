@@ -125,10 +125,12 @@ def draw_scene(seed: int | Rng, size: tuple[int, int] | None = None, shapes: int
         shapes: how many, as far as there is room; None: one to eight.
 
     Raises:
-        ValueError: a side is shorter than 32 pixels.
+        ValueError: a side is shorter than 32 pixels, or fewer than no shapes are asked for.
     """
     if size is not None and min(size) < 32:
         raise ValueError(f"a scene is at least 32 x 32 pixels, not {size[1]} x {size[0]}")
+    if shapes is not None and shapes < 0:
+        raise ValueError(f"a scene has 0 shapes or more, not {shapes}")
     rng = np.random.default_rng(seed)
     height, width = size or any_size(rng)
     canvas = Image.fromarray(_background(rng, height, width))
