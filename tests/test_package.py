@@ -27,7 +27,7 @@ LAYERS = [
         "shapes.drawing",
         "shapes.words",
     ],
-    ["preprocessing", "models.clip", "models.sam", "models.ssp_encoder"],
+    ["preprocessing", "models.clip", "models.sam", "models.ssp_encoder", "shapes.nouns"],
     ["models.sspsam", "postprocessing", "shapes.language"],
     ["shapes"],
     ["models"],

@@ -11,16 +11,18 @@ from torch.utils.data import Dataset
 
 from sspsam.config import ModelConfig
 from sspsam.preprocessing import Geometry, clip_input, geometry_of, sam_input
-from sspsam.shapes import COLORS, OUTLINES, Scene, Shape, ask, draw_scene
+from sspsam.shapes import COLORS, OUTLINES, Noun, Question, Scene, Shape, ask, draw_scene
 from sspsam.shapes.drawing import any_size
-from sspsam.shapes.words import NOUNS
+from sspsam.shapes.language import OPERATIONS
+from sspsam.shapes.words import NUMBERS
 from training.vocabulary import Vocabulary
 
 INSIDE_SIDE = 4  # each patch is told, while training, what its parts show
 TARGET_SIDE = 128  # masks are learnt in a square of this many pixels, SAM's padding included
 _KINDS, _COLORS, _SIZES = list(OUTLINES), list(COLORS), ["small", "large"]
-_PARTICULAR = (*COLORS, *(word for words in NOUNS.values() for word in words))
 ATTRIBUTES = (*_COLORS, *_KINDS, *_SIZES)
+_NAMED = ((None, *COLORS), (None, *OUTLINES), (None, "small", "large"))  # what a noun names, if anything
+PARSE_SIZES = (*(len(names) for names in _NAMED), *(len(names) for names in _NAMED), len(OPERATIONS), len(NUMBERS))
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,10 @@ class Example:
     clip_boxes: Tensor  # (N, 4) the same, as fractions of CLIP's canvas
     token_ids: Tensor  # (E, L)
     meant: Tensor  # (E, N) bool, which shapes an expression means
-    mentioned: Tensor  # (E, N) 1: meant; 0.5: has a colour or is of a kind that the words mention; 0: neither
+    candidates: Tensor  # (E, N) bool, which shapes its noun fits
+    landmarks: Tensor  # (E, N) bool, which shapes it mentions beside that
+    alike: Tensor  # (E, N) bool, which shapes are in part as it says
+    parse: Tensor  # (E, 8) which of so many in `PARSE_SIZES`: colour, kind, size, the landmark's, operation, number
 
 
 class Examples(Dataset[Example]):
@@ -80,7 +85,6 @@ class Examples(Dataset[Example]):
         clip_scale = geometry.clip_width / geometry.width, geometry.clip_height / geometry.height
         clip_boxes = (boxes * np.tile(clip_scale, 2) + np.tile((geometry.clip_left, geometry.clip_top), 2)) / clip_side
         attributes = [[name in (s.color, s.kind, s.size) for name in ATTRIBUTES] for s in scene.shapes]
-        token_ids, meant, mentioned = self._questions(scene, rng)
         return Example(
             clip_input=clip_input(scene.pixels, geometry, self.config),
             sam_input=sam_input(scene.pixels, geometry, self.config),
@@ -91,26 +95,47 @@ class Examples(Dataset[Example]):
             attributes=torch.tensor(attributes, dtype=torch.float32),
             boxes=torch.from_numpy(boxes * np.tile(scale, 2)).float(),
             clip_boxes=torch.from_numpy(clip_boxes).float(),
-            token_ids=token_ids,
-            meant=meant,
-            mentioned=mentioned,
+            **self._questions(scene, rng),
         )
 
-    def _questions(self, scene: Scene, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _questions(self, scene: Scene, rng: np.random.Generator) -> dict[str, Tensor]:
         if self.vocabulary is None:
-            nothing = torch.zeros(0, len(scene.shapes))
-            return torch.zeros(0, 1, dtype=torch.int64), nothing.bool(), nothing
-        questions = ask(scene, rng, self.expressions)
-        token_ids = torch.stack([self.vocabulary.read(question.text) for question in questions])
-        meant = [[bool((shape.mask & question.mask).any()) for shape in scene.shapes] for question in questions]
-        mentioned = [[_mentions(question.text.lower(), shape) for shape in scene.shapes] for question in questions]
-        return token_ids, torch.tensor(meant), torch.tensor(mentioned).float().mul(0.5).clamp(min=torch.tensor(meant))
+            questions, token_ids = [], torch.zeros(0, 1, dtype=torch.int64)
+        else:
+            questions = ask(scene, rng, self.expressions)
+            token_ids = torch.stack([self.vocabulary.read(question.text) for question in questions])
+        nouns = [[noun for noun in (q.parse.noun, q.parse.landmark) if noun] for q in questions]
+
+        def which(marked: list[list[bool]]) -> Tensor:
+            return torch.tensor(marked).view(len(questions), len(scene.shapes)).bool()
+
+        return {
+            "token_ids": token_ids,
+            "meant": which([[bool((s.mask & q.mask).any()) for s in scene.shapes] for q in questions]),
+            "candidates": which([[_fits(q.parse.noun, s) for s in scene.shapes] for q in questions]),
+            "landmarks": which([[_fits(q.parse.landmark, s) for s in scene.shapes] for q in questions]),
+            "alike": which([[any(_partly(noun, s) for noun in each) for s in scene.shapes] for each in nouns]),
+            "parse": torch.tensor([_parsed(q) for q in questions]).view(len(questions), len(PARSE_SIZES)).long(),
+        }
 
 
-def _mentions(text: str, shape: Shape) -> bool:
-    """Whether the words mention the colour or kind of a shape, or no kind in particular."""
-    words = (shape.color, *NOUNS[shape.kind])
-    return any(word in text for word in words) or not any(word in text for word in _PARTICULAR)
+def _fits(noun: Noun | None, shape: Shape) -> bool:
+    return noun is not None and noun.matches(shape)
+
+
+def _partly(noun: Noun, shape: Shape) -> bool:
+    """Whether a shape is of a noun's colour or kind."""
+    return shape.color == noun.color or shape.kind == noun.kind
+
+
+def _parsed(question: Question) -> list[int]:
+    parse = question.parse
+    named = [
+        names.index(name)
+        for noun in (parse.noun, parse.landmark)
+        for names, name in zip(_NAMED, (noun.color, noun.kind, noun.size) if noun else (None,) * 3, strict=True)
+    ]
+    return [*named, OPERATIONS.index(parse.operation), parse.number or 0]
 
 
 def training_size(rng: np.random.Generator) -> tuple[int, int]:

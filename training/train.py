@@ -61,6 +61,12 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw scenes, for each process")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--precision",
+        choices=("bfloat16", "float32"),
+        default="bfloat16",
+        help="of most matrix products; float32 is faster on a CPU that has no instructions for bfloat16",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log-steps", type=int, default=50)
     arguments = parser.parse_args(words)
@@ -101,7 +107,7 @@ class Trainer:
         self.steps = self.stage.images // self.stage.batch
         self.step = 0
         self._seed("weights")  # the same in every process
-        self.objective = Objective(SSPSAM(self.recipe.in_training))
+        self.objective = Objective(SSPSAM(self.recipe.in_training), arguments.precision == "bfloat16")
         state = self._begin()
         for key, parameter in self.objective.named_parameters():
             parameter.requires_grad_(not key.startswith(self.stage.frozen))

@@ -4,10 +4,11 @@ A closed world in which the right answer to every expression is known: for tests
 
     scene = draw_scene(seed=7)
     for question in ask(scene, seed=7, count=10):
-        question.text, question.kind, question.mask, question.no_target
+        question.text, question.kind, question.mask, question.no_target, question.parse
 """
 
 from sspsam.shapes.drawing import COLORS, OUTLINES, Scene, Shape, draw_scene
-from sspsam.shapes.language import Question, ask
+from sspsam.shapes.language import Parse, Question, ask
+from sspsam.shapes.nouns import Noun
 
-__all__ = ["COLORS", "OUTLINES", "Question", "Scene", "Shape", "ask", "draw_scene"]
+__all__ = ["COLORS", "OUTLINES", "Noun", "Parse", "Question", "Scene", "Shape", "ask", "draw_scene"]

@@ -11,17 +11,15 @@ from typing import Final
 
 import numpy as np
 
-from sspsam.shapes.drawing import COLORS, OUTLINES, Mask, Rng, Scene, Shape
+from sspsam.shapes.drawing import COLORS, Mask, Rng, Scene, Shape
+from sspsam.shapes.nouns import Noun, definite, new_noun, noun_of, one_of, pick, wrong_noun
 from sspsam.shapes.words import (
-    ANY,
     BESIDE,
-    COLORED,
     COMPARATIVES,
     EXCEPT,
     FOREIGN,
     HERE,
     MIDDLE,
-    NOUNS,
     NUMBERS,
     POLITELY,
     SIZES,
@@ -31,6 +29,29 @@ from sspsam.shapes.words import (
 )
 
 _CLEAR: Final = 1.15  # how much larger the largest must be than the next, and how much further out the outermost
+OPERATIONS: Final = (
+    *("all", "exactly", "except", "foreign", "largest", "smallest"),
+    *("leftmost", "rightmost", "topmost", "lowest", "middle"),
+    *("top left", "top right", "bottom left", "bottom right"),
+    *("left of", "right of", "above", "below", "next to"),
+)
+
+
+@dataclass(frozen=True)
+class Parse:
+    """How an expression is built.
+
+    Args:
+        operation: what it does with the things that its noun fits, one of `OPERATIONS`.
+        noun: what it asks for; None where that is of the wide world.
+        landmark: what it mentions beside that, as that from which a relation is seen or that which is left out.
+        number: how many it speaks of, where it says so.
+    """
+
+    operation: str
+    noun: Noun | None
+    landmark: Noun | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,50 +62,18 @@ class Question:
         text: the expression.
         kind: which kind of expression it is, for evaluations.
         mask: (h, w) what it means; all False where it means nothing.
+        parse: how it is built.
     """
 
     text: str
     kind: str
     mask: Mask
+    parse: Parse
 
     @property
     def no_target(self) -> bool:
         """Whether the words mean nothing in the scene."""
         return not self.mask.any()
-
-
-@dataclass(frozen=True)
-class Noun:
-    """A colour, a kind and a size, each or none of them; and the word for it."""
-
-    kind: str | None
-    color: str | None
-    size: str | None
-    word: str
-    size_word: str | None
-
-    def matches(self, shape: Shape) -> bool:
-        """Whether it can be said of a shape."""
-        return (
-            (self.kind is None or shape.kind == self.kind)
-            and (self.color is None or shape.color == self.color)
-            and (self.size is None or shape.size == self.size)
-        )
-
-    def among(self, shapes: Sequence[Shape]) -> list[Shape]:
-        """The shapes of which it can be said."""
-        return [shape for shape in shapes if self.matches(shape)]
-
-    def say(self, plural: bool = False) -> str:
-        """Its words, without an article."""
-        noun = _plural(self.word) if plural else self.word
-        return " ".join(word for word in (self.size_word, self.color, noun) if word)
-
-
-def _plural(word: str) -> str:
-    if word.endswith(("s", "x", "sh", "ch")):
-        return word + "es"
-    return word + "s"
 
 
 def ask(scene: Scene, seed: int | Rng, count: int) -> list[Question]:
@@ -107,92 +96,30 @@ def ask(scene: Scene, seed: int | Rng, count: int) -> list[Question]:
         said = _KINDS[kind](list(scene.shapes), rng)
         if said is None:
             continue
-        text, meant = said
+        text, meant, parse = said
         mask = np.zeros(scene.pixels.shape[:2], dtype=np.bool_)
         for shape in meant:
             mask |= shape.mask
         text = _in_passing(text, rng)
-        questions.setdefault(text.lower(), Question(text, kind if meant else f"no target: {kind}", mask))
+        questions.setdefault(text.lower(), Question(text, kind if meant else f"no target: {kind}", mask, parse))
     return list(questions.values())
 
 
-Said = tuple[str, list[Shape]] | None
-
-
-def _pick(rng: Rng, items: Sequence[str]) -> str:
-    return items[int(rng.integers(len(items)))]
-
-
-def _one_of(rng: Rng, shapes: Sequence[Shape]) -> Shape:
-    return shapes[int(rng.integers(len(shapes)))]
-
-
-def _noun(rng: Rng, kind: str | None, color: str | None = None, size: str | None = None) -> Noun:
-    word = _pick(rng, NOUNS[kind] if kind else ANY)
-    return Noun(kind, color, size, word, _pick(rng, SIZES[size]) if size else None)
-
-
-def _noun_of(rng: Rng, shape: Shape, any_too: bool = True) -> Noun:
-    """A noun that matches a shape: its kind, its colour, or both, now and then its size."""
-    choice = rng.random()
-    if choice < 0.08:
-        return _noun(rng, shape.kind if choice < 0.06 else None, shape.color if choice > 0.04 else None, shape.size)
-    if choice < 0.45:
-        return _noun(rng, shape.kind, shape.color)
-    if choice < 0.8 or not any_too:
-        return _noun(rng, shape.kind)
-    return _noun(rng, None, shape.color)
-
-
-def _wrong_noun(rng: Rng, shapes: Sequence[Shape], *, color: bool, kind: bool, size: bool = False) -> Noun:
-    """A noun of which there is none, made of what there is where that is possible: the hard ones."""
-    for _ in range(30):
-        noun = _noun(
-            rng,
-            (_one_of(rng, shapes).kind if rng.random() < 0.6 else _pick(rng, list(OUTLINES))) if kind else None,
-            (_one_of(rng, shapes).color if rng.random() < 0.6 else _pick(rng, list(COLORS))) if color else None,
-            _pick(rng, ("small", "large")) if size else None,
-        )
-        if not noun.among(shapes):
-            return noun
-    absent = [name for name in OUTLINES if all(shape.kind != name for shape in shapes)]
-    return _noun(rng, _pick(rng, absent))
-
-
-def _definite(rng: Rng, noun: Noun, many: bool) -> str:
-    if noun.color and not noun.kind and not noun.size and rng.random() < 0.25:
-        return _pick(rng, COLORED).format(color=noun.color, one=noun.word, ones=_plural(noun.word))
-    if many and rng.random() < 0.7:
-        ways = (
-            "all {}",
-            "the {}",
-            "all the {}",
-            "every one of the {}",
-            "{}",
-            "{}",
-            "each of the {}",
-            "any {}",
-            "some {}",
-        )
-        return _pick(rng, ways).format(noun.say(plural=True))
-    singular = noun.say()
-    article = "an" if singular[0] in "aeiou" and not singular.startswith("one") else "a"
-    return _pick(rng, ("the {}", "the {}", "the {}", "{a} {}", "{a} {}", "{}", "{}", "any {}", "every {}")).format(
-        singular, a=article
-    )
+Said = tuple[str, list[Shape], Parse] | None
 
 
 def _described(color: bool, kind: bool, size: bool = False) -> Callable[[list[Shape], Rng], Said]:
     def say(shapes: list[Shape], rng: Rng) -> Said:
-        shape = _one_of(rng, shapes)
+        shape = one_of(rng, shapes)
         if rng.random() < 0.25:
-            return _definite(rng, _wrong_noun(rng, shapes, color=color, kind=kind, size=size), rng.random() < 0.3), []
+            noun = wrong_noun(rng, shapes, color=color, kind=kind, size=size)
+            return definite(rng, noun, rng.random() < 0.3), [], Parse("all", noun)
         if size and shape.size is None:
             return None
         word = shape.size if size else None
-        noun = _noun(rng, shape.kind if kind else None, shape.color if color else None, word)
+        noun = new_noun(rng, shape.kind if kind else None, shape.color if color else None, word)
         meant = noun.among(shapes)
-        return _definite(rng, noun, len(meant) > 1 or rng.random() < 0.1), meant
+        return definite(rng, noun, len(meant) > 1 or rng.random() < 0.1), meant, Parse("all", noun)
 
     return say
 
@@ -213,157 +140,170 @@ def _extreme(
 
 
 def _superlative(shapes: list[Shape], rng: Rng) -> Said:
-    noun = _noun(rng, None) if rng.random() < 0.4 else _noun_of(rng, _one_of(rng, shapes))
+    noun = new_noun(rng, None) if rng.random() < 0.4 else noun_of(rng, one_of(rng, shapes))
     if rng.random() < 0.15:
-        noun = _wrong_noun(rng, shapes, color=rng.random() < 0.5, kind=True)
-    word = _pick(rng, ("largest", "biggest", "smallest", "smallest"))
+        noun = wrong_noun(rng, shapes, color=rng.random() < 0.5, kind=True)
+    word = pick(rng, ("largest", "biggest", "smallest", "smallest"))
     text = f"the {word} {noun.say()}"
-    among = noun.among(shapes)
+    among, parse = noun.among(shapes), Parse("smallest" if word == "smallest" else "largest", noun)
     if not among:
-        return text, []
+        return text, [], parse
     if len(among) == 2 and rng.random() < 0.3:
-        text = f"the {_pick(rng, COMPARATIVES[word])} {noun.say()}"
+        text = f"the {pick(rng, COMPARATIVES[word])} {noun.say()}"
     sign = -1 if word == "smallest" else 1
     found = _extreme(among, lambda s: sign * math.log(s.area), lambda a, b: a - b > math.log(_CLEAR))
-    return (text, [found]) if found else None
+    return (text, [found], parse) if found else None
+
+
+Place = tuple[str, tuple[str, ...], Callable[[Shape], float]]  # operation, ways to say it, what is greatest there
 
 
 def _placed(shapes: list[Shape], rng: Rng) -> Said:
-    places: Sequence[tuple[tuple[str, ...], Callable[[Shape], float]]] = (
-        ((*to_the_side("left"), "the leftmost {}"), lambda s: -s.center[0]),
-        ((*to_the_side("right"), "the rightmost {}"), lambda s: s.center[0]),
-        ((*at_the_end("top"), "the topmost {}", "the highest {}", "the uppermost {}"), lambda s: -s.center[1]),
-        ((*at_the_end("bottom"), "the bottommost {}", "the lowest {}"), lambda s: s.center[1]),
+    places: Sequence[Place] = (
+        ("leftmost", (*to_the_side("left"), "the leftmost {}"), lambda s: -s.center[0]),
+        ("rightmost", (*to_the_side("right"), "the rightmost {}"), lambda s: s.center[0]),
+        (
+            "topmost",
+            (*at_the_end("top"), "the topmost {}", "the highest {}", "the uppermost {}"),
+            lambda s: -s.center[1],
+        ),
+        ("lowest", (*at_the_end("bottom"), "the bottommost {}", "the lowest {}"), lambda s: s.center[1]),
         *_corners_and_middle(shapes),
     )
-    ways, value = places[int(rng.integers(len(places)))]
-    noun = _noun(rng, None) if rng.random() < 0.4 else _noun_of(rng, _one_of(rng, shapes))
+    operation, ways, value = places[int(rng.integers(len(places)))]
+    noun = new_noun(rng, None) if rng.random() < 0.4 else noun_of(rng, one_of(rng, shapes))
     if rng.random() < 0.15:
-        noun = _wrong_noun(rng, shapes, color=rng.random() < 0.5, kind=True)
-    text, among = _pick(rng, ways).format(noun.say()), noun.among(shapes)
+        noun = wrong_noun(rng, shapes, color=rng.random() < 0.5, kind=True)
+    text, among, parse = pick(rng, ways).format(noun.say()), noun.among(shapes), Parse(operation, noun)
     if not among:
-        return text, []
+        return text, [], parse
     gap = 0.05 * max(among[0].mask.shape)
     found = _extreme(among, value, lambda a, b: a - b > gap)
-    return (text, [found]) if found else None
+    return (text, [found], parse) if found else None
 
 
-def _corners_and_middle(
-    shapes: list[Shape],
-) -> list[tuple[tuple[str, ...], Callable[[Shape], float]]]:
+def _corners_and_middle(shapes: list[Shape]) -> list[Place]:
     height, width = shapes[0].mask.shape
 
     def near(x: float, y: float) -> Callable[[Shape], float]:
         return lambda s: -math.hypot(s.center[0] - x, s.center[1] - y)
 
     return [
-        (MIDDLE, near(width / 2, height / 2)),
-        (in_the_corner(("top", "upper"), "left"), near(0, 0)),
-        (in_the_corner(("top", "upper"), "right"), near(width, 0)),
-        (in_the_corner(("bottom", "lower"), "left"), near(0, height)),
-        (in_the_corner(("bottom", "lower"), "right"), near(width, height)),
+        ("middle", MIDDLE, near(width / 2, height / 2)),
+        ("top left", in_the_corner(("top", "upper"), "left"), near(0, 0)),
+        ("top right", in_the_corner(("top", "upper"), "right"), near(width, 0)),
+        ("bottom left", in_the_corner(("bottom", "lower"), "left"), near(0, height)),
+        ("bottom right", in_the_corner(("bottom", "lower"), "right"), near(width, height)),
     ]
+
+
+_RELATIONS: Final = {"left": "left of", "right": "right of", "above": "above", "below": "below", "next": "next to"}
 
 
 def _related(shapes: list[Shape], rng: Rng) -> Said:
     """`the star left of the red circle`: which of the named lie so, seen from the one other that is named."""
     if len(shapes) < 2:
         return None
-    anchor = _one_of(rng, shapes)
-    way = _pick(rng, list(BESIDE))
-    words = f"{_pick(rng, BESIDE[way])} {_pick(rng, ('the', 'the', 'the', 'a'))}"
+    anchor = one_of(rng, shapes)
+    way = pick(rng, list(BESIDE))
+    words = f"{pick(rng, BESIDE[way])} {pick(rng, ('the', 'the', 'the', 'a'))}"
     if rng.random() < 0.1:  # beside what is not there, nothing lies
-        absent = _wrong_noun(rng, shapes, color=rng.random() < 0.6, kind=True)
-        return f"the {_noun_of(rng, anchor).say()} {words} {absent.say()}", []
-    other = _noun_of(rng, anchor, any_too=False)
+        absent = wrong_noun(rng, shapes, color=rng.random() < 0.6, kind=True)
+        noun = noun_of(rng, anchor)
+        return f"the {noun.say()} {words} {absent.say()}", [], Parse(_RELATIONS[way], noun, absent)
+    other = noun_of(rng, anchor, any_too=False)
     if len(other.among(shapes)) != 1:
-        other = _noun(rng, anchor.kind, anchor.color)
+        other = new_noun(rng, anchor.kind, anchor.color)
     if len(other.among(shapes)) != 1:
         return None
     rest = [shape for shape in shapes if shape is not anchor]
-    noun = _noun(rng, None) if rng.random() < 0.25 else _noun_of(rng, _one_of(rng, rest))
+    noun = new_noun(rng, None) if rng.random() < 0.25 else noun_of(rng, one_of(rng, rest))
     if noun.matches(anchor) and noun.kind is not None and noun.color is None:
         return None  # "the star left of the red star" is meant of another star; that is said with its colour
-    among = noun.among(rest)
-    text = f"{_pick(rng, ('the ', 'the ', 'a ', 'all ', ''))}{noun.say()} {words} {other.say()}"
+    among, parse = noun.among(rest), Parse(_RELATIONS[way], noun, other)
+    text = f"{pick(rng, ('the ', 'the ', 'a ', 'all ', ''))}{noun.say()} {words} {other.say()}"
     if way == "next":
         nearest = sorted(rest, key=lambda s: math.dist(s.center, anchor.center))
         clear = len(nearest) == 1 or math.dist(nearest[1].center, anchor.center) > 1.3 * math.dist(
             nearest[0].center, anchor.center
         )
-        return (text, [nearest[0]]) if clear and among == [nearest[0]] else None
+        return (text, [nearest[0]], parse) if clear and among == [nearest[0]] else None
     axis, sign = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}[way]
     offsets = [sign * (shape.center[axis] - anchor.center[axis]) for shape in among]
     gap = 0.05 * max(anchor.mask.shape)
     if any(abs(offset) < gap for offset in offsets):
         return None  # nobody could tell
-    return text, [shape for shape, offset in zip(among, offsets, strict=True) if offset > 0]
+    return text, [shape for shape, offset in zip(among, offsets, strict=True) if offset > 0], parse
 
 
 def _counted(shapes: list[Shape], rng: Rng) -> Said:
     choice = rng.random()
     if choice < 0.12:
-        return _pick(
-            rng, ("everything", "all shapes", "all the shapes", "every shape", "all of them", "all objects")
-        ), shapes
-    noun = _noun_of(rng, _one_of(rng, shapes))
+        ways = ("everything", "all shapes", "all the shapes", "every shape", "all of them", "all objects")
+        return pick(rng, ways), shapes, Parse("all", new_noun(rng, None))
+    noun = noun_of(rng, one_of(rng, shapes))
     among = noun.among(shapes)
     if choice < 0.35:
         if rng.random() < 0.3:
-            return f"every {noun.say()}", among
-        return _pick(rng, ("all the {}", "all {}")).format(noun.say(plural=True)), among
-    count = len(among) if rng.random() < 0.65 else int(rng.integers(2, 6))
+            return f"every {noun.say()}", among, Parse("all", noun)
+        return pick(rng, ("all the {}", "all {}")).format(noun.say(plural=True)), among, Parse("all", noun)
+    count = len(among) if rng.random() < 0.55 else int(rng.integers(2, 6))
     if count < 2:
         return None
+    parse = Parse("exactly", noun, number=count)
     number = str(count) if rng.random() < 0.1 else NUMBERS[count]
     if count == 2 and len(among) == 2 and rng.random() < 0.2:
-        return _pick(rng, ("both {}", "both the {}", "both of the {}")).format(noun.say(plural=True)), among
-    text = _pick(rng, ("{} {}", "{} {}", "the {} {}", "all {} {}", "exactly {} {}")).format(
+        return pick(rng, ("both {}", "both the {}", "both of the {}")).format(noun.say(plural=True)), among, parse
+    text = pick(rng, ("{} {}", "{} {}", "the {} {}", "all {} {}", "exactly {} {}")).format(
         number, noun.say(plural=True)
     )
-    return text, among if count == len(among) else []
+    return text, among if count == len(among) else [], parse
 
 
 def _excluded(shapes: list[Shape], rng: Rng) -> Said:
     if len(shapes) < 2:
         return None
-    noun = _noun_of(rng, _one_of(rng, shapes))
+    noun = noun_of(rng, one_of(rng, shapes))
     if rng.random() < 0.06:
-        noun = _wrong_noun(rng, shapes, color=rng.random() < 0.5, kind=True)
+        noun = wrong_noun(rng, shapes, color=rng.random() < 0.5, kind=True)
     among = noun.among(shapes)
-    what = _pick(rng, ("the {}", "the {}", "the {}", "{}", "any {}")).format(noun.say(plural=len(among) > 1))
+    what = pick(rng, ("the {}", "the {}", "the {}", "{}", "any {}")).format(noun.say(plural=len(among) > 1))
     if rng.random() < 0.2:
-        base = _noun_of(rng, _one_of(rng, shapes))
+        base = noun_of(rng, one_of(rng, shapes))
         wanted = [shape for shape in base.among(shapes) if not noun.matches(shape)]
-        way = _pick(rng, ("all the {} except {}", "all {} but {}", "the {} except {}"))
-        return (way.format(base.say(plural=True), what), wanted) if wanted else None
-    return _pick(rng, EXCEPT).format(what), [shape for shape in shapes if not noun.matches(shape)]
+        way = pick(rng, ("all the {} except {}", "all {} but {}", "the {} except {}"))
+        text, parse = way.format(base.say(plural=True), what), Parse("except", base, noun)
+        return (text, wanted, parse) if wanted or rng.random() < 0.5 else None
+    parse = Parse("except", new_noun(rng, None), noun)
+    return pick(rng, EXCEPT).format(what), [shape for shape in shapes if not noun.matches(shape)], parse
 
 
 def _foreign(shapes: list[Shape], rng: Rng) -> Said:
     """Things of the wide world, alone, described in words of this one, or beside what is here."""
-    thing = _pick(rng, FOREIGN)
-    here = _noun_of(rng, _one_of(rng, shapes)).say()
-    described = f"{_pick(rng, list(COLORS) + list(SIZES))} {thing}"
-    placed = f"{thing} {_pick(rng, ('on the left', 'on the right', 'at the top', 'at the bottom', 'in the middle'))}"
-    beside = f"{_pick(rng, BESIDE[_pick(rng, list(BESIDE))])} the"
+    thing = pick(rng, FOREIGN)
+    noun = noun_of(rng, one_of(rng, shapes))
+    here = noun.say()
+    described = f"{pick(rng, list(COLORS) + list(SIZES))} {thing}"
+    placed = f"{thing} {pick(rng, ('on the left', 'on the right', 'at the top', 'at the bottom', 'in the middle'))}"
+    beside = f"{pick(rng, BESIDE[pick(rng, list(BESIDE))])} the"
     if rng.random() < 0.75:
-        what = _pick(rng, (thing, thing, described, described, placed, f"largest {thing}", f"{thing} {beside} {here}"))
-        return _pick(rng, ("the {}", "a {}", "{}", "all the {}", "two {}")).format(what), []
-    return _pick(rng, (f"the {here} {beside} {thing}", f"the {here} of the {thing}", f"the {thing} with a {here}")), []
+        what = pick(rng, (thing, thing, described, described, placed, f"largest {thing}", f"{thing} {beside} {here}"))
+        return pick(rng, ("the {}", "a {}", "{}", "all the {}", "two {}")).format(what), [], Parse("foreign", None)
+    text = pick(rng, (f"the {here} {beside} {thing}", f"the {here} of the {thing}", f"the {thing} with a {here}"))
+    return text, [], Parse("foreign", None)
 
 
 def _in_passing(text: str, rng: Rng) -> str:
     """Capitals, punctuation and a polite phrase change nothing."""
     choice = rng.random()
     if choice < 0.1:
-        text = _pick(rng, POLITELY).format(text)
+        text = pick(rng, POLITELY).format(text)
     if 0.07 < choice < 0.13:
-        text += _pick(rng, HERE)
+        text += pick(rng, HERE)
     if rng.random() < 0.08:
         text = text.capitalize() if rng.random() < 0.6 else text.upper()
     if rng.random() < 0.06:
-        text += _pick(rng, (".", "!", "?"))
+        text += pick(rng, (".", "!", "?"))
     return text
 
 
