@@ -247,8 +247,10 @@ def _counted(shapes: list[Shape], rng: Rng) -> Said:
         if rng.random() < 0.3:
             return f"every {noun.say()}", among, Parse("all", noun)
         return pick(rng, ("all the {}", "all {}")).format(noun.say(plural=True)), among, Parse("all", noun)
-    count = len(among) if rng.random() < 0.55 else int(rng.integers(2, 6))
-    if count < 2:
+    count = len(among)
+    if rng.random() < 0.45:  # wrong, and mostly nearly right
+        count = count + int(rng.choice((-1, 1))) if rng.random() < 0.6 else int(rng.integers(2, 9))
+    if not 2 <= count < len(NUMBERS):
         return None
     parse = Parse("exactly", noun, number=count)
     number = str(count) if rng.random() < 0.1 else NUMBERS[count]
@@ -263,19 +265,20 @@ def _counted(shapes: list[Shape], rng: Rng) -> Said:
 def _excluded(shapes: list[Shape], rng: Rng) -> Said:
     if len(shapes) < 2:
         return None
-    noun = noun_of(rng, one_of(rng, shapes))
+    base = noun_of(rng, one_of(rng, shapes)) if rng.random() < 0.35 else None
+    # mostly a part of what it is taken from, or all of that
+    noun = noun_of(rng, one_of(rng, base.among(shapes) if base and rng.random() < 0.6 else shapes))
     if rng.random() < 0.06:
         noun = wrong_noun(rng, shapes, color=rng.random() < 0.5, kind=True)
-    among = noun.among(shapes)
-    what = pick(rng, ("the {}", "the {}", "the {}", "{}", "any {}")).format(noun.say(plural=len(among) > 1))
-    if rng.random() < 0.2:
-        base = noun_of(rng, one_of(rng, shapes))
-        wanted = [shape for shape in base.among(shapes) if not noun.matches(shape)]
-        way = pick(rng, ("all the {} except {}", "all {} but {}", "the {} except {}"))
-        text, parse = way.format(base.say(plural=True), what), Parse("except", base, noun)
-        return (text, wanted, parse) if wanted or rng.random() < 0.5 else None
-    parse = Parse("except", new_noun(rng, None), noun)
-    return pick(rng, EXCEPT).format(what), [shape for shape in shapes if not noun.matches(shape)], parse
+    left = [shape for shape in (base.among(shapes) if base else shapes) if not noun.matches(shape)]
+    many = len(noun.among(shapes)) > 1
+    what = pick(rng, ("the {}", "the {}", "the {}", "{}", "any {}")).format(noun.say(plural=many))
+    if not base:
+        return pick(rng, EXCEPT).format(what), left, Parse("except", new_noun(rng, None), noun)
+    if (base.kind, base.color) == (noun.kind, noun.color):
+        return None  # "all the rings but the rings"
+    way = pick(rng, ("all the {} except {}", "all {} but {}", "the {} except {}"))
+    return way.format(base.say(plural=True), what), left, Parse("except", base, noun)
 
 
 def _foreign(shapes: list[Shape], rng: Rng) -> Said:
@@ -319,4 +322,4 @@ _KINDS: Final[Mapping[str, Callable[[list[Shape], Rng], Said]]] = {
     "exclusion": _excluded,
     "foreign": _foreign,
 }
-_WEIGHTS: Final = np.array([16, 9, 8, 11, 10, 14, 20, 12, 7, 4]) / 111
+_WEIGHTS: Final = np.array([14, 8, 7, 10, 11, 14, 22, 13, 9, 4]) / 112
