@@ -1,37 +1,16 @@
-"""A second program that draws the shapes world and asks about it, sharing nothing with the one that draws to train.
+"""Asking for the second renderer: words, and what they mean by centres and visible areas."""
 
-What was learnt from one program's pictures and words is measured on another's: outlines are signed distances here, and
-colours, backgrounds, sentences and rules of meaning are written anew. Only what a person can decide is asked.
-"""
-
-import colorsys
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
-Mask = NDArray[np.bool_]
+from training.second_renderer.drawing import WORLD, Mask, Scene, Thing, draw_scene
 
-# hue in degrees, saturation and value in percent: from, to
-COLORS = {
-    "red": ((-8, 5), (82, 100), (72, 96)),
-    "green": ((98, 145), (60, 100), (45, 82)),
-    "blue": ((215, 236), (75, 100), (58, 98)),
-    "yellow": ((50, 59), (78, 100), (90, 100)),
-    "purple": ((269, 288), (55, 88), (48, 76)),
-    "orange": ((22, 34), (85, 100), (92, 100)),
-    "white": ((0, 360), (0, 3), (95, 100)),
-    "black": ((0, 360), (0, 30), (0, 11)),
-    "pink": ((325, 345), (32, 56), (95, 100)),
-    "cyan": ((176, 188), (68, 100), (84, 100)),
-}
-SIZES = {"small": (0.08, 0.15), "large": (0.22, 0.36)}  # diameter of the circle around a shape / the shorter side
 NOUNS = {
     "circle": ("circle", "circle", "disc", "disk"),
     "square": ("square", "square", "box"),
@@ -43,7 +22,6 @@ NOUNS = {
     "heart": ("heart",),
     "": ("shape", "object", "thing", "one"),
 }
-WORLD = {"color": tuple(COLORS), "shape": tuple(NOUNS)[:-1], "size": tuple(SIZES)}
 COUNTS = ("two", "three", "four", "five", "six", "seven", "eight")
 ELSEWHERE = "dog cat man woman car tree house bird horse chair banana bottle bicycle table elephant boat shoe cow bear"
 AREA_MARGIN, PLACE_MARGIN = 1.15, 0.06  # what makes a difference clear: a ratio of areas, a part of the picture's side
@@ -65,19 +43,6 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Thing:
-    """A drawn shape: `x y` the centre of its visible pixels, `area` their number, `radius` of the circle around it."""
-
-    color: str
-    shape: str
-    size: str
-    x: float
-    y: float
-    radius: float
-    area: int = 0
-
-
-@dataclass(frozen=True)
 class Description:
     """What a noun phrase says of a thing; what it leaves open is empty."""
 
@@ -89,6 +54,9 @@ class Description:
         said = (self.color, thing.color), (self.shape, thing.shape), (self.size, thing.size)
         return all(wanted in ("", there) for wanted, there in said)
 
+    def among(self, scene: Scene) -> list[Thing]:
+        return [thing for thing in scene.things if self.fits(thing)]
+
     def words(self, chance: Random, plural: bool = False) -> str:
         bare = not (self.color or self.size)
         noun = chance.choice(
@@ -99,169 +67,6 @@ class Description:
         size = chance.choice(["large", "large", "big"]) if self.size == "large" else self.size
         return " ".join(word for word in (size, self.color, noun) if word)
 
-
-@dataclass(frozen=True)
-class Scene:
-    """`owner` is (h, w): the index of the thing seen at a pixel plus one, 0 for the background."""
-
-    image: NDArray[np.uint8]
-    owner: NDArray[np.uint8]
-    things: tuple[Thing, ...]
-
-    def matches(self, description: Description) -> list[Thing]:
-        return [thing for thing in self.things if description.fits(thing)]
-
-    def mask(self, meant: Sequence[Thing]) -> Mask:
-        chosen = np.array([False] + [thing in meant for thing in self.things])
-        seen: Mask = chosen[self.owner]
-        return seen
-
-
-# ---- drawing: signed distances to outlines inside the unit circle, y downwards, negative inside
-
-
-def _star(x: Floats, y: Floats, inner: float = 0.42) -> Floats:
-    fold, r = math.pi / 5, np.hypot(x, y)
-    t = np.abs((np.arctan2(x, -y) + fold) % (2 * fold) - fold)  # all ten edges folded onto one
-    across, along = inner * math.sin(fold), 1 - inner * math.cos(fold)
-    return np.asarray(((r * np.cos(t) - 1) * across + r * np.sin(t) * along) / math.hypot(across, along))
-
-
-def _heart(x: Floats, y: Floats) -> Floats:
-    (cx, cy), r, tip = (0.41, -0.31), 0.49, 0.95
-    turn = math.atan2(cx, tip - cy) + math.asin(r / math.hypot(cx, tip - cy))  # the tangent from the tip to a disc
-    side = np.abs(x) * math.cos(turn) + (y - tip) * math.sin(turn)
-    slope = r * math.sin(turn) / (cx + r * math.cos(turn))  # the wedge ends where the tangent touches
-    wedge = np.maximum(side, (cy + slope * np.abs(x) - y) / math.hypot(1, slope))
-    return np.asarray(np.minimum(np.hypot(np.abs(x) - cx, y - cy) - r, wedge))
-
-
-def _cross(x: Floats, y: Floats, long: float = 0.94, wide: float = 0.31) -> Floats:
-    a, b = np.abs(x), np.abs(y)
-    return np.minimum(np.maximum(a - long, b - wide), np.maximum(b - long, a - wide))
-
-
-OUTLINES: dict[str, Callable[[Floats, Floats], Floats]] = {
-    "circle": lambda x, y: np.hypot(x, y) - 1,
-    "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) - math.sqrt(0.5),
-    "triangle": lambda x, y: np.maximum(y - 0.5, np.abs(x) * math.sqrt(0.75) - y / 2 - 0.5),
-    "star": _star,
-    "cross": _cross,
-    "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.79) - 0.21,
-    "diamond": lambda x, y: (np.abs(x) / 0.68 + np.abs(y) - 1) / math.hypot(1 / 0.68, 1),
-    "heart": _heart,
-}
-
-
-def _color(chance: Random, hue: Sequence[float], saturation: Sequence[float], value: Sequence[float]) -> Floats:
-    h, s, v = (chance.uniform(*span) for span in (hue, saturation, value))
-    return np.array(colorsys.hsv_to_rgb(h / 360 % 1, s / 100, v / 100), dtype=np.float32) * 255
-
-
-def _difference(a: Floats, b: Floats) -> float:
-    """How different two sRGB colours look: CIE76."""
-    linear = (np.stack([a, b]) / 255) ** 2.2
-    xyz = linear @ np.array([[0.434, 0.213, 0.018], [0.376, 0.715, 0.109], [0.190, 0.072, 0.873]])
-    root = np.cbrt(xyz)
-    lab = np.stack([116 * root[:, 1] - 16, 500 * (root[:, 0] - root[:, 1]), 200 * (root[:, 1] - root[:, 2])], axis=1)
-    return float(np.linalg.norm(lab[0] - lab[1]))
-
-
-def _background(chance: Random, height: int, width: int) -> tuple[Floats, list[Floats]]:
-    """A (h, w, 3) background and the tones that shapes must stand out from."""
-    hue, value = chance.uniform(0, 360), chance.uniform(8, 100)
-    saturation = chance.choice([6, 30, 75]) * chance.random()
-    other = value + chance.uniform(7, 20) * (1 if value < 54 else -1)
-    one = _color(chance, (hue, hue), (saturation, saturation), (value, value))
-    two = _color(chance, (hue - 25, hue + 25), (saturation, saturation), (other, other))
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    turn, period = chance.uniform(0, math.pi), chance.uniform(0.05, 0.16) * min(height, width)
-    u, v = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
-    kind = chance.choice(["plain", "gradient", "noisy", "striped", "checked"])
-    if kind == "gradient":
-        mix = (u - u.min()) / (u.max() - u.min())
-    elif kind == "noisy":
-        noise = np.random.default_rng(chance.getrandbits(64)).standard_normal((height, width), dtype=np.float32)
-        mix = 0.5 + chance.uniform(0.2, 0.5) * noise
-    elif kind == "striped":
-        mix = np.float32(u % period < period / 2)
-    elif kind == "checked":
-        mix = np.float32((u % period < period / 2) ^ (v % period < period / 2))
-    else:
-        two, mix = one, np.zeros_like(u)
-    return np.clip(one + (two - one) * mix[..., None], 0, 255), [one, (one + two) / 2, two]
-
-
-def _paint(chance: Random, canvas: Floats, owner: NDArray[np.uint8], thing: Thing, color: Floats, index: int) -> None:
-    """Draw a thing into `canvas` and `owner`; half a pixel either side of the outline is blended."""
-    radius, turn = thing.radius, math.radians(chance.uniform(-12, 12))
-    soft, reach = max(2.0, 0.25 * radius), 1.4 * radius + 4
-    top, left = max(0, int(thing.y - reach)), max(0, int(thing.x - reach))
-    part = np.s_[top : int(thing.y + reach) + 1, left : int(thing.x + reach) + 1]
-    seen = canvas[part]
-    y, x = np.mgrid[: seen.shape[0], : seen.shape[1]].astype(np.float32) + np.float32(0.5)
-    x, y = x + left - thing.x, y + top - thing.y
-
-    def distance(x: Floats, y: Floats) -> Floats:  # in pixels
-        a, b = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
-        return (OUTLINES[thing.shape](a / radius, b / radius) * radius).astype(np.float32)
-
-    if chance.random() < 0.3:
-        away = chance.uniform(0.08, 0.16) * radius
-        shadow = np.clip(0.5 - distance(x - chance.choice([-away, away]), y - away) / soft, 0, 1)
-        seen *= 1 - chance.uniform(0.2, 0.4) * shadow[..., None]
-    d = distance(x, y)
-    fill: Floats = color
-    if chance.random() < 0.3:
-        lighter = thing.color == "black" or (thing.color not in ("white", "yellow") and chance.random() < 0.4)
-        tone = color + (255 - color) * np.float32(0.45) if lighter else color * np.float32(0.5)
-        rim = np.clip(0.5 + d + max(1.0, chance.uniform(0.05, 0.1) * radius), 0, 1)[..., None]
-        fill = color + (tone - color) * rim
-    seen += (fill - seen) * np.clip(0.5 - d, 0, 1)[..., None]
-    owner[part][d < 0] = index + 1
-
-
-def draw_scene(chance: Random) -> Scene:
-    """Draw one to eight things, no more than a little of any of them hidden."""
-    aspect = math.exp(chance.uniform(0, math.log(2.15)))
-    shorter = math.exp(chance.uniform(math.log(160), math.log(1024 / aspect)))
-    height, width = (round(side) for side in chance.sample([shorter, shorter * aspect], 2))
-    canvas, tones = _background(chance, height, width)
-    owner = np.zeros((height, width), dtype=np.uint8)
-    palette = {name: chance.sample(options, chance.randint(2, 5)) for name, options in WORLD.items() if name != "size"}
-    things: list[Thing] = []
-    wanted = chance.randint(1, 8)
-    for _ in range(40 * wanted):
-        size = chance.choice(["small", "large"])
-        radius = chance.uniform(*SIZES[size]) * min(height, width) / 2
-        x, y = (chance.uniform(radius + 2, side - radius - 2) for side in (width, height))
-        thing = Thing(chance.choice(palette["color"]), chance.choice(palette["shape"]), size, x, y, radius)
-        shade = _color(chance, *COLORS[thing.color])
-        gaps = [(math.dist((x, y), (o.x, o.y)), sorted((radius, o.radius)), o.color) for o in things]
-        overlap = chance.random() < 0.08
-        clear = all(
-            gap > small + large + 3 or (overlap and gap > large + 0.55 * small and color != thing.color)
-            for gap, (small, large), color in gaps
-        )
-        if clear and all(_difference(shade, tone) > 32 for tone in tones):
-            _paint(chance, canvas, owner, thing, shade, len(things))
-            things.append(thing)
-            if len(things) == wanted:
-                break
-    if not things:  # nothing of this palette shows on this background
-        return draw_scene(chance)
-    rows, columns = np.nonzero(owner)
-    ids = owner[rows, columns]
-    areas = np.bincount(ids)
-    sums = np.bincount(ids, columns + 0.5), np.bincount(ids, rows + 0.5)
-    seen = [
-        replace(thing, x=float(sums[0][i] / areas[i]), y=float(sums[1][i] / areas[i]), area=int(areas[i]))
-        for i, thing in enumerate(things, start=1)
-    ]
-    return Scene(np.rint(canvas).astype(np.uint8), owner, tuple(seen))
-
-
-# ---- asking: every asker returns words and what they mean, and raises Undecided where a person could not tell
 
 Question = tuple[str, list[Thing]]
 Asker = Callable[[Scene, Random, bool], Question]
@@ -282,7 +87,7 @@ def _describe(scene: Scene, chance: Random, names: Sequence[str], absent: bool) 
                 options = [str(getattr(thing, name)) for thing in scene.things] if there else WORLD[name]
                 values[name] = chance.choice(options)
         description = Description(**values)
-        if bool(scene.matches(description)) != absent:
+        if bool(description.among(scene)) != absent:
             return description
     raise Undecided
 
@@ -315,7 +120,7 @@ def _plain(*names: str) -> Asker:
     def ask(scene: Scene, chance: Random, empty: bool) -> Question:
         free = [name for name in ("color", "shape") if "size" in names and chance.random() < 0.5]
         description = _describe(scene, chance, [*names, *free], empty)
-        meant = scene.matches(description)
+        meant = description.among(scene)
         return _named(description, chance, len(meant)), meant
 
     return ask
@@ -327,7 +132,7 @@ def _superlative(scene: Scene, chance: Random, empty: bool) -> Question:
     text = chance.choice(["the ", "the ", ""]) + f"{word} {description.words(chance)}"
     if empty:
         return text, []
-    candidates = scene.matches(description)
+    candidates = description.among(scene)
     sign = 1 if word == "smallest" else -1
     return text, [candidates[_first([sign * math.log(t.area) for t in candidates], math.log(AREA_MARGIN))]]
 
@@ -357,7 +162,7 @@ def _place(scene: Scene, chance: Random, empty: bool) -> Question:
     text = chance.choice(["the ", "the ", ""]) + form.format(description.words(chance))
     if empty:
         return text, []
-    candidates = scene.matches(description)
+    candidates = description.among(scene)
     height, width = scene.owner.shape
     dx = [0.0 if px is None else abs(t.x / width - px) for t in candidates]
     dy = [0.0 if py is None else abs(t.y / height - py) for t in candidates]
@@ -379,7 +184,7 @@ def _relation(scene: Scene, chance: Random, empty: bool) -> Question:
     missing = chance.choice(["", "", "", "", "described", "anchor"]) if empty else ""
     description = _some(scene, chance, missing == "described")
     anchoring = _describe(scene, chance, chance.choice([("shape",), ("color", "shape")]), missing == "anchor")
-    anchors, candidates = scene.matches(anchoring), scene.matches(description)
+    anchors, candidates = anchoring.among(scene), description.among(scene)
     alike = description.shape == anchoring.shape and ("" in (a := {description.color, anchoring.color}) or len(a) == 1)
     if alike or len(anchors) > 1:
         raise Undecided
@@ -417,7 +222,7 @@ def _number(scene: Scene, chance: Random, empty: bool) -> Question:
         return whole, list(scene.things)
     absent = empty and chance.random() < 0.15
     description = _some(scene, chance, absent)
-    meant, words = scene.matches(description), description.words(chance, plural=True)
+    meant, words = description.among(scene), description.words(chance, plural=True)
     if absent or (not empty and len(meant) > 1 and chance.random() < 0.35):
         return chance.choice(["all the ", "all "]) + words, meant
     wrong = chance.randint(2, 8) if chance.random() < 0.4 else len(meant) + chance.choice([-1, 1])
@@ -435,9 +240,9 @@ def _exclusion(scene: Scene, chance: Random, empty: bool) -> Question:
         kept, *names = chance.sample(["color", "shape"], 2)
         domain = _describe(scene, chance, [kept], absent=False)
         whole = "all the " + domain.words(chance, plural=True)
-        inside = Scene(scene.image, scene.owner, tuple(scene.matches(domain)))
+        inside = Scene(scene.image, scene.owner, tuple(domain.among(scene)))
     description = _describe(inside, chance, names, absent=False)
-    out = inside.matches(description)
+    out = description.among(inside)
     text = f"{whole} {chance.choice(['except', 'except', 'except for', 'but'])}"
     return f"{text} {_named(description, chance, len(out), ['the'])}", [t for t in inside.things if t not in out]
 
