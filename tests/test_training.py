@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # training is not installed
 from sspsam import SSPSAMPredictor
 from sspsam.checkpoint import load_checkpoint
 from sspsam.shapes import ask, draw_scene
-from training import objectives, train
+from training import losses, train
 from training.evaluate import Answer, answers, summary, table
 from training.recipe import RECIPES
 from training.scenes import ATTRIBUTES, PARSE_SIZES, TARGET_SIDE, Examples
@@ -47,7 +47,9 @@ def test_every_stage_learns_and_says_what_it_lost(run: Path) -> None:
     assert [line["stage"] for line in lines] == [stage for stage in STAGES for _ in range(2)]
     for line in lines:
         assert all(math.isfinite(value) for key, value in line.items() if key != "stage")
-    assert {"dice", "focal", "l1", "giou", "similarity", "marks", "parse", "exists", "count"} <= set(lines[-1])
+    assert {"dice", "focal", "l1", "giou", "similarity", "marks", "parse", "exists", "count", "no_target"} <= set(
+        lines[-1]
+    )
 
 
 def test_a_later_stage_takes_up_what_an_earlier_one_learnt(tmp_path: Path, run: Path, vocabulary: Vocabulary) -> None:
@@ -174,15 +176,15 @@ def test_losses_are_least_where_the_answer_is_right() -> None:
     wanted = torch.zeros(2, TARGET_SIDE, TARGET_SIDE)
     wanted[0, 16:64, 32:96] = 1
     low_res = F.avg_pool2d(wanted, 8) * 40 - 20  # (2, 16, 16): the second means nothing
-    right = objectives._mask_losses(low_res, torch.ones(2), wanted)
-    wrong = objectives._mask_losses(-low_res, torch.ones(2), wanted)
+    right = losses.mask_losses(low_res, torch.ones(2), wanted)
+    wrong = losses.mask_losses(-low_res, torch.ones(2), wanted)
     assert right["dice"] < 0.2 < 3 < wrong["dice"]
     assert right["focal"] < 0.3 < 10 < wrong["focal"]
     assert right["iou"] < 1e-3
     assert right["#iou"] > 0.99
     corners = torch.tensor([[0.2, 0.3, 0.6, 0.5]])
     center = torch.tensor([[0.4, 0.4, 0.4, 0.2]])
-    assert all(float(loss) == pytest.approx(0, abs=1e-5) for loss in objectives._box_losses(center, corners).values())
+    assert all(float(loss) == pytest.approx(0, abs=1e-5) for loss in losses.box_losses(center, corners).values())
 
 
 def test_the_numbers_of_an_evaluation_are_counted_by_hand() -> None:

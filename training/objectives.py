@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torchvision.ops import generalized_box_iou_loss
 
 from sspsam.config import Architecture
 from sspsam.models import SSPSAM, Expressions
 from sspsam.models.ssp_encoder import LinguisticFeatures, SSPOutput
 from sspsam.shapes import COLORS, OUTLINES
+from training.losses import Losses, box_losses, mark_losses, mask_losses, no_target_loss, summary_losses
 from training.scenes import ATTRIBUTES, INSIDE_SIDE, PARSE_SIZES, Example
 
-Losses = dict[str, Tensor]
 _FREQUENCIES = 4
 _PROMPTED = 6  # masks of a scene for which SAM is prompted
 _MARKS = ("meant", "candidates", "landmarks")
@@ -127,7 +126,7 @@ class Objective(nn.Module):
             logits.append(low_res)
             ious.append(iou)
             wanted.append(example.masks[chosen].amax(dim=1))
-        return _mask_losses(torch.cat(logits), torch.cat(ious), torch.cat(wanted))
+        return mask_losses(torch.cat(logits), torch.cat(ious), torch.cat(wanted))
 
     def _box_prompts(self, boxes: Tensor) -> Tensor:
         """(X, n, 4) boxes, as fractions -> (X, 2n, D), their corners roughly where they are."""
@@ -180,14 +179,16 @@ class Objective(nn.Module):
             alike = torch.where(mentioned, 1.0, 0.3 * example.alike)[some]
             alike = (alike.unsqueeze(2) * shown).amax(dim=1)  # (E', G*G)
             similarities.append((ssp.similarity.float()[some] - alike).square().mean(dim=1))
-        losses = _mask_losses(torch.cat(logits), torch.cat(ious), torch.cat(wanted))
-        losses |= _box_losses(torch.cat(boxes), torch.cat(boxes_wanted))
+        meant = torch.cat([example.meant.any(dim=1) for example in examples])  # (E,) whether anything is
+        losses = mask_losses(torch.cat(logits), torch.cat(ious), torch.cat(wanted))
+        losses |= no_target_loss(torch.cat(logits), meant)
+        losses |= box_losses(torch.cat(boxes), torch.cat(boxes_wanted))
         losses["similarity"] = 4 * torch.cat(similarities).mean()
-        losses |= _mark_losses(torch.cat(marks, dim=1), torch.cat(marks_wanted))
+        losses |= mark_losses(torch.cat(marks, dim=1), torch.cat(marks_wanted))
         losses |= self._said(expressions, torch.cat([example.parse for example in examples]))
-        losses |= _summary_losses(
+        losses |= summary_losses(
             torch.cat(summaries, dim=1),
-            torch.cat([example.meant.any(dim=1) for example in examples]),
+            meant,
             torch.cat([example.candidates.sum(dim=1) for example in examples]),
         )
         if all(parameter.requires_grad for parameter in model.clip.visual.parameters()):
@@ -273,57 +274,3 @@ def _points_inside(masks: Tensor) -> Tensor:
     index = torch.multinomial(flat.square() + 1e-9, 1)  # (N, 1)
     side = masks.shape[-1]
     return torch.stack([index % side, index // side], dim=-1) + 0.5
-
-
-def _dice(logits: Tensor, wanted: Tensor) -> Tensor:
-    """1 - the soft Dice coefficient of (X, pixels); what is empty should stay so."""
-    share = logits.sigmoid()
-    overlap = (share * wanted).sum(dim=1)
-    return (1 - (2 * overlap + 1) / (share.sum(dim=1) + wanted.sum(dim=1) + 1)).mean()
-
-
-def _focal(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Binary cross-entropy weighted by the square of the error (Lin et al. 2017), for soft labels."""
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    return (entropy * (logits.sigmoid() - wanted).square()).mean()
-
-
-def _mask_losses(low_res: Tensor, ious: Tensor, wanted: Tensor) -> Losses:
-    """(X, M, M) logits, (X,) SAM's guess of its IoU, (X, T, T) shares."""
-    side = wanted.shape[-1]
-    logits = F.interpolate(low_res.unsqueeze(1), (side, side), mode="bilinear", align_corners=False).squeeze(1)
-    with torch.no_grad():
-        found, true = logits >= 0, wanted >= 0.5
-        both, either = (found & true).sum(dim=(1, 2)), (found | true).sum(dim=(1, 2))
-        iou = torch.where(either > 0, both / either.clamp(min=1), 1.0)
-    return {
-        "dice": 4 * _dice(logits.flatten(1), wanted.flatten(1)),
-        "focal": 4 * 20 * _focal(logits, wanted),
-        "iou": F.mse_loss(ious, iou),
-        "#iou": iou[true.any(dim=(1, 2))].mean(),
-    }
-
-
-def _box_losses(boxes: Tensor, wanted: Tensor) -> Losses:
-    """(X, 4) centre and size, (X, 4) corners; fractions."""
-    center, half = boxes[:, :2], boxes[:, 2:] / 2
-    corners = torch.cat([center - half, center + half], dim=1)
-    low, high = wanted[:, :2], wanted[:, 2:]
-    difference = (boxes - torch.cat([(low + high) / 2, high - low], dim=1)).abs().sum(dim=1)
-    return {"l1": 5 * difference.mean(), "giou": 2 * generalized_box_iou_loss(corners, wanted, reduction="mean")}
-
-
-def _mark_losses(marks: Tensor, wanted: Tensor) -> Losses:
-    """(layers, E, marks, G*G) logits, (E, marks, G*G) shares."""
-    wanted = wanted.expand_as(marks)
-    dice = _dice(marks.flatten(0, 2), wanted.flatten(0, 2))
-    return {"marks": 2 * dice + 4 * F.binary_cross_entropy_with_logits(marks, wanted)}
-
-
-def _summary_losses(summary: Tensor, some: Tensor, candidates: Tensor) -> Losses:
-    """(layers, E, 1 + counts) logits, (E,) whether there is something, (E,) how many candidates there are."""
-    exists, counts = summary[..., 0], summary[..., 1:].flatten(0, 1)
-    return {
-        "exists": F.binary_cross_entropy_with_logits(exists, some.float().expand_as(exists)),
-        "count": 0.5 * F.cross_entropy(counts, candidates.repeat(len(summary))),
-    }
