@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sspsam.embedding import ImageEmbedding
+    from sspsam.embedding_cache import EmbeddingCache
     from sspsam.predictor import SSPSAMPredictor
     from sspsam.segmentation import Explanation, Segmentation
 
 __version__ = "0.1.0"
-__all__ = ["Explanation", "ImageEmbedding", "SSPSAMPredictor", "Segmentation", "__version__"]
+__all__ = ["EmbeddingCache", "Explanation", "ImageEmbedding", "SSPSAMPredictor", "Segmentation", "__version__"]
 
 _HOME = {
+    "EmbeddingCache": "sspsam.embedding_cache",
     "Explanation": "sspsam.segmentation",
     "ImageEmbedding": "sspsam.embedding",
     "SSPSAMPredictor": "sspsam.predictor",

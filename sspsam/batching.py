@@ -4,17 +4,44 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice, zip_longest
-from typing import Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 import torch
 
-from sspsam.errors import OutOfMemoryError, warn
+from sspsam.errors import OutOfMemoryError, SSPSAMError, warn
 
 Item = TypeVar("Item")
 Ready = TypeVar("Ready")
 Result = TypeVar("Result")
 
 _AHEAD: Final = 2  # batches that are made ready while one is computed
+_PICTURES: Final = 4  # that go through the encoders together on a GPU
+
+
+def default_batch_size(device: torch.device) -> int:
+    """Pictures that are encoded together: one fills the cores of a CPU, a GPU wants several."""
+    return 1 if device.type == "cpu" else _PICTURES
+
+
+def attempt(work: Callable[..., Result], *arguments: Any) -> Result | SSPSAMError:
+    """What `work` returns, or the error of ours that it raises. Running out of memory is for `in_batches` to handle."""
+    try:
+        return work(*arguments)
+    except SSPSAMError as error:
+        return error
+
+
+def required(outcome: Result | SSPSAMError) -> Result:
+    """The outcome, which is raised if it is an error."""
+    if isinstance(outcome, SSPSAMError):
+        raise outcome
+    return outcome
+
+
+def all_required(outcomes: Iterator[Result | SSPSAMError]) -> Iterator[Result]:
+    """The outcomes up to the first error, which is raised."""
+    for outcome in outcomes:
+        yield required(outcome)
 
 
 def in_batches(

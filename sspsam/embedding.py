@@ -60,18 +60,8 @@ class ImageEmbedding:
         Raises:
             StorageError: the file cannot be written; an older file of that name is left as it was.
         """
-        tensors = {
-            "clip_features": self.clip_features.detach().cpu().contiguous(),
-            "sam_embedding": self.sam_embedding.detach().cpu().contiguous(),
-        }
-        about = {
-            "version": _FORMAT_VERSION,
-            "height": str(self.height),
-            "width": str(self.width),
-            "fingerprint": self.fingerprint,
-        }
-        about["sha256"] = _digest(about, tensors)
-        replace_file(Path(path), save(tensors, {_KEY: json.dumps(about, sort_keys=True)}))
+        about = {"height": str(self.height), "width": str(self.width), "fingerprint": self.fingerprint}
+        replace_file(Path(path), pack(self.clip_features, self.sam_embedding, about))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ImageEmbedding":
@@ -81,24 +71,7 @@ class ImageEmbedding:
             EmbeddingError: missing, damaged, or of another version.
         """
         path = Path(path)
-        if not path.is_file():
-            raise EmbeddingError(f"no such embedding file: {path}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {}).get(_KEY, "null"))
-                # cloned: an embedding must not change when its file does
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no mapping
-        except (SafetensorError, OSError, ValueError, RecursionError) as error:
-            raise EmbeddingError(f"{path} is damaged or not an embedding: {error}") from error
-        if not isinstance(about, dict) or set(tensors) != {"clip_features", "sam_embedding"}:
-            raise EmbeddingError(f"{path} is a safetensors file, but not an embedding that sspsam saved")
-        if about.get("version") != _FORMAT_VERSION:
-            raise EmbeddingError(
-                f"{path} has format version {about.get('version')!r}; this sspsam reads {_FORMAT_VERSION}. "
-                "Encode the picture again."
-            )
-        if about.pop("sha256", None) != _digest(about, tensors):
-            raise EmbeddingError(f"{path} is damaged: its content does not match its digest. Encode the picture again.")
+        about, tensors = unpack(path)
         try:
             height, width = (_side(about[name]) for name in ("height", "width"))
             fingerprint = str(about["fingerprint"])
@@ -107,6 +80,44 @@ class ImageEmbedding:
         if any(tensor.dtype != torch.float32 for tensor in tensors.values()) or height * width > _MAX_PIXELS:
             raise EmbeddingError(f"{path} does not hold what sspsam saves: float32 tensors of a picture of sane size")
         return cls(tensors["clip_features"], tensors["sam_embedding"], height, width, fingerprint)
+
+
+def pack(clip_features: Tensor, sam_embedding: Tensor, about: dict[str, str]) -> bytes:
+    """A safetensors file of both tensors, what is said about them, and a digest of all of it."""
+    tensors = {
+        "clip_features": clip_features.detach().cpu().contiguous(),
+        "sam_embedding": sam_embedding.detach().cpu().contiguous(),
+    }
+    said = {**about, "version": _FORMAT_VERSION}
+    said["sha256"] = _digest(said, tensors)
+    return save(tensors, {_KEY: json.dumps(said, sort_keys=True)})
+
+
+def unpack(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What `pack` made: what is said about the tensors, and the tensors, on the CPU.
+
+    Raises:
+        EmbeddingError: missing, damaged, or of another version.
+    """
+    if not path.is_file():
+        raise EmbeddingError(f"no such embedding file: {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            # cloned: an embedding must not change when its file does
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no mapping
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise EmbeddingError(f"{path} is damaged or not an embedding: {error}") from error
+    if not isinstance(about, dict) or set(tensors) != {"clip_features", "sam_embedding"}:
+        raise EmbeddingError(f"{path} is a safetensors file, but not an embedding that sspsam saved")
+    if about.get("version") != _FORMAT_VERSION:
+        raise EmbeddingError(
+            f"{path} has format version {about.get('version')!r}; this sspsam reads {_FORMAT_VERSION}. "
+            "Encode the picture again."
+        )
+    if about.pop("sha256", None) != _digest(about, tensors):
+        raise EmbeddingError(f"{path} is damaged: its content does not match its digest. Encode the picture again.")
+    return about, tensors
 
 
 def _side(text: object) -> int:

@@ -112,6 +112,14 @@ class ReadOnlyError(StorageError, PermissionError):
     """A file or folder may not be written."""
 
 
+class ManifestError(SSPSAMError, ValueError):
+    """A list of pictures or expressions that cannot be understood, or in which there is nothing to do."""
+
+
+class BatchError(SSPSAMError, RuntimeError):
+    """A batch that cannot run where it was told to: an earlier one was asked something else, or is still at work."""
+
+
 class DeviceError(SSPSAMError, RuntimeError):
     """A device that does not exist on this computer."""
 

@@ -15,7 +15,10 @@ from sspsam.models import SSPSAM, Expressions
 from sspsam.text import Tokenizer, Word
 
 _REMEMBERED: Final = 256  # about 160 kB each at the published widths
-_CHUNK: Final = 64
+# encoded together: on a GPU as many as come; on a CPU, where that gains little, each alone, so that no answer depends,
+# not even in its last bit, on which expressions were read in its company
+_CHUNK: Final = {"cpu": 1}
+_CHUNK_ELSEWHERE: Final = 64
 
 
 class Expression(NamedTuple):
@@ -72,8 +75,9 @@ class ExpressionReader:
             known = {ids.tobytes(): self._latest.get(ids.tobytes()) for _, ids in tokenized}
         new = [key for key, features in known.items() if features is None]
         device = self._model.clip.text.positional_embedding.device
-        for start in range(0, len(new), _CHUNK):
-            keys = new[start : start + _CHUNK]
+        chunk = _CHUNK.get(device.type, _CHUNK_ELSEWHERE)
+        for start in range(0, len(new), chunk):
+            keys = new[start : start + chunk]
             rows = np.stack([np.frombuffer(key, dtype=np.int64) for key in keys])
             encoded = self._model.encode_text(torch.from_numpy(rows).to(device)).split()
             # the rows of a chunk share its memory; one remembered row must not keep a whole chunk alive

@@ -15,6 +15,7 @@ What each kind of input means:
 | any other array | an `ImageError` that says how to convert it |
 """
 
+import hashlib
 import io
 import os
 import re
@@ -47,6 +48,21 @@ _UPRIGHT: Final = {
 }
 
 
+def load_image_with_digest(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Pixels, str]:
+    """As `load_image`, with the SHA-256 of the file's bytes, or of the pixels where there is no file."""
+    if isinstance(image, str | os.PathLike):
+        with _opened(image) as (file, path):
+            digest = hashlib.file_digest(file, "sha256")
+            file.seek(0)
+            return _from_file(file, str(path), max_pixels), digest.hexdigest()
+    pixels = load_image(image, max_pixels)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return pixels, hashlib.sha256(image).hexdigest()
+    digest = hashlib.sha256(f"{pixels.shape}".encode())
+    digest.update(pixels.data)
+    return pixels, digest.hexdigest()
+
+
 def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """Take a picture in any form and return its upright RGB pixels.
 
@@ -72,18 +88,24 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
     if isinstance(image, bytes | bytearray | memoryview):
         return _from_file(io.BytesIO(data := bytes(image)), f"the image of {len(data)} bytes", max_pixels)
     if isinstance(image, str | os.PathLike):
-        path = _checked_path(image)
-        try:
-            with path.open("rb") as file:
-                return _from_file(file, str(path), max_pixels)
-        except OSError as error:
-            if isinstance(error, ImageError):
-                raise
-            raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
+        with _opened(image) as (file, path):
+            return _from_file(file, str(path), max_pixels)
     raise TypeError(
         f"an image is a path, bytes, a PIL image or a NumPy array, not {type(image).__name__}"
         + ("; pass tensor.permute(1, 2, 0).cpu().numpy() with uint8 values" if hasattr(image, "permute") else "")
     )
+
+
+@contextmanager
+def _opened(image: str | os.PathLike[str]) -> Iterator[tuple[io.BufferedReader, Path]]:
+    path = _checked_path(image)
+    try:
+        with path.open("rb") as file:
+            yield file, path
+    except OSError as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _checked_path(image: str | os.PathLike[str]) -> Path:

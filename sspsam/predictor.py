@@ -5,35 +5,34 @@ import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Self, overload
+from typing import Final, Literal, Self, overload
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from sspsam import hub
-from sspsam.answers import AnswerOptions, ReturnLogits, require_finite, to_segmentation
-from sspsam.batching import in_batches, in_order
+from sspsam.answers import AnswerOptions, ReturnLogits, to_segmentation
+from sspsam.batching import all_required, attempt, default_batch_size, in_batches, in_order, required
 from sspsam.checkpoint import load_checkpoint, save_checkpoint
 from sspsam.config import ModelConfig
-from sspsam.devices import checked_device, checked_dtype, computing, default_dtype, dtype_name
+from sspsam.devices import checked_device, checked_dtype, computing, default_dtype
 from sspsam.embedding import ImageEmbedding
-from sspsam.errors import ConfigError, EmbeddingError, NoImageError, warn
+from sspsam.embedding_cache import EmbeddingCache
+from sspsam.encoding import UNSAVED, PictureEncoder
+from sspsam.errors import ConfigError, EmbeddingError, NoImageError, SSPSAMError
 from sspsam.expressions import ExpressionReader, Tokenized
 from sspsam.fetch import HubOptions
 from sspsam.images import DEFAULT_MAX_PIXELS, ImageInput
 from sspsam.models import SSPSAM, Expressions, ImageFeatures, PreparedImage
-from sspsam.preprocessing import Picture, read_picture
+from sspsam.preprocessing import Picture
 from sspsam.publish import push_checkpoint
 from sspsam.segmentation import Segmentation
 
 # expressions that go through the decoder together: few stay in a CPU's cache, a GPU wants many
 _CHUNK: Final = {"cpu": 4}
 _CHUNK_ELSEWHERE: Final = 32
-# pictures that go through the encoders together on a GPU, and threads that read them
-_PICTURES: Final = 4
-_WORKERS: Final = 2
+_WORKERS: Final = 2  # threads that read pictures
 
 
 class SSPSAMPredictor:
@@ -49,6 +48,8 @@ class SSPSAMPredictor:
         dtype: float32: all in float32, TF32 off. float16 or bfloat16: mixed precision of the image encoders, their
             matrix products in half; norms, softmax, residual, everything else and the weights stay in float32.
             None: float16 on a GPU, float32 elsewhere.
+        embedding_cache: where embeddings of pictures are kept on disk, a folder or an `EmbeddingCache`; None: nowhere.
+            For models that were loaded from a checkpoint; others have no lasting name.
 
     Raises:
         DeviceError: this computer has no such device.
@@ -62,6 +63,7 @@ class SSPSAMPredictor:
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        embedding_cache: EmbeddingCache | str | os.PathLike[str] | None = None,
     ) -> None:
         self.config = config
         self.origin = "memory"
@@ -70,8 +72,11 @@ class SSPSAMPredictor:
         if model.config != config.architecture:
             raise ConfigError("the configuration describes another architecture than the model has")
         # only weights that were just read are known to be those of the configuration; no other model may pass for them
-        self.fingerprint = f"unsaved-{secrets.token_hex(16)}"
+        self.fingerprint = f"{UNSAVED}{secrets.token_hex(16)}"
+        if isinstance(embedding_cache, str | os.PathLike):
+            embedding_cache = EmbeddingCache(embedding_cache)
         self._model = model.eval()
+        self._encoder = PictureEncoder(self._model, config, self.dtype, embedding_cache)
         self._reader = ExpressionReader(self._model, config)
         self._embedding: ImageEmbedding | None = None
         self.to(chosen)
@@ -89,6 +94,7 @@ class SSPSAMPredictor:
         token: str | bool | None = None,
         verify: bool | None = None,
         repository: str | None = None,
+        embedding_cache: EmbeddingCache | str | os.PathLike[str] | None = None,
     ) -> Self:
         """A predictor with the weights of a checkpoint.
 
@@ -107,6 +113,7 @@ class SSPSAMPredictor:
                 present state. True: now. False: never.
             repository: of converted checkpoints, where published names are looked for first; None: the environment
                 variable `SSPSAM_REPOSITORY`, else none.
+            embedding_cache: see the class.
 
         Raises:
             CheckpointNotFoundError: no checkpoint of that name, or no name at all; the message lists the names.
@@ -119,7 +126,7 @@ class SSPSAMPredictor:
         found = hub.resolve(name_or_path, options, repository=repository)
         with hub.repair_named(found):
             model, config = load_checkpoint(found.path, verify=verify)
-        predictor = cls(model, config, device=chosen, dtype=dtype)
+        predictor = cls(model, config, device=chosen, dtype=dtype, embedding_cache=embedding_cache)
         predictor.origin, predictor.fingerprint = found.origin, config.fingerprint
         return predictor
 
@@ -127,6 +134,11 @@ class SSPSAMPredictor:
     def device(self) -> torch.device:
         """Where the model is."""
         return self._device
+
+    @property
+    def embedding_cache(self) -> EmbeddingCache | None:
+        """Where embeddings are kept on disk."""
+        return self._encoder.cache
 
     def to(self, device: str | torch.device | None) -> Self:
         """Move the model; embeddings follow when they are used.
@@ -194,26 +206,8 @@ class SSPSAMPredictor:
             ImageError: the picture cannot be taken; the message says why.
             NumericalError: the model's features are not finite.
         """
-        return self._encode([read_picture(image, self.config, max_pixels)])[0]
-
-    def _encode(self, pictures: Sequence[Picture]) -> list[ImageEmbedding]:
-        inputs = [torch.stack(tensors).to(self._device) for tensors in zip(*(p.inputs for p in pictures), strict=True)]
-        with computing(self._device, self.dtype):
-            features = self._model.encode_image(*inputs)
-        return [
-            ImageEmbedding(*self._finite(each, index, inputs), *picture.size, self.fingerprint, picture.pixels)
-            for index, (each, picture) in enumerate(zip(features, pictures, strict=True))
-        ]
-
-    def _finite(self, features: ImageFeatures, index: int, inputs: list[Tensor]) -> ImageFeatures:
-        """The features in float32; computed again in float32 where mixed precision overflowed."""
-        if self.dtype is not torch.float32 and not all(bool(tensor.isfinite().all()) for tensor in features):
-            warn(f"{dtype_name(self.dtype)} is too narrow for this picture: it is encoded again in float32")
-            with computing(self._device):
-                [features] = self._model.encode_image(*(tensor[index : index + 1] for tensor in inputs))
-        features = ImageFeatures(*(tensor.float() for tensor in features))
-        require_finite("the picture's features", *features)
-        return features
+        picture = self._encoder.read(image, max_pixels)
+        return required(self._encoder.encode([picture], self._device, self.fingerprint)[0])
 
     def set_image(self, image: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageEmbedding:
         """`encode`, and remember the result for the next `predict`. If it fails, no picture is remembered.
@@ -298,6 +292,7 @@ class SSPSAMPredictor:
         results = self._answer(self._embedding_for(image, embedding, max_pixels), tokenized, options)
         return results[0] if isinstance(texts, str) else results
 
+    @overload
     def predict_batch(
         self,
         images: Iterable[ImageInput],
@@ -310,7 +305,39 @@ class SSPSAMPredictor:
         return_logits: ReturnLogits | None = None,
         explain: bool = False,
         max_pixels: int = DEFAULT_MAX_PIXELS,
-    ) -> Iterator[list[Segmentation]]:
+        return_errors: Literal[False] = False,
+    ) -> Iterator[list[Segmentation]]: ...
+
+    @overload
+    def predict_batch(
+        self,
+        images: Iterable[ImageInput],
+        texts: Sequence[str] | Iterable[Sequence[str]],
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        mask_threshold: float | None = None,
+        no_target_pixels: int | None = None,
+        return_logits: ReturnLogits | None = None,
+        explain: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        return_errors: Literal[True],
+    ) -> Iterator[list[Segmentation] | SSPSAMError]: ...
+
+    def predict_batch(
+        self,
+        images: Iterable[ImageInput],
+        texts: Sequence[str] | Iterable[Sequence[str]],
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        mask_threshold: float | None = None,
+        no_target_pixels: int | None = None,
+        return_logits: ReturnLogits | None = None,
+        explain: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        return_errors: bool = False,
+    ) -> Iterator[list[Segmentation]] | Iterator[list[Segmentation] | SSPSAMError]:
         """Ask about many pictures, lazily: threads read and resize the next ones while the model looks at this one.
 
         Args:
@@ -320,6 +347,7 @@ class SSPSAMPredictor:
                 when memory runs out.
             workers: threads that read pictures; None: 2.
             mask_threshold, no_target_pixels, return_logits, explain, max_pixels: as in `predict`.
+            return_errors: give the error of a picture that cannot be read or answered in its place, and go on.
 
         Yields:
             For each picture, in order, a `Segmentation` for each of its expressions. The results can be long: take
@@ -341,16 +369,21 @@ class SSPSAMPredictor:
             raise TypeError("images are many pictures, such as a list or generator of them; for one there is predict()")
         tasks = in_order(images, texts, self._reader.tokenize)
 
-        def read(task: tuple[ImageInput, Tokenized]) -> tuple[Picture, Tokenized]:
-            return read_picture(task[0], self.config, max_pixels), task[1]
+        def read(task: tuple[ImageInput, Tokenized]) -> tuple[Picture | SSPSAMError, Tokenized]:
+            return attempt(self._encoder.read, task[0], max_pixels), task[1]
 
-        def answer(ready: list[tuple[Picture, Tokenized]]) -> list[list[Segmentation]]:
-            embeddings = self._encode([picture for picture, _ in ready])
-            return [self._answer(one, asked, options) for one, (_, asked) in zip(embeddings, ready, strict=True)]
+        def answer(ready: list[tuple[Picture | SSPSAMError, Tokenized]]) -> list[list[Segmentation] | SSPSAMError]:
+            pictures = [one for one, _ in ready if isinstance(one, Picture)]
+            encoded = iter(self._encoder.encode(pictures, self._device, self.fingerprint))
+            seen = [next(encoded) if isinstance(one, Picture) else one for one, _ in ready]
+            return [
+                one if isinstance(one, SSPSAMError) else attempt(self._answer, one, asked, options)
+                for one, (_, asked) in zip(seen, ready, strict=True)
+            ]
 
-        if batch_size is None:
-            batch_size = 1 if self._device.type == "cpu" else _PICTURES
-        return in_batches(tasks, read, answer, batch_size=batch_size, workers=workers or _WORKERS)
+        size = default_batch_size(self._device) if batch_size is None else batch_size
+        outcomes = in_batches(tasks, read, answer, batch_size=size, workers=workers or _WORKERS)
+        return outcomes if return_errors else all_required(outcomes)
 
     def _answer(self, asked: ImageEmbedding, tokenized: Tokenized, options: AnswerOptions) -> list[Segmentation]:
         """Answers about one picture, in order."""

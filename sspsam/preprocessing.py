@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from sspsam.config import ModelConfig
-from sspsam.images import ImageInput, Pixels, load_image
+from sspsam.images import ImageInput, Pixels, load_image, load_image_with_digest
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,12 @@ class Picture:
     Args:
         pixels: (height, width, 3) uint8 RGB, upright; read-only, for every result about it shares them.
         inputs: what CLIP sees, (3, S, S), and what SAM sees, (3, image size, image size).
+        digest: SHA-256 of the file's bytes, or of the pixels where there was no file; None: nobody asked.
     """
 
     pixels: Pixels
     inputs: tuple[Tensor, Tensor]
+    digest: str | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -72,21 +74,22 @@ class Picture:
         return height, width
 
 
-def read_picture(image: ImageInput, config: ModelConfig, max_pixels: int) -> Picture:
+def read_picture(image: ImageInput, config: ModelConfig, max_pixels: int, digest: bool = False) -> Picture:
     """Read a picture and make it ready; threads may do so side by side.
 
     Args:
         image: see `sspsam.images`.
         config: of the model.
         max_pixels: see `load_image`.
+        digest: whether its digest is wanted.
 
     Raises:
         ImageError: it cannot be taken.
     """
-    pixels = load_image(image, max_pixels)
+    pixels, found = load_image_with_digest(image, max_pixels) if digest else (load_image(image, max_pixels), None)
     pixels.flags.writeable = False
     geometry = geometry_of(pixels, config)
-    return Picture(pixels, (clip_input(pixels, geometry, config), sam_input(pixels, geometry, config)))
+    return Picture(pixels, (clip_input(pixels, geometry, config), sam_input(pixels, geometry, config)), found)
 
 
 def geometry_of(pixels: Pixels, config: ModelConfig) -> Geometry:

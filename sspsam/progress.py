@@ -27,3 +27,22 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], object]]:
         total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1000, leave=False, file=sys.stderr
     ) as bar:
         yield bar.update
+
+
+@contextmanager
+def counting(what: str, total: int, done: int, wanted: bool) -> Iterator[Callable[[], object]]:
+    """A bar over `total` things, `done` of them done before; gives the function to call for each more.
+
+    Args:
+        what: they are called.
+        total: of them.
+        done: of them, at the beginning.
+        wanted: whether to show it where it can be seen.
+    """
+    if not (wanted and is_shown()):
+        yield lambda: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, initial=done, unit=f" {what}", dynamic_ncols=True, file=sys.stderr) as bar:
+        yield bar.update

@@ -108,7 +108,7 @@ class Segmentation:
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise StorageError(f"a mask is saved without loss, as PNG: {path} must end in .png")
-        replace_file(path, png_bytes(_grey(self.mask)))
+        replace_file(path, png_bytes(mask_picture(self.mask)))
 
     def overlay(
         self,
@@ -148,9 +148,9 @@ class Segmentation:
         color = _checked_color(color)
         picture = Image.fromarray(pixels)
         line = max(1, round(max(height, width) / 400))
-        tint = _grey(self.mask).point(lambda value: round(value * opacity))
+        tint = mask_picture(self.mask).point(lambda value: round(value * opacity))
         picture.paste(Image.new("RGB", picture.size, color), mask=tint)
-        picture.paste(color, mask=_grey(_grown(self.mask, line) & ~self.mask))
+        picture.paste(color, mask=mask_picture(_grown(self.mask, line) & ~self.mask))
         if draw_box:
             x0, y0, x1, y1 = self.box
             last = (max(x0, x1 - 1), max(y0, y1 - 1))  # Pillow draws the last pixel too
@@ -165,7 +165,8 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _grey(mask: NDArray[np.bool_]) -> Image.Image:
+def mask_picture(mask: NDArray[np.bool_]) -> Image.Image:
+    """An (h, w) mask as an 8-bit grey picture: 255 inside, 0 outside."""
     return Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
 
 

@@ -27,7 +27,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
     """An `OSError` becomes a `StorageError` that names the file; so does what no file can be named."""
     try:
         yield
@@ -47,7 +47,7 @@ def require_free_space(directory: Path, size: int, what: str) -> None:
         size: bytes.
         what: names the data in the error.
     """
-    with _named(directory):
+    with storage_errors(directory):
         existing = directory.absolute()
         while not existing.exists():
             existing = existing.parent
@@ -61,23 +61,27 @@ def require_free_space(directory: Path, size: int, what: str) -> None:
 
 def make_directory(directory: Path) -> None:
     """Make `directory` and its parents; a `StorageError` says why not."""
-    with _named(directory):
+    with storage_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
-def replacing(*paths: Path) -> Iterator[list[Path]]:
+def replacing(*paths: Path, within: Path | None = None) -> Iterator[list[Path]]:
     """Give temporary paths beside `paths`; on success they take their places, on any failure they vanish.
 
     Renaming leaves an older file untouched for whoever has it open or mapped. The last path takes its place last.
+
+    Args:
+        paths: of files.
+        within: folder on the same file system for the temporary ones; None: that of each file.
     """
     targets = [_checked_target(path) for path in paths]
     # of a length of its own: a name that is as long as names may be must still find room beside it
-    temporary = [target.with_name(f".sspsam-{secrets.token_hex(6)}.tmp") for target in targets]
+    temporary = [(within or target.parent) / f".sspsam-{secrets.token_hex(6)}.tmp" for target in targets]
     try:
         yield temporary
         for source, target in zip(temporary, targets, strict=True):
-            with _named(target):
+            with storage_errors(target):
                 os.replace(source, target)
         for directory in {target.parent for target in targets}:
             _sync_directory(directory)
@@ -94,7 +98,7 @@ def replacing(*paths: Path) -> Iterator[list[Path]]:
 
 def _checked_target(path: Path) -> Path:
     """Where a file is really to be: behind a link, and never in the place of a folder or a device."""
-    with _named(path):
+    with storage_errors(path):
         target = Path(os.path.realpath(path))
         if not path.name:
             raise StorageError(f"cannot write {path}: it names no file")
@@ -105,16 +109,16 @@ def _checked_target(path: Path) -> Path:
 
 def write_file(path: Path, write: Callable[[BinaryIO], _Result]) -> _Result:
     """Create `path`, let `write` fill it, and wait until it is on disk; returns what `write` returns."""
-    with _named(path), path.open("xb") as file:
+    with storage_errors(path), path.open("xb") as file:
         result = write(file)
         file.flush()
         os.fsync(file.fileno())
     return result
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, which holds its old content or all of the new at every moment."""
-    with replacing(path) as [temporary]:
+def replace_file(path: Path, data: bytes, within: Path | None = None) -> None:
+    """Write `data` to `path`, which holds its old content or all of the new at every moment; `within`: as above."""
+    with replacing(path, within=within) as [temporary]:
         write_file(temporary, lambda file: file.write(data))
 
 

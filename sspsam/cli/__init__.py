@@ -6,6 +6,7 @@ Exit status: 0 all was done (no target is an answer), 1 something failed, 2 wron
 import click
 
 from sspsam import __version__
+from sspsam.cli.batch import batch
 from sspsam.cli.models import cache, convert, download, models, verify
 from sspsam.cli.segment import segment
 
@@ -16,5 +17,5 @@ def main() -> None:
     """Point at things in a picture with words."""
 
 
-for _command in (segment, convert, models, download, verify, cache):
+for _command in (segment, batch, convert, models, download, verify, cache):
     main.add_command(_command)

@@ -1,0 +1,135 @@
+"""`sspsam batch`: folders and lists of pictures into a folder of masks."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sspsam.cli.output import complain, failing_cleanly
+
+
+class _ShardType(click.ParamType[Any]):
+    """`I/N`."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        number, _, count = str(value).partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            self.fail(f"{value!r} is not like 2/8, the second of eight runs", param, ctx)
+        return int(number), int(count)
+
+
+@click.command()
+@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--model", help="A published name (sspsam models), a directory, or a Hub repository owner/name.")
+@click.option("-t", "--text", "texts", multiple=True, help="What to look for in every picture; repeat for more.")
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Expressions instead: .txt, one a line, for every picture; .csv or .jsonl of image and text, each its own.",
+)
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(["mask", "overlay", "rle", "coco"]),
+    default=["mask"],
+    show_default=True,
+    help="What to write; repeat for more. results.jsonl holds every mask in any case.",
+)
+@click.option("--glob", help="Which files of a folder, such as '*.jpg' or '2024/*'.")
+@click.option("--overwrite", is_flag=True, help="Remove what an earlier run in OUTPUT wrote, and begin anew.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first picture that fails.")
+@click.option("--max-errors", type=click.IntRange(min=0), help="Stop when more pictures than this fail.")
+@click.option("--shard", type=_ShardType(), default="1/1", help="Do the I-th of N parts of the pictures.")
+@click.option("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Precision of the encoders.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures encoded together.")
+@click.option("--workers", type=click.IntRange(min=1), help="Threads that read pictures.")
+@click.option("--mask-threshold", type=float, help="Probability from which a pixel is foreground.")
+@click.option("--no-target-pixels", type=click.IntRange(min=0), help="Fewer foreground pixels mean no target.")
+@click.option("--max-pixels", type=click.IntRange(min=1), help="Largest width times height of a picture.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep embeddings here: the second question about a picture costs no encoder pass.",
+)
+@click.option("--cache-limit", type=click.FloatRange(min=0, min_open=True), help="Largest size of --cache, in GB.")
+@click.option(
+    "--cache-dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="How embeddings are stored.",
+)
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
+@click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), help="Of the Hub, not the usual one.")
+def batch(
+    source: Path,
+    output: Path,
+    model: str | None,
+    texts: tuple[str, ...],
+    prompts: Path | None,
+    formats: tuple[str, ...],
+    glob: str | None,
+    overwrite: bool,
+    fail_fast: bool,
+    max_errors: int | None,
+    shard: tuple[int, int],
+    device: str | None,
+    dtype: str | None,
+    revision: str | None,
+    cache_dir: Path | None,
+    cache: Path | None,
+    cache_limit: float | None,
+    cache_dtype: str,
+    **numbers: Any,
+) -> None:
+    """Segment all pictures of INPUT, a folder, list or table, into the folder OUTPUT.
+
+    The same command goes on where it was stopped. Masks are named after their pictures and the number of the text;
+    results.jsonl has a line for each, errors.jsonl one for each picture that failed. Exit status 1 if any did.
+    """
+    if model is None:
+        from sspsam.names import no_name
+
+        raise click.UsageError(no_name())
+    if not texts and prompts is None and source.suffix.lower() not in (".csv", ".jsonl", ".ndjson"):
+        raise click.UsageError("say what to look for: -t TEXT, or --prompts FILE")
+    with failing_cleanly():
+        from sspsam.batch import BatchOptions, Shard, run_batch
+        from sspsam.embedding_cache import EmbeddingCache
+        from sspsam.predictor import SSPSAMPredictor
+
+        chosen = {name: value for name, value in numbers.items() if value is not None}
+        options = BatchOptions(
+            formats=formats,  # type: ignore[arg-type]  # click has checked them
+            glob=glob,
+            overwrite=overwrite,
+            max_errors=0 if fail_fast else max_errors,
+            shard=Shard(*shard),
+            **chosen,
+        )
+        limit = None if cache_limit is None else round(cache_limit * 1e9)
+        predictor = SSPSAMPredictor.from_pretrained(
+            model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            cache_dir=cache_dir,
+            embedding_cache=None if cache is None else EmbeddingCache(cache, max_bytes=limit, dtype=cache_dtype),
+        )
+        try:
+            summary = run_batch(
+                source, output, texts, predictor=predictor, prompts=prompts, options=options, progress=True
+            )
+        except KeyboardInterrupt:
+            complain("interrupted; the same command goes on from here")
+            sys.exit(130)
+    complain(str(summary))
+    if summary.failed:
+        complain(f"the pictures that failed are in {output / options.shard.name('errors', '.jsonl')}")
+        sys.exit(1)
