@@ -31,6 +31,9 @@ def folder(tiny_checkpoint: Path, tiny_model: Path, tmp_path: Path, picture: np.
     shutil.copytree(tiny_model, tmp_path / "ssp-sam")
     shutil.copy(tiny_checkpoint, tmp_path / "checkpoint_best_miou.pth")
     Image.fromarray(picture).save(tmp_path / "photo.jpg")
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(picture).save(tmp_path / "photos" / "a.jpg")
+    (tmp_path / "prompts.csv").write_text("image,text\na.jpg,the mug\n")
     return tmp_path
 
 
@@ -46,7 +49,7 @@ def run(command: list[str], folder: Path) -> str:
 def test_the_python_of_the_readme_runs(folder: Path, hub: FakeHub, tiny_checkpoint: Path) -> None:
     hub.add(AUTHORS_REPOSITORY, {"output/unc/336/checkpoint_best_miou.pth": tiny_checkpoint.read_bytes()})
     found = blocks("python")
-    assert len(found) == 2
+    assert len(found) == 3
     for block in found:
         run([sys.executable, "-c", block], folder)
     assert Image.open(folder / "mask.png").size == (90, 60)
@@ -55,9 +58,11 @@ def test_the_python_of_the_readme_runs(folder: Path, hub: FakeHub, tiny_checkpoi
 
 def test_the_commands_of_the_readme_run(folder: Path) -> None:
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("sspsam ")]
-    assert len(commands) == 4
+    assert len(commands) == 6
     for command in commands:
-        assert run(shlex.split(command, comments=True), folder)
+        assert run(shlex.split(command, comments=True), folder) or " batch " in command
+    assert {"a.jpg-1.png", "a.jpg-2.png", "results.jsonl"} <= {path.name for path in (folder / "masks").iterdir()}
+    assert (folder / "coco" / "coco.json").is_file()
 
 
 def test_the_two_first_commands_are_the_ones_that_ci_and_these_tests_run(tmp_path: Path) -> None:

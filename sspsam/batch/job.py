@@ -16,13 +16,12 @@ from sspsam.batch.ledger import Ledger, Line, open_ledger
 from sspsam.batch.manifest import Manifest, Task, manifest_of
 from sspsam.batch.naming import stems_of
 from sspsam.batch.options import BatchOptions, BatchSummary
-from sspsam.batch.writing import Writing
+from sspsam.batch.writing import Outcome, PictureWriter, Recorder, WritingThreads
 from sspsam.batching import default_batch_size
 from sspsam.devices import dtype_name
-from sspsam.errors import ImageError, SSPSAMError
+from sspsam.errors import ImageError
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.progress import counting
-from sspsam.segmentation import Segmentation
 from sspsam.storage import replacing, write_file
 from sspsam.text import Tokenizer
 
@@ -126,32 +125,34 @@ class _Batch:
         tasks = [self.manifest.tasks[index] for index in self.part]
         earlier, failed = (sum(task.image in one.done for task in tasks) for one in (ledger.results, ledger.errors))
         made_by = {"model": self.predictor.origin, "fingerprint": self.predictor.fingerprint, "sspsam": __version__}
-        with (
-            counting("pictures", len(tasks), earlier + failed, progress) as advance,
-            Writing(ledger, self.stems, made_by, self.options, advance) as writing,
-        ):
-            for task, outcome in self._outcomes(tasks, ledger):
-                if task.image not in ledger.done:  # else it is here for the others of its batch
-                    writing.add(task, outcome)
-            writing.finish()
+        write = PictureWriter(ledger.output, ledger.temporary, self.options.formats, made_by)
+        with counting("pictures", len(tasks), earlier + failed, progress) as advance:
+            recorder = Recorder(ledger, self.options.max_errors, advance)
+            with WritingThreads(write, recorder) as threads:
+                for task, outcome in self._outcomes(tasks, ledger):
+                    if task.image not in ledger.done:  # else it is here for the others of its batch
+                        threads.add(task, self.stems[task.image], outcome)
+                threads.finish()
+        self._write_whole(ledger)
+        return BatchSummary(
+            pictures=len(tasks),
+            done=recorder.pictures,
+            earlier=earlier,
+            failed=len(ledger.errors.done),
+            expressions=recorder.expressions,
+            no_target=recorder.no_target,
+            passed_over=self.manifest.passed_over,
+        )
+
+    def _write_whole(self, ledger: Ledger) -> None:
+        """Files about all the results, once those are there."""
         if "coco" in self.options.formats:
             lines = (json.loads(line) for line in ledger.results.lines())
             path = ledger.output / ledger.shard.name("coco", ".json")
             with replacing(path, within=ledger.temporary) as [temporary]:
                 write_file(temporary, lambda file: file.writelines(coco_file(lines)))
-        return BatchSummary(
-            pictures=len(tasks),
-            done=writing.pictures,
-            earlier=earlier,
-            failed=len(ledger.errors.done),
-            expressions=writing.expressions,
-            no_target=writing.no_target,
-            passed_over=self.manifest.passed_over,
-        )
 
-    def _outcomes(
-        self, tasks: Sequence[Task], ledger: Ledger
-    ) -> Iterator[tuple[Task, list[Segmentation] | SSPSAMError]]:
+    def _outcomes(self, tasks: Sequence[Task], ledger: Ledger) -> Iterator[tuple[Task, Outcome]]:
         """What becomes of each picture, in order; whole batches, as a run without interruption computes them."""
         batches = [tasks[start : start + self.unit] for start in range(0, len(tasks), self.unit)]
         todo = [task for batch in batches if any(task.image not in ledger.done for task in batch) for task in batch]

@@ -1,19 +1,16 @@
-"""Writes what a batch has finished: by threads beside the model, recorded in order.
-
-A picture's files come first, each beside its place and renamed, then its lines; lines come in the order of the
-manifest, whichever files are ready first.
-"""
+"""What a batch writes: a picture's files first, each complete and renamed into its place, then its lines, in order."""
 
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 from sspsam.batch.ledger import Ledger, Line
 from sspsam.batch.manifest import Task
-from sspsam.batch.options import BatchOptions, Format
+from sspsam.batch.options import Format
 from sspsam.errors import BatchError, SSPSAMError, StorageError
 from sspsam.segmentation import Segmentation, mask_picture, png_bytes
 from sspsam.storage import make_directory, replace_file
@@ -22,60 +19,84 @@ _ENDINGS: Final[dict[Format, str]] = {"mask": ".png", "overlay": ".overlay.png"}
 _WRITERS: Final = 2
 _UNWRITTEN: Final = 8  # pictures that may wait to be written while the model goes on
 
+Outcome = list[Segmentation] | SSPSAMError
 
-class Writing:
-    """Writes pictures' files and lines; a context manager.
+
+@dataclass(frozen=True)
+class PictureWriter:
+    """Writes the files of pictures below a folder; threads and processes may do so side by side.
 
     Args:
-        ledger: gets the lines.
-        stems: what the files of each picture begin with.
+        output: the folder.
+        temporary: folder on the same file system for what is not complete.
+        formats: which files.
         made_by: is said in every line.
-        options: which files.
+    """
+
+    output: Path
+    temporary: Path
+    formats: tuple[Format, ...]
+    made_by: Mapping[str, str]
+
+    def __call__(self, task: Task, stem: str, outcome: Outcome) -> list[Line]:
+        """Write a picture's files.
+
+        Args:
+            task: what was asked.
+            stem: what the names of the files begin with.
+            outcome: what came of it.
+
+        Returns:
+            The lines to record, for a picture that failed the one for `errors.jsonl`.
+
+        Raises:
+            StorageError: a file cannot be written.
+        """
+        if isinstance(outcome, SSPSAMError):
+            return [{"image": task.image, "error": type(outcome).__name__, "message": str(outcome)}]
+        lines = []
+        for number, result in enumerate(outcome, 1):
+            names = {form: f"{stem}-{number}{end}" for form, end in _ENDINGS.items() if form in self.formats}
+            for form, name in names.items():
+                self._place(name, png_bytes(mask_picture(result.mask) if form == "mask" else result.overlay()))
+            about = {"image": task.image, "number": number, "of": len(outcome), "files": names}
+            lines.append({**about, **self.made_by, **result.to_dict()})
+        return lines
+
+    def _place(self, name: str, data: bytes) -> None:
+        path = self.output / name
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.output)):
+            raise StorageError(f"{path} leads out of {self.output} by a link: remove the link")
+        make_directory(path.parent)
+        replace_file(path, data, within=self.temporary)
+
+
+class Recorder:
+    """Writes lines, and counts.
+
+    Args:
+        ledger: gets them.
+        max_errors: stop after more pictures that failed; None: never.
         advance: is called for every picture.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        stems: Mapping[str, str],
-        made_by: Line,
-        options: BatchOptions,
-        advance: Callable[[], object],
-    ) -> None:
-        self.ledger, self.stems, self.made_by, self.advance = ledger, stems, made_by, advance
-        self.forms = [form for form in _ENDINGS if form in options.formats]
-        self.max_errors = options.max_errors
-        self.root = Path(os.path.realpath(ledger.output))
+    def __init__(self, ledger: Ledger, max_errors: int | None, advance: Callable[[], object]) -> None:
+        self.ledger, self.max_errors, self.advance = ledger, max_errors, advance
         self.pictures = self.expressions = self.no_target = self.failures = 0
-        self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="sspsam-write")
-        self._waiting: deque[tuple[Task, Future[list[Line]]]] = deque()
 
-    def __enter__(self) -> Self:
-        return self
+    def record(self, lines: list[Line]) -> None:
+        """Write the lines of a picture whose files are written.
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def add(self, task: Task, outcome: list[Segmentation] | SSPSAMError) -> None:
-        """Have a picture's files written, and the lines of those that are."""
-        self._waiting.append((task, self._pool.submit(self._write, task, outcome)))
-        while self._waiting and (len(self._waiting) > _UNWRITTEN or self._waiting[0][1].done()):
-            self._record()
-
-    def finish(self) -> None:
-        """Wait for the rest."""
-        while self._waiting:
-            self._record()
-
-    def _record(self) -> None:
-        task, future = self._waiting.popleft()
-        lines = future.result()
+        Raises:
+            BatchError: too many pictures failed.
+        """
         if "error" in lines[0]:
             self.ledger.errors.append(lines)
             self.failures += 1
             if self.max_errors is not None and self.failures > self.max_errors:
                 raise BatchError(
-                    f"stopped at {task.image}, for more than {self.max_errors} pictures failed: {lines[0]['message']}"
+                    f"stopped at {lines[0]['image']}, for more than {self.max_errors} pictures failed: "
+                    f"{lines[0]['message']}"
                 )
         else:
             self.ledger.results.append(lines)
@@ -84,23 +105,33 @@ class Writing:
             self.no_target += sum(line["no_target"] for line in lines)
         self.advance()
 
-    def _write(self, task: Task, outcome: list[Segmentation] | SSPSAMError) -> list[Line]:
-        """Write a picture's files; returns its lines."""
-        if isinstance(outcome, SSPSAMError):
-            return [{"image": task.image, "error": type(outcome).__name__, "message": str(outcome)}]
-        lines = []
-        for number, result in enumerate(outcome, 1):
-            names = {form: f"{self.stems[task.image]}-{number}{_ENDINGS[form]}" for form in self.forms}
-            for form, name in names.items():
-                self._place(name, png_bytes(mask_picture(result.mask) if form == "mask" else result.overlay()))
-            about = {"image": task.image, "number": number, "of": len(outcome), "files": names}
-            lines.append({**about, **self.made_by, **result.to_dict()})
-        return lines
 
-    def _place(self, name: str, data: bytes) -> None:
-        """Write a file below the output folder, and nowhere else."""
-        path = self.ledger.output / name
-        if not Path(os.path.realpath(path)).is_relative_to(self.root):
-            raise StorageError(f"{path} leads out of {self.ledger.output} by a link: remove the link")
-        make_directory(path.parent)
-        replace_file(path, data, within=self.ledger.temporary)
+class WritingThreads:
+    """Threads that write pictures' files beside the model, whose lines are recorded in order; a context manager.
+
+    Args:
+        write: writes the files.
+        recorder: gets the lines.
+    """
+
+    def __init__(self, write: PictureWriter, recorder: Recorder) -> None:
+        self._write, self._recorder = write, recorder
+        self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="sspsam-write")
+        self._waiting: deque[Future[list[Line]]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def add(self, task: Task, stem: str, outcome: Outcome) -> None:
+        """Have a picture's files written, and the lines of those recorded that are."""
+        self._waiting.append(self._pool.submit(self._write, task, stem, outcome))
+        while self._waiting and (len(self._waiting) > _UNWRITTEN or self._waiting[0].done()):
+            self._recorder.record(self._waiting.popleft().result())
+
+    def finish(self) -> None:
+        """Wait for the rest."""
+        while self._waiting:
+            self._recorder.record(self._waiting.popleft().result())
