@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self, cast
 
 import torch
 
@@ -16,8 +17,9 @@ from sspsam.batch.ledger import Ledger, Line, open_ledger
 from sspsam.batch.manifest import Manifest, Task, manifest_of
 from sspsam.batch.naming import stems_of
 from sspsam.batch.options import BatchOptions, BatchSummary
-from sspsam.batch.writing import Outcome, PictureWriter, Recorder, WritingThreads
+from sspsam.batch.writing import Outcome, PictureWriter, Recorder, written
 from sspsam.batching import default_batch_size
+from sspsam.config import ModelConfig
 from sspsam.devices import dtype_name
 from sspsam.errors import ImageError
 from sspsam.predictor import SSPSAMPredictor
@@ -26,10 +28,11 @@ from sspsam.storage import replacing, write_file
 from sspsam.text import Tokenizer
 
 _JOB_VERSION: Final = 1
+Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def run_batch(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    source: Source,
     output: str | os.PathLike[str],
     texts: str | Sequence[str] | None = None,
     *,
@@ -58,37 +61,126 @@ def run_batch(
         StorageError: a file cannot be written. Nothing is lost: the same call goes on.
     """
     options = options or BatchOptions()
-    config = predictor.config
-    AnswerOptions.checked(config, options.mask_threshold, options.no_target_pixels, None, explain=False)
-    manifest = manifest_of(
-        Path(source) if isinstance(source, str | os.PathLike) else source,
-        Path(output),
-        [texts] if isinstance(texts, str) else texts,
-        None if prompts is None else Path(prompts),
-        options.glob,
-        Tokenizer(config.architecture.clip.context_length, config.preprocessing.text_template),
+    batch = Batch.of(source, output, texts, prompts, Answering.by(predictor), options)
+
+    def answered(units: Sequence[Unit], write: PictureWriter) -> Iterator[list[Line]]:
+        return written(outcomes_of(units, predictor, options), write)
+
+    return batch.run(answered, progress)
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Who answers, as far as the answers depend on it.
+
+    Args:
+        config: of the model.
+        origin: where its weights are from.
+        fingerprint: of the model.
+        precision: that it computes in, and where.
+        rounded_to: the precision of the embeddings that are asked; a cache may be narrower than the model.
+        batch_size: pictures that it encodes together, unless the options say otherwise.
+    """
+
+    config: ModelConfig
+    origin: str
+    fingerprint: str
+    precision: str
+    rounded_to: str
+    batch_size: int
+
+    @classmethod
+    def by(cls, predictor: SSPSAMPredictor) -> Self:
+        """A predictor as it is."""
+        cache, device = predictor.embedding_cache, predictor.device
+        precision = f"{dtype_name(predictor.dtype)} on {device.type}"
+        rounded_to = dtype_name(torch.float32 if cache is None else cache.dtype)
+        size = default_batch_size(device)
+        return cls(predictor.config, predictor.origin, predictor.fingerprint, precision, rounded_to, size)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A picture in a unit of work.
+
+    Args:
+        task: what is asked about it.
+        stem: what the names of its files begin with.
+        done: whether it is recorded already, and here only for the others that are encoded with it.
+    """
+
+    task: Task
+    stem: str
+    done: bool
+
+
+Unit = list[Wanted]  # pictures that are encoded together
+
+
+def outcomes_of(
+    units: Sequence[Unit], predictor: SSPSAMPredictor, options: BatchOptions
+) -> Iterator[tuple[Task, str, Outcome]]:
+    """What becomes of each picture that is not done, in order."""
+    pictures = [each for unit in units for each in unit]
+    outcomes = predictor.predict_batch(
+        (each.task.path for each in pictures),
+        (each.task.texts for each in pictures),
+        batch_size=max(len(unit) for unit in units) if units else 1,
+        workers=options.workers,
+        mask_threshold=options.mask_threshold,
+        no_target_pixels=options.no_target_pixels,
+        max_pixels=options.max_pixels,
+        return_errors=True,
     )
-    batch = _Batch(manifest, predictor, options)
-    job = batch.asked() | {"input": str(Path(source).absolute()) if isinstance(source, str | os.PathLike) else None}
-    with open_ledger(Path(output), options.shard, job, options.overwrite) as ledger:
-        return batch.run(ledger, progress)
+    for each, outcome in zip(pictures, outcomes, strict=True):
+        if not each.done:
+            problem = each.task.problem
+            yield each.task, each.stem, outcome if problem is None else ImageError(problem)
 
 
-class _Batch:
-    """What is to be done, and by whom.
+class Batch:
+    """A batch in its folder.
 
     Args:
         manifest: the pictures, other shards' among them.
-        predictor: answers.
-        options: see there.
+        source: where they came from, for the record.
+        output: folder to write.
+        answering: who answers.
+        options: how.
     """
 
-    def __init__(self, manifest: Manifest, predictor: SSPSAMPredictor, options: BatchOptions) -> None:
-        self.manifest, self.predictor, self.options = manifest, predictor, options
-        self.unit = options.batch_size or default_batch_size(predictor.device)
+    def __init__(
+        self, manifest: Manifest, source: str | None, output: Path, answering: Answering, options: BatchOptions
+    ) -> None:
+        self.manifest, self.source, self.output = manifest, source, output
+        self.answering, self.options = answering, options
+        self.unit = options.batch_size or answering.batch_size
         self.part = options.shard.part(len(manifest.tasks), self.unit)
-        stems = stems_of([task.image for task in manifest.tasks])
-        self.stems = {manifest.tasks[index].image: stems[index] for index in self.part}
+        self.stems = stems_of([task.image for task in manifest.tasks])
+
+    @classmethod
+    def of(
+        cls,
+        source: Source,
+        output: str | os.PathLike[str],
+        texts: str | Sequence[str] | None,
+        prompts: str | os.PathLike[str] | None,
+        answering: Answering,
+        options: BatchOptions,
+    ) -> Self:
+        """Settle what is to be done; see `run_batch`."""
+        config = answering.config
+        AnswerOptions.checked(config, options.mask_threshold, options.no_target_pixels, None, explain=False)
+        place = Path(source) if isinstance(source, str | os.PathLike) else None
+        manifest = manifest_of(
+            place if place is not None else cast(Sequence[str | os.PathLike[str]], source),
+            Path(output),
+            [texts] if isinstance(texts, str) else texts,
+            None if prompts is None else Path(prompts),
+            options.glob,
+            Tokenizer(config.architecture.clip.context_length, config.preprocessing.text_template),
+        )
+        return cls(manifest, None if place is None else str(place.absolute()), Path(output), answering, options)
 
     def asked(self) -> Line:
         """All that the answers depend on but the pictures, as plain values."""
@@ -97,14 +189,15 @@ class _Batch:
         if len(same) > 1:
             every = [[task.image, *task.texts] for task in self.manifest.tasks]
             texts = {"sha256": hashlib.sha256(json.dumps(every).encode()).hexdigest()}
-        postprocessing = self.predictor.config.postprocessing
+        postprocessing = self.answering.config.postprocessing
         return {
             "version": _JOB_VERSION,
             "sspsam": __version__,
-            "model": self.predictor.origin,
-            "fingerprint": self.predictor.fingerprint,
-            "precision": f"{dtype_name(self.predictor.dtype)} on {self.predictor.device.type}",
-            "rounded_to": self._rounded_to(),
+            "input": self.source,
+            "model": self.answering.origin,
+            "fingerprint": self.answering.fingerprint,
+            "precision": self.answering.precision,
+            "rounded_to": self.answering.rounded_to,
             "texts": texts,
             "formats": sorted(set(self.options.formats)),
             "glob": self.options.glob,
@@ -115,27 +208,27 @@ class _Batch:
             "max_pixels": self.options.max_pixels,
         }
 
-    def _rounded_to(self) -> str:
-        """The precision in which embeddings are answered from; a cache may be narrower than the model."""
-        cache = self.predictor.embedding_cache
-        return dtype_name(torch.float32 if cache is None else cache.dtype)
+    def run(
+        self, answered: Callable[[Sequence[Unit], PictureWriter], Iterator[list[Line]]], progress: bool
+    ) -> BatchSummary:
+        """Do what is left to do.
 
-    def run(self, ledger: Ledger, progress: bool) -> BatchSummary:
-        """Do what is left to do."""
-        tasks = [self.manifest.tasks[index] for index in self.part]
-        earlier, failed = (sum(task.image in one.done for task in tasks) for one in (ledger.results, ledger.errors))
-        made_by = {"model": self.predictor.origin, "fingerprint": self.predictor.fingerprint, "sspsam": __version__}
-        write = PictureWriter(ledger.output, ledger.temporary, self.options.formats, made_by)
-        with counting("pictures", len(tasks), earlier + failed, progress) as advance:
-            recorder = Recorder(ledger, self.options.max_errors, advance)
-            with WritingThreads(write, recorder) as threads:
-                for task, outcome in self._outcomes(tasks, ledger):
-                    if task.image not in ledger.done:  # else it is here for the others of its batch
-                        threads.add(task, self.stems[task.image], outcome)
-                threads.finish()
-        self._write_whole(ledger)
+        Args:
+            answered: has pictures answered and their files written; gives the lines of each that is not done, in order.
+            progress: whether to show a bar.
+        """
+        made_by = {"model": self.answering.origin, "fingerprint": self.answering.fingerprint, "sspsam": __version__}
+        with open_ledger(self.output, self.options.shard, self.asked(), self.options.overwrite) as ledger:
+            images = [self.manifest.tasks[index].image for index in self.part]
+            earlier, failed = (sum(image in one.done for image in images) for one in (ledger.results, ledger.errors))
+            write = PictureWriter(self.output, ledger.temporary, self.options.formats, made_by)
+            with counting("pictures", len(images), earlier + failed, progress) as advance:
+                recorder = Recorder(ledger, self.options.max_errors, advance)
+                for lines in answered(self._units(ledger.done), write):
+                    recorder.record(lines)
+            self._write_whole(ledger)
         return BatchSummary(
-            pictures=len(tasks),
+            pictures=len(images),
             done=recorder.pictures,
             earlier=earlier,
             failed=len(ledger.errors.done),
@@ -144,6 +237,13 @@ class _Batch:
             passed_over=self.manifest.passed_over,
         )
 
+    def _units(self, done: Set[str]) -> list[Unit]:
+        """What is left to do; whole units, as a run without interruption computes them."""
+        units = [self.part[start : start + self.unit] for start in range(0, len(self.part), self.unit)]
+        tasks, stems = self.manifest.tasks, self.stems
+        left = [[Wanted(tasks[i], stems[i], tasks[i].image in done) for i in unit] for unit in units]
+        return [unit for unit in left if not all(each.done for each in unit)]
+
     def _write_whole(self, ledger: Ledger) -> None:
         """Files about all the results, once those are there."""
         if "coco" in self.options.formats:
@@ -151,24 +251,6 @@ class _Batch:
             path = ledger.output / ledger.shard.name("coco", ".json")
             with replacing(path, within=ledger.temporary) as [temporary]:
                 write_file(temporary, lambda file: file.writelines(coco_file(lines)))
-
-    def _outcomes(self, tasks: Sequence[Task], ledger: Ledger) -> Iterator[tuple[Task, Outcome]]:
-        """What becomes of each picture, in order; whole batches, as a run without interruption computes them."""
-        batches = [tasks[start : start + self.unit] for start in range(0, len(tasks), self.unit)]
-        todo = [task for batch in batches if any(task.image not in ledger.done for task in batch) for task in batch]
-        options = self.options
-        outcomes = self.predictor.predict_batch(
-            (task.path for task in todo),
-            (task.texts for task in todo),
-            batch_size=self.unit,
-            workers=options.workers,
-            mask_threshold=options.mask_threshold,
-            no_target_pixels=options.no_target_pixels,
-            max_pixels=options.max_pixels,
-            return_errors=True,
-        )
-        for task, outcome in zip(todo, outcomes, strict=True):
-            yield task, outcome if task.problem is None else ImageError(task.problem)
 
 
 def _or(value: float | None, default: float) -> float:

@@ -2,11 +2,11 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from sspsam.batch.ledger import Ledger, Line
 from sspsam.batch.manifest import Task
@@ -106,32 +106,22 @@ class Recorder:
         self.advance()
 
 
-class WritingThreads:
-    """Threads that write pictures' files beside the model, whose lines are recorded in order; a context manager.
+def written(outcomes: Iterable[tuple[Task, str, Outcome]], write: PictureWriter) -> Iterator[list[Line]]:
+    """Have the files of pictures written by threads, beside whoever makes the outcomes; their lines, in order.
 
     Args:
-        write: writes the files.
-        recorder: gets the lines.
+        outcomes: tasks, stems of their files, and what came of them.
+        write: writes.
     """
-
-    def __init__(self, write: PictureWriter, recorder: Recorder) -> None:
-        self._write, self._recorder = write, recorder
-        self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="sspsam-write")
-        self._waiting: deque[Future[list[Line]]] = deque()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def add(self, task: Task, stem: str, outcome: Outcome) -> None:
-        """Have a picture's files written, and the lines of those recorded that are."""
-        self._waiting.append(self._pool.submit(self._write, task, stem, outcome))
-        while self._waiting and (len(self._waiting) > _UNWRITTEN or self._waiting[0].done()):
-            self._recorder.record(self._waiting.popleft().result())
-
-    def finish(self) -> None:
-        """Wait for the rest."""
-        while self._waiting:
-            self._recorder.record(self._waiting.popleft().result())
+    waiting: deque[Future[list[Line]]] = deque()
+    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="sspsam-write") as pool:
+        try:
+            for task, stem, outcome in outcomes:
+                waiting.append(pool.submit(write, task, stem, outcome))
+                while waiting and (len(waiting) > _UNWRITTEN or waiting[0].done()):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
