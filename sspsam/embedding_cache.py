@@ -11,8 +11,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -53,6 +54,9 @@ class EmbeddingCache:
         self._bytes = 0
         self._written = 0
         self._complained = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(EmbeddingCache, max_bytes=self.max_bytes, dtype=self.dtype), (self.directory,)
 
     def key(self, digest: str, fingerprint: str, precision: str) -> str:
         """The name of an entry.

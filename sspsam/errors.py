@@ -120,6 +120,10 @@ class BatchError(SSPSAMError, RuntimeError):
     """A batch that cannot run where it was told to: an earlier one was asked something else, or is still at work."""
 
 
+class MissingExtraError(SSPSAMError, ImportError):
+    """A package is not installed that only some users need; the message names the extra that brings it."""
+
+
 class DeviceError(SSPSAMError, RuntimeError):
     """A device that does not exist on this computer."""
 

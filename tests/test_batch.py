@@ -293,6 +293,24 @@ def test_the_coco_file_says_what_the_masks_say(predictor, photos, tmp_path) -> N
     )
 
 
+def test_the_parquet_file_has_the_lines_as_rows(predictor, photos, tmp_path, monkeypatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install 'sspsam[ray]' to test Parquet")
+    draw(photos / os.fsdecode(b"not-\xff-text.png"), 9)
+    run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor, options=BatchOptions(formats=("parquet",)))
+    rows = parquet.read_table(tmp_path / "out" / "results.parquet").to_pylist()
+    results = lines(tmp_path / "out" / "results.jsonl")
+    assert len(rows) == len(results) == 10
+    for row, line in zip(rows, results, strict=True):
+        assert {name: row[name] for name in ("text", "number", "no_target", "box", "mask_box", "mask")} == {
+            name: line[name] for name in ("text", "number", "no_target", "box", "mask_box", "mask")
+        }
+    assert [row["image"] for row in rows if "not" in row["image"]] == ["not-\\udcff-text.png"] * 2
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(errors.MissingExtraError, match=r"sspsam\[ray\]"):
+        run_batch(photos, tmp_path / "no", TEXTS, predictor=predictor, options=BatchOptions(formats=("parquet",)))
+    assert not (tmp_path / "no").exists()
+
+
 def test_tables_ask_each_picture_its_own(predictor, photos, tmp_path) -> None:
     table = tmp_path / "prompts.csv"
     with table.open("w", newline="", encoding="utf-8") as file:

@@ -17,6 +17,7 @@ from sspsam.batch.ledger import Ledger, Line, open_ledger
 from sspsam.batch.manifest import Manifest, Task, manifest_of
 from sspsam.batch.naming import stems_of
 from sspsam.batch.options import BatchOptions, BatchSummary
+from sspsam.batch.parquet import require_pyarrow, write_parquet
 from sspsam.batch.writing import Outcome, PictureWriter, Recorder, written
 from sspsam.batching import default_batch_size
 from sspsam.config import ModelConfig
@@ -92,8 +93,13 @@ class Answering:
     @classmethod
     def by(cls, predictor: SSPSAMPredictor) -> Self:
         """A predictor as it is."""
-        cache, device = predictor.embedding_cache, predictor.device
-        precision = f"{dtype_name(predictor.dtype)} on {device.type}"
+        return cls.like(predictor, predictor.device, predictor.dtype)
+
+    @classmethod
+    def like(cls, predictor: SSPSAMPredictor, device: torch.device, dtype: torch.dtype) -> Self:
+        """A predictor of the same weights, elsewhere."""
+        cache = predictor.embedding_cache
+        precision = f"{dtype_name(dtype)} on {device.type}"
         rounded_to = dtype_name(torch.float32 if cache is None else cache.dtype)
         size = default_batch_size(device)
         return cls(predictor.config, predictor.origin, predictor.fingerprint, precision, rounded_to, size)
@@ -218,6 +224,8 @@ class Batch:
             progress: whether to show a bar.
         """
         made_by = {"model": self.answering.origin, "fingerprint": self.answering.fingerprint, "sspsam": __version__}
+        if "parquet" in self.options.formats:
+            require_pyarrow()
         with open_ledger(self.output, self.options.shard, self.asked(), self.options.overwrite) as ledger:
             images = [self.manifest.tasks[index].image for index in self.part]
             earlier, failed = (sum(image in one.done for image in images) for one in (ledger.results, ledger.errors))
@@ -246,11 +254,16 @@ class Batch:
 
     def _write_whole(self, ledger: Ledger) -> None:
         """Files about all the results, once those are there."""
+        lines = (json.loads(line) for line in ledger.results.lines())
         if "coco" in self.options.formats:
-            lines = (json.loads(line) for line in ledger.results.lines())
             path = ledger.output / ledger.shard.name("coco", ".json")
             with replacing(path, within=ledger.temporary) as [temporary]:
                 write_file(temporary, lambda file: file.writelines(coco_file(lines)))
+        lines = (json.loads(line) for line in ledger.results.lines())
+        if "parquet" in self.options.formats:
+            path = ledger.output / ledger.shard.name("results", ".parquet")
+            with replacing(path, within=ledger.temporary) as [temporary]:
+                write_parquet(temporary, lines)
 
 
 def _or(value: float | None, default: float) -> float:

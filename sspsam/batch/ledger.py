@@ -263,8 +263,8 @@ def _remove_earlier(ledger: Ledger) -> None:
                 path = Path(os.path.realpath(ledger.output / name))
                 if path.is_relative_to(root):
                     path.unlink()
-    for stem in ("coco", "job"):
+    for stem, suffix in (("coco", ".json"), ("results", ".parquet"), ("job", ".json")):
         with storage_errors(ledger.output):
-            (ledger.output / ledger.shard.name(stem, ".json")).unlink(missing_ok=True)
+            (ledger.output / ledger.shard.name(stem, suffix)).unlink(missing_ok=True)
     ledger.results.clear()
     ledger.errors.clear()

@@ -18,7 +18,9 @@ from typing import Final
 _LONGEST: Final = 200  # bytes; file systems allow 255, of which number and ending need some
 _UNFIT: Final = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\\\ud800-\udfff]|^\.+$|^ +|[. ]+$')
 _RESERVED: Final = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows
-_OURS: Final = re.compile(r"(results|errors|job|coco)\b.*\.jsonl?|\.sspsam-tmp.*", re.IGNORECASE)  # folders too
+_OURS: Final = re.compile(
+    r"(results|errors|job|coco)\b.*\.(jsonl?|parquet)|\.sspsam-tmp.*", re.IGNORECASE
+)  # folders too
 
 
 def stems_of(images: Sequence[str]) -> list[str]:

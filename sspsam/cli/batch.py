@@ -35,7 +35,7 @@ class _ShardType(click.ParamType[Any]):
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(["mask", "overlay", "rle", "coco"]),
+    type=click.Choice(["mask", "overlay", "rle", "coco", "parquet"]),
     default=["mask"],
     show_default=True,
     help="What to write; repeat for more. results.jsonl holds every mask in any case.",
@@ -45,6 +45,16 @@ class _ShardType(click.ParamType[Any]):
 @click.option("--fail-fast", is_flag=True, help="Stop at the first picture that fails.")
 @click.option("--max-errors", type=click.IntRange(min=0), help="Stop when more pictures than this fail.")
 @click.option("--shard", type=_ShardType(), default="1/1", help="Do the I-th of N parts of the pictures.")
+@click.option(
+    "--ray",
+    "address",
+    is_flag=False,
+    flag_value="",
+    help="Run on the Ray cluster at this address (auto: the one of this machine), or on one that is started.",
+)
+@click.option("--ray-actors", type=click.IntRange(min=1), help="Predictors at work on the cluster.")
+@click.option("--ray-cpus", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Cores for each.")
+@click.option("--ray-gpus", type=click.FloatRange(min=0), default=0.0, help="GPUs for each; 0: on the CPU.")
 @click.option("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Precision of the encoders.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pictures encoded together.")
@@ -79,6 +89,10 @@ def batch(
     fail_fast: bool,
     max_errors: int | None,
     shard: tuple[int, int],
+    address: str | None,
+    ray_actors: int | None,
+    ray_cpus: float,
+    ray_gpus: float,
     device: str | None,
     dtype: str | None,
     revision: str | None,
@@ -97,6 +111,8 @@ def batch(
         from sspsam.names import no_name
 
         raise click.UsageError(no_name())
+    if address is not None and device is not None:
+        raise click.UsageError("--ray chooses the device: say --ray-gpus instead of --device")
     if not texts and prompts is None and source.suffix.lower() not in (".csv", ".jsonl", ".ndjson"):
         raise click.UsageError("say what to look for: -t TEXT, or --prompts FILE")
     with failing_cleanly():
@@ -114,18 +130,31 @@ def batch(
             **chosen,
         )
         limit = None if cache_limit is None else round(cache_limit * 1e9)
-        predictor = SSPSAMPredictor.from_pretrained(
-            model,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            cache_dir=cache_dir,
-            embedding_cache=None if cache is None else EmbeddingCache(cache, max_bytes=limit, dtype=cache_dtype),
-        )
+        loading: dict[str, Any] = {
+            "revision": revision,
+            "dtype": dtype,
+            "cache_dir": cache_dir,
+            "embedding_cache": None if cache is None else EmbeddingCache(cache, max_bytes=limit, dtype=cache_dtype),
+        }
         try:
-            summary = run_batch(
-                source, output, texts, predictor=predictor, prompts=prompts, options=options, progress=True
-            )
+            if address is None:
+                predictor = SSPSAMPredictor.from_pretrained(model, device=device, **loading)
+                summary = run_batch(
+                    source, output, texts, predictor=predictor, prompts=prompts, options=options, progress=True
+                )
+            else:
+                from sspsam.ray import Cluster, run_batch_on_ray
+
+                cluster = Cluster(address or None, ray_actors, ray_cpus, ray_gpus)
+                summary = run_batch_on_ray(
+                    *(source, output, texts),
+                    model=model,
+                    prompts=prompts,
+                    options=options,
+                    cluster=cluster,
+                    progress=True,
+                    **loading,
+                )
         except KeyboardInterrupt:
             complain("interrupted; the same command goes on from here")
             sys.exit(130)

@@ -1,0 +1,188 @@
+"""A batch on a Ray cluster (extra `[ray]`): the job of `sspsam.batch`, with the same files and lines, on many machines.
+
+A Ray Data pipeline of one predictor an actor: actors answer and write the files of pictures, into a folder that all
+machines see; the driver alone writes `results.jsonl` and `errors.jsonl`, in the order of the manifest. A picture that
+is answered twice, because a worker died, has the same bytes again and is recorded once.
+"""
+
+import json
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sspsam.batch.job import Answering, Batch, Source, Unit, outcomes_of
+from sspsam.batch.ledger import Line
+from sspsam.batch.options import BatchOptions, BatchSummary
+from sspsam.batch.writing import PictureWriter, written
+from sspsam.devices import checked_dtype, default_dtype
+from sspsam.errors import BatchError, MissingExtraError, SSPSAMError
+from sspsam.predictor import SSPSAMPredictor
+
+_UNITS: Final = 8  # units of work in a block, which is what is done again when a worker dies
+_Columns = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where a batch runs.
+
+    Args:
+        address: of a Ray cluster, `"auto"` for the one of this machine; None: one that is started for the batch. A
+            program that is connected already stays so.
+        actors: predictors at work; None: as many as the cluster has room for.
+        cpus: cores for each.
+        gpus: of each; 0: it computes on the CPU. Less than 1 shares a GPU.
+    """
+
+    address: str | None = None
+    actors: int | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+def run_batch_on_ray(
+    source: Source,
+    output: str | os.PathLike[str],
+    texts: str | Sequence[str] | None = None,
+    *,
+    model: str | os.PathLike[str],
+    prompts: str | os.PathLike[str] | None = None,
+    options: BatchOptions | None = None,
+    cluster: Cluster | None = None,
+    progress: bool = False,
+    **loading: Any,
+) -> BatchSummary:
+    """`sspsam.batch.run_batch` on a Ray cluster; pictures, weights and `output` are where all its machines see them.
+
+    Args:
+        source, output, texts, prompts, options, progress: as in `run_batch`.
+        model: as in `SSPSAMPredictor.from_pretrained`.
+        cluster: where.
+        loading: other arguments of `from_pretrained`, for every actor; `device` is chosen by `cluster`.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        BatchError: as `run_batch`; also when an actor has other weights than the driver.
+        SSPSAMError: as `run_batch`.
+    """
+    ray, cluster, options = _ray(), cluster or Cluster(), options or BatchOptions()
+    device = torch.device("cuda" if cluster.gpus else "cpu")
+    dtype = checked_dtype(loading["dtype"]) if loading.get("dtype") else default_dtype(device)
+    answering = Answering.like(SSPSAMPredictor.from_pretrained(model, **{**loading, "device": "cpu"}), device, dtype)
+    batch = Batch.of(source, output, texts, prompts, answering, options)
+    batch.output = batch.output.absolute()
+    load = {"name_or_path": model, **loading, "device": device.type}
+
+    def answered(units: Sequence[Unit], write: PictureWriter) -> Iterator[list[Line]]:
+        return _answered(ray, cluster, units, (load, answering.fingerprint, options, write))
+
+    with _connected(ray, cluster.address, progress):
+        return batch.run(answered, progress)
+
+
+class Actor:
+    """Answers blocks of a dataset in one process of the cluster.
+
+    Args:
+        load: arguments of `from_pretrained`.
+        fingerprint: that the model must have.
+        options: of the batch.
+        write: writes the files.
+    """
+
+    def __init__(self, load: dict[str, Any], fingerprint: str, options: BatchOptions, write: PictureWriter) -> None:
+        self._options, self._write = options, write
+        self._predictor = SSPSAMPredictor.from_pretrained(**load)
+        if self._predictor.fingerprint != fingerprint:
+            raise BatchError(f"a worker found other weights under {load['name_or_path']} than the driver")
+
+    def __call__(self, block: _Columns) -> _Columns:
+        """Columns `first`, the number of a unit's first picture, and `unit` -> `number` of a picture, its `lines`."""
+        units: list[Unit] = [pickle.loads(unit) for unit in block["unit"]]
+        numbers = [
+            int(first) + index
+            for first, unit in zip(block["first"], units, strict=True)
+            for index in range(sum(not each.done for each in unit))
+        ]
+        try:
+            lines = [
+                json.dumps(each) for each in written(outcomes_of(units, self._predictor, self._options), self._write)
+            ]
+        except SSPSAMError as error:  # Ray would try again, and then show where it was raised rather than what it says
+            return {"number": np.array([-1]), "lines": np.array([json.dumps([type(error).__name__, str(error)])])}
+        return {"number": np.array(numbers), "lines": np.array(lines, dtype=object)}
+
+
+def _answered(
+    ray: ModuleType, cluster: Cluster, units: Sequence[Unit], arguments: tuple[Any, ...]
+) -> Iterator[list[Line]]:
+    """The lines of each picture, in order, each once."""
+    if not units:
+        return
+    items, pictures = [], 0
+    for unit in units:
+        items.append({"first": pictures, "unit": pickle.dumps(unit)})
+        pictures += sum(not each.done for each in unit)
+    answers = ray.data.from_items(items, override_num_blocks=-(-len(items) // _UNITS)).map_batches(
+        Actor,
+        fn_constructor_args=arguments,
+        batch_size=None,
+        compute=ray.data.ActorPoolStrategy(size=_actors(ray, cluster, len(items))),
+        num_cpus=None if cluster.gpus else cluster.cpus,
+        num_gpus=cluster.gpus or None,
+    )
+    early: dict[int, list[Line]] = {}
+    following = 0
+    for row in answers.iter_rows():
+        found = json.loads(row["lines"])
+        if row["number"] < 0:
+            raise BatchError(f"a worker stopped: {found[0]}: {found[1]}")
+        early[row["number"]] = found
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
+def _actors(ray: ModuleType, cluster: Cluster, units: int) -> int:
+    if cluster.actors is not None:
+        return cluster.actors
+    resources = ray.cluster_resources()
+    room = resources.get("GPU", 0) / cluster.gpus if cluster.gpus else resources.get("CPU", 1) / cluster.cpus
+    return max(1, min(int(room), -(-units // _UNITS)))
+
+
+@contextmanager
+def _connected(ray: ModuleType, address: str | None, progress: bool) -> Iterator[None]:
+    """Connect to a cluster, or start one, for as long as it is needed."""
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(address=address, log_to_driver=False)
+    context = ray.data.DataContext.get_current()
+    before = context.enable_progress_bars
+    context.enable_progress_bars = False  # the batch has a bar of its own
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = before
+        if ours:
+            ray.shutdown()
+
+
+def _ray() -> ModuleType:
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingExtraError(
+            f"a batch on a cluster needs Ray, which is not installed ({error}): pip install 'sspsam[ray]'"
+        ) from error
+    module: ModuleType = ray
+    return module

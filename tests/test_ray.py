@@ -1,0 +1,121 @@
+"""The batch on a Ray cluster of this machine: the rows of the local one, also when a worker is killed in the middle."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from sspsam import EmbeddingCache, SSPSAMPredictor, errors
+from sspsam.batch import run_batch
+from sspsam.ray import Cluster, run_batch_on_ray
+from sspsam.shapes import draw_scene
+
+ray = pytest.importorskip("ray", reason="pip install 'sspsam[ray]' to run the tests on a Ray cluster")
+
+TEXTS = ["the red circle", "a dog"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """A cluster with room for two workers."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for seed in range(30):
+        path = folder / str(seed % 3) / f"{seed}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_scene(seed, (60, 90)).pixels).save(path)
+    (folder / "bad.jpg").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def whole(photos: Path, tiny_model: Path, tmp_path: Path) -> dict[str, bytes]:
+    """What the local run writes, on one thread as an actor has it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        predictor = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu")
+        run_batch(photos, tmp_path / "whole", TEXTS, predictor=predictor)
+    finally:
+        torch.set_num_threads(threads)
+    return tree(tmp_path / "whole")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def is_at_work(process: psutil.Process) -> bool:
+    """Whether a process is an actor of the pipeline; Ray writes what it does into its title."""
+    try:
+        title = " ".join(process.cmdline())
+        return title.startswith("ray::") and "Map" in title
+    except psutil.Error:
+        return False
+
+
+def test_it_writes_what_a_local_run_writes(photos, tiny_model, tmp_path, whole) -> None:
+    cache = EmbeddingCache(tmp_path / "cache")
+    for expected in (30, 0):
+        summary = run_batch_on_ray(
+            photos, tmp_path / "out", TEXTS, model=tiny_model, cluster=Cluster(actors=2), embedding_cache=cache
+        )
+        assert (summary.done, summary.failed) == (expected, 1)
+        assert tree(tmp_path / "out") == whole
+    assert len(list(cache.directory.glob("*/*"))) == 30
+
+
+def test_a_worker_that_is_killed_loses_and_doubles_nothing(photos, tiny_model, tmp_path, whole) -> None:
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        while not killed:
+            time.sleep(0.01)
+            workers = [p.pid for p in psutil.process_iter() if is_at_work(p)]
+            if workers and any((tmp_path / "out").glob("*/*.png")):
+                os.kill(workers[0], signal.SIGKILL)
+                killed.append(workers[0])
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    run_batch_on_ray(photos, tmp_path / "out", TEXTS, model=tiny_model, cluster=Cluster(actors=2))
+    killer.join(timeout=10)
+    assert killed
+    assert tree(tmp_path / "out") == whole
+
+
+def test_a_worker_that_cannot_write_stops_the_run_with_its_reason(photos, tiny_model, tmp_path, whole) -> None:
+    out = tmp_path / "out"
+    run_batch_on_ray(photos, out, TEXTS, model=tiny_model, cluster=Cluster(actors=2))
+    for name in ("results.jsonl", "errors.jsonl"):
+        (out / name).write_text("")
+    (out / "1").rename(tmp_path / "elsewhere")
+    (out / "1").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(errors.BatchError, match=r"StorageError.*leads out of"):
+        run_batch_on_ray(photos, out, TEXTS, model=tiny_model, cluster=Cluster(actors=2))
+    (out / "1").unlink()
+    run_batch_on_ray(photos, out, TEXTS, model=tiny_model, cluster=Cluster(actors=1))
+    assert tree(out) == whole
+
+
+def test_without_ray_the_error_names_the_extra(monkeypatch, photos, tiny_model, tmp_path) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(errors.MissingExtraError, match=r"sspsam\[ray\]"):
+        run_batch_on_ray(photos, tmp_path / "out", TEXTS, model=tiny_model)
