@@ -134,3 +134,17 @@ def test_the_repository_names_no_private_place() -> None:
         if path.suffix in {".py", ".md", ".cfg", ".toml"} or path.name == "run":
             found = private.search(path.read_text())
             assert not found or path == Path(__file__), f"{path}: {found}"
+
+
+def test_the_batch_benchmark_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.batch", "--size", "quick", "--pictures", "2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for task in ("the model alone", "a batch, cache empty", "the next question, cache full"):
+        assert f"| {task} |" in done.stdout

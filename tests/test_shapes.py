@@ -1,6 +1,7 @@
 """The shapes world: exact masks, visible shapes, and expressions that mean what they say."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -207,3 +208,13 @@ def test_a_scene_too_small_to_show_anything_is_refused() -> None:
     assert draw_scene(0, (100, 100), shapes=0).shapes == ()
     assert len(draw_scene(0, (400, 400), shapes=3).shapes) == 3
     assert draw_scene(0, (32, 2000)).pixels.shape == (32, 2000, 3)
+
+
+def test_a_scene_in_which_every_kind_is_there_can_be_asked_about() -> None:
+    scene = next(scene for seed in range(100) if len((scene := draw_scene(seed, (96, 96), 8)).shapes) == 8)
+    shapes = tuple(replace(shape, kind=kind) for shape, kind in zip(scene.shapes, OUTLINES, strict=True))
+    every_kind = replace(scene, shapes=shapes)
+    asked = [question for seed in range(40) for question in ask(every_kind, seed, 20)]
+    missing = [q for q in asked if q.kind == "no target: shape"]
+    assert missing  # of a colour that none of them has
+    assert all(q.parse.noun is not None and not q.parse.noun.among(shapes) for q in missing)

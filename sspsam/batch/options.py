@@ -16,8 +16,8 @@ class BatchOptions:
 
     Args:
         formats: `"mask"`, an 8-bit PNG of 0 and 255 for each picture and expression; `"overlay"`, the picture with the
-            mask tinted; `"coco"`, one COCO file at the end; `"parquet"`, the results as one Parquet file at the end (extra
-            `[ray]`); `"rle"`, no file: `results.jsonl` holds every mask anyway.
+            mask tinted; `"coco"`, one COCO file at the end; `"parquet"`, the results as one Parquet file at the end
+            (extra `[ray]`); `"rle"`, no file: `results.jsonl` holds every mask anyway.
         glob: which files of a folder; `*` stands for `/` too. None: those that are pictures by name or beginning.
         shard: which of several independent runs this is.
         overwrite: remove what an earlier run in the same folder wrote, and begin anew.

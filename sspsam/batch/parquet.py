@@ -24,11 +24,22 @@ def write_parquet(path: Path, lines: Iterable[Line]) -> None:
     arrow, parquet = _pyarrow()
     text, whole, real = arrow.string(), arrow.int64(), arrow.float64()
     columns = {
-        "image": text, "number": whole, "of": whole,
+        "image": text,
+        "number": whole,
+        "of": whole,
         "files": arrow.struct([("mask", text), ("overlay", text)]),
-        "model": text, "fingerprint": text, "sspsam": text, "version": whole, "text": text,
-        "no_target": arrow.bool_(), "foreground_pixels": whole, "score": real,
-        "box": arrow.list_(real), "mask_box": arrow.list_(whole), "height": whole, "width": whole,
+        "model": text,
+        "fingerprint": text,
+        "sspsam": text,
+        "version": whole,
+        "text": text,
+        "no_target": arrow.bool_(),
+        "foreground_pixels": whole,
+        "score": real,
+        "box": arrow.list_(real),
+        "mask_box": arrow.list_(whole),
+        "height": whole,
+        "width": whole,
         "mask": arrow.struct([("size", arrow.list_(whole)), ("counts", text)]),
     }
     schema = arrow.schema(columns)

@@ -1,5 +1,6 @@
 """Nouns of the shapes world: a colour, a kind and a size, each or none of them, and how they are said."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,8 +82,9 @@ def wrong_noun(rng: Rng, shapes: Sequence[Shape], *, color: bool, kind: bool, si
         )
         if not noun.among(shapes):
             return noun
-    absent = [name for name in OUTLINES if all(shape.kind != name for shape in shapes)]
-    return new_noun(rng, pick(rng, absent))
+    there = {(shape.kind, shape.color) for shape in shapes}  # of 80: some are always left
+    absent = [pair for pair in itertools.product(OUTLINES, COLORS) if pair not in there]
+    return new_noun(rng, *absent[int(rng.integers(len(absent)))])
 
 
 def definite(rng: Rng, noun: Noun, many: bool) -> str:
