@@ -152,14 +152,14 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
             _SHAPES,
             {
                 # CLIP's image encoder learns which patch shows what, where, and how large
-                "clip": Stage(images=36_000, batch=8, expressions=0, learning_rate=8e-4),
-                # SAM learns the mask of what a box or a point shows
-                "sam": Stage(images=8_000, batch=8, expressions=0, learning_rate=8e-4),
+                "clip": Stage(images=66_000, batch=8, expressions=0, learning_rate=8e-4),
+                # SAM learns the masks of what boxes or a point show
+                "sam": Stage(images=22_000, batch=8, expressions=0, learning_rate=8e-4),
                 # everything learns the masks of expressions
                 "joint": Stage(
-                    images=20_000,
+                    images=40_000,
                     batch=8,
-                    expressions=10,
+                    expressions=12,
                     learning_rate=7e-4,
                     frozen=("model.clip.visual.",),
                     slower=("model.sam.",),
