@@ -169,3 +169,23 @@ def test_the_next_pictures_are_read_while_the_model_is_busy() -> None:
         return ready
 
     assert list(in_batches(range(5), read, compute, batch_size=1, workers=1)) == list(range(5))
+
+
+def test_errors_can_be_given_in_the_place_of_results(predictor, pictures, tmp_path, monkeypatch) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    images = [pictures[0], tmp_path / "bad.png", pictures[1], tmp_path / "none.png", pictures[2]]
+    for batch_size in (1, 2, 5):
+        found = list(predictor.predict_batch(images, TEXTS, batch_size=batch_size, return_errors=True))
+        assert [type(each) for each in found] == [list, errors.ImageError, list, errors.ImageNotFoundError, list]
+    answer = predictor._answer
+
+    def failing(asked, *others):
+        if asked.height == 67:
+            raise errors.NumericalError("not finite")
+        return answer(asked, *others)
+
+    monkeypatch.setattr(predictor, "_answer", failing)
+    found = list(predictor.predict_batch(pictures[:3], TEXTS, batch_size=3, return_errors=True))
+    assert [type(each) for each in found] == [list, errors.NumericalError, list]
+    with pytest.raises(errors.NumericalError):
+        list(predictor.predict_batch(pictures[:3], TEXTS))

@@ -233,8 +233,8 @@ def _agree(path: Path, job: Mapping[str, Any], ledger: Ledger) -> None:
         return
     with storage_errors(path):
         try:
-            earlier = json.loads(path.read_bytes())
-        except ValueError as error:
+            earlier = dict(json.loads(path.read_bytes()))
+        except (ValueError, TypeError, RecursionError) as error:
             raise BatchError(f"{path} is damaged ({error}): begin anew with overwrite") from error
     asked = json.loads(json.dumps(job))
     differences = [
