@@ -250,7 +250,7 @@ def test_words_are_read_once_and_pictures_are_not_read_again(predictor, picture,
     predictor.predict("The MUG ")
     predictor.set_image(picture[::-1])
     predictor.predict(["a cat", "a dog"])
-    assert read == [2, 1]
+    assert read == [1, 1, 1]  # on a CPU each alone, and each once
     assert len(seen) == 2
 
 
