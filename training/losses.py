@@ -56,8 +56,11 @@ def box_losses(boxes: Tensor, wanted: Tensor) -> Losses:
 def mark_losses(marks: Tensor, wanted: Tensor) -> Losses:
     """(layers, E, marks, G*G) logits, (E, marks, G*G) shares."""
     wanted = wanted.expand_as(marks)
-    dice = _dice(marks.flatten(0, 2), wanted.flatten(0, 2))
-    return {"marks": 2 * dice + 4 * F.binary_cross_entropy_with_logits(marks, wanted)}
+    losses = []
+    for logits, shares in zip(marks.unbind(2), wanted.unbind(2), strict=True):  # each of (layers, E, G*G)
+        some = shares.any(dim=2)  # what is rare, such as landmarks, is averaged over where it is, or it is never learnt
+        losses += [_dice(logits[chosen], shares[chosen]) for chosen in (some, ~some) if chosen.any()]
+    return {"marks": 2 * torch.stack(losses).mean() + 4 * F.binary_cross_entropy_with_logits(marks, wanted)}
 
 
 def summary_losses(summary: Tensor, some: Tensor, candidates: Tensor) -> Losses:

@@ -42,7 +42,10 @@ class AuxiliaryHeads(nn.Module):
         prompts, layers = config.sam.prompt_width, config.ssp.generator_layers
         self.patches = nn.ModuleList(nn.Linear(prompts, len(_MARKS)) for _ in range(layers - 1))
         self.summary = nn.ModuleList(nn.Linear(prompts, 1 + _COUNTS) for _ in range(layers))
-        self.parse = nn.Linear(config.clip.embed_dim + config.ssp.hidden_width, sum(PARSE_SIZES))
+        # each for itself: what only one of them holds would not reach the patches
+        self.parse = nn.ModuleList(
+            nn.Linear(width, sum(PARSE_SIZES)) for width in (config.clip.embed_dim, config.ssp.hidden_width)
+        )
 
 
 class Objective(nn.Module):
@@ -219,9 +222,11 @@ class Objective(nn.Module):
 
     def _said(self, expressions: Expressions, parse: Tensor) -> Losses:
         """Text features tell how an expression is built."""
-        read = self.heads.parse(torch.cat([expressions.clip_sentence, expressions.sentence], dim=1).float())
-        parts = torch.split(read, list(PARSE_SIZES), dim=1)
-        return {"parse": torch.stack([F.cross_entropy(p, parse[:, i]) for i, p in enumerate(parts)]).mean()}
+        losses = []
+        for head, features in zip(self.heads.parse, (expressions.clip_sentence, expressions.sentence), strict=True):
+            parts = torch.split(head(features.float()), list(PARSE_SIZES), dim=1)
+            losses += [F.cross_entropy(part, parse[:, index]) for index, part in enumerate(parts)]
+        return {"parse": torch.stack(losses).mean()}
 
     def _mixed_precision(self) -> torch.autocast:
         device = next(self.model.parameters()).device
