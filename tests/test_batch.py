@@ -258,6 +258,24 @@ def test_every_picture_is_in_one_shard(length: int, shards: int, unit: int) -> N
     assert all(part.start % unit == 0 for part in parts if part)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"formats": ()},
+        {"formats": ("tiff",)},
+        {"batch_size": 0},
+        {"workers": -1},
+        {"max_errors": -1},
+        {"max_pixels": 0},
+    ],
+)
+def test_options_out_of_range_are_named(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        BatchOptions(**options)
+    with pytest.raises(ValueError, match="no run 3 of 2"):
+        Shard(3, 2)
+
+
 def test_a_run_stops_when_too_many_fail(predictor, photos, tmp_path) -> None:
     (photos / "aa.jpg").write_bytes(b"")
     with pytest.raises(errors.BatchError, match=r"stopped at aa.jpg.*empty"):

@@ -254,16 +254,14 @@ class Batch:
 
     def _write_whole(self, ledger: Ledger) -> None:
         """Files about all the results, once those are there."""
-        lines = (json.loads(line) for line in ledger.results.lines())
         if "coco" in self.options.formats:
             path = ledger.output / ledger.shard.name("coco", ".json")
             with replacing(path, within=ledger.temporary) as [temporary]:
-                write_file(temporary, lambda file: file.writelines(coco_file(lines)))
-        lines = (json.loads(line) for line in ledger.results.lines())
+                write_file(temporary, lambda file: file.writelines(coco_file(map(json.loads, ledger.results.lines()))))
         if "parquet" in self.options.formats:
             path = ledger.output / ledger.shard.name("results", ".parquet")
             with replacing(path, within=ledger.temporary) as [temporary]:
-                write_parquet(temporary, lines)
+                write_parquet(temporary, map(json.loads, ledger.results.lines()))
 
 
 def _or(value: float | None, default: float) -> float:

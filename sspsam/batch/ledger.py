@@ -35,6 +35,10 @@ class Shard:
     number: int = 1
     count: int = 1
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise ValueError(f"there is no run {self.number} of {self.count}; they are numbered from 1")
+
     def name(self, stem: str, suffix: str = "") -> str:
         """What a file of the record is called in this run."""
         return f"{stem}{suffix}" if self.count == 1 else f"{stem}.{self.number}-of-{self.count}{suffix}"

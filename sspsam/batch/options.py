@@ -41,6 +41,10 @@ class BatchOptions:
         unknown = [name for name in self.formats if name not in FORMATS]
         if unknown or not self.formats:
             raise ValueError(f"formats are some of {', '.join(FORMATS)}, not {unknown or 'none'}")
+        for name, least in (("batch_size", 1), ("workers", 1), ("max_errors", 0), ("max_pixels", 1)):
+            count = getattr(self, name)
+            if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < least):
+                raise ValueError(f"{name} is a whole number, {least} or more, not {count!r}")
 
 
 @dataclass(frozen=True)
