@@ -10,7 +10,7 @@ import os
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from sspsam.batch.ledger import Line
 from sspsam.batch.options import BatchOptions, BatchSummary
 from sspsam.batch.writing import PictureWriter, written
 from sspsam.devices import checked_dtype, default_dtype
+from sspsam.embedding_cache import EmbeddingCache
 from sspsam.errors import BatchError, MissingExtraError, SSPSAMError
 from sspsam.predictor import SSPSAMPredictor
 
@@ -76,15 +77,23 @@ def run_batch_on_ray(
     ray, cluster, options = _ray(), cluster or Cluster(), options or BatchOptions()
     device = torch.device("cuda" if cluster.gpus else "cpu")
     dtype = checked_dtype(loading["dtype"]) if loading.get("dtype") else default_dtype(device)
-    answering = Answering.like(SSPSAMPredictor.from_pretrained(model, **{**loading, "device": "cpu"}), device, dtype)
+    predictor = SSPSAMPredictor.from_pretrained(model, **{**loading, "device": "cpu"})
+    answering = Answering.like(predictor, device, dtype)
     batch = Batch.of(source, output, texts, prompts, answering, options)
-    batch.output = batch.output.absolute()
-    load = {"name_or_path": model, **loading, "device": device.type}
+    batch.output = batch.output.absolute()  # a worker may be in another directory
+    load = {"name_or_path": _absolute(model), **loading, "device": device.type}
+    if cache := predictor.embedding_cache:
+        load["embedding_cache"] = EmbeddingCache(
+            cache.directory.absolute(), max_bytes=cache.max_bytes, dtype=cache.dtype
+        )
 
     def answered(units: Sequence[Unit], write: PictureWriter) -> Iterator[list[Line]]:
-        return _answered(ray, cluster, units, (load, answering.fingerprint, options, write))
+        placed = [
+            [replace(each, task=replace(each.task, path=each.task.path.absolute())) for each in unit] for unit in units
+        ]
+        return _answered(ray, cluster, placed, (load, answering.fingerprint, options, write))
 
-    with _connected(ray, cluster.address, progress):
+    with _connected(ray, cluster.address):
         return batch.run(answered, progress)
 
 
@@ -160,7 +169,7 @@ def _actors(ray: ModuleType, cluster: Cluster, units: int) -> int:
 
 
 @contextmanager
-def _connected(ray: ModuleType, address: str | None, progress: bool) -> Iterator[None]:
+def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start one, for as long as it is needed."""
     ours = not ray.is_initialized()
     if ours:
@@ -174,6 +183,11 @@ def _connected(ray: ModuleType, address: str | None, progress: bool) -> Iterator
         context.enable_progress_bars = before
         if ours:
             ray.shutdown()
+
+
+def _absolute(model: str | os.PathLike[str]) -> str:
+    """The path of a checkpoint that is a directory here; a name stays a name."""
+    return os.path.abspath(model) if os.path.isdir(model) else os.fspath(model)
 
 
 def _ray() -> ModuleType:

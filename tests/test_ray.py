@@ -82,6 +82,15 @@ def test_it_writes_what_a_local_run_writes(photos, tiny_model, tmp_path, whole) 
     assert len(list(cache.directory.glob("*/*"))) == 30
 
 
+def test_paths_are_those_of_the_driver(photos, tiny_model, tmp_path, whole, monkeypatch) -> None:
+    (tmp_path / "model").symlink_to(tiny_model)
+    monkeypatch.chdir(tmp_path)  # the workers are where the cluster was started
+    run_batch_on_ray("photos", "out", TEXTS, model="model", cluster=Cluster(actors=2), embedding_cache="cache")
+    assert tree(tmp_path / "out")["results.jsonl"].count(b"\n") == whole["results.jsonl"].count(b"\n") == 60
+    assert {name for name in tree(tmp_path / "out") if name.endswith(".png")} <= whole.keys()
+    assert len(list((tmp_path / "cache").glob("*/*"))) == 30
+
+
 def test_a_worker_that_is_killed_loses_and_doubles_nothing(photos, tiny_model, tmp_path, whole) -> None:
     killed: list[int] = []
 
