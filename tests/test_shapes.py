@@ -218,3 +218,21 @@ def test_a_scene_in_which_every_kind_is_there_can_be_asked_about() -> None:
     missing = [q for q in asked if q.kind == "no target: shape"]
     assert missing  # of a colour that none of them has
     assert all(q.parse.noun is not None and not q.parse.noun.among(shapes) for q in missing)
+
+
+def test_kinds_of_expressions_come_as_often_as_one_says() -> None:
+    weights = {"relation": 3.0, "place": 1.0, "number": 0.0}
+    asked = [q.kind.removeprefix("no target: ") for seed in range(40) for q in ask(draw_scene(seed), seed, 8, weights)]
+    assert set(asked) == {"relation", "place"}
+    assert asked.count("relation") > asked.count("place")
+
+
+@pytest.mark.parametrize("weights", [{}, {"place": 0.0}, {"place": -1.0, "shape": 2.0}, {"place": float("nan")}])
+def test_weights_of_which_none_is_positive_are_refused(weights: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="weights"):
+        ask(draw_scene(1), 1, 3, weights)
+
+
+def test_a_kind_that_there_is_not_is_named() -> None:
+    with pytest.raises(ValueError, match="'shade'.*superlative"):
+        ask(draw_scene(1), 1, 3, {"shade": 1.0})

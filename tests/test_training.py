@@ -47,20 +47,29 @@ def test_every_stage_learns_and_says_what_it_lost(run: Path) -> None:
     assert [line["stage"] for line in lines] == [stage for stage in STAGES for _ in range(2)]
     for line in lines:
         assert all(math.isfinite(value) for key, value in line.items() if key != "stage")
-    assert {"dice", "focal", "l1", "giou", "similarity", "marks", "parse", "exists", "count", "no_target"} <= set(
+    assert {"dice", "focal", "l1", "giou", "similarity", "marks", "parse", "exists", "count", "no_target", "landmark"} <= set(
         lines[-1]
     )
 
 
 def test_a_later_stage_takes_up_what_an_earlier_one_learnt(tmp_path: Path, run: Path, vocabulary: Vocabulary) -> None:
-    for stage in ("clip", "sam"):
+    for stage in ("text", "clip", "sam"):
         (tmp_path / f"{stage}.pt").write_bytes((run / f"{stage}.pt").read_bytes())
     vocabulary.save(tmp_path / "vocabulary.json")
     arguments = train._arguments(["--recipe", "smoke", "--output", str(tmp_path)])
     begun = train.Trainer("joint", arguments, 0).objective.state_dict()
-    for stage, part in (("clip", "model.clip.visual."), ("sam", "model.sam."), ("clip", "heads.")):
+    for stage, part in (
+        ("text", "model.clip.text."),
+        ("text", "model.ssp.linguistic_attention_adapter."),
+        ("text", "heads.parse."),
+        ("clip", "model.clip.visual."),
+        ("clip", "heads.attributes."),
+        ("sam", "model.sam."),
+    ):
+        taken = [key for key in begun if key.startswith(part)]
+        assert taken
         learnt = weights(run, stage)
-        assert all(torch.equal(begun[key], learnt[key]) for key in begun if key.startswith(part))
+        assert all(torch.equal(begun[key], learnt[key]) for key in taken)
 
 
 def test_what_is_frozen_stays_and_what_is_not_learns(run: Path) -> None:

@@ -5,6 +5,7 @@ The auxiliary heads live in training only; what the bundled model keeps is a pla
 
 import contextlib
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,12 @@ from sspsam.models import SSPSAM, Expressions
 from sspsam.models.ssp_encoder import LinguisticFeatures, SSPOutput
 from sspsam.shapes import COLORS, OUTLINES
 from training.losses import Losses, box_losses, mark_losses, mask_losses, no_target_loss, summary_losses
-from training.scenes import ATTRIBUTES, INSIDE_SIDE, PARSE_SIZES, Example
+from training.scenes import ATTRIBUTES, INSIDE_SIDE, PARSE_SIZES, Example, Words
 
 _FREQUENCIES = 4
 _PROMPTED = 6  # masks of a scene for which SAM is prompted
 _MARKS = ("meant", "candidates", "landmarks")
+PATCH_HEADS = ("attributes", "inside", "position", "box", "center")  # of `AuxiliaryHeads`, read in CLIP's patches
 _COUNTS = 9  # 0 to 8 candidates
 
 
@@ -41,7 +43,7 @@ class AuxiliaryHeads(nn.Module):
         self.center = nn.Linear(width, 4 * _FREQUENCIES)
         prompts, layers = config.sam.prompt_width, config.ssp.generator_layers
         self.patches = nn.ModuleList(nn.Linear(prompts, len(_MARKS)) for _ in range(layers - 1))
-        self.summary = nn.ModuleList(nn.Linear(prompts, 1 + _COUNTS) for _ in range(layers))
+        self.summary = nn.ModuleList(nn.Linear(prompts, 1 + _COUNTS + 4 * _FREQUENCIES) for _ in range(layers))
         # each for itself: what only one of them holds would not reach the patches
         self.parse = nn.ModuleList(
             nn.Linear(width, sum(PARSE_SIZES)) for width in (config.clip.embed_dim, config.ssp.hidden_width)
@@ -66,9 +68,9 @@ class Objective(nn.Module):
         for layer in list(layers)[:-1]:
             layer.register_forward_hook(lambda module, inputs, output: self._layers.append(output))
 
-    def forward(self, stage: str, examples: list[Example]) -> Losses:
+    def forward(self, stage: str, examples: list[Any]) -> Losses:
         """Losses of a stage on examples, each weighted already."""
-        losses: Losses = {"clip": self.clip, "sam": self.sam, "joint": self.joint}[stage](examples)
+        losses: Losses = getattr(self, stage)(examples)
         return losses
 
     def clip(self, examples: list[Example]) -> Losses:
@@ -145,6 +147,12 @@ class Objective(nn.Module):
         prompts, _ = self.model.sam.prompt_encoder(points=(points, labels), boxes=None, masks=None)
         return torch.as_tensor(prompts)
 
+    def text(self, examples: list[Words]) -> Losses:
+        """Words alone: the text features tell how an expression is built."""
+        with self._mixed_precision(), _plain_attention(examples[0].token_ids.device):
+            expressions = self.model.encode_text(torch.cat([e.token_ids for e in examples]))
+        return self._said(expressions, torch.cat([example.parse for example in examples]))
+
     def joint(self, examples: list[Example]) -> Losses:
         """Everything learns the masks of expressions; the inner steps are shown the way."""
         model = self.model
@@ -189,11 +197,13 @@ class Objective(nn.Module):
         losses["similarity"] = 4 * torch.cat(similarities).mean()
         losses |= mark_losses(torch.cat(marks, dim=1), torch.cat(marks_wanted))
         losses |= self._said(expressions, torch.cat([example.parse for example in examples]))
+        summary = torch.cat(summaries, dim=1)
         losses |= summary_losses(
-            torch.cat(summaries, dim=1),
+            summary[..., : 1 + _COUNTS],
             meant,
             torch.cat([example.candidates.sum(dim=1) for example in examples]),
         )
+        losses |= _landmark_losses(summary[..., 1 + _COUNTS :], examples)
         if all(parameter.requires_grad for parameter in model.clip.visual.parameters()):
             losses |= self._patches(torch.stack([image.clip for image in seen]).float(), examples)
         return losses
@@ -211,7 +221,8 @@ class Objective(nn.Module):
 
         Returns:
             (layers - 1, E, marks, G*G) logits of what each patch is, after each layer but the last, and
-            (layers, E, 1 + counts) logits of whether there is something and of the number of candidates.
+            (layers, E, 1 + counts + 16): logits of whether there is something and of the number of candidates, and
+            where the landmark is.
         """
         first = 1 + self.model.config.ssp.prompts
         layers = [tokens.float() for tokens in self._layers]
@@ -223,7 +234,8 @@ class Objective(nn.Module):
     def _said(self, expressions: Expressions, parse: Tensor) -> Losses:
         """Text features tell how an expression is built."""
         losses = []
-        for head, features in zip(self.heads.parse, (expressions.clip_sentence, expressions.sentence), strict=True):
+        gate = expressions.sentence.float().tanh()  # what the patches are multiplied with
+        for head, features in zip(self.heads.parse, (expressions.clip_sentence, gate), strict=True):
             parts = torch.split(head(features.float()), list(PARSE_SIZES), dim=1)
             losses += [F.cross_entropy(part, parse[:, index]) for index, part in enumerate(parts)]
         return {"parse": torch.stack(losses).mean()}
@@ -249,6 +261,15 @@ def _shown(patches: Tensor) -> Tensor:
 def _union(meant: Tensor, parts: Tensor) -> Tensor:
     """(E, N) which are meant, (N, X) what each covers -> (E, X) what all that are meant cover."""
     return (meant.float() @ parts).clamp(max=1)
+
+
+def _landmark_losses(places: Tensor, examples: list[Example]) -> Losses:
+    """(layers, E, 16) -> how badly the learned tokens know where the one landmark is, where there is one."""
+    one = torch.cat([example.landmarks.sum(dim=1) == 1 for example in examples])  # (E,)
+    boxes = torch.cat([example.landmarks.float() @ example.clip_boxes for example in examples])  # (E, 4)
+    wanted = _waves((boxes[:, :2] + boxes[:, 2:]) / 2)
+    unlike = (places - wanted).square().mean(dim=(0, 2))  # (E,)
+    return {"landmark": 2 * (unlike * one).sum() / one.sum().clamp(min=1)}
 
 
 def _box_around(meant: Tensor, boxes: Tensor) -> Tensor:

@@ -151,6 +151,8 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
         "shapes": Recipe(
             _SHAPES,
             {
+                # CLIP's text encoder and the linguistic attention learn how expressions are built
+                "text": Stage(images=15_000, batch=8, expressions=16, learning_rate=1e-3),
                 # CLIP's image encoder learns which patch shows what, where, and how large
                 "clip": Stage(images=66_000, batch=8, expressions=0, learning_rate=8e-4),
                 # SAM learns the masks of what boxes or a point show
@@ -171,6 +173,7 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
         "smoke": Recipe(
             _SMOKE,
             {
+                "text": Stage(images=8, batch=2, expressions=4, learning_rate=1e-3),
                 "clip": Stage(images=8, batch=2, expressions=0, learning_rate=1e-3),
                 "sam": Stage(images=8, batch=2, expressions=0, learning_rate=1e-3),
                 "joint": Stage(
@@ -185,6 +188,22 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
             },
             vocabulary_scenes=40,
         ),
+    }
+)
+
+# how often each kind of expression is asked: more often, the more steps it takes to answer
+KIND_WEIGHTS: Final[Mapping[str, float]] = types.MappingProxyType(
+    {
+        "color and shape": 10,
+        "shape": 7,
+        "color": 6,
+        "size": 9,
+        "superlative": 9,
+        "place": 12,
+        "relation": 27,
+        "number": 14,
+        "exclusion": 18,
+        "foreign": 4,
     }
 )
 

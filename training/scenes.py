@@ -1,5 +1,6 @@
 """Scenes of the shapes world as tensors: what the networks see, and what is true of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from sspsam.config import ModelConfig
 from sspsam.preprocessing import Geometry, clip_input, geometry_of, sam_input
 from sspsam.shapes import COLORS, OUTLINES, Noun, Question, Scene, Shape, ask, draw_scene
 from sspsam.shapes.drawing import any_size
-from sspsam.shapes.language import OPERATIONS
+from sspsam.shapes.parse import OPERATIONS
 from sspsam.shapes.words import NUMBERS
 from training.vocabulary import Vocabulary
 
@@ -46,6 +47,41 @@ class Example:
     parse: Tensor  # (E, 8) which of so many in `PARSE_SIZES`: colour, kind, size, the landmark's, operation, number
 
 
+@dataclass(frozen=True)
+class Words:
+    """E expressions without their scene."""
+
+    token_ids: Tensor  # (E, L)
+    parse: Tensor  # (E, 8), see `Example`
+
+
+class Texts(Dataset[Words]):
+    """Expressions about scenes that nobody looks at; number i is always the same.
+
+    Args:
+        seed: another seed, other expressions.
+        expressions: about each scene, at the most.
+        vocabulary: of the model in training.
+        length: how many scenes.
+        weights: how often each kind of expression is asked, as for `ask`.
+    """
+
+    def __init__(
+        self, seed: int, expressions: int, vocabulary: Vocabulary, length: int, weights: Mapping[str, float]
+    ) -> None:
+        self.seed, self.expressions, self.vocabulary = seed, expressions, vocabulary
+        self.length, self.weights = length, weights
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Words:
+        rng = np.random.default_rng((self.seed, index))
+        scene = draw_scene(rng, (96, 96), int(rng.integers(1, 9)))
+        questions = ask(scene, rng, self.expressions, self.weights)
+        return Words(_read(questions, self.vocabulary), _parses(questions))
+
+
 class Examples(Dataset[Example]):
     """Example number i is always the same one.
 
@@ -55,13 +91,20 @@ class Examples(Dataset[Example]):
         expressions: asked about each scene, at the most.
         vocabulary: of the model in training.
         length: how many examples.
+        weights: how often each kind of expression is asked, as for `ask`.
     """
 
     def __init__(
-        self, config: ModelConfig, seed: int, expressions: int, vocabulary: Vocabulary | None, length: int
+        self,
+        config: ModelConfig,
+        seed: int,
+        expressions: int,
+        vocabulary: Vocabulary | None,
+        length: int,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self.config, self.seed, self.expressions, self.vocabulary = config, seed, expressions, vocabulary
-        self.length = length
+        self.length, self.weights = length, weights
 
     def __len__(self) -> int:
         return self.length
@@ -102,8 +145,8 @@ class Examples(Dataset[Example]):
         if self.vocabulary is None:
             questions, token_ids = [], torch.zeros(0, 1, dtype=torch.int64)
         else:
-            questions = ask(scene, rng, self.expressions)
-            token_ids = torch.stack([self.vocabulary.read(question.text) for question in questions])
+            questions = ask(scene, rng, self.expressions, self.weights)
+            token_ids = _read(questions, self.vocabulary)
         nouns = [[noun for noun in (q.parse.noun, q.parse.landmark) if noun] for q in questions]
 
         def which(marked: list[list[bool]]) -> Tensor:
@@ -115,7 +158,7 @@ class Examples(Dataset[Example]):
             "candidates": which([[_fits(q.parse.noun, s) for s in scene.shapes] for q in questions]),
             "landmarks": which([[_fits(q.parse.landmark, s) for s in scene.shapes] for q in questions]),
             "alike": which([[any(_partly(noun, s) for noun in each) for s in scene.shapes] for each in nouns]),
-            "parse": torch.tensor([_parsed(q) for q in questions]).view(len(questions), len(PARSE_SIZES)).long(),
+            "parse": _parses(questions),
         }
 
 
@@ -126,6 +169,14 @@ def _fits(noun: Noun | None, shape: Shape) -> bool:
 def _partly(noun: Noun, shape: Shape) -> bool:
     """Whether a shape is of a noun's colour or kind."""
     return shape.color == noun.color or shape.kind == noun.kind
+
+
+def _read(questions: list[Question], vocabulary: Vocabulary) -> Tensor:
+    return torch.stack([vocabulary.read(question.text) for question in questions])
+
+
+def _parses(questions: list[Question]) -> Tensor:
+    return torch.tensor([_parsed(q) for q in questions]).view(len(questions), len(PARSE_SIZES)).long()
 
 
 def _parsed(question: Question) -> list[int]:

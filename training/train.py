@@ -1,8 +1,8 @@
 """Trains the bundled model from nothing: `python -m training.train --output runs/shapes --processes 2`.
 
-Stages follow one another as in the paper, in small: CLIP's image encoder, SAM, then everything. Each writes a
-checkpoint every minute or two and goes on from it when the same command runs again; a run that was interrupted ends
-with the weights of one that was not. `log.jsonl` holds the curve, `model` the result.
+Stages follow one another as in the paper, in small: CLIP's text encoder, its image encoder, SAM, then everything. Each
+writes a checkpoint every minute or two and goes on from it when the same command runs again; a run that was interrupted
+ends with the weights of one that was not. `log.jsonl` holds the curve, `model` the result.
 """
 
 import argparse
@@ -14,23 +14,29 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from sspsam.models import SSPSAM
 from training import recipe
 from training.export import export, taken_up
-from training.objectives import Objective
+from training.objectives import PATCH_HEADS, Objective
 from training.optimizer import MuonAndAdamW
-from training.scenes import Example, Examples
+from training.scenes import Example, Examples, Texts, Words
 from training.vocabulary import vocabulary_of
 
 _SAVE_SECONDS = 90.0
+Seen = TypeVar("Seen", Example, Words)
+_TAKEN_UP = {  # how the names of parameters begin that the last stage takes up of each of the others, in this order
+    "text": ("model.clip.", "model.ssp.linguistic_attention_adapter.", "heads.parse."),
+    "clip": ("model.clip.visual.", *(f"heads.{name}." for name in PATCH_HEADS)),
+    "sam": ("model.sam.",),
+}
 
 
 def main(words: list[str] | None = None) -> None:
@@ -133,7 +139,7 @@ class Trainer:
         if self.name == "joint" and self.arguments.start:
             self.objective.model.load_state_dict(taken_up(self.arguments.start, self.vocabulary))
         elif self.name == "joint":
-            for earlier, parts in (("clip", ("model.clip.visual.", "heads.")), ("sam", ("model.sam.",))):
+            for earlier, parts in _TAKEN_UP.items():
                 learned = torch.load(self.arguments.output / f"{earlier}.pt", weights_only=True)["objective"]
                 taken = {key: value for key, value in learned.items() if key.startswith(parts)}
                 self.objective.load_state_dict(taken, strict=False)
@@ -158,7 +164,7 @@ class Trainer:
                 saved = time.monotonic()
         self._save()
 
-    def _learn(self, examples: list[Example], rate: float) -> dict[str, float]:
+    def _learn(self, examples: list[Any], rate: float) -> dict[str, float]:
         """One step; what each loss was."""
         self._seed(f"{self.step} {self.rank}")
         losses = self.objective(self.name, examples)
@@ -176,10 +182,9 @@ class Trainer:
         """Every step draws from a seed of its own, so that an interruption changes nothing."""
         torch.manual_seed(zlib.crc32(f"{self.arguments.seed} {self.name} {what}".encode()))
 
-    def _batches(self) -> Iterator[list[Example]]:
+    def _batches(self) -> Iterator[list[Any]]:
         seed = 1000 * self.arguments.seed + list(self.recipe.stages).index(self.name)
-        vocabulary = self.vocabulary if self.stage.expressions else None
-        examples = Examples(self.recipe.config, seed, self.stage.expressions, vocabulary, self.stage.images)
+        examples = self._examples(seed)
         share = self.stage.batch // self.arguments.processes
         mine = [
             self.stage.batch * step + self.rank * share + each
@@ -190,6 +195,13 @@ class Trainer:
             return
         for batch in DataLoader(Subset(examples, mine), share, num_workers=self.arguments.workers, collate_fn=list):
             yield [_to(example, self.device) for example in batch]
+
+    def _examples(self, seed: int) -> Dataset[Any]:
+        stage, weights = self.stage, recipe.KIND_WEIGHTS
+        if self.name == "text":
+            return Texts(seed, stage.expressions, self.vocabulary, stage.images, weights)
+        vocabulary = self.vocabulary if stage.expressions else None
+        return Examples(self.recipe.config, seed, stage.expressions, vocabulary, stage.images, weights)
 
     def _average_gradients(self) -> None:
         if self.arguments.processes == 1:
@@ -240,11 +252,11 @@ def prepare(objective: Objective) -> None:
         cast(nn.Linear, adapter.image_projection.layers[0]).weight *= objective.model.config.clip.grid
 
 
-def _to(example: Example, device: torch.device) -> Example:
+def _to(example: Seen, device: torch.device) -> Seen:
     moved: dict[str, Tensor] = {
         field.name: getattr(example, field.name).to(device) for field in dataclasses.fields(example)
     }
-    return Example(**moved)
+    return type(example)(**moved)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ A closed world in which the right answer to every expression is known: for tests
 """
 
 from sspsam.shapes.drawing import COLORS, OUTLINES, Scene, Shape, draw_scene
-from sspsam.shapes.language import Parse, Question, ask
 from sspsam.shapes.nouns import Noun
+from sspsam.shapes.parse import Parse
+from sspsam.shapes.questions import Question, ask
 
 __all__ = ["COLORS", "OUTLINES", "Noun", "Parse", "Question", "Scene", "Shape", "ask", "draw_scene"]

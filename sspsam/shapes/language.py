@@ -6,22 +6,18 @@ area or by centre. A relation compares centres along its axis. What does not hol
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
-from sspsam.shapes.drawing import COLORS, Mask, Rng, Scene, Shape
-from sspsam.shapes.nouns import Noun, definite, new_noun, noun_of, one_of, pick, wrong_noun
+from sspsam.shapes.drawing import COLORS, Rng, Shape
+from sspsam.shapes.nouns import definite, new_noun, noun_of, one_of, pick, wrong_noun
+from sspsam.shapes.parse import Parse
 from sspsam.shapes.words import (
     BESIDE,
     COMPARATIVES,
     EXCEPT,
     FOREIGN,
-    HERE,
     MIDDLE,
     NUMBERS,
-    POLITELY,
     SIZES,
     at_the_end,
     in_the_corner,
@@ -29,82 +25,6 @@ from sspsam.shapes.words import (
 )
 
 _CLEAR: Final = 1.15  # how much larger the largest must be than the next, and how much further out the outermost
-OPERATIONS: Final = (
-    *("all", "exactly", "except", "foreign", "largest", "smallest"),
-    *("leftmost", "rightmost", "topmost", "lowest", "middle"),
-    *("top left", "top right", "bottom left", "bottom right"),
-    *("left of", "right of", "above", "below", "next to"),
-)
-
-
-@dataclass(frozen=True)
-class Parse:
-    """How an expression is built.
-
-    Args:
-        operation: what it does with the things that its noun fits, one of `OPERATIONS`.
-        noun: what it asks for; None where that is of the wide world.
-        landmark: what it mentions beside that, as that from which a relation is seen or that which is left out.
-        number: how many it speaks of, where it says so.
-    """
-
-    operation: str
-    noun: Noun | None
-    landmark: Noun | None = None
-    number: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Question:
-    """An expression about a scene, and its answer.
-
-    Args:
-        text: the expression.
-        kind: which kind of expression it is, for evaluations.
-        mask: (h, w) what it means; all False where it means nothing.
-        parse: how it is built.
-    """
-
-    text: str
-    kind: str
-    mask: Mask
-    parse: Parse
-
-    @property
-    def no_target(self) -> bool:
-        """Whether the words mean nothing in the scene."""
-        return not self.mask.any()
-
-
-def ask(scene: Scene, seed: int | Rng, count: int) -> list[Question]:
-    """Questions about a scene, of all kinds that it allows, each text once.
-
-    Args:
-        scene: from `draw_scene`.
-        seed: chooses them.
-        count: how many at the most.
-    """
-    if not scene.shapes:
-        return []
-    rng = np.random.default_rng(seed)
-    kinds = list(_KINDS)
-    questions: dict[str, Question] = {}
-    for _ in range(8 * count):
-        if len(questions) >= count:
-            break
-        kind = kinds[int(rng.choice(len(kinds), p=_WEIGHTS))]
-        said = _KINDS[kind](list(scene.shapes), rng)
-        if said is None:
-            continue
-        text, meant, parse = said
-        mask = np.zeros(scene.pixels.shape[:2], dtype=np.bool_)
-        for shape in meant:
-            mask |= shape.mask
-        text = _in_passing(text, rng)
-        questions.setdefault(text.lower(), Question(text, kind if meant else f"no target: {kind}", mask, parse))
-    return list(questions.values())
-
-
 Said = tuple[str, list[Shape], Parse] | None
 
 
@@ -296,21 +216,7 @@ def _foreign(shapes: list[Shape], rng: Rng) -> Said:
     return text, [], Parse("foreign", None)
 
 
-def _in_passing(text: str, rng: Rng) -> str:
-    """Capitals, punctuation and a polite phrase change nothing."""
-    choice = rng.random()
-    if choice < 0.1:
-        text = pick(rng, POLITELY).format(text)
-    if 0.07 < choice < 0.13:
-        text += pick(rng, HERE)
-    if rng.random() < 0.08:
-        text = text.capitalize() if rng.random() < 0.6 else text.upper()
-    if rng.random() < 0.06:
-        text += pick(rng, (".", "!", "?"))
-    return text
-
-
-_KINDS: Final[Mapping[str, Callable[[list[Shape], Rng], Said]]] = {
+KINDS: Final[Mapping[str, Callable[[list[Shape], Rng], Said]]] = {
     "color and shape": _described(color=True, kind=True),
     "shape": _described(color=False, kind=True),
     "color": _described(color=True, kind=False),
@@ -322,4 +228,3 @@ _KINDS: Final[Mapping[str, Callable[[list[Shape], Rng], Said]]] = {
     "exclusion": _excluded,
     "foreign": _foreign,
 }
-_WEIGHTS: Final = np.array([14, 8, 7, 10, 11, 14, 22, 13, 9, 4]) / 112
