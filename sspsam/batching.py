@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice, zip_longest
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
 import torch
 
@@ -23,10 +23,10 @@ def default_batch_size(device: torch.device) -> int:
     return 1 if device.type == "cpu" else _PICTURES
 
 
-def attempt(work: Callable[..., Result], *arguments: Any) -> Result | SSPSAMError:
+def attempt(work: Callable[..., Result], *arguments: Any, **named: Any) -> Result | SSPSAMError:
     """What `work` returns, or the error of ours that it raises. Running out of memory is for `in_batches` to handle."""
     try:
-        return work(*arguments)
+        return work(*arguments, **named)
     except SSPSAMError as error:
         return error
 
@@ -44,6 +44,11 @@ def all_required(outcomes: Iterator[Result | SSPSAMError]) -> Iterator[Result]:
         yield required(outcome)
 
 
+def raised(error: Exception) -> NoReturn:
+    """Raise it."""
+    raise error
+
+
 def in_batches(
     items: Iterable[Item],
     make_ready: Callable[[Item], Ready],
@@ -51,6 +56,7 @@ def in_batches(
     *,
     batch_size: int,
     workers: int,
+    too_large: Callable[[OutOfMemoryError], Result] = raised,
 ) -> Iterator[Result]:
     """Results in the order of the items, lazily: no more than a few batches of items are taken in advance.
 
@@ -60,12 +66,12 @@ def in_batches(
         compute: what is done with several at once, in the caller's thread. Running out of memory halves the batch.
         batch_size: items that are computed together.
         workers: threads.
+        too_large: gives the result of an item for which alone there is not enough memory, or raises the error.
 
     Raises:
-        OutOfMemoryError: not even one item can be computed.
         Exception: whatever `items`, `make_ready` or `compute` raise, after the results of all earlier items.
     """
-    shrinking = _Shrinking(compute, batch_size)
+    shrinking = _Shrinking(compute, batch_size, too_large)
     with ThreadPoolExecutor(workers, thread_name_prefix="sspsam-read") as pool:
         source = _submitted(pool, items, make_ready)
         waiting = deque(islice(source, _AHEAD * batch_size))
@@ -134,10 +140,16 @@ class _Shrinking(Generic[Ready, Result]):
     Args:
         compute: for several at once.
         size: of the first batch.
+        too_large: see `in_batches`.
     """
 
-    def __init__(self, compute: Callable[[list[Ready]], list[Result]], size: int) -> None:
-        self.compute, self.size = compute, size
+    def __init__(
+        self,
+        compute: Callable[[list[Ready]], list[Result]],
+        size: int,
+        too_large: Callable[[OutOfMemoryError], Result],
+    ) -> None:
+        self.compute, self.size, self.too_large = compute, size, too_large
 
     def __call__(self, ready: list[Ready]) -> Iterator[Result]:
         while ready:
@@ -157,10 +169,12 @@ class _Shrinking(Generic[Ready, Result]):
                 raise
             if len(part) == 1:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise OutOfMemoryError(
+                failure = OutOfMemoryError(
                     "not enough memory for a single picture; use dtype='float16' on a GPU, a smaller model, or another "
                     f"device: {reason}"
-                ) from error
+                )
+                failure.__cause__ = error
+                return [self.too_large(failure)]
             self.size = len(part) // 2
             warn(f"out of memory with {len(part)} pictures at a time; going on with {self.size}")
             return None

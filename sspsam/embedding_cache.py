@@ -25,7 +25,7 @@ from sspsam.storage import make_directory, replace_file
 
 _LAYOUT: Final = "1"  # changes when the same bytes would give another embedding
 _KEPT: Final = 0.9  # of the limit, when old entries have to go
-_SCAN_EVERY: Final = 64  # entries written before a look at what other processes wrote
+_UNSEEN: Final = 0.05  # of the limit, that is written before a look at what other processes wrote
 _ABANDONED: Final = 3600.0  # seconds after which a file that was never finished is nobody's
 
 
@@ -52,7 +52,7 @@ class EmbeddingCache:
         self.dtype = checked_dtype(dtype)
         self._lock = threading.Lock()
         self._bytes = 0
-        self._written = 0
+        self._unseen: float | None = None  # bytes written since the last look; None: there was none yet
         self._complained = False
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -83,7 +83,7 @@ class EmbeddingCache:
             fingerprint: of the model.
         """
         path = self._path(key)
-        if not path.exists():
+        if not _is_there(path):
             return None
         try:
             about, tensors = unpack(path)
@@ -93,7 +93,7 @@ class EmbeddingCache:
             if any(tensor.dtype != self.dtype for tensor in tensors.values()):
                 raise EmbeddingError(f"{path} is not of {dtype_name(self.dtype)}")
         except EmbeddingError as error:
-            if not path.exists():
+            if not _is_there(path):
                 return None  # removed by another process in the meantime
             warn(f"an embedding in the cache is removed and made again: {error}")
             with suppress(OSError):
@@ -127,10 +127,20 @@ class EmbeddingCache:
                 warn(f"embeddings are not kept: {error}")
             return
         with self._lock:
-            self._bytes += len(data)
-            self._written += 1
-            if self.max_bytes is not None and (self._bytes > self.max_bytes or self._written % _SCAN_EVERY == 1):
-                self._evict(self.max_bytes)
+            self._tidy_up(len(data))
+
+    def _tidy_up(self, written: int) -> None:
+        """Once so many bytes are written: remove what a crash left, and what there is no room for."""
+        first = self._unseen is None
+        self._unseen = (self._unseen or 0) + written
+        self._bytes += written
+        if first:
+            self._remove_abandoned()
+        if self.max_bytes is not None and (
+            first or self._bytes > self.max_bytes or self._unseen > _UNSEEN * self.max_bytes
+        ):
+            self._unseen = 0
+            self._evict(self.max_bytes)
 
     def _path(self, key: str) -> Path:
         return self.directory / key[:2] / f"{key}.safetensors"
@@ -149,11 +159,22 @@ class EmbeddingCache:
             self._bytes -= size
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
-        """When each entry was used last, its bytes and place; files that a crash left are removed."""
-        for path in self.directory.glob("[0-9a-f][0-9a-f]/*"):
+        """When each entry was used last, its bytes and place."""
+        for path in self.directory.glob("[0-9a-f][0-9a-f]/*.safetensors"):
             with suppress(OSError):
                 status = path.stat()
-                if path.suffix == ".safetensors":
-                    yield status.st_mtime, status.st_size, path
-                elif path.name.startswith(".sspsam-") and time.time() - status.st_mtime > _ABANDONED:
+                yield status.st_mtime, status.st_size, path
+
+    def _remove_abandoned(self) -> None:
+        for path in self.directory.glob("[0-9a-f][0-9a-f]/.sspsam-*"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED:
                     path.unlink()
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file is there and may be seen."""
+    try:
+        return path.exists()
+    except OSError:
+        return False

@@ -52,7 +52,10 @@ class PictureEncoder:
         known = [
             cache.load(key, each.size, fingerprint) if cache else None for key, each in zip(keys, pictures, strict=True)
         ]
-        computed = iter(self._compute([each for each, one in zip(pictures, known, strict=True) if one is None], device))
+        missing = [each for each, one in zip(pictures, known, strict=True) if one is None]
+        # with a cache each alone: in its last bits an embedding depends on its company, and that on what is cached
+        parts = [[each] for each in missing] if cache else [missing]
+        computed = (features for part in parts for features in self._compute(part, device))
         outcomes: list[ImageEmbedding | SSPSAMError] = []
         for key, picture, features in zip(keys, pictures, known, strict=True):
             new = next(computed) if features is None else features

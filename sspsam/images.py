@@ -20,6 +20,7 @@ import io
 import os
 import re
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,6 +142,23 @@ def _decoding(what: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         raise ImageError(f"{what} is damaged or not supported: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def only_our_limit(max_pixels: int | None) -> Iterator[None]:
+    """In a program of our own: Pillow's limit becomes ours, which refuses larger pictures with an error.
+
+    Args:
+        max_pixels: of a picture; None: the default.
+    """
+    before = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        Image.MAX_IMAGE_PIXELS = max_pixels or DEFAULT_MAX_PIXELS
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _check_size(width: int, height: int, max_pixels: int, what: str) -> None:

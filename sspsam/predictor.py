@@ -13,14 +13,14 @@ from PIL import Image
 
 from sspsam import hub
 from sspsam.answers import AnswerOptions, ReturnLogits, to_segmentation
-from sspsam.batching import all_required, attempt, default_batch_size, in_batches, in_order, required
+from sspsam.batching import all_required, attempt, default_batch_size, in_batches, in_order, raised, required
 from sspsam.checkpoint import load_checkpoint, save_checkpoint
 from sspsam.config import ModelConfig
 from sspsam.devices import checked_device, checked_dtype, computing, default_dtype
 from sspsam.embedding import ImageEmbedding
 from sspsam.embedding_cache import EmbeddingCache
 from sspsam.encoding import UNSAVED, PictureEncoder
-from sspsam.errors import ConfigError, EmbeddingError, NoImageError, SSPSAMError
+from sspsam.errors import ConfigError, EmbeddingError, NoImageError, OutOfMemoryError, SSPSAMError
 from sspsam.expressions import ExpressionReader, Tokenized
 from sspsam.fetch import HubOptions
 from sspsam.images import DEFAULT_MAX_PIXELS, ImageInput
@@ -347,7 +347,8 @@ class SSPSAMPredictor:
                 when memory runs out.
             workers: threads that read pictures; None: 2.
             mask_threshold, no_target_pixels, return_logits, explain, max_pixels: as in `predict`.
-            return_errors: give the error of a picture that cannot be read or answered in its place, and go on.
+            return_errors: give the error of a picture that cannot be read or answered, or for which alone there is not
+                enough memory, in its place, and go on.
 
         Yields:
             For each picture, in order, a `Segmentation` for each of its expressions. The results can be long: take
@@ -370,7 +371,10 @@ class SSPSAMPredictor:
         tasks = in_order(images, texts, self._reader.tokenize)
 
         def read(task: tuple[ImageInput, Tokenized]) -> tuple[Picture | SSPSAMError, Tokenized]:
-            return attempt(self._encoder.read, task[0], max_pixels), task[1]
+            try:
+                return attempt(self._encoder.read, task[0], max_pixels), task[1]
+            except MemoryError:
+                return OutOfMemoryError("not enough memory to read the picture"), task[1]
 
         def answer(ready: list[tuple[Picture | SSPSAMError, Tokenized]]) -> list[list[Segmentation] | SSPSAMError]:
             pictures = [one for one, _ in ready if isinstance(one, Picture)]
@@ -382,7 +386,12 @@ class SSPSAMPredictor:
             ]
 
         size = default_batch_size(self._device) if batch_size is None else batch_size
-        outcomes = in_batches(tasks, read, answer, batch_size=size, workers=workers or _WORKERS)
+        outcomes: Iterator[list[Segmentation] | SSPSAMError] = in_batches(
+            *(tasks, read, answer),
+            batch_size=size,
+            workers=workers or _WORKERS,
+            too_large=(lambda error: error) if return_errors else raised,
+        )
         return outcomes if return_errors else all_required(outcomes)
 
     def _answer(self, asked: ImageEmbedding, tokenized: Tokenized, options: AnswerOptions) -> list[Segmentation]:

@@ -10,7 +10,7 @@ import os
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
@@ -19,12 +19,16 @@ import torch
 from numpy.typing import NDArray
 
 from sspsam.batch.job import Answering, Batch, Source, Unit, outcomes_of
-from sspsam.batch.ledger import Line
 from sspsam.batch.options import BatchOptions, BatchSummary
+from sspsam.batch.records import Line
 from sspsam.batch.writing import PictureWriter, written
+from sspsam.batching import attempt, required
 from sspsam.devices import checked_dtype, default_dtype
 from sspsam.embedding_cache import EmbeddingCache
-from sspsam.errors import BatchError, MissingExtraError, SSPSAMError
+from sspsam.errors import BatchError, MissingExtraError, SSPSAMError, warn
+from sspsam.hub import REPOSITORY_VARIABLE
+from sspsam.images import only_our_limit
+from sspsam.names import BUNDLED
 from sspsam.predictor import SSPSAMPredictor
 
 _UNITS: Final = 8  # units of work in a block, which is what is done again when a worker dies
@@ -36,8 +40,8 @@ class Cluster:
     """Where a batch runs.
 
     Args:
-        address: of a Ray cluster, `"auto"` for the one of this machine; None: one that is started for the batch. A
-            program that is connected already stays so.
+        address: of a Ray cluster, `"auto"` for the one of this machine; None: one that is started on this machine for
+            the batch. A program that is connected already stays so.
         actors: predictors at work; None: as many as the cluster has room for.
         cpus: cores for each.
         gpus: of each; 0: it computes on the CPU. Less than 1 shares a GPU.
@@ -80,24 +84,24 @@ def run_batch_on_ray(
     predictor = SSPSAMPredictor.from_pretrained(model, **{**loading, "device": "cpu"})
     answering = Answering.like(predictor, device, dtype)
     batch = Batch.of(source, output, texts, prompts, answering, options)
-    batch.output = batch.output.absolute()  # a worker may be in another directory
+    batch.output = batch.output.absolute()  # a worker is in another directory
     load = {"name_or_path": _absolute(model), **loading, "device": device.type}
+    load["repository"] = loading.get("repository") or os.environ.get(REPOSITORY_VARIABLE)
+    if loading.get("cache_dir"):
+        load["cache_dir"] = os.path.abspath(loading["cache_dir"])
     if cache := predictor.embedding_cache:
         load["embedding_cache"] = EmbeddingCache(
             cache.directory.absolute(), max_bytes=cache.max_bytes, dtype=cache.dtype
         )
 
     def answered(units: Sequence[Unit], write: PictureWriter) -> Iterator[list[Line]]:
-        placed = [
-            [replace(each, task=replace(each.task, path=each.task.path.absolute())) for each in unit] for unit in units
-        ]
-        return _answered(ray, cluster, placed, (load, answering.fingerprint, options, write))
+        return _answered(ray, cluster, units, (load, answering.fingerprint, options, write))
 
     with _connected(ray, cluster.address):
         return batch.run(answered, progress)
 
 
-class Actor:
+class Actor:  # what it raised, Ray would try again, and then show where it was raised rather than what it says
     """Answers blocks of a dataset in one process of the cluster.
 
     Args:
@@ -109,9 +113,9 @@ class Actor:
 
     def __init__(self, load: dict[str, Any], fingerprint: str, options: BatchOptions, write: PictureWriter) -> None:
         self._options, self._write = options, write
-        self._predictor = SSPSAMPredictor.from_pretrained(**load)
-        if self._predictor.fingerprint != fingerprint:
-            raise BatchError(f"a worker found other weights under {load['name_or_path']} than the driver")
+        self._predictor: SSPSAMPredictor | SSPSAMError = attempt(SSPSAMPredictor.from_pretrained, **load)
+        if isinstance(self._predictor, SSPSAMPredictor) and self._predictor.fingerprint != fingerprint:
+            self._predictor = BatchError(f"it found other weights under {load['name_or_path']} than the driver")
 
     def __call__(self, block: _Columns) -> _Columns:
         """Columns `first`, the number of a unit's first picture, and `unit` -> `number` of a picture, its `lines`."""
@@ -121,13 +125,15 @@ class Actor:
             for first, unit in zip(block["first"], units, strict=True)
             for index in range(sum(not each.done for each in unit))
         ]
-        try:
-            lines = [
-                json.dumps(each) for each in written(outcomes_of(units, self._predictor, self._options), self._write)
-            ]
-        except SSPSAMError as error:  # Ray would try again, and then show where it was raised rather than what it says
-            return {"number": np.array([-1]), "lines": np.array([json.dumps([type(error).__name__, str(error)])])}
+        lines = attempt(self._lines, units)
+        if isinstance(lines, SSPSAMError):
+            return {"number": np.array([-1]), "lines": np.array([json.dumps([type(lines).__name__, str(lines)])])}
         return {"number": np.array(numbers), "lines": np.array(lines, dtype=object)}
+
+    def _lines(self, units: list[Unit]) -> list[str]:
+        predictor = required(self._predictor)
+        with only_our_limit(self._options.max_pixels):
+            return [json.dumps(each) for each in written(outcomes_of(units, predictor, self._options), self._write)]
 
 
 def _answered(
@@ -143,14 +149,14 @@ def _answered(
     answers = ray.data.from_items(items, override_num_blocks=-(-len(items) // _UNITS)).map_batches(
         Actor,
         fn_constructor_args=arguments,
-        batch_size=None,
+        batch_size=_UNITS,
         compute=ray.data.ActorPoolStrategy(size=_actors(ray, cluster, len(items))),
         num_cpus=None if cluster.gpus else cluster.cpus,
         num_gpus=cluster.gpus or None,
     )
     early: dict[int, list[Line]] = {}
     following = 0
-    for row in answers.iter_rows():
+    for row in _rows(ray, answers):
         found = json.loads(row["lines"])
         if row["number"] < 0:
             raise BatchError(f"a worker stopped: {found[0]}: {found[1]}")
@@ -160,11 +166,30 @@ def _answered(
             following += 1
 
 
+def _rows(ray: ModuleType, answers: Any) -> Iterator[dict[str, Any]]:
+    try:
+        yield from answers.iter_rows()
+    except ray.exceptions.RayError as error:
+        said = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise BatchError(f"the cluster failed: {said[-1].strip()}") from error
+
+
 def _actors(ray: ModuleType, cluster: Cluster, units: int) -> int:
+    """How many actors to start.
+
+    Raises:
+        BatchError: a cluster of this machine has no room for one; Ray would wait for it for ever.
+    """
+    name, each = ("GPU", cluster.gpus) if cluster.gpus else ("CPU", cluster.cpus)
+    largest = max((node["Resources"].get(name, 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    if largest < each:
+        lack = f"an actor is to have {each:g} {name}s, and no machine of the cluster has more than {largest:g}"
+        if cluster.address is None:
+            raise BatchError(lack)
+        warn(f"{lack}: waiting for one that has")  # clusters grow when they are asked
     if cluster.actors is not None:
         return cluster.actors
-    resources = ray.cluster_resources()
-    room = resources.get("GPU", 0) / cluster.gpus if cluster.gpus else resources.get("CPU", 1) / cluster.cpus
+    room = ray.cluster_resources().get(name, 0.0) / each
     return max(1, min(int(room), -(-units // _UNITS)))
 
 
@@ -175,19 +200,21 @@ def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
     if ours:
         ray.init(address=address, log_to_driver=False)
     context = ray.data.DataContext.get_current()
-    before = context.enable_progress_bars
+    before = context.enable_progress_bars, context.execution_options.preserve_order
     context.enable_progress_bars = False  # the batch has a bar of its own
+    context.execution_options.preserve_order = True  # lines are written in order: none should wait for long
     try:
         yield
     finally:
-        context.enable_progress_bars = before
+        context.enable_progress_bars, context.execution_options.preserve_order = before
         if ours:
             ray.shutdown()
 
 
 def _absolute(model: str | os.PathLike[str]) -> str:
-    """The path of a checkpoint that is a directory here; a name stays a name."""
-    return os.path.abspath(model) if os.path.isdir(model) else os.fspath(model)
+    """The path of a checkpoint that is here; a name stays a name, as `sspsam.hub` reads it."""
+    is_path = model != BUNDLED and os.path.exists(model)
+    return os.path.abspath(model) if is_path else os.fspath(model)
 
 
 def _ray() -> ModuleType:

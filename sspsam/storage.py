@@ -84,7 +84,8 @@ def replacing(*paths: Path, within: Path | None = None) -> Iterator[list[Path]]:
             with storage_errors(target):
                 os.replace(source, target)
         for directory in {target.parent for target in targets}:
-            _sync_directory(directory)
+            with storage_errors(directory):
+                _sync_directory(directory)
     except StorageError as error:  # in the words of the caller, who knows nothing of the files beside
         message = str(error)
         for source, path in zip(temporary, paths, strict=True):
@@ -127,5 +128,8 @@ def _sync_directory(directory: Path) -> None:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # as some network file systems answer for folders
+                raise
         finally:
             os.close(descriptor)

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import gc
 import json
 import os
 import shutil
@@ -10,12 +11,14 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path, PurePosixPath
 from random import Random
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +29,7 @@ from support.pictures import write_bad_pictures
 from sspsam import SSPSAMPredictor, batch, errors
 from sspsam.batch import BatchOptions, Shard, run_batch
 from sspsam.batch.naming import stems_of
+from sspsam.batch.writing import Recorder
 from sspsam.shapes import draw_scene
 
 TEXTS = ["the red circle", "a dog"]
@@ -100,7 +104,14 @@ class Doomed:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
         self.left = allowed
-        for module, name in ((os, "write"), (os, "fsync"), (os, "replace"), (os, "unlink"), (os, "mkdir")):
+        for module, name in (
+            (os, "write"),
+            (os, "fsync"),
+            (os, "replace"),
+            (os, "unlink"),
+            (os, "mkdir"),
+            (os, "rmdir"),
+        ):
             monkeypatch.setattr(module, name, self.wrapped(getattr(module, name)))
         monkeypatch.setattr(shutil, "rmtree", self.wrapped(shutil.rmtree))
 
@@ -133,6 +144,32 @@ def test_a_crash_at_every_write_flush_and_rename_costs_nothing(predictor, photos
         run_batch(photos, out, TEXTS, predictor=predictor, options=options)
         assert tree(out) == whole, f"after {allowed} operations"
     assert allowed > 60
+
+
+def test_a_crash_while_it_begins_anew_leaves_nothing_of_the_earlier_run(predictor, photos, tmp_path) -> None:
+    options = BatchOptions(formats=("mask", "overlay", "coco"))
+    run_batch(photos, tmp_path / "whole", "the star", predictor=predictor)
+    whole = tree(tmp_path / "whole")
+    anew = BatchOptions(overwrite=True)
+    for allowed in count():
+        out = tmp_path / f"crashed-{allowed}"
+        run_batch(photos, out, TEXTS, predictor=predictor, options=options)
+        if allowed % 2:  # a picture whose files were written, and its line was not
+            results = out / "results.jsonl"
+            results.write_bytes(b"".join(results.read_bytes().splitlines(keepends=True)[:-2]))
+        with pytest.MonkeyPatch.context() as patch:
+            Doomed(patch, 3 * allowed)
+            try:
+                run_batch(photos, out, "the star", predictor=predictor, options=anew)
+                break
+            except Crash:
+                pass
+        with suppress(errors.BatchError):  # refused, or gone on with, but never mixed
+            run_batch(photos, out, "the star", predictor=predictor)
+            assert tree(out) == whole
+        run_batch(photos, out, "the star", predictor=predictor, options=anew)
+        assert tree(out) == whole, f"after {3 * allowed} operations"
+    assert allowed > 15
 
 
 def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(predictor, photos, tmp_path, monkeypatch) -> None:
@@ -175,6 +212,7 @@ def test_other_options_are_refused_and_named_unless_it_begins_anew(predictor, ph
     for texts, options, named in (
         (["the blue circle"], BatchOptions(), "texts was"),
         ([*TEXTS, "the star"], BatchOptions(formats=("overlay",)), "formats was"),
+        ([*TEXTS, "the star"], BatchOptions(formats=("mask", "overlay")), "formats was"),
         ([*TEXTS, "the star"], BatchOptions(no_target_pixels=3), "no_target_pixels was 50, is 3"),
     ):
         with pytest.raises(errors.BatchError, match=named):
@@ -189,8 +227,14 @@ def test_a_folder_with_files_of_others_is_not_touched(predictor, photos, tmp_pat
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     with pytest.raises(errors.BatchError, match=r"not empty and holds no batch \('thesis.tex'"):
         run_batch(photos, tmp_path / "mine", TEXTS, predictor=predictor)
-    with pytest.raises(errors.BatchError, match="not empty"):
+    with pytest.raises(errors.ManifestError, match="is the input"):
         run_batch(photos, photos, TEXTS, predictor=predictor)
+    for name, content in (("results.jsonl", "{}\n"), ("coco.json", "{}"), ("jobs.json", "{}"), ("job.json", "[1]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(content)
+        with pytest.raises(errors.BatchError, match=f"holds no batch \\('{name}'"):
+            run_batch(photos, tmp_path / name, TEXTS, predictor=predictor)
+        assert tree(tmp_path / name) == {name: content.encode()}
     assert tree(tmp_path / "mine") == {"thesis.tex": b"years of work"}
 
 
@@ -222,7 +266,7 @@ def test_links_lead_neither_round_in_the_input_nor_out_of_the_output(predictor, 
 
 
 def test_a_second_run_is_refused_while_the_first_lives(predictor, photos, tmp_path) -> None:
-    job = {"texts": "held by a test"}
+    job = {"version": 1, "sspsam": "0", "texts": "held by a test"}
     with (
         batch.ledger.open_ledger(tmp_path / "out", Shard(), job, overwrite=False),
         pytest.raises(errors.BatchError, match="another run is at work"),
@@ -251,11 +295,36 @@ def test_the_results_of_shards_joined_are_those_of_the_whole(predictor, photos, 
     assert masks.items() <= tree(tmp_path / "parts").items()
 
 
+def test_shards_that_are_asked_different_things_do_not_share_a_folder(predictor, photos, tmp_path) -> None:
+    def part(number: int, texts: list[str] = TEXTS, **options: Any) -> None:
+        options = BatchOptions(shard=Shard(number, 2), **options)
+        run_batch(photos, tmp_path / "out", texts, predictor=predictor, options=options)
+
+    part(1)
+    with pytest.raises(errors.BatchError, match=r"job.1-of-2.json was asked something else: texts was"):
+        part(2, ["the star"])
+    with pytest.raises(errors.BatchError, match="shards was 2, is 1"):
+        run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor)
+    draw(photos / "0.png", 7)
+    with pytest.raises(errors.BatchError, match="pictures was"):  # another part of other pictures
+        part(2)
+    (photos / "0.png").unlink()
+    assert {path.name for path in (tmp_path / "out").glob("job*")} == {"job.1-of-2.json"}
+    part(2)
+    part(2, ["the star"], overwrite=True)
+    part(1, ["the star"], overwrite=True)
+    images = [line["image"] for n in (1, 2) for line in lines(tmp_path / "out" / f"results.{n}-of-2.jsonl")]
+    assert images == ["a.jpg", "b.png", "sub/a.jpg", "sub/deeper/c.png"]
+
+
 @given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 7))
 def test_every_picture_is_in_one_shard(length: int, shards: int, unit: int) -> None:
     parts = [Shard(number, shards).part(length, unit) for number in range(1, shards + 1)]
     assert [index for part in parts for index in part] == list(range(length))
     assert all(part.start % unit == 0 for part in parts if part)
+    assert [Shard(number, shards).part(length, 1) for number in range(1, shards + 1)] == [
+        Shard(number, shards).part(length, 4) for number in range(1, shards + 1)
+    ]  # a CPU and a GPU may share the work
 
 
 @pytest.mark.parametrize(
@@ -281,11 +350,15 @@ def test_a_run_stops_when_too_many_fail(predictor, photos, tmp_path) -> None:
     with pytest.raises(errors.BatchError, match=r"stopped at aa.jpg.*empty"):
         run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor, options=BatchOptions(max_errors=0))
     assert [line["image"] for line in lines(tmp_path / "out" / "errors.jsonl")] == ["aa.jpg"]
-    with pytest.raises(errors.BatchError, match=r"stopped at bad.jpg"):
+    with pytest.raises(errors.BatchError, match=r"1 pictures failed in earlier runs.*errors.jsonl.*retry_errors"):
         run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor, options=BatchOptions(max_errors=0))
     run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor)
     run_batch(photos, tmp_path / "whole", TEXTS, predictor=predictor)
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    draw(photos / "aa.jpg", 5)
+    summary = run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor, options=BatchOptions(retry_errors=True))
+    assert (summary.done, summary.earlier, summary.failed) == (1, 4, 1)
+    assert [line["image"] for line in lines(tmp_path / "out" / "errors.jsonl")] == ["bad.jpg"]
 
 
 def test_the_coco_file_says_what_the_masks_say(predictor, photos, tmp_path) -> None:
@@ -368,6 +441,10 @@ def test_lists_name_pictures_anywhere(predictor, photos, tmp_path) -> None:
         ("p.csv", "image,text\na.jpg,\n", "line 2 says no expression"),
         ("p.csv", "image,text\n,x\n", "line 2: no image"),
         ("p.csv", 'image,text\na.jpg,"x\n', r"p.csv, line \d: unexpected end"),
+        ("p.csv", "image,text\na.jpg,the mug, the cat\n", "line 2 has more columns.*double quotes"),
+        ("p.tsv", "image\ttext\na.jpg\tx\ty\n", "line 2 has more columns"),
+        ("p.json", '["x"]', r"p.json is no file of prompts.*\.txt"),
+        ("p.jsonl", '{"image": "\\ud800.jpg", "text": "x"}', "cannot be the path"),
         ("p.jsonl", '{"image": "a.jpg", "text": "x"}\n{"image": 3}\n', "line 2"),
         ("p.jsonl", '{"image": "a.jpg"', "line 1 is not JSON"),
         ("p.jsonl", '{"image": "a.jpg", "text": "  "}\n', "line 1.*empty"),
@@ -384,12 +461,89 @@ def test_what_cannot_be_understood_is_named_before_anything_is_done(
 
 
 def test_a_pattern_chooses_files(predictor, photos, tmp_path) -> None:
-    for number, (glob, expected) in enumerate([("*.png", 2), ("sub/*", 2), ("*.md", 0)]):
+    patterns = [("*.png", 2), ("sub/*", 2), ("*.md", 0), ("**/*.jpg", 2), ("./*.png", 2), ("sub/**/*.png", 1)]
+    for number, (glob, expected) in enumerate(patterns):
         options = BatchOptions(glob=glob)
         run_batch(photos, tmp_path / str(number), TEXTS, predictor=predictor, options=options)
         assert len(lines(tmp_path / str(number) / "results.jsonl")) == 2 * expected
     with pytest.raises(errors.ManifestError, match=r"no pictures that match '\*.tif'"):
         run_batch(photos, tmp_path / "none", TEXTS, predictor=predictor, options=BatchOptions(glob="*.tif"))
+    with pytest.raises(errors.ManifestError, match="a list or table names its pictures"):
+        run_batch([photos / "a.jpg"], tmp_path / "no", TEXTS, predictor=predictor, options=BatchOptions(glob="*"))
+
+
+def test_what_only_begins_like_a_picture_is_passed_over(predictor, photos, tmp_path) -> None:
+    (photos / "cars.txt").write_text("BMW, and others")
+    draw(photos / "preview.tif", 3)
+    (photos / "preview.tif").rename(photos / "DSC1.NEF")
+    draw(photos / "drawn.bmp", 3)
+    (photos / "drawn.bmp").rename(photos / "drawn")
+    summary = run_batch(photos, tmp_path / "out", "the star", predictor=predictor)
+    assert summary.passed_over == 3
+    assert "drawn" in {line["image"] for line in lines(tmp_path / "out" / "results.jsonl")}
+
+
+def test_an_entry_that_cannot_be_looked_at_is_listed_and_passed(predictor, photos, tmp_path) -> None:
+    (photos / "loop.png").symlink_to("loop.png")
+    (photos / "sub" / "a.jpg-1.png").mkdir()
+    draw(photos / "sub" / "a.jpg-1.png" / "x.png", 1)  # a folder of the name that a mask has
+    run_batch(photos, tmp_path / "out", "the star", predictor=predictor)
+    assert [line["image"] for line in lines(tmp_path / "out" / "errors.jsonl")] == ["bad.jpg", "loop.png"]
+    results = lines(tmp_path / "out" / "results.jsonl")
+    assert len({line["files"]["mask"] for line in results}) == len(results) == 5
+    assert all((tmp_path / "out" / line["files"]["mask"]).is_file() for line in results)
+
+
+def test_one_picture_too_many_for_the_memory_costs_no_other(predictor, photos, tmp_path, monkeypatch) -> None:
+    model, load = predictor._model, predictor._encoder.read
+    seen = count()
+
+    def encode_image(*inputs: Any) -> Any:
+        if next(seen) == 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return type(model).encode_image(model, *inputs)
+
+    def read(image: Path, max_pixels: int) -> Any:
+        if image.name == "c.png":
+            raise MemoryError
+        return load(image, max_pixels)
+
+    monkeypatch.setattr(model, "encode_image", encode_image)
+    monkeypatch.setattr(predictor._encoder, "read", read)
+    summary = run_batch(photos, tmp_path / "out", "the star", predictor=predictor)
+    assert (summary.done, summary.failed) == (2, 3)
+    failed = {line["image"]: line["error"] for line in lines(tmp_path / "out" / "errors.jsonl")}
+    assert failed == {"b.png": "OutOfMemoryError", "bad.jpg": "ImageError", "sub/deeper/c.png": "OutOfMemoryError"}
+
+
+def test_what_goes_wrong_inside_keeps_its_own_words(predictor, photos, tmp_path, monkeypatch) -> None:
+    def broken(*inputs: Any) -> Any:
+        raise ValueError("sizes do not match")
+
+    monkeypatch.setattr(predictor._model, "encode_image", broken)
+    with pytest.raises(ValueError, match=r"^sizes do not match$"):
+        run_batch(photos, tmp_path / "out", "the star", predictor=predictor)
+
+
+def test_what_is_made_of_the_results_can_be_had_later(predictor, photos, tmp_path) -> None:
+    both = BatchOptions(formats=("mask", "coco"))
+    run_batch(photos, tmp_path / "once", TEXTS, predictor=predictor, options=both)
+    run_batch(photos, tmp_path / "later", TEXTS, predictor=predictor)
+    assert run_batch(photos, tmp_path / "later", TEXTS, predictor=predictor, options=both).done == 0
+    assert tree(tmp_path / "later") == tree(tmp_path / "once")
+
+
+def test_answers_do_not_depend_on_what_is_in_the_cache(tiny_model, photos, tmp_path) -> None:
+    options = BatchOptions(batch_size=3)
+    results = []
+    for known in ([], ["a.jpg"], ["b.png", "sub/a.jpg"]):
+        cache = tmp_path / f"cache{len(known)}"
+        cached = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu", embedding_cache=cache)
+        for name in known:
+            cached.encode(photos / name)
+        run_batch(photos, tmp_path / f"out{len(known)}", TEXTS, predictor=cached, options=options)
+        results.append(tree(tmp_path / f"out{len(known)}"))
+    assert results[0] == results[1] == results[2]
 
 
 def test_bad_pictures_of_every_sort_are_reported_and_the_others_done(predictor, tmp_path) -> None:
@@ -405,6 +559,42 @@ def test_bad_pictures_of_every_sort_are_reported_and_the_others_done(predictor, 
     assert {line["image"] for line in lines(tmp_path / "out" / "errors.jsonl")} == bad
     assert (summary.done, summary.failed) == (20 + len(good), len(bad))
     assert all((tmp_path / "out" / line["files"]["mask"]).is_file() for line in results)
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds, what it could give back given back."""
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_two_thousand_pictures_are_done_in_a_memory_that_does_not_grow(tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "photos"
+    good, bad = write_bad_pictures(folder / "odd")
+    for seed in range(2000):
+        draw(folder / f"{seed % 40}" / f"{seed}.png", seed, (48, 64))
+    for seed, name in enumerate(("a.jpg", "b.png", "c.webp", "d.tif", "e.gif")):
+        (folder / f"{seed}" / f"bad-{name}").write_bytes((b"", b"no picture", bytes(90), b"GIF8", b"\x89PNG")[seed])
+    predictor = SSPSAMPredictor.from_pretrained("shapes", device="cpu")
+    held: list[int] = []
+    record = Recorder.record
+
+    def measured(self: Recorder, lines: Any) -> None:
+        record(self, lines)
+        if self.pictures % 200 == 0:
+            held.append(resident())
+
+    monkeypatch.setattr(Recorder, "record", measured)
+    options = BatchOptions(formats=("mask", "overlay", "coco"), max_pixels=1_000_000)
+    summary = run_batch(folder, tmp_path / "out", TEXTS, predictor=predictor, options=options)
+    assert (summary.done, summary.failed) == (2000 + len(good), 5 + len(bad))
+    assert {line["image"] for line in lines(tmp_path / "out" / "errors.jsonl")} == {
+        *(f"odd/{name}" for name in bad),
+        *("0/bad-a.jpg", "1/bad-b.png", "2/bad-c.webp", "3/bad-d.tif", "4/bad-e.gif"),
+    }
+    print("bytes held after each 200 pictures:", held)
+    assert held[-1] - held[1] < 20 << 20
 
 
 PATHS = st.lists(

@@ -1,6 +1,7 @@
 """The batch on a Ray cluster of this machine: the rows of the local one, also when a worker is killed in the middle."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import sspsam.ray
 from sspsam import EmbeddingCache, SSPSAMPredictor, errors
 from sspsam.batch import run_batch
 from sspsam.ray import Cluster, run_batch_on_ray
@@ -25,10 +27,14 @@ TEXTS = ["the red circle", "a dog"]
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """A cluster with room for two workers."""
+    """A cluster with room for two workers, and for one with a GPU, whether there is one or not."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}
+        num_cpus=2,
+        num_gpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
     )
     yield
     ray.shutdown()
@@ -88,6 +94,7 @@ def test_paths_are_those_of_the_driver(photos, tiny_model, tmp_path, whole, monk
     run_batch_on_ray("photos", "out", TEXTS, model="model", cluster=Cluster(actors=2), embedding_cache="cache")
     assert tree(tmp_path / "out")["results.jsonl"].count(b"\n") == whole["results.jsonl"].count(b"\n") == 60
     assert {name for name in tree(tmp_path / "out") if name.endswith(".png")} <= whole.keys()
+    assert tree(tmp_path / "out")["errors.jsonl"] == whole["errors.jsonl"]
     assert len(list((tmp_path / "cache").glob("*/*"))) == 30
 
 
@@ -122,6 +129,29 @@ def test_a_worker_that_cannot_write_stops_the_run_with_its_reason(photos, tiny_m
     (out / "1").unlink()
     run_batch_on_ray(photos, out, TEXTS, model=tiny_model, cluster=Cluster(actors=1))
     assert tree(out) == whole
+
+
+def test_a_worker_that_cannot_begin_says_why(photos, tiny_model, tmp_path) -> None:
+    lacking = tmp_path / "model"
+    shutil.copytree(tiny_model, lacking)
+
+    def loses(*arguments: object) -> Iterator[None]:
+        (lacking / "model.safetensors").unlink()  # between the driver, which has it open, and the workers
+        return answered(*arguments)
+
+    answered = sspsam.ray._answered
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sspsam.ray, "_answered", loses)
+        with pytest.raises(errors.BatchError, match=r"a worker stopped: .*model.safetensors"):
+            run_batch_on_ray(photos, tmp_path / "out", TEXTS, model=lacking, cluster=Cluster(actors=1))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_gpus_that_are_not_there_are_missed_at_once(photos, tiny_model, tmp_path, monkeypatch) -> None:
+    with pytest.raises(errors.BatchError, match=r"an actor is to have 2 GPUs.*more than 1"):
+        run_batch_on_ray(photos, tmp_path / "out", TEXTS, model=tiny_model, cluster=Cluster(gpus=2))
+    with pytest.raises(errors.BatchError, match=r"a worker stopped: DeviceError.*cuda"):  # promised, but not there
+        run_batch_on_ray(photos, tmp_path / "out", TEXTS, model=tiny_model, cluster=Cluster(gpus=1))
 
 
 def test_without_ray_the_error_names_the_extra(monkeypatch, photos, tiny_model, tmp_path) -> None:

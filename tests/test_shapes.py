@@ -234,5 +234,5 @@ def test_weights_of_which_none_is_positive_are_refused(weights: dict[str, float]
 
 
 def test_a_kind_that_there_is_not_is_named() -> None:
-    with pytest.raises(ValueError, match="'shade'.*superlative"):
+    with pytest.raises(ValueError, match=r"'shade'.*superlative"):
         ask(draw_scene(1), 1, 3, {"shade": 1.0})

@@ -47,9 +47,19 @@ def test_every_stage_learns_and_says_what_it_lost(run: Path) -> None:
     assert [line["stage"] for line in lines] == [stage for stage in STAGES for _ in range(2)]
     for line in lines:
         assert all(math.isfinite(value) for key, value in line.items() if key != "stage")
-    assert {"dice", "focal", "l1", "giou", "similarity", "marks", "parse", "exists", "count", "no_target", "landmark"} <= set(
-        lines[-1]
-    )
+    assert {
+        "dice",
+        "focal",
+        "l1",
+        "giou",
+        "similarity",
+        "marks",
+        "parse",
+        "exists",
+        "count",
+        "no_target",
+        "landmark",
+    } <= set(lines[-1])
 
 
 def test_a_later_stage_takes_up_what_an_earlier_one_learnt(tmp_path: Path, run: Path, vocabulary: Vocabulary) -> None:

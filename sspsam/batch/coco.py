@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from sspsam.batch.ledger import Line
+from sspsam.batch.records import Line
 from sspsam.postprocessing import rle_decode
 
 

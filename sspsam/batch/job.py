@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
@@ -13,16 +13,17 @@ import torch
 from sspsam import __version__
 from sspsam.answers import AnswerOptions
 from sspsam.batch.coco import coco_file
-from sspsam.batch.ledger import Ledger, Line, open_ledger
+from sspsam.batch.ledger import Ledger, open_ledger
 from sspsam.batch.manifest import Manifest, Task, manifest_of
 from sspsam.batch.naming import stems_of
 from sspsam.batch.options import BatchOptions, BatchSummary
 from sspsam.batch.parquet import require_pyarrow, write_parquet
+from sspsam.batch.records import Line
 from sspsam.batch.writing import Outcome, PictureWriter, Recorder, written
 from sspsam.batching import default_batch_size
 from sspsam.config import ModelConfig
 from sspsam.devices import dtype_name
-from sspsam.errors import ImageError
+from sspsam.errors import BatchError, ImageError, ManifestError
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.progress import counting
 from sspsam.storage import replacing, write_file
@@ -175,18 +176,23 @@ class Batch:
         options: BatchOptions,
     ) -> Self:
         """Settle what is to be done; see `run_batch`."""
-        config = answering.config
+        config, where = answering.config, Path(output)
         AnswerOptions.checked(config, options.mask_threshold, options.no_target_pixels, None, explain=False)
         place = Path(source) if isinstance(source, str | os.PathLike) else None
         manifest = manifest_of(
             place if place is not None else cast(Sequence[str | os.PathLike[str]], source),
-            Path(output),
+            where,
             [texts] if isinstance(texts, str) else texts,
             None if prompts is None else Path(prompts),
             options.glob,
             Tokenizer(config.architecture.clip.context_length, config.preprocessing.text_template),
         )
-        return cls(manifest, None if place is None else str(place.absolute()), Path(output), answering, options)
+        if place is not None and place.is_dir() and where.exists() and place.samefile(where):
+            raise ManifestError(f"{where} is the input: choose another folder for the masks")
+        # errors name files alike from wherever, and on whichever machine, they are read
+        tasks = tuple(replace(task, path=task.path.absolute()) for task in manifest.tasks)
+        manifest = replace(manifest, tasks=tasks)
+        return cls(manifest, None if place is None else str(place.resolve()), where, answering, options)
 
     def asked(self) -> Line:
         """All that the answers depend on but the pictures, as plain values."""
@@ -195,7 +201,7 @@ class Batch:
         if len(same) > 1:
             every = [[task.image, *task.texts] for task in self.manifest.tasks]
             texts = {"sha256": hashlib.sha256(json.dumps(every).encode()).hexdigest()}
-        postprocessing = self.answering.config.postprocessing
+        postprocessing, shard = self.answering.config.postprocessing, self.options.shard
         return {
             "version": _JOB_VERSION,
             "sspsam": __version__,
@@ -205,14 +211,20 @@ class Batch:
             "precision": self.answering.precision,
             "rounded_to": self.answering.rounded_to,
             "texts": texts,
-            "formats": sorted(set(self.options.formats)),
+            "formats": sorted({"mask", "overlay"} & set(self.options.formats)),  # the others are made of results.jsonl
             "glob": self.options.glob,
-            "shard": f"{self.options.shard.number} of {self.options.shard.count}",
+            "shard": shard.number,
+            "shards": shard.count,
+            "pictures": None if shard.count == 1 else self._pictures(),  # a folder may grow, but not between shards
             "batch_size": self.unit,
             "mask_threshold": _or(self.options.mask_threshold, postprocessing.mask_threshold),
             "no_target_pixels": _or(self.options.no_target_pixels, postprocessing.no_target_pixels),
             "max_pixels": self.options.max_pixels,
         }
+
+    def _pictures(self) -> Line:
+        digest = hashlib.sha256(json.dumps([task.image for task in self.manifest.tasks]).encode()).hexdigest()
+        return {"count": len(self.manifest.tasks), "sha256": digest}
 
     def run(
         self, answered: Callable[[Sequence[Unit], PictureWriter], Iterator[list[Line]]], progress: bool
@@ -226,12 +238,20 @@ class Batch:
         made_by = {"model": self.answering.origin, "fingerprint": self.answering.fingerprint, "sspsam": __version__}
         if "parquet" in self.options.formats:
             require_pyarrow()
-        with open_ledger(self.output, self.options.shard, self.asked(), self.options.overwrite) as ledger:
-            images = [self.manifest.tasks[index].image for index in self.part]
+        options, images = self.options, [self.manifest.tasks[index].image for index in self.part]
+        stems = [self.stems[index] for index in self.part]
+        with open_ledger(self.output, options.shard, self.asked(), options.overwrite, stems) as ledger:
+            if options.retry_errors:
+                ledger.errors.clear()
             earlier, failed = (sum(image in one.done for image in images) for one in (ledger.results, ledger.errors))
-            write = PictureWriter(self.output, ledger.temporary, self.options.formats, made_by)
+            if options.max_errors is not None and failed > options.max_errors:
+                raise BatchError(
+                    f"{failed} pictures failed in earlier runs, more than {options.max_errors}; they are listed in "
+                    f"{ledger.errors.path}. Once they are mended, try them again with retry_errors"
+                )
+            write = PictureWriter(self.output, ledger.temporary, options.formats, made_by)
             with counting("pictures", len(images), earlier + failed, progress) as advance:
-                recorder = Recorder(ledger, self.options.max_errors, advance)
+                recorder = Recorder(ledger, options.max_errors, failed, advance)
                 for lines in answered(self._units(ledger.done), write):
                     recorder.record(lines)
             self._write_whole(ledger)
@@ -239,7 +259,7 @@ class Batch:
             pictures=len(images),
             done=recorder.pictures,
             earlier=earlier,
-            failed=len(ledger.errors.done),
+            failed=recorder.failures,
             expressions=recorder.expressions,
             no_target=recorder.no_target,
             passed_over=self.manifest.passed_over,
@@ -261,7 +281,7 @@ class Batch:
         if "parquet" in self.options.formats:
             path = ledger.output / ledger.shard.name("results", ".parquet")
             with replacing(path, within=ledger.temporary) as [temporary]:
-                write_parquet(temporary, map(json.loads, ledger.results.lines()))
+                write_file(temporary, lambda file: write_parquet(file, map(json.loads, ledger.results.lines())))
 
 
 def _or(value: float | None, default: float) -> float:

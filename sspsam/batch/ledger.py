@@ -7,135 +7,27 @@ off at the next start. The results file is also the lock, which the system frees
 
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
+from sspsam.batch.records import Line, Record, Shard
 from sspsam.errors import BatchError, warn
 from sspsam.storage import make_directory, replace_file, storage_errors
 
-Line = dict[str, Any]
-_OUR_NAMES: Final = ("results", "errors", "job", "coco", ".sspsam-tmp")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One of `count` independent runs of a batch.
-
-    Args:
-        number: of this run, from 1.
-        count: of all.
-    """
-
-    number: int = 1
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.count:
-            raise ValueError(f"there is no run {self.number} of {self.count}; they are numbered from 1")
-
-    def name(self, stem: str, suffix: str = "") -> str:
-        """What a file of the record is called in this run."""
-        return f"{stem}{suffix}" if self.count == 1 else f"{stem}.{self.number}-of-{self.count}{suffix}"
-
-    def part(self, length: int, unit: int) -> range:
-        """Which of `length` items are this run's: in order and in whole units, so that results can be joined."""
-        units = -(-length // unit)
-        first, last = (min(length, units * number // self.count * unit) for number in (self.number - 1, self.number))
-        return range(first, last)
-
-
-@dataclass
-class Record:
-    """A file of lines that only grows.
-
-    Args:
-        path: of the file.
-        file: the same, open without a buffer for appending.
-        end: bytes that are known to be whole.
-        done: pictures that it says everything about.
-    """
-
-    path: Path
-    file: FileIO
-    end: int = 0
-    done: set[str] = field(default_factory=set)
-
-    def recover(self) -> None:
-        """Read all lines, and cut off what a crash left unfinished: a torn line, a picture of which lines are missing.
-
-        Raises:
-            BatchError: a line in the middle is not ours.
-        """
-        image, missing, position, torn = "", 0, 0, None
-        for number, line in enumerate(self.lines(), 1):
-            if torn is not None:
-                raise BatchError(
-                    f"{self.path}, line {torn} is damaged, and there are lines behind it: repair it, or begin anew "
-                    "with overwrite"
-                )
-            position += len(line)
-            about = _read(line)
-            if about is None or (missing and about.image != image):
-                torn = number
-                continue
-            image, missing = about.image, about.of - about.number
-            if missing == 0:
-                self.done.add(image)
-                self.end = position
-        with storage_errors(self.path):
-            self.file.truncate(self.end)
-
-    def append(self, lines: list[Line]) -> None:
-        """Write lines, all of one picture, and wait until they are on disk; on failure none of them stays."""
-        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
-        with storage_errors(self.path):
-            try:
-                written = 0
-                while written < len(data):
-                    written += os.write(self.file.fileno(), data[written:])
-                os.fsync(self.file.fileno())
-            except OSError:
-                with suppress(OSError):
-                    self.file.truncate(self.end)
-                raise
-        self.end += len(data)
-        self.done.add(lines[0]["image"])
-
-    def lines(self) -> Iterator[bytes]:
-        """The file's lines, in order."""
-        with storage_errors(self.path), self.path.open("rb") as file:
-            yield from file
-
-    def clear(self) -> None:
-        """Forget everything."""
-        with storage_errors(self.path):
-            self.file.truncate(0)
-        self.end = 0
-        self.done.clear()
-
-
-@dataclass(frozen=True)
-class _Line:
-    image: str
-    number: int
-    of: int
-
-
-def _read(line: bytes) -> _Line | None:
-    """What a line says, None where it is torn."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        about = json.loads(line)
-        return _Line(str(about["image"]), int(about.get("number", 1)), int(about.get("of", 1)))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
+_SHARD: Final = r"(\.\d+-of-\d+)?"
+_JOB: Final = re.compile(rf"job{_SHARD}\.json")
+_RECORD: Final = re.compile(rf"(results|errors){_SHARD}\.jsonl")
+_TEMPORARY: Final = re.compile(rf"\.sspsam-tmp{_SHARD}")
+_PICTURE: Final = re.compile(r"(.+)-\d+(\.overlay)?\.png", re.DOTALL)
+_LITTER: Final = (".DS_Store", "Thumbs.db", "desktop.ini")  # that a desktop leaves where somebody looked
+_REMOVING: Final = "removing"  # in the job of a run that is about to begin anew
 
 
 @dataclass(frozen=True)
@@ -163,14 +55,17 @@ class Ledger:
 
 
 @contextmanager
-def open_ledger(output: Path, shard: Shard, job: Mapping[str, Any], overwrite: bool) -> Iterator[Ledger]:
+def open_ledger(
+    output: Path, shard: Shard, job: Mapping[str, Any], overwrite: bool, stems: Collection[str] = ()
+) -> Iterator[Ledger]:
     """Begin or go on with the record of a run.
 
     Args:
         output: folder of the run; made if need be.
         shard: which run this is.
-        job: what is asked for, as plain values; an earlier run must have been asked the same.
+        job: what is asked for, as plain values; an earlier run, or one of another shard, must have been asked the same.
         overwrite: whether to remove what an earlier run wrote.
+        stems: what the names of this run's files begin with.
 
     Raises:
         BatchError: another run is at work there, an earlier one was asked something else, or the folder is not ours.
@@ -178,38 +73,54 @@ def open_ledger(output: Path, shard: Shard, job: Mapping[str, Any], overwrite: b
     """
     _require_ours(output)
     make_directory(output)
-    results_path, errors_path = (output / shard.name(stem, ".jsonl") for stem in ("results", "errors"))
     temporary = output / shard.name(".sspsam-tmp")
-    with storage_errors(results_path), results_path.open("a+b", buffering=0) as results_file:
-        _lock(results_file, output)
-        with storage_errors(errors_path), errors_path.open("a+b", buffering=0) as errors_file:
-            ledger = Ledger(
-                output, shard, Record(results_path, results_file), Record(errors_path, errors_file), temporary
-            )
-            shutil.rmtree(temporary, ignore_errors=True)
-            make_directory(temporary)
-            try:
-                if overwrite:
-                    _remove_earlier(ledger)
-                _agree(output / shard.name("job", ".json"), job, ledger)
-                ledger.results.recover()
-                ledger.errors.recover()
-                yield ledger
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+    with ExitStack() as stack:
+        results, errors = (Record.opened(output / shard.name(stem, ".jsonl"), stack) for stem in ("results", "errors"))
+        _lock(results.file, output)
+        shutil.rmtree(temporary, ignore_errors=True)
+        make_directory(temporary)
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        ledger = Ledger(output, shard, results, errors, temporary)
+        if overwrite:
+            _remove_earlier(ledger, job, stems)
+        else:
+            _agree(ledger, job)
+        results.recover()
+        errors.recover()
+        yield ledger
 
 
 def _require_ours(output: Path) -> None:
     """Never write among files that somebody else put there."""
     with storage_errors(output):
-        names = [path.name for path in output.iterdir()] if output.exists() else []
-    if names and not any(name.startswith("job") and name.endswith(".json") for name in names):
-        foreign = [name for name in names if not name.startswith(_OUR_NAMES)]
-        if foreign:
-            raise BatchError(
-                f"{output} is not empty and holds no batch ({foreign[0]!r} and {len(foreign) - 1} more): choose "
-                "another folder, so that nothing of yours is replaced"
-            )
+        paths = sorted(output.iterdir()) if output.exists() else []
+        if any(_job_in(path) is not None for path in paths):
+            return
+        foreign = [path.name for path in paths if not _is_begun(path)]
+    if foreign:
+        raise BatchError(
+            f"{output} is not empty and holds no batch ({foreign[0]!r} and {len(foreign) - 1} more): choose "
+            "another folder, so that nothing of yours is replaced"
+        )
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether a run that did not get far left it, or a desktop."""
+    empty = _RECORD.fullmatch(path.name) is not None and path.stat().st_size == 0
+    return empty or _TEMPORARY.fullmatch(path.name) is not None or path.name in _LITTER
+
+
+def _job_in(path: Path) -> Line | None:
+    """What a run was asked for; None where that is no file of ours."""
+    if not _JOB.fullmatch(path.name):
+        return None
+    try:
+        with storage_errors(path):
+            content = path.read_bytes() if path.exists() else b""
+        job = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return job if isinstance(job, dict) and {"version", "sspsam"} <= job.keys() else None
 
 
 def _lock(file: FileIO, output: Path) -> None:
@@ -230,25 +141,41 @@ def _lock(file: FileIO, output: Path) -> None:
         warn(f"{output} is on a file system without locks ({error.strerror}): make sure that no other run uses it")
 
 
-def _agree(path: Path, job: Mapping[str, Any], ledger: Ledger) -> None:
-    """Record what is asked for, or compare it with what was."""
-    if not path.exists():
-        replace_file(path, (json.dumps(job, indent=1, sort_keys=True) + "\n").encode(), within=ledger.temporary)
-        return
-    with storage_errors(path):
-        try:
-            earlier = dict(json.loads(path.read_bytes()))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise BatchError(f"{path} is damaged ({error}): begin anew with overwrite") from error
+def _agree(ledger: Ledger, job: Mapping[str, Any]) -> None:
+    """Record what is asked for, or compare it with what was, by this run's forerunners and by those of other shards."""
+    path = ledger.output / ledger.shard.name("job", ".json")
+    earlier = _job_in(path)
+    if earlier is None and path.exists():
+        raise BatchError(f"{path} is damaged: begin anew with overwrite")
+    if earlier is None:
+        _write_job(ledger, job)  # before the others are looked at, so that of two beginners one sees the other
+    elif _REMOVING in earlier:
+        raise BatchError(
+            f"an earlier run in {ledger.output} was stopped while it removed what was there: say overwrite again"
+        )
+    try:
+        if earlier is not None:
+            _compare(job, earlier, f"an earlier run in {ledger.output}", ())
+        for other in sorted(ledger.output.glob("job*.json")):
+            theirs = None if other == path else _job_in(other)
+            if theirs is not None and _REMOVING not in theirs:
+                _compare(job, theirs, f"the run of {other}", ("shard",))
+    except BatchError:
+        if earlier is None:
+            path.unlink()
+        raise
+
+
+def _compare(job: Mapping[str, Any], earlier: Line, who: str, own: Collection[str]) -> None:
     asked = json.loads(json.dumps(job))
     differences = [
         f"{key} was {_short(earlier.get(key))}, is {_short(asked.get(key))}"
         for key in sorted(asked.keys() | earlier.keys())
-        if asked.get(key) != earlier.get(key)
+        if asked.get(key) != earlier.get(key) and key not in own
     ]
     if differences:
         raise BatchError(
-            f"an earlier run in {ledger.output} was asked something else: {'; '.join(differences)}. Ask the same to go "
+            f"{who} was asked something else: {'; '.join(differences)}. Ask the same to go "
             "on with it, choose another folder, or begin anew with overwrite"
         )
 
@@ -258,17 +185,41 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _remove_earlier(ledger: Ledger) -> None:
-    """Remove the files that an earlier run lists, then its record."""
-    root = os.path.realpath(ledger.output)
+def _write_job(ledger: Ledger, job: Mapping[str, Any]) -> None:
+    path = ledger.output / ledger.shard.name("job", ".json")
+    replace_file(path, (json.dumps(job, indent=1, sort_keys=True) + "\n").encode(), within=ledger.temporary)
+
+
+def _remove_earlier(ledger: Ledger, job: Mapping[str, Any], stems: Collection[str]) -> None:
+    """Remove the files that an earlier run wrote, then its record; who is stopped in between has to say so again.
+
+    What other shards were asked is not compared: they have to begin anew, too.
+    """
+    _write_job(ledger, {"version": job.get("version"), "sspsam": job.get("sspsam"), _REMOVING: True})
+    root = Path(os.path.realpath(ledger.output))
+    files = {ledger.shard.name(stem, suffix) for stem, suffix in (("coco", ".json"), ("results", ".parquet"))}
     for line in ledger.results.lines():
-        with suppress(ValueError, TypeError, AttributeError, OSError):
-            for name in json.loads(line).get("files", {}).values():
-                path = Path(os.path.realpath(ledger.output / name))
-                if path.is_relative_to(root):
-                    path.unlink()
-    for stem, suffix in (("coco", ".json"), ("results", ".parquet"), ("job", ".json")):
-        with storage_errors(ledger.output):
-            (ledger.output / ledger.shard.name(stem, suffix)).unlink(missing_ok=True)
+        with suppress(ValueError, TypeError, AttributeError):
+            files.update(map(str, json.loads(line).get("files", {}).values()))
+    files.update(_unlisted(root, frozenset(stems)))
+    folders: set[Path] = set()
+    for path in (Path(os.path.realpath(root / name)) for name in files):
+        if path.is_relative_to(root) and path != root:
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
+            folders.update(folder for folder in path.parents if folder != root and folder.is_relative_to(root))
+    for folder in sorted(folders, reverse=True):  # what is inside before what it is in
+        with suppress(OSError):  # not empty, or gone already
+            folder.rmdir()
     ledger.results.clear()
     ledger.errors.clear()
+    _write_job(ledger, job)
+
+
+def _unlisted(root: Path, stems: Collection[str]) -> Iterator[str]:
+    """Files of pictures for which there was no line yet when a run was stopped."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name).relative_to(root).as_posix()
+            if (found := _PICTURE.fullmatch(path)) and found[1] in stems:
+                yield path

@@ -1,11 +1,12 @@
 """What a batch is to do: which pictures, and which expressions for each.
 
-Pictures come from a folder, from a list of paths, or from a table (CSV with a header, or JSON lines) of `image` and
-`text`. The order is settled here and nowhere else: a folder by the bytes of the paths, a list or table as written.
+Pictures come from a folder, from a list of paths, or from a table (CSV or TSV with a header, or JSON lines) of `image`
+and `text`. The order is settled here and nowhere else: a folder by the bytes of the paths, a list or table as written.
 """
 
 import csv
 import fnmatch
+import io
 import json
 import os
 import posixpath
@@ -23,9 +24,14 @@ SUFFIXES: Final = frozenset(
         *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"),
     )
 )
-TABLES: Final = frozenset((".csv", ".jsonl", ".ndjson"))
+TABLES: Final = frozenset((".csv", ".tsv", ".jsonl", ".ndjson"))
+_LIST: Final = ".txt"
 # how the files of the usual formats begin, for those whose name does not say what they are
-_BEGINNINGS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
+_BEGINNINGS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\x00", b"MM\x00*")
+# raw photographs begin like a TIFF, and hold a small preview that is not what is meant
+_RAW: Final = frozenset(
+    (".3fr", ".arw", ".cr2", ".dng", ".erf", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw")
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,8 @@ def manifest_of(
         output: left out of a folder that contains it.
         texts: expressions about every picture.
         prompts: a file of expressions: `.txt`, one a line, for every picture; a table, each for its own picture.
-        glob: which files of a folder; `*` stands for `/` too, and a pattern without `/` is compared with the name.
+        glob: which files of a folder; `*` stands for `/` too, `**/` for no folder as well, and a pattern without `/` is
+            compared with the name.
         check: raises `TextError` for an expression that cannot be asked.
 
     Raises:
@@ -82,6 +89,10 @@ def manifest_of(
     """
     if prompts is not None and texts:
         raise ManifestError("give expressions one by one or as a file of prompts, not both")
+    if prompts is not None and prompts.suffix.lower() not in (_LIST, *TABLES):
+        raise ManifestError(f"{prompts} is no file of prompts by its name: {_LIST}, one a line, or {', '.join(TABLES)}")
+    if glob is not None and not (isinstance(source, Path) and source.is_dir() and prompts_for_all(prompts)):
+        raise ManifestError("glob chooses files of a folder; a list or table names its pictures")
     own_table = isinstance(source, Path) and source.suffix.lower() in TABLES
     table = source if own_table else prompts if prompts is not None and prompts.suffix.lower() in TABLES else None
     if isinstance(table, Path):
@@ -112,12 +123,21 @@ def _pictures(
         return _folder(source, output, texts, glob)
     if not source.exists():
         raise ManifestError(f"no such folder, list or picture: {source}")
-    if source.suffix.lower() == ".txt":
+    if source.suffix.lower() == _LIST:
         return Manifest(_once(_task(name, source.parent, texts) for name in _lines(source)))
     return Manifest((Task(source.name, source, texts),))
 
 
+def prompts_for_all(prompts: Path | None) -> bool:
+    """Whether a file of prompts, if any, says what to ask every picture, rather than each its own."""
+    return prompts is None or prompts.suffix.lower() == _LIST
+
+
 def _task(name: str, base: Path, texts: tuple[str, ...]) -> Task:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"{name!r} cannot be the path of a picture: {error}") from error
     return Task(posixpath.normpath(Path(name).as_posix()), base / name, texts)
 
 
@@ -154,17 +174,26 @@ def _files(folder: Path, output: Path) -> Iterator[tuple[Path, str | None]]:
         if entry.name.startswith("."):
             continue  # such as what a desktop keeps beside pictures
         path = folder / entry.name
-        if not entry.is_dir(follow_symlinks=False):
-            if not entry.is_dir():  # a link to a folder leads out of the tree, or round in it
-                yield path, None
-        elif not (output.exists() and path.samefile(output)):
+        try:
+            inside = entry.is_dir(follow_symlinks=False)
+            led = not inside and entry.is_dir()  # a link to a folder leads out of the tree, or round in it
+            ours = inside and output.exists() and path.samefile(output)
+        except OSError as error:  # such as a link to itself
+            yield path, f"cannot read {path}: {error.strerror or error}"
+            continue
+        if not inside and not led:
+            yield path, None
+        elif inside and not ours:
             yield from _files(path, output)
 
 
 def _is_wanted(path: Path, image: str, glob: str | None) -> bool:
     if glob is not None:
-        return fnmatch.fnmatchcase(image if "/" in glob else path.name, glob)
-    return path.suffix.lower() in SUFFIXES or _begins_like_a_picture(path)
+        glob = glob.removeprefix("./")
+        matched = image if "/" in glob else path.name
+        return any(fnmatch.fnmatchcase(matched, each) for each in (glob, glob.replace("**/", "")))
+    ending = path.suffix.lower()
+    return ending in SUFFIXES or (ending not in _RAW and _begins_like_a_picture(path))
 
 
 def _begins_like_a_picture(path: Path) -> bool:
@@ -172,20 +201,21 @@ def _begins_like_a_picture(path: Path) -> bool:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for a writer
             return False
         with path.open("rb") as file:
-            head = file.read(12)
+            head = file.read(18)
     except OSError:
         return False
-    return head.startswith(_BEGINNINGS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)  # reserved; two letters are the beginning of many a text
+    return head.startswith(_BEGINNINGS) or bitmap or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 def _lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty."""
-    return [line for line in (line.strip() for line in _text_of(path).splitlines()) if line]
+    return [line for line in (line.strip() for line in _text_of(path).split("\n")) if line]
 
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")  # line ends as they are: csv knows them
     except OSError as error:
         raise ManifestError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -193,7 +223,7 @@ def _text_of(path: Path) -> str:
 
 
 def _from_table(table: Path, base: Path, texts: Sequence[str] | None, check: Callable[[str], object]) -> Manifest:
-    rows = _csv_rows(table) if table.suffix.lower() == ".csv" else _json_rows(table)
+    rows = _csv_rows(table) if table.suffix.lower() in (".csv", ".tsv") else _json_rows(table)
     tasks = []
     for where, name, own in rows:
         if bool(own) == bool(texts):
@@ -208,11 +238,17 @@ def _from_table(table: Path, base: Path, texts: Sequence[str] | None, check: Cal
 
 
 def _csv_rows(table: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    reader = csv.DictReader(_text_of(table).splitlines(keepends=True), strict=True)
+    delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
+    reader = csv.DictReader(io.StringIO(_text_of(table), newline=""), strict=True, delimiter=delimiter)
     try:
         if "image" not in (reader.fieldnames or ()):
             raise ManifestError(f"{table}: the first line names the columns, image and text; it is {reader.fieldnames}")
         for row in reader:
+            if None in row:
+                raise ManifestError(
+                    f"{table}, line {reader.line_num} has more columns than the first line: put a text that contains "
+                    "the separator in double quotes"
+                )
             if not row["image"]:
                 raise ManifestError(f"{table}, line {reader.line_num}: no image")
             yield f"{table}, line {reader.line_num}", row["image"], (row["text"],) if row.get("text") else ()

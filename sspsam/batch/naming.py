@@ -17,6 +17,7 @@ from typing import Final
 
 _LONGEST: Final = 200  # bytes; file systems allow 255, of which number and ending need some
 _UNFIT: Final = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\\\ud800-\udfff]|^\.+$|^ +|[. ]+$')
+_MASK: Final = re.compile(r"-\d+(\.overlay)?\.png$", re.IGNORECASE)
 _RESERVED: Final = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows
 _OURS: Final = re.compile(
     r"(results|errors|job|coco)\b.*\.(jsonl?|parquet)|\.sspsam-tmp.*", re.IGNORECASE
@@ -45,7 +46,7 @@ def _parts(image: str) -> Iterable[str]:
 
 
 def _is_fit(image: str) -> bool:
-    return not image.startswith("/") and all(_fit(part) == part for part in _parts(image))
+    return _plain(image) == image
 
 
 def _fit(part: str) -> str:
@@ -61,7 +62,9 @@ def _shortened(name: str, length: int) -> str:
 
 
 def _plain(image: str) -> str:
-    return "/".join(_fit(part) for part in _parts(image)) or "_"
+    *folders, name = [_fit(part) for part in _parts(image)] or ["_"]
+    # no folder may have the name of a file that is made beside it
+    return "/".join((*(f"{part}_" if _MASK.search(part) else part for part in folders), name))
 
 
 def _folded(stem: str) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from sspsam.batch.ledger import Shard
+from sspsam.batch.records import Shard
 from sspsam.images import DEFAULT_MAX_PIXELS
 
 Format = Literal["mask", "overlay", "rle", "coco", "parquet"]
@@ -21,7 +21,8 @@ class BatchOptions:
         glob: which files of a folder; `*` stands for `/` too. None: those that are pictures by name or beginning.
         shard: which of several independent runs this is.
         overwrite: remove what an earlier run in the same folder wrote, and begin anew.
-        max_errors: stop after more than so many pictures that cannot be done; None: never.
+        retry_errors: try again the pictures that failed in earlier runs.
+        max_errors: stop after more than so many pictures that cannot be done, earlier runs included; None: never.
         batch_size, workers: as in `SSPSAMPredictor.predict_batch`.
         mask_threshold, no_target_pixels, max_pixels: as in `SSPSAMPredictor.predict`.
     """
@@ -30,6 +31,7 @@ class BatchOptions:
     glob: str | None = None
     shard: Shard = field(default_factory=Shard)
     overwrite: bool = False
+    retry_errors: bool = False
     max_errors: int | None = None
     batch_size: int | None = None
     workers: int | None = None
@@ -55,7 +57,7 @@ class BatchSummary:
         pictures: of this run, all shards' parts left out.
         done: by this call.
         earlier: done by earlier calls that this one went on with.
-        failed: pictures that are listed in `errors.jsonl`, by whichever call.
+        failed: pictures that could not be done, by whichever call.
         expressions: answered by this call.
         no_target: how many of those answers are that there is no target.
         passed_over: files of the folder that are no pictures.

@@ -2,20 +2,19 @@
 
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
-from sspsam.batch.ledger import Line
+from sspsam.batch.records import Line
 from sspsam.errors import MissingExtraError
 
 _ROWS: Final = 1000  # that are held in memory at a time
 
 
-def write_parquet(path: Path, lines: Iterable[Line]) -> None:
+def write_parquet(file: BinaryIO, lines: Iterable[Line]) -> None:
     """Write a row for each line, its fields as columns.
 
     Args:
-        path: of the file.
+        file: open for writing.
         lines: of `results.jsonl`, iterated over once.
 
     Raises:
@@ -44,7 +43,7 @@ def write_parquet(path: Path, lines: Iterable[Line]) -> None:
     }
     schema = arrow.schema(columns)
     rows = iter(lines)
-    with parquet.ParquetWriter(path, schema) as writer:
+    with parquet.ParquetWriter(file, schema) as writer:
         while part := list(islice(rows, _ROWS)):
             said = [{name: _written(line.get(name)) for name in columns} for line in part]
             writer.write_table(arrow.Table.from_pylist(said, schema=schema))

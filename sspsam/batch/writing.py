@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sspsam.batch.ledger import Ledger, Line
+from sspsam.batch.ledger import Ledger
 from sspsam.batch.manifest import Task
 from sspsam.batch.options import Format
+from sspsam.batch.records import Line
 from sspsam.errors import BatchError, SSPSAMError, StorageError
 from sspsam.segmentation import Segmentation, mask_picture, png_bytes
 from sspsam.storage import make_directory, replace_file
 
 _ENDINGS: Final[dict[Format, str]] = {"mask": ".png", "overlay": ".overlay.png"}
 _WRITERS: Final = 2
-_UNWRITTEN: Final = 8  # pictures that may wait to be written while the model goes on
+_UNWRITTEN: Final = 8  # pictures that may wait to be written while the model goes on,
+_UNWRITTEN_BYTES: Final = 256 << 20  # or so much of their masks
 
 Outcome = list[Segmentation] | SSPSAMError
 
@@ -77,12 +79,13 @@ class Recorder:
     Args:
         ledger: gets them.
         max_errors: stop after more pictures that failed; None: never.
+        failures: pictures that failed before.
         advance: is called for every picture.
     """
 
-    def __init__(self, ledger: Ledger, max_errors: int | None, advance: Callable[[], object]) -> None:
-        self.ledger, self.max_errors, self.advance = ledger, max_errors, advance
-        self.pictures = self.expressions = self.no_target = self.failures = 0
+    def __init__(self, ledger: Ledger, max_errors: int | None, failures: int, advance: Callable[[], object]) -> None:
+        self.ledger, self.max_errors, self.failures, self.advance = ledger, max_errors, failures, advance
+        self.pictures = self.expressions = self.no_target = 0
 
     def record(self, lines: list[Line]) -> None:
         """Write the lines of a picture whose files are written.
@@ -113,15 +116,21 @@ def written(outcomes: Iterable[tuple[Task, str, Outcome]], write: PictureWriter)
         outcomes: tasks, stems of their files, and what came of them.
         write: writes.
     """
-    waiting: deque[Future[list[Line]]] = deque()
+    waiting: deque[tuple[Future[list[Line]], int]] = deque()
+    held = 0
     with ThreadPoolExecutor(_WRITERS, thread_name_prefix="sspsam-write") as pool:
         try:
             for task, stem, outcome in outcomes:
-                waiting.append(pool.submit(write, task, stem, outcome))
-                while waiting and (len(waiting) > _UNWRITTEN or waiting[0].done()):
-                    yield waiting.popleft().result()
+                size = 0 if isinstance(outcome, SSPSAMError) else sum(each.mask.nbytes for each in outcome)
+                waiting.append((pool.submit(write, task, stem, outcome), size))
+                held += size
+                del outcome  # what is written is not kept until the next comes
+                while waiting and (len(waiting) > _UNWRITTEN or held > _UNWRITTEN_BYTES or waiting[0][0].done()):
+                    future, size = waiting.popleft()
+                    held -= size
+                    yield future.result()
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[0].result()
         finally:
-            for future in waiting:
+            for future, _ in waiting:
                 future.cancel()

@@ -42,19 +42,21 @@ class _ShardType(click.ParamType[Any]):
 )
 @click.option("--glob", help="Which files of a folder, such as '*.jpg' or '2024/*'.")
 @click.option("--overwrite", is_flag=True, help="Remove what an earlier run in OUTPUT wrote, and begin anew.")
+@click.option("--retry-errors", is_flag=True, help="Try again the pictures that failed in earlier runs.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first picture that fails.")
-@click.option("--max-errors", type=click.IntRange(min=0), help="Stop when more pictures than this fail.")
+@click.option("--max-errors", type=click.IntRange(min=0), help="Stop when more pictures than this have failed.")
 @click.option("--shard", type=_ShardType(), default="1/1", help="Do the I-th of N parts of the pictures.")
 @click.option(
     "--ray",
     "address",
     is_flag=False,
     flag_value="",
-    help="Run on the Ray cluster at this address (auto: the one of this machine), or on one that is started.",
+    metavar="[ADDRESS]",
+    help="Run on a Ray cluster: --ray=ADDRESS (auto: the one of this machine), or --ray for one that is started.",
 )
 @click.option("--ray-actors", type=click.IntRange(min=1), help="Predictors at work on the cluster.")
-@click.option("--ray-cpus", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Cores for each.")
-@click.option("--ray-gpus", type=click.FloatRange(min=0), default=0.0, help="GPUs for each; 0: on the CPU.")
+@click.option("--ray-cpus", type=click.FloatRange(min=0, min_open=True), help="Cores for each (default: 1).")
+@click.option("--ray-gpus", type=click.FloatRange(min=0), help="GPUs for each (default: 0, on the CPU).")
 @click.option("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Precision of the encoders.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pictures encoded together.")
@@ -71,9 +73,7 @@ class _ShardType(click.ParamType[Any]):
 @click.option(
     "--cache-dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="How embeddings are stored.",
+    help="How embeddings are stored (default: float32).",
 )
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
 @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), help="Of the Hub, not the usual one.")
@@ -86,20 +86,21 @@ def batch(
     formats: tuple[str, ...],
     glob: str | None,
     overwrite: bool,
+    retry_errors: bool,
     fail_fast: bool,
     max_errors: int | None,
     shard: tuple[int, int],
     address: str | None,
     ray_actors: int | None,
-    ray_cpus: float,
-    ray_gpus: float,
+    ray_cpus: float | None,
+    ray_gpus: float | None,
     device: str | None,
     dtype: str | None,
     revision: str | None,
     cache_dir: Path | None,
     cache: Path | None,
     cache_limit: float | None,
-    cache_dtype: str,
+    cache_dtype: str | None,
     **numbers: Any,
 ) -> None:
     """Segment all pictures of INPUT, a folder, list or table, into the folder OUTPUT.
@@ -113,11 +114,17 @@ def batch(
         raise click.UsageError(no_name())
     if address is not None and device is not None:
         raise click.UsageError("--ray chooses the device: say --ray-gpus instead of --device")
-    if not texts and prompts is None and source.suffix.lower() not in (".csv", ".jsonl", ".ndjson"):
+    of_ray = {"--ray-actors": ray_actors, "--ray-cpus": ray_cpus, "--ray-gpus": ray_gpus}
+    of_cache = {"--cache-limit": cache_limit, "--cache-dtype": cache_dtype}
+    for what, whole, parts in (("--ray", address, of_ray), ("--cache", cache, of_cache)):
+        if whole is None and (alone := [name for name, value in parts.items() if value is not None]):
+            raise click.UsageError(f"{alone[0]} is for {what}, which is not there")
+    if not texts and prompts is None and source.suffix.lower() not in (".csv", ".tsv", ".jsonl", ".ndjson"):
         raise click.UsageError("say what to look for: -t TEXT, or --prompts FILE")
     with failing_cleanly():
         from sspsam.batch import BatchOptions, Shard, run_batch
         from sspsam.embedding_cache import EmbeddingCache
+        from sspsam.images import only_our_limit
         from sspsam.predictor import SSPSAMPredictor
 
         chosen = {name: value for name, value in numbers.items() if value is not None}
@@ -125,27 +132,31 @@ def batch(
             formats=formats,  # type: ignore[arg-type]  # click has checked them
             glob=glob,
             overwrite=overwrite,
+            retry_errors=retry_errors,
             max_errors=0 if fail_fast else max_errors,
             shard=Shard(*shard),
             **chosen,
         )
-        limit = None if cache_limit is None else round(cache_limit * 1e9)
+        limit = None if cache_limit is None else max(1, round(cache_limit * 1e9))
         loading: dict[str, Any] = {
             "revision": revision,
             "dtype": dtype,
             "cache_dir": cache_dir,
-            "embedding_cache": None if cache is None else EmbeddingCache(cache, max_bytes=limit, dtype=cache_dtype),
+            "embedding_cache": None
+            if cache is None
+            else EmbeddingCache(cache, max_bytes=limit, dtype=cache_dtype or "float32"),
         }
         try:
             if address is None:
                 predictor = SSPSAMPredictor.from_pretrained(model, device=device, **loading)
-                summary = run_batch(
-                    source, output, texts, predictor=predictor, prompts=prompts, options=options, progress=True
-                )
+                with only_our_limit(options.max_pixels):
+                    summary = run_batch(
+                        source, output, texts, predictor=predictor, prompts=prompts, options=options, progress=True
+                    )
             else:
                 from sspsam.ray import Cluster, run_batch_on_ray
 
-                cluster = Cluster(address or None, ray_actors, ray_cpus, ray_gpus)
+                cluster = Cluster(address or None, ray_actors, ray_cpus or 1.0, ray_gpus or 0.0)
                 summary = run_batch_on_ray(
                     *(source, output, texts),
                     model=model,
@@ -156,7 +167,7 @@ def batch(
                     **loading,
                 )
         except KeyboardInterrupt:
-            complain("interrupted; the same command goes on from here")
+            complain(f"interrupted; the same command{' without --overwrite' if overwrite else ''} goes on from here")
             sys.exit(130)
     complain(str(summary))
     if summary.failed:

@@ -19,7 +19,12 @@ def encode_image(encoder: ImageEncoderViT, pixels: Tensor) -> Tensor:
     for block in encoder.blocks:
         x = x + _attend(block.attn, block.norm1(x), block.window_size)
         x = x + block.mlp(block.norm2(x))
-    return cast(Tensor, encoder.neck(x.permute(0, 3, 1, 2)))
+    reduction, *others = encoder.neck
+    # a 1 x 1 convolution is a product, which unlike that gives the same bits for any number of threads
+    x = F.linear(x, cast(Tensor, reduction.weight).flatten(1)).permute(0, 3, 1, 2)  # (B, D, g, g)
+    for layer in others:
+        x = cast(Tensor, layer(x))
+    return x
 
 
 def _attend(attention: nn.Module, x: Tensor, window: int) -> Tensor:

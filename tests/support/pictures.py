@@ -51,7 +51,11 @@ def write_bad_pictures(folder: Path) -> tuple[set[str], set[str]]:
         (folder / name).write_bytes(data)
     os.mkfifo(folder / "pipe.png")
     (folder / "dangling.png").symlink_to(folder / "nowhere.png")
-    return {*good, "really-a-png.jpg", "no-ending", "whole.png"}, {*bad, "pipe.png", "dangling.png"}
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "secret.png").write_bytes((folder / "alpha.png").read_bytes())
+    (folder / "secret.png").chmod(0)
+    (bad if not os.access(folder / "secret.png", os.R_OK) else good)["secret.png"] = b""  # root may read everything
+    return {*good, "really-a-png.jpg", "no-ending", "whole.png"}, {*bad, "pipe.png", "dangling.png", "loop.png"}
 
 
 def _bomb(width: int, height: int) -> bytes:
