@@ -368,6 +368,7 @@ def test_the_coco_file_says_what_the_masks_say(predictor, photos, tmp_path) -> N
     )
     coco = COCO(out / "coco.json")
     found = 0
+    assert len(coco.anns) == len({annotation["id"] for annotation in coco.dataset["annotations"]})
     for line in lines(out / "results.jsonl"):
         [image] = [number for number, about in coco.imgs.items() if about["file_name"] == line["image"]]
         [category] = [number for number, about in coco.cats.items() if about["name"] == line["text"]]
@@ -382,6 +383,30 @@ def test_the_coco_file_says_what_the_masks_say(predictor, photos, tmp_path) -> N
     assert COCO(out / "coco.json").loadRes(
         [{k: a[k] for k in ("image_id", "category_id", "segmentation", "score")} for a in coco.anns.values()]
     )
+
+
+def test_the_coco_files_of_shards_joined_are_that_of_the_whole(predictor, photos, tmp_path) -> None:
+    for seed in range(6):
+        draw(photos / f"more{seed}.png", seed)
+    prompts = photos / "prompts.jsonl"
+    names = [*(f"more{seed}.png" for seed in range(6)), "bad.jpg", "a.jpg", "b.png"]
+    prompts.write_text(
+        "\n".join(json.dumps({"image": n, "text": [*TEXTS, f"{n} itself"][: k % 3 + 1]}) for k, n in enumerate(names))
+    )
+    for shard in (Shard(), Shard(1, 2), Shard(2, 2)):
+        options = BatchOptions(formats=("coco",), shard=shard, no_target_pixels=0)
+        run_batch(photos, tmp_path / f"out{shard.count}", predictor=predictor, prompts=prompts, options=options)
+    whole, first, second = (
+        json.loads((tmp_path / f"out{shard.count}" / shard.name("coco", ".json")).read_text())
+        for shard in (Shard(), Shard(1, 2), Shard(2, 2))
+    )
+    for key in ("images", "annotations"):
+        assert first[key]
+        assert second[key]
+        assert first[key] + second[key] == whole[key]
+    assert {c["id"]: c["name"] for c in first["categories"] + second["categories"]} == {
+        c["id"]: c["name"] for c in whole["categories"]
+    }
 
 
 def test_the_parquet_file_has_the_lines_as_rows(predictor, photos, tmp_path, monkeypatch) -> None:

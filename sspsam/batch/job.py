@@ -277,7 +277,8 @@ class Batch:
         if "coco" in self.options.formats:
             path = ledger.output / ledger.shard.name("coco", ".json")
             with replacing(path, within=ledger.temporary) as [temporary]:
-                write_file(temporary, lambda file: file.writelines(coco_file(map(json.loads, ledger.results.lines()))))
+                answers = map(json.loads, ledger.results.lines())
+                write_file(temporary, lambda file: file.writelines(coco_file(answers, self.manifest.tasks)))
         if "parquet" in self.options.formats:
             path = ledger.output / ledger.shard.name("results", ".parquet")
             with replacing(path, within=ledger.temporary) as [temporary]:
