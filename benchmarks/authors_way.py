@@ -52,12 +52,13 @@ class AuthorsWay:
         self.surgery_layers = surgery_layers
         self.clip, self.size, self.grid = _clip(state)
         self.sam = _sam(state)
+        self.gru, self.verifying, self.generating = self._attending()
         self.tokenize = open_clip.tokenizer.SimpleTokenizer(context_length=self.clip.context_length)
 
     def to(self, device: torch.device) -> "AuthorsWay":
         """The same on another device."""
-        self.clip.to(device)
-        self.sam.to(device)
+        for module in (self.clip, self.sam, self.gru, self.verifying, self.generating):
+            module.to(device)
         self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
         return self
 
@@ -149,17 +150,12 @@ class AuthorsWay:
         return words, sentence / sentence.norm(dim=-1, keepdim=True)
 
     def _word_attention(self, tokens: Tensor, ids: Tensor) -> Tensor:
-        hidden = tokens.shape[-1]
-        gru = nn.GRU(hidden, hidden, batch_first=True, bidirectional=True, device=tokens.device)
-        gru.load_state_dict(self._below("text_proj."))
-        score = F.linear(gru(tokens)[0], self.state["phrase_attn.fc.weight"], self.state["phrase_attn.fc.bias"])
+        score = F.linear(self.gru(tokens)[0], self.state["phrase_attn.fc.weight"], self.state["phrase_attn.fc.bias"])
         attention = score[..., 0].softmax(-1) * (ids != 0)
         return attention / attention.sum(-1, keepdim=True)
 
     def _verify(self, patches: Tensor, tokens: Tensor, ids: Tensor) -> Tensor:
-        attention = nn.MultiheadAttention(patches.shape[-1], 8, batch_first=True, device=patches.device).eval()
-        attention.load_state_dict(self._below("img2text_attn."))
-        attended, _ = attention(patches, tokens, tokens, key_padding_mask=ids == 0)
+        attended, _ = self.verifying(patches, tokens, tokens, key_padding_mask=ids == 0)
         image, words = self._mlp("img_proj", patches, 1), self._mlp("imgtext_proj", attended, 1)
         cosine = (F.normalize(image, dim=-1) * F.normalize(words, dim=-1)).sum(-1)
         sigma = self.state["tf_sigma"]
@@ -169,10 +165,8 @@ class AuthorsWay:
         x = torch.cat([self.state["reg_token.weight"], self.state["prompt_token.weight"], fused[0]])[:, None]
         place = self.state["vl_pos_embed.weight"][:, None]
         width = x.shape[-1]
-        for index in range(self._count("vl_transformer.encoder.layers.")):
+        for index, attention in enumerate(self.generating):
             weights = self._below(f"vl_transformer.encoder.layers.{index}.")
-            attention = nn.MultiheadAttention(width, 8, device=x.device)
-            attention.load_state_dict({k[10:]: v for k, v in weights.items() if k.startswith("self_attn.")})
             x = x + attention(x + place, x + place, x)[0]
             x = F.layer_norm(x, (width,), weights["norm1.weight"], weights["norm1.bias"])
             inner = F.relu(F.linear(x, weights["linear1.weight"], weights["linear1.bias"]))
@@ -199,6 +193,20 @@ class AuthorsWay:
         corners = corners.cpu()
         inside = (corners - torch.tensor([*corner, *corner])).clamp(min=0) / torch.tensor([*ratio, *ratio]).double()
         return torch.minimum(inside, torch.tensor([*size, *size]))
+
+    def _attending(self) -> tuple[nn.GRU, nn.MultiheadAttention, nn.ModuleList]:
+        """The modules that have stock ones, built once: the GRU, patches to words, and the layers of the generator."""
+        hidden = len(self.state["norm_img.weight"])
+        gru = nn.GRU(hidden, hidden, batch_first=True, bidirectional=True)
+        gru.load_state_dict(self._below("text_proj."))
+        verifying = nn.MultiheadAttention(hidden, 8, batch_first=True)
+        verifying.load_state_dict(self._below("img2text_attn."))
+        generating = nn.ModuleList()
+        for index in range(self._count("vl_transformer.encoder.layers.")):
+            attention = nn.MultiheadAttention(len(self.state["norm.weight"]), 8)
+            attention.load_state_dict(self._below(f"vl_transformer.encoder.layers.{index}.self_attn."))
+            generating.append(attention)
+        return gru.eval(), verifying.eval(), generating.eval()
 
     def _mlp(self, name: str, x: Tensor, layers: int) -> Tensor:
         for index in range(layers):

@@ -1,8 +1,9 @@
 """Many pictures, one after the other: threads read and resize the next while the model is busy with this one."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice, zip_longest
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
@@ -16,6 +17,11 @@ Result = TypeVar("Result")
 
 _AHEAD: Final = 2  # batches that are made ready while one is computed
 _PICTURES: Final = 4  # that go through the encoders together on a GPU
+_TOO_LARGE: Final = (
+    "not enough memory for a single picture; use dtype='float16' on a GPU, a smaller model, or another device"
+)
+# how PyTorch and the libraries below it say that there is no memory, where they have no exception for it
+_SIGNS: Final = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 def default_batch_size(device: torch.device) -> int:
@@ -28,7 +34,16 @@ def attempt(work: Callable[..., Result], *arguments: Any, **named: Any) -> Resul
     try:
         return work(*arguments, **named)
     except SSPSAMError as error:
-        return error
+        return bare(error)
+
+
+def bare(error: SSPSAMError) -> SSPSAMError:
+    """An error to keep: without the frames that it came through, and all that those hold."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error
 
 
 def required(outcome: Result | SSPSAMError) -> Result:
@@ -38,10 +53,11 @@ def required(outcome: Result | SSPSAMError) -> Result:
     return outcome
 
 
-def all_required(outcomes: Iterator[Result | SSPSAMError]) -> Iterator[Result]:
+def all_required(outcomes: Generator[Result | SSPSAMError, None, None]) -> Iterator[Result]:
     """The outcomes up to the first error, which is raised."""
-    for outcome in outcomes:
-        yield required(outcome)
+    with closing(outcomes):
+        for outcome in outcomes:
+            yield required(outcome)
 
 
 def raised(error: Exception) -> NoReturn:
@@ -57,7 +73,7 @@ def in_batches(
     batch_size: int,
     workers: int,
     too_large: Callable[[OutOfMemoryError], Result] = raised,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Results in the order of the items, lazily: no more than a few batches of items are taken in advance.
 
     Args:
@@ -74,8 +90,9 @@ def in_batches(
     shrinking = _Shrinking(compute, batch_size, too_large)
     with ThreadPoolExecutor(workers, thread_name_prefix="sspsam-read") as pool:
         source = _submitted(pool, items, make_ready)
-        waiting = deque(islice(source, _AHEAD * batch_size))
+        waiting: deque[Future[Ready]] = deque()
         try:
+            waiting.extend(islice(source, _AHEAD * batch_size))
             while waiting:
                 ready: list[Ready] = []
                 failure: BaseException | None = None
@@ -94,8 +111,10 @@ def in_batches(
 
 
 def in_order(
-    images: Iterable[Item], texts: Iterable[str] | Iterable[Sequence[str]], tokenize: Callable[[Sequence[str]], Ready]
-) -> Iterator[tuple[Item, Ready]]:
+    images: Iterable[Item],
+    texts: Iterable[str] | Iterable[Sequence[str]],
+    tokenize: Callable[[Sequence[str]], Ready | SSPSAMError],
+) -> Iterator[tuple[Item, Ready | SSPSAMError]]:
     """Each picture with its tokenised expressions: the same for all, or one list for each.
 
     Raises:
@@ -103,14 +122,16 @@ def in_order(
         TypeError: what should be a list of expressions for a picture is a string.
     """
     if isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts):
-        asked = tokenize(texts)  # at once, so that a bad expression is found before any picture is read
+        asked = required(tokenize(texts))  # at once: a bad expression is found before any picture is read
         return ((image, asked) for image in images)
     return _paired(images, texts, tokenize)
 
 
 def _paired(
-    images: Iterable[Item], texts: Iterable[str] | Iterable[Sequence[str]], tokenize: Callable[[Sequence[str]], Ready]
-) -> Iterator[tuple[Item, Ready]]:
+    images: Iterable[Item],
+    texts: Iterable[str] | Iterable[Sequence[str]],
+    tokenize: Callable[[Sequence[str]], Ready | SSPSAMError],
+) -> Iterator[tuple[Item, Ready | SSPSAMError]]:
     missing = object()
     for number, (image, own) in enumerate(zip_longest(images, texts, fillvalue=missing)):
         if image is missing or own is missing:
@@ -155,29 +176,26 @@ class _Shrinking(Generic[Ready, Result]):
         while ready:
             part = ready[: self.size]
             results = self._computed(part)
-            if results is None:  # outside of any except clause: its traceback would keep what is to be freed
+            # outside of any except clause: its traceback would keep what is to be freed
+            if isinstance(results, str):
                 release_memory()
-                continue
+                if len(part) == 1:
+                    results = [self.too_large(OutOfMemoryError(f"{_TOO_LARGE}: {results}"))]
+                else:
+                    self.size = len(part) // 2
+                    warn(f"out of memory with {len(part)} pictures at a time; going on with {self.size}")
+                    continue
             ready = ready[len(part) :]
             yield from results
 
-    def _computed(self, part: list[Ready]) -> list[Result] | None:
+    def _computed(self, part: list[Ready]) -> list[Result] | str:
+        """The results, or how it was said that there is not enough memory."""
         try:
             return self.compute(part)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(part) == 1:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                failure = OutOfMemoryError(
-                    "not enough memory for a single picture; use dtype='float16' on a GPU, a smaller model, or another "
-                    f"device: {reason}"
-                )
-                failure.__cause__ = error
-                return [self.too_large(failure)]
-            self.size = len(part) // 2
-            warn(f"out of memory with {len(part)} pictures at a time; going on with {self.size}")
-            return None
+            return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def release_memory() -> None:
@@ -188,4 +206,4 @@ def release_memory() -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether PyTorch or Python ran out of memory, on a GPU or not."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in _SIGNS)

@@ -1,8 +1,9 @@
 """Where and how precisely the model computes."""
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -16,18 +17,18 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
 
 
 def checked_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for; None: a GPU if PyTorch sees one, else the CPU.
+    """The device asked for, of several the one by its number; None: a GPU if PyTorch sees one, else the CPU.
 
     Raises:
         DeviceError: this computer has no such device.
     """
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if not isinstance(device, str | torch.device):
         raise TypeError(f"a device is a string or a torch.device, not {type(device).__name__}")
     try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        # "cuda" is another one in every thread that chooses another; the tensor's own device has its number
+        chosen = torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DeviceError(f"device {str(device)!r} cannot be used here: {reason}. Use device='cpu'.") from error
@@ -68,15 +69,53 @@ def computing(device: torch.device, dtype: torch.dtype = torch.float32) -> Itera
         yield
 
 
+class _IEEE:
+    """PyTorch's settings of float32 products, which hold for the whole process.
+
+    The first of several threads that need it changes them, the last puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: list[str] = []
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = [_own(place, parent) for place, parent in _places()]
+                for place, _ in _places():
+                    place.fp32_precision = "ieee"
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for (place, _), precision in zip(_places(), self._before, strict=True):
+                    place.fp32_precision = precision
+
+
+_IEEE_FLOAT32: Final = _IEEE()
+
+
+def _places() -> list[tuple[Any, Any]]:
+    """Each setting that matters here with the one that it follows."""
+    every: Any = torch.backends
+    return [(every.cuda.matmul, every), (every.cudnn.conv, every.cudnn), (every.cudnn.rnn, every.cudnn)]
+
+
+def _own(place: Any, parent: Any) -> str:
+    """What to put back: what a setting says, or that it follows the other, where it says the same."""
+    followed = str(parent.fp32_precision)
+    return "none" if place.fp32_precision == followed else str(place.fp32_precision)
+
+
 @contextmanager
 def ieee_float32() -> Iterator[None]:
-    """Float32 products in float32 and not in TF32, which PyTorch allows for convolutions; the settings are put back."""
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]  # set up at import
-    before = [place.fp32_precision for place in places]
+    """Float32 products in float32 and not in TF32, which PyTorch allows for convolutions and recurrent networks."""
+    _IEEE_FLOAT32.enter()
     try:
-        for place in places:
-            place.fp32_precision = "ieee"
         yield
     finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
+        _IEEE_FLOAT32.leave()

@@ -34,6 +34,7 @@ class ImageEmbedding:
         fingerprint: of the model that made it; no other model takes it.
         pixels: (height, width, 3) uint8 RGB of the upright picture, for overlays; None after `load`.
         prepared: what the model makes of the tensors for every expression; kept from the first question on.
+        moved: the same on the device where it was asked about last, if that is another.
     """
 
     clip_features: Tensor
@@ -43,16 +44,31 @@ class ImageEmbedding:
     fingerprint: str
     pixels: Pixels | None = field(default=None, repr=False)
     prepared: PreparedImage | None = field(default=None, repr=False)
+    moved: "ImageEmbedding | None" = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         return f"ImageEmbedding({self.width} x {self.height} pixels, model {self.fingerprint[:12]})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what can be made again."""
+        return {**self.__dict__, "prepared": None, "moved": None}
+
     def to(self, device: torch.device | str) -> "ImageEmbedding":
-        """The same embedding with its tensors on another device; itself where they are there already."""
-        clip, sam = self.clip_features.to(device), self.sam_embedding.to(device)
-        if clip is self.clip_features and sam is self.sam_embedding:
+        """The same embedding with its tensors on another device; itself where they are there already.
+
+        The last such copy is kept, so that what is computed for the first question there serves the next ones.
+        """
+        device = torch.device(device)
+        if self.clip_features.device == device and self.sam_embedding.device == device:
             return self
-        return dataclasses.replace(self, clip_features=clip, sam_embedding=sam, prepared=None)
+        moved = self.moved
+        if moved is None or moved.clip_features.device != device:
+            clip, sam = self.clip_features.to(device), self.sam_embedding.to(device)
+            if clip is self.clip_features and sam is self.sam_embedding:  # such as "cuda" for "cuda:0"
+                return self
+            moved = dataclasses.replace(self, clip_features=clip, sam_embedding=sam, prepared=None, moved=None)
+            object.__setattr__(self, "moved", moved)  # threads may both do so: what they write is equal
+        return moved
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the primary tensors, not the picture, to a safetensors file.

@@ -4,6 +4,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, Self, overload
 
@@ -347,8 +348,8 @@ class SSPSAMPredictor:
                 when memory runs out.
             workers: threads that read pictures; None: 2.
             mask_threshold, no_target_pixels, return_logits, explain, max_pixels: as in `predict`.
-            return_errors: give the error of a picture that cannot be read or answered, or for which alone there is not
-                enough memory, in its place, and go on.
+            return_errors: give the error of a picture that cannot be read or answered, whose own texts cannot be asked,
+                or for which alone there is not enough memory, in its place, and go on.
 
         Yields:
             For each picture, in order, a `Segmentation` for each of its expressions. The results can be long: take
@@ -368,25 +369,33 @@ class SSPSAMPredictor:
             raise TypeError("texts is a list of expressions, or one such list for each picture, not a string")
         if isinstance(images, str | bytes | bytearray | os.PathLike | Image.Image | np.ndarray):
             raise TypeError("images are many pictures, such as a list or generator of them; for one there is predict()")
-        tasks = in_order(images, texts, self._reader.tokenize)
+        tokenize = partial(attempt, self._reader.tokenize) if return_errors else self._reader.tokenize
+        tasks = in_order(images, texts, tokenize)
 
-        def read(task: tuple[ImageInput, Tokenized]) -> tuple[Picture | SSPSAMError, Tokenized]:
+        def read(task: tuple[ImageInput, Tokenized | SSPSAMError]) -> tuple[Picture, Tokenized] | SSPSAMError:
+            image, asked = task
+            if isinstance(asked, SSPSAMError):
+                return asked
             try:
-                return attempt(self._encoder.read, task[0], max_pixels), task[1]
+                picture = attempt(self._encoder.read, image, max_pixels)
             except MemoryError:
-                return OutOfMemoryError("not enough memory to read the picture"), task[1]
+                return OutOfMemoryError("not enough memory to read the picture")
+            return picture if isinstance(picture, SSPSAMError) else (picture, asked)
 
-        def answer(ready: list[tuple[Picture | SSPSAMError, Tokenized]]) -> list[list[Segmentation] | SSPSAMError]:
-            pictures = [one for one, _ in ready if isinstance(one, Picture)]
+        def answer(ready: list[tuple[Picture, Tokenized] | SSPSAMError]) -> list[list[Segmentation] | SSPSAMError]:
+            pictures = [one[0] for one in ready if isinstance(one, tuple)]
             encoded = iter(self._encoder.encode(pictures, self._device, self.fingerprint))
-            seen = [next(encoded) if isinstance(one, Picture) else one for one, _ in ready]
-            return [
-                one if isinstance(one, SSPSAMError) else attempt(self._answer, one, asked, options)
-                for one, (_, asked) in zip(seen, ready, strict=True)
-            ]
+            outcomes: list[list[Segmentation] | SSPSAMError] = []
+            for one in ready:
+                if isinstance(one, SSPSAMError):
+                    outcomes.append(one)
+                    continue
+                seen = next(encoded)
+                outcomes.append(seen if isinstance(seen, SSPSAMError) else attempt(self._answer, seen, one[1], options))
+            return outcomes
 
         size = default_batch_size(self._device) if batch_size is None else batch_size
-        outcomes: Iterator[list[Segmentation] | SSPSAMError] = in_batches(
+        outcomes = in_batches(
             *(tasks, read, answer),
             batch_size=size,
             workers=workers or _WORKERS,

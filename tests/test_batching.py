@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from sspsam import SSPSAMPredictor, errors
 from sspsam.batching import in_batches
+from sspsam.models import ImageFeatures
 from sspsam.shapes import draw_scene
 
 TEXTS = ["the red circle", "a dog"]
@@ -118,6 +120,8 @@ def test_sizes_are_positive_whole_numbers(predictor, name, value) -> None:
         torch.OutOfMemoryError("CUDA out of memory."),
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: x"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
     ],
 )
 def test_running_out_of_memory_halves_the_batch_and_loses_nothing(shortage) -> None:
@@ -169,6 +173,35 @@ def test_the_next_pictures_are_read_while_the_model_is_busy() -> None:
         return ready
 
     assert list(in_batches(range(5), read, compute, batch_size=1, workers=1)) == list(range(5))
+
+
+def test_what_ran_out_of_memory_is_let_go_before_the_next(predictor, pictures, monkeypatch) -> None:
+    model, held = predictor._model, []
+
+    def encode_image(*inputs: torch.Tensor) -> list[ImageFeatures]:
+        if not held:
+            large = torch.zeros(1000)
+            held.append(weakref.ref(large))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        assert held[0]() is None
+        return type(model).encode_image(model, *inputs)
+
+    monkeypatch.setattr(model, "encode_image", encode_image)
+    first, second = predictor.predict_batch(pictures[:2], TEXTS, batch_size=1, return_errors=True)
+    assert isinstance(first, errors.OutOfMemoryError)
+    assert first.__traceback__ is None
+    assert len(second) == 2
+
+
+def test_a_picture_whose_own_texts_cannot_be_asked_costs_no_other(predictor, pictures) -> None:
+    texts = [["one"], [" "], ["three"]]
+    found = list(predictor.predict_batch(pictures[:3], texts, return_errors=True))
+    assert isinstance(found[1], errors.TextError)
+    assert [each[0].text for each in (found[0], found[2])] == ["one", "three"]
+    with pytest.raises(errors.TextError):
+        list(predictor.predict_batch(pictures[:3], texts))
+    with pytest.raises(errors.TextError):  # those for all pictures at once, before any is read
+        predictor.predict_batch(pictures[:3], ["one", " "], return_errors=True)
 
 
 def test_errors_can_be_given_in_the_place_of_results(predictor, pictures, tmp_path, monkeypatch) -> None:

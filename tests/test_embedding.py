@@ -1,6 +1,8 @@
 """Embeddings on disk."""
 
+import dataclasses
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +95,8 @@ def test_sizes_that_cannot_be_are_refused_even_with_a_right_digest(saved, tmp_pa
 
 def test_tensors_of_another_precision_are_refused_even_with_a_right_digest(saved) -> None:
     _, embedding, path = saved
-    write_again(embedding.to(torch.float64), path, {})
+    double = dataclasses.replace(embedding, clip_features=embedding.clip_features.double())
+    write_again(double, path, {})
     with pytest.raises(EmbeddingError, match="float32"):
         ImageEmbedding.load(path)
 
@@ -110,3 +113,17 @@ def write_again(embedding: ImageEmbedding, path: Path, changes: dict[str, object
 def test_saving_into_a_missing_folder_is_an_error_of_ours(saved, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="nowhere"):
         saved[1].save(tmp_path / "nowhere" / "e.safetensors")
+
+
+def test_a_copy_on_another_device_is_kept_and_what_can_be_made_again_is_not_pickled(saved) -> None:
+    predictor, embedding, _ = saved
+    elsewhere = embedding.to("meta")
+    assert elsewhere.clip_features.device.type == "meta"
+    assert embedding.to("meta") is elsewhere  # so that it is prepared there once
+    assert embedding.to("cpu") is embedding
+    result = predictor.predict("the red circle", embedding=embedding)
+    assert embedding.prepared is not None
+    read = pickle.loads(pickle.dumps(embedding))
+    assert read.prepared is read.moved is None
+    assert torch.equal(read.sam_embedding, embedding.sam_embedding)
+    assert predictor.predict("the red circle", embedding=read).score == result.score

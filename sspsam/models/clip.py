@@ -75,7 +75,7 @@ class CLIPWithSurgery(nn.Module):
         for block in blocks[-self.surgery_layers :]:
             original, new = self._surgery_block(block, original, new)
         tokens = torch.cat([original[:, :1], new[:, 1:]], dim=1)  # (B, 1+G*G, width)
-        features = visual.ln_post(tokens) @ visual.proj  # (B, 1+G*G, C)
+        features = (visual.ln_post(tokens) @ visual.proj).float()  # (B, 1+G*G, C)
         return cast(Tensor, (features / features.norm(dim=1, keepdim=True))[:, 1:])
 
     def _surgery_block(self, block: nn.Module, original: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,12 +19,16 @@ def encode_image(encoder: ImageEncoderViT, pixels: Tensor) -> Tensor:
     for block in encoder.blocks:
         x = x + _attend(block.attn, block.norm1(x), block.window_size)
         x = x + block.mlp(block.norm2(x))
-    reduction, *others = encoder.neck
+    reduction, first_norm, convolution, last_norm = encoder.neck
     # a 1 x 1 convolution is a product, which unlike that gives the same bits for any number of threads
     x = F.linear(x, cast(Tensor, reduction.weight).flatten(1)).permute(0, 3, 1, 2)  # (B, D, g, g)
-    for layer in others:
-        x = cast(Tensor, layer(x))
-    return x
+    return _normalized(last_norm, convolution(_normalized(first_norm, x))).contiguous()
+
+
+def _normalized(norm: nn.Module, x: Tensor) -> Tensor:
+    """The stock norm over channels squares by hand, which in float16 overflows and is wrong with finite numbers."""
+    with torch.autocast(x.device.type, enabled=False):
+        return cast(Tensor, norm(x.float()))
 
 
 def _attend(attention: nn.Module, x: Tensor, window: int) -> Tensor:
