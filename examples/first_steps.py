@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from sspsam import SSPSAMPredictor
 
 SCENE = Path(__file__).parent / "shapes.png"
-TEXTS = ["the white heart", "both of the white shapes", "the largest shape", "the top right shape", "a dog"]
+TEXTS = ["the white heart", "the largest shape", "the shapes left of the orange square", "both white shapes", "a dog"]
 
 picture, texts = Path(*sys.argv[1:2] or [SCENE]), sys.argv[2:] or TEXTS
 predictor = SSPSAMPredictor.from_pretrained("shapes")

@@ -31,8 +31,8 @@ def numbers() -> dict[str, float]:
 def test_it_answers_a_second_renderer(numbers) -> None:
     # a guard well below what the model card reports, for these are few scenes
     assert numbers["expressions"] > 250
-    assert numbers["mIoU"] > 0.66
-    assert balanced(numbers) > 0.85
+    assert numbers["mIoU"] > 0.77
+    assert balanced(numbers) > 0.92
 
 
 def test_with_its_weights_shuffled_nothing_is_left(numbers) -> None:
