@@ -159,7 +159,7 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
                 "sam": Stage(images=22_000, batch=8, expressions=0, learning_rate=8e-4),
                 # everything learns the masks of expressions
                 "joint": Stage(
-                    images=40_000,
+                    images=30_000,
                     batch=8,
                     expressions=12,
                     learning_rate=7e-4,
