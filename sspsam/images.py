@@ -145,16 +145,16 @@ def _decoding(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def only_our_limit(max_pixels: int | None) -> Iterator[None]:
+def only_our_limit(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
     """In a program of our own: Pillow's limit becomes ours, which refuses larger pictures with an error.
 
     Args:
-        max_pixels: of a picture; None: the default.
+        max_pixels: of a picture.
     """
     before = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        Image.MAX_IMAGE_PIXELS = max_pixels or DEFAULT_MAX_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels
         try:
             yield
         finally:

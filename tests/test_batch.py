@@ -311,6 +311,11 @@ def test_shards_that_are_asked_different_things_do_not_share_a_folder(predictor,
     (photos / "0.png").unlink()
     assert {path.name for path in (tmp_path / "out").glob("job*")} == {"job.1-of-2.json"}
     part(2)
+    before = tree(tmp_path / "out")
+    with pytest.raises(errors.BatchError, match="in 2 parts: choose another folder"):
+        run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor, options=BatchOptions(overwrite=True))
+    after = tree(tmp_path / "out")
+    assert {name: after[name] for name in before} == before
     part(2, ["the star"], overwrite=True)
     part(1, ["the star"], overwrite=True)
     images = [line["image"] for n in (1, 2) for line in lines(tmp_path / "out" / f"results.{n}-of-2.jsonl")]

@@ -82,6 +82,7 @@ def open_ledger(
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         ledger = Ledger(output, shard, results, errors, temporary)
         if overwrite:
+            _require_the_same_parts(ledger, job)
             _remove_earlier(ledger, job, stems)
         else:
             _agree(ledger, job)
@@ -156,14 +157,28 @@ def _agree(ledger: Ledger, job: Mapping[str, Any]) -> None:
     try:
         if earlier is not None:
             _compare(job, earlier, f"an earlier run in {ledger.output}", ())
-        for other in sorted(ledger.output.glob("job*.json")):
-            theirs = None if other == path else _job_in(other)
-            if theirs is not None and _REMOVING not in theirs:
-                _compare(job, theirs, f"the run of {other}", ("shard",))
+        for other, theirs in _others(ledger):
+            _compare(job, theirs, f"the run of {other}", ("shard",))
     except BatchError:
         if earlier is None:
             path.unlink()
         raise
+
+
+def _require_the_same_parts(ledger: Ledger, job: Mapping[str, Any]) -> None:
+    """Other shards may begin anew one by one, but runs in parts of another number would stay, and be in the way."""
+    for other, theirs in _others(ledger):
+        if theirs.get("shards") != job.get("shards"):
+            raise BatchError(f"{other} is of a run in {theirs.get('shards')} parts: choose another folder")
+
+
+def _others(ledger: Ledger) -> Iterator[tuple[Path, Line]]:
+    """What other shards of the same folder were asked."""
+    own = ledger.shard.name("job", ".json")
+    for path in sorted(ledger.output.glob("job*.json")):
+        job = None if path.name == own else _job_in(path)
+        if job is not None and _REMOVING not in job:
+            yield path, job
 
 
 def _compare(job: Mapping[str, Any], earlier: Line, who: str, own: Collection[str]) -> None:

@@ -91,10 +91,10 @@ def manifest_of(
         raise ManifestError("give expressions one by one or as a file of prompts, not both")
     if prompts is not None and prompts.suffix.lower() not in (_LIST, *TABLES):
         raise ManifestError(f"{prompts} is no file of prompts by its name: {_LIST}, one a line, or {', '.join(TABLES)}")
-    if glob is not None and not (isinstance(source, Path) and source.is_dir() and prompts_for_all(prompts)):
+    if glob is not None and not (isinstance(source, Path) and source.is_dir() and _for_all(prompts)):
         raise ManifestError("glob chooses files of a folder; a list or table names its pictures")
     own_table = isinstance(source, Path) and source.suffix.lower() in TABLES
-    table = source if own_table else prompts if prompts is not None and prompts.suffix.lower() in TABLES else None
+    table = source if own_table else None if _for_all(prompts) else prompts
     if isinstance(table, Path):
         if own_table and prompts is not None:
             raise ManifestError(f"{source} is a table of pictures and expressions already; leave out {prompts}")
@@ -128,7 +128,7 @@ def _pictures(
     return Manifest((Task(source.name, source, texts),))
 
 
-def prompts_for_all(prompts: Path | None) -> bool:
+def _for_all(prompts: Path | None) -> bool:
     """Whether a file of prompts, if any, says what to ask every picture, rather than each its own."""
     return prompts is None or prompts.suffix.lower() == _LIST
 
