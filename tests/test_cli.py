@@ -79,6 +79,14 @@ def test_a_bad_picture_does_not_stop_the_others_but_fails_the_command(photograph
     assert "2 of 3 pictures failed" in done.stderr
 
 
+def test_one_limit_of_pixels_holds_and_pillows_own_is_not_heard(photographs, tiny_model, monkeypatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # the picture has 5,400
+    done = run("segment", photographs[0], "-t", "the mug", "--model", tiny_model)
+    assert done.exit_code == 0, done.stderr
+    assert "DecompressionBomb" not in done.stderr
+    assert Image.MAX_IMAGE_PIXELS == 1000  # as it was
+
+
 def test_wrong_usage_is_two_and_a_missing_model_is_one(photographs, tmp_path) -> None:
     assert run("segment", photographs[0]).exit_code == 2
     assert run("segment").exit_code == 2

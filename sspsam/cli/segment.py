@@ -54,6 +54,7 @@ def segment(
     if form == "overlay" and output is None:
         raise click.UsageError("--format overlay writes pictures: say where with -o DIR")
     with failing_cleanly():
+        from sspsam.images import only_our_limit
         from sspsam.predictor import SSPSAMPredictor
         from sspsam.storage import make_directory
 
@@ -64,7 +65,9 @@ def segment(
     writer = _Writer(output, form)
     for image in images:
         try:
-            writer.write(image, predictor.predict(texts, image=image))
+            with only_our_limit():
+                results = predictor.predict(texts, image=image)
+            writer.write(image, results)
         except SSPSAMError as error:
             failed += 1
             complain(str(error) if str(image) in str(error) else f"{image}: {error}")
