@@ -101,7 +101,6 @@ class Ways:
                 model = SSPSAM(shape)
             used = set(state) - set(unused(state))
             model.load_state_dict({our_name(name): state[name] for name in used}, assign=True)
-            model.clip.restore_buffers()
             self.ours = SSPSAMPredictor(model.requires_grad_(False), ModelConfig(shape), device=device, dtype=dtype)
 
     def synchronized(self, work: Callable[[], Any]) -> tuple[float, Any]:

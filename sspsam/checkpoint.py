@@ -169,7 +169,6 @@ def load_checkpoint(path: str | os.PathLike[str], *, verify: bool | None = None)
         if _file_state(path) != state_at_start:
             raise CheckpointError(f"{path} changed while it was being read; load it again")
         model.load_state_dict(tensors, strict=True, assign=True)
-        model.clip.restore_buffers()
     return model.requires_grad_(False).eval(), config
 
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -64,8 +64,7 @@ def computing(device: torch.device, dtype: torch.dtype = torch.float32) -> Itera
     """
     mixed = dtype is not torch.float32
     autocast = torch.autocast(device.type, dtype=dtype if mixed else torch.bfloat16, enabled=mixed)
-    full = ieee_float32() if device.type == "cuda" else nullcontext()
-    with torch.no_grad(), device, autocast, full:
+    with torch.no_grad(), device, autocast, ieee_float32():
         yield
 
 
@@ -102,7 +101,11 @@ _IEEE_FLOAT32: Final = _IEEE()
 def _places() -> list[tuple[Any, Any]]:
     """Each setting that matters here with the one that it follows."""
     every: Any = torch.backends
-    return [(every.cuda.matmul, every), (every.cudnn.conv, every.cudnn), (every.cudnn.rnn, every.cudnn)]
+    cuda, cudnn, cpu = every.cuda, every.cudnn, every.mkldnn
+    return [
+        *((cuda.matmul, every), (cudnn.conv, cudnn), (cudnn.rnn, cudnn)),
+        *((cpu.matmul, cpu), (cpu.conv, cpu), (cpu.rnn, cpu)),
+    ]
 
 
 def _own(place: Any, parent: Any) -> str:
@@ -113,7 +116,10 @@ def _own(place: Any, parent: Any) -> str:
 
 @contextmanager
 def ieee_float32() -> Iterator[None]:
-    """Float32 products in float32 and not in TF32, which PyTorch allows for convolutions and recurrent networks."""
+    """Float32 products in float32.
+
+    Not in TF32, which PyTorch allows a GPU for convolutions and recurrent networks, nor in what an application allows.
+    """
     _IEEE_FLOAT32.enter()
     try:
         yield

@@ -73,11 +73,23 @@ def test_what_overflows_in_float32_too_is_a_named_error(tiny_model: Path, monkey
 
 
 def test_the_settings_for_tf32_are_put_back() -> None:
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul)
     before = [place.fp32_precision for place in places]
     with ieee_float32():
-        assert [place.fp32_precision for place in places] == ["ieee", "ieee"]
+        assert [place.fp32_precision for place in places] == ["ieee"] * 3
     assert [place.fp32_precision for place in places] == before
+
+
+def test_what_an_application_allows_its_own_products_does_not_reach_in() -> None:
+    try:
+        torch.set_float32_matmul_precision("medium")
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            with computing(torch.device(device)):
+                assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+                assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_threads_that_come_and_go_put_the_settings_back_when_the_last_has_gone() -> None:

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from support.authors import tiny_architecture
+from torch import nn
+from torch.nn import functional as F
 
-from sspsam.models import MLP, SSPSAM, ImageFeatures
+from sspsam.models import MLP, SSPSAM, ImageFeatures, layers
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +113,65 @@ def test_mlp_has_relu_between_its_layers_only() -> None:
     hidden = torch.clamp(hidden @ b[0].T + b[1], min=0)
     assert torch.allclose(mlp(x), hidden @ c[0].T + c[1], atol=1e-6)
     assert (mlp(x) < 0).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (3, 77, 40), (2, 5, 5, 16), (0, 7)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_products_are_those_of_float64(shape, biased) -> None:
+    x, weight = torch.randn(*shape), torch.randn(9, shape[-1])
+    bias = torch.randn(9) if biased else None
+    exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    with torch.no_grad():
+        assert torch.allclose(layers.linear(x, weight, bias).double(), exact, atol=1e-5)
+        strided = torch.stack([x, x], dim=-1)[..., 1]
+        columns = weight.T.contiguous().T
+        assert torch.allclose(layers.linear(strided, columns, bias).double(), exact, atol=1e-5)
+        without = layers.linear(x.double(), weight.double())
+    assert without.dtype is torch.float64
+
+
+def test_products_have_derivatives_and_follow_mixed_precision() -> None:
+    x, weight = torch.randn(2, 3), torch.randn(4, 3, requires_grad=True)
+    layers.linear(x, weight).sum().backward()
+    assert torch.allclose(weight.grad, x.sum(0).expand(4, 3))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layers.linear(x, weight).dtype is torch.bfloat16
+
+
+def test_without_onednn_the_answers_are_the_same(model: SSPSAM, inputs, monkeypatch) -> None:
+    clip, sam, ids = inputs
+
+    def answer() -> torch.Tensor:
+        with torch.no_grad():
+            [image] = model.encode_image(clip[:1], sam[:1])
+            return model.segment(model.prepare(image), model.encode_text(ids)).low_res
+
+    fast = answer()
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    layers._onednn.cache_clear()
+    try:
+        assert layers._onednn() is None
+        assert torch.allclose(answer(), fast, atol=1e-4)
+    finally:
+        monkeypatch.undo()
+        layers._onednn.cache_clear()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_that_of_the_stock_module(causal) -> None:
+    stock = nn.MultiheadAttention(32, 4, batch_first=True)
+    nn.init.normal_(stock.in_proj_bias)
+    queries, keys, values = torch.randn(3, 2, 9, 32)
+    wanted = torch.rand(2, 9) > 0.4
+    wanted[:, 0] = True
+    mask = torch.full((9, 9), float("-inf")).triu(1) if causal else None
+    padding = None if causal else ~wanted
+    for q, k, v in ((queries, keys, values), (queries, queries, queries)):
+        theirs, _ = stock(q, k, v, attn_mask=mask, key_padding_mask=padding, need_weights=False)
+        with torch.no_grad():
+            ours = layers.attend(stock, q, k, v, wanted=None if causal else wanted, causal=causal)
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_every_linear_layer_computes_by_our_product(model: SSPSAM) -> None:
+    assert {type(module) for module in model.modules() if isinstance(module, nn.Linear)} == {layers.Linear}

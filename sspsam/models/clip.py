@@ -1,6 +1,6 @@
 """CLIP with surgery: image features for every patch, word features for every text position (section 2).
 
-The modules are open_clip's own; only the way through the vision transformer is ours.
+The modules are open_clip's own; the way through them is ours.
 """
 
 from typing import NamedTuple, cast
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sspsam._stock import QuickGELU, TextTransformer, VisionTransformer
 from sspsam.config import CLIPConfig
+from sspsam.models.layers import attend, linear
 
 
 class TextFeatures(NamedTuple):
@@ -51,8 +52,9 @@ class CLIPWithSurgery(nn.Module):
             mlp_ratio=(config.text_mlp_width + 0.5) / config.text_width,
             output_dim=config.embed_dim,
             act_layer=QuickGELU,
-            output_tokens=True,
         )
+        # our way is causal without; and as no checkpoint holds it, a model that is built without storage would lose it
+        self.text.attn_mask = None
 
     def encode_image(self, clip_input: Tensor) -> Tensor:
         """Features of every patch.
@@ -70,22 +72,22 @@ class CLIPWithSurgery(nn.Module):
         x = visual.ln_pre(torch.cat([class_token, patches], dim=1) + visual.positional_embedding)  # (B, 1+G*G, width)
         blocks = list(visual.transformer.resblocks)
         for block in blocks[: -self.surgery_layers]:
-            x = block(x)
+            x = _through(block, x)
         original = new = x
         for block in blocks[-self.surgery_layers :]:
             original, new = self._surgery_block(block, original, new)
         tokens = torch.cat([original[:, :1], new[:, 1:]], dim=1)  # (B, 1+G*G, width)
-        features = (visual.ln_post(tokens) @ visual.proj).float()  # (B, 1+G*G, C)
+        features = linear(visual.ln_post(tokens), visual.proj.T).float()  # (B, 1+G*G, C)
         return cast(Tensor, (features / features.norm(dim=1, keepdim=True))[:, 1:])
 
     def _surgery_block(self, block: nn.Module, original: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
         """One block on both paths; queries, keys and values all come from the original path."""
         attention = cast(nn.MultiheadAttention, block.attn)
         normed = cast(nn.Module, block.ln_1)(original)
-        qkv = F.linear(normed, cast(Tensor, attention.in_proj_weight), attention.in_proj_bias)
+        qkv = linear(normed, attention.in_proj_weight, attention.in_proj_bias)
         batch, length, _ = normed.shape
         q, k, v = (
-            part.reshape(batch, length, self.vision_heads, -1).transpose(1, 2) for part in qkv.chunk(3, dim=-1)
+            part.view(batch, length, self.vision_heads, -1).transpose(1, 2) for part in qkv.chunk(3, dim=-1)
         )  # each (B, heads, 1+G*G, width/heads)
         attended, attended_by_value = (
             attention.out_proj(F.scaled_dot_product_attention(a, b, v).transpose(1, 2).flatten(2))
@@ -101,12 +103,17 @@ class CLIPWithSurgery(nn.Module):
         Args:
             token_ids: (E, L) integers, 0 = padding; the largest id of a row is its end of text.
         """
-        sentence, words = self.text(token_ids)  # (E, C), (E, L, text width)
-        return TextFeatures(words, F.normalize(sentence, dim=-1))
+        text = self.text
+        x = text.token_embedding(token_ids) + text.positional_embedding  # (E, L, text width)
+        for block in text.transformer.resblocks:
+            x = _through(block, x, causal=True)
+        words = text.ln_final(x)
+        ends = words[torch.arange(len(words), device=words.device), token_ids.argmax(dim=-1)]  # (E, text width)
+        return TextFeatures(words, F.normalize(linear(ends, text.text_projection.T), dim=-1))
 
-    def restore_buffers(self) -> None:
-        """Make what no checkpoint holds: the causal mask, lost when the model was built without storage."""
-        length = self.text.context_length
-        device = self.text.positional_embedding.device
-        mask = torch.full((length, length), float("-inf"), dtype=torch.float32, device=device)
-        self.text.attn_mask = mask.triu_(1)
+
+def _through(block: nn.Module, x: Tensor, causal: bool = False) -> Tensor:
+    """One block of either transformer, (B, tokens, width) -> the same."""
+    normed = cast(nn.Module, block.ln_1)(x)
+    x = x + attend(cast(nn.MultiheadAttention, block.attn), normed, normed, normed, causal=causal)
+    return x + cast(Tensor, cast(nn.Module, block.mlp)(cast(nn.Module, block.ln_2)(x)))

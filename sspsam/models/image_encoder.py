@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspsam._stock import ImageEncoderViT
+from sspsam.models.layers import linear
 
 
 def encode_image(encoder: ImageEncoderViT, pixels: Tensor) -> Tensor:
@@ -21,7 +22,7 @@ def encode_image(encoder: ImageEncoderViT, pixels: Tensor) -> Tensor:
         x = x + block.mlp(block.norm2(x))
     reduction, first_norm, convolution, last_norm = encoder.neck
     # a 1 x 1 convolution is a product, which unlike that gives the same bits for any number of threads
-    x = F.linear(x, cast(Tensor, reduction.weight).flatten(1)).permute(0, 3, 1, 2)  # (B, D, g, g)
+    x = linear(x, cast(Tensor, reduction.weight).flatten(1)).permute(0, 3, 1, 2)  # (B, D, g, g)
     return _normalized(last_norm, convolution(_normalized(first_norm, x))).contiguous()
 
 

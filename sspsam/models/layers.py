@@ -1,10 +1,88 @@
-"""Small layers that several networks share."""
+"""Products and attention, computed in one place for every network, and small layers that several of them share."""
 
+from functools import cache
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(..., in) times (out, in), plus (out): `torch.nn.functional.linear`, by the faster of PyTorch's two libraries.
+
+    On the CPU PyTorch gives products of float32 to MKL, which does not make the most of processors that are not
+    Intel's; oneDNN, which it uses for half precision and for convolutions, does.
+    """
+    plain = x.device.type == "cpu" and x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
+    if plain and not torch.is_grad_enabled() and torch.backends.mkldnn.enabled:
+        product = _onednn()
+        if product is not None:
+            return cast(Tensor, product(x, weight, bias, "none", [], ""))
+    return F.linear(x, weight, bias)
+
+
+@cache
+def _onednn() -> Any:
+    """PyTorch's own operator for its compiled models; it has no derivative. None where it is missing or wrong."""
+    x, weight, bias = (torch.arange(float(count), device="cpu") for count in (6, 12, 4))
+    x, weight = x.view(1, 2, 3), weight.view(4, 3)
+    try:
+        product = torch.ops.mkldnn._linear_pointwise.default
+        works = torch.equal(product(x, weight, bias, "none", [], ""), F.linear(x, weight, bias))
+    except (AttributeError, RuntimeError):
+        return None
+    return product if works else None
+
+
+class Linear(nn.Linear):
+    """A linear layer that computes by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return linear(x, self.weight, self.bias)
+
+
+def compute_by_linear(network: nn.Module) -> None:
+    """Let every linear layer of a network, stock ones too, compute by `linear`; weights and names stay as they are."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            module.__class__ = Linear
+
+
+def attend(
+    attention: nn.MultiheadAttention,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    wanted: Tensor | None = None,
+    causal: bool = False,
+) -> Tensor:
+    """What stock attention computes, by `linear`.
+
+    Args:
+        attention: with the weights, batch first.
+        queries: (E, Q, width).
+        keys: (E, K, width).
+        values: (E, K, width).
+        wanted: (E, K) bool, False at keys that nobody may attend to; None: to all.
+        causal: attend to nothing that comes later.
+
+    Returns:
+        (E, Q, width).
+    """
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    if queries is keys and keys is values:
+        parts = list(linear(queries, weight, bias).chunk(3, dim=-1))
+    else:
+        pieces = zip((queries, keys, values), weight.chunk(3), bias.chunk(3), strict=True)
+        parts = [linear(*piece) for piece in pieces]
+    q, k, v = (part.view(*part.shape[:2], attention.num_heads, -1).transpose(1, 2) for part in parts)
+    mask = None if wanted is None else wanted[:, None, None]
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)  # (E, heads, Q, width/heads)
+    return cast(Tensor, attention.out_proj(attended.transpose(1, 2).flatten(2)))
 
 
 class MLP(nn.Module):

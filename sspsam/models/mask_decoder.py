@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspsam._stock import MaskDecoder
+from sspsam.models.layers import linear
 
 
 class DecoderImage(NamedTuple):
@@ -33,8 +34,8 @@ def prepare(decoder: MaskDecoder, embedding: Tensor, position: Tensor, no_mask: 
         position: (1, D, g, g) dense position encoding.
         no_mask: (1, D) the embedding that stands for no mask prompt.
     """
-    tokens = (embedding.flatten(1).T + no_mask).unsqueeze(0)  # (1, N, D)
-    place = position.flatten(2).squeeze(0).T  # (N, D)
+    tokens = (embedding.flatten(1).T.contiguous() + no_mask).unsqueeze(0)  # (1, N, D)
+    place = position.flatten(2).squeeze(0).T.contiguous()  # (N, D)
     first = decoder.transformer.layers[0]
     to_image, to_prompts = first.cross_attn_token_to_image, first.cross_attn_image_to_token
     placed = tokens + place
@@ -117,5 +118,6 @@ def _mask(decoder: MaskDecoder, keys: Tensor, weights: Tensor) -> Tensor:
 
 def _quadrupled(x: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:
     """(..., c) features of places -> (..., 4, c') of the 2 x 2 places that each becomes."""
-    weight = convolution.weight.flatten(2).permute(0, 2, 1).flatten(1)  # (c, 4 * c')
-    return (x @ weight).view(*x.shape[:-1], 4, -1) + cast(Tensor, convolution.bias)
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4 * c', c)
+    bias = cast(Tensor, convolution.bias).repeat(4)
+    return linear(x, weight, bias).view(*x.shape[:-1], 4, -1)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspsam.config import Architecture
-from sspsam.models.layers import MLP
+from sspsam.models.layers import MLP, attend, linear
 
 
 class LinguisticFeatures(NamedTuple):
@@ -90,7 +90,7 @@ class VisualAttentionAdapter(nn.Module):
 
         A patch is weighted by the sentence before it is projected; the product is linear, so that one does for all.
         """
-        return F.linear(features, cast(nn.Linear, self.image_projection.layers[0]).weight)
+        return linear(features, cast(nn.Linear, self.image_projection.layers[0]).weight)
 
     def forward(
         self, features: Tensor, projected: Tensor, sentence: Tensor, words: Tensor, padding: Tensor
@@ -111,7 +111,7 @@ class VisualAttentionAdapter(nn.Module):
         patches = torch.addcmul(cast(nn.Linear, first).bias, similarity.unsqueeze(-1), projected)  # (E, G*G, H)
         for layer in others:
             patches = layer(F.relu(patches))
-        attended, _ = self.word_attention(patches, words, words, key_padding_mask=padding, need_weights=False)
+        attended = attend(self.word_attention, patches, words, words, wanted=~padding)
         cosine = F.cosine_similarity(self.verify_image(patches), self.verify_words(attended), dim=-1)  # (E, G*G)
         verification = self.scale * torch.exp(-((1 - cosine) ** 2) / (2 * self.sigma**2))  # (E, G*G)
         return VisualFeatures(self.norm(patches) * verification.unsqueeze(-1), similarity, verification)
@@ -130,7 +130,7 @@ class PromptGeneratorLayer(nn.Module):
     def forward(self, x: Tensor, position: Tensor, wanted: int | None = None) -> Tensor:
         """(E, tokens, D), (tokens, D) -> (E, tokens, D), or (E, wanted, D) of the first so many tokens alone."""
         placed = x + position
-        attended, _ = self.attention(placed[:, :wanted], placed, x, need_weights=False)
+        attended = attend(self.attention, placed[:, :wanted], placed, x)
         x = self.norm1(x[:, :wanted] + attended)
         return cast(Tensor, self.norm2(x + self.mlp(x)))
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sspsam.config import Architecture
 from sspsam.models.clip import CLIPWithSurgery
+from sspsam.models.layers import compute_by_linear
 from sspsam.models.mask_decoder import DecoderImage
 from sspsam.models.sam import SAM
 from sspsam.models.ssp_encoder import LinguisticFeatures, SSPEncoder
@@ -72,6 +73,7 @@ class SSPSAM(nn.Module):
         self.clip = CLIPWithSurgery(config.clip)
         self.sam = SAM(config.sam)
         self.ssp = SSPEncoder(config)
+        compute_by_linear(self)
 
     def encode_image(self, clip_input: Tensor, sam_input: Tensor) -> list[ImageFeatures]:
         """Look at B pictures.
