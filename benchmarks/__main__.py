@@ -66,7 +66,8 @@ def architecture(size: str) -> Architecture:
         return PUBLISHED[size]
     full = PUBLISHED["224"]
     sam = replace(full.sam, width=128, layers=2, heads=2, mlp_width=256, global_blocks=(1,))
-    return replace(full, clip=replace(full.clip, vision_layers=7, text_layers=2), sam=sam)
+    clip = replace(full.clip, vision_layers=7, vision_width=192, vision_heads=3, vision_mlp_width=768, text_layers=2)
+    return replace(full, clip=clip, sam=sam)
 
 
 def expressions(seed: int, count: int) -> list[str]:
