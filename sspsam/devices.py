@@ -64,17 +64,21 @@ def computing(device: torch.device, dtype: torch.dtype = torch.float32) -> Itera
     """
     mixed = dtype is not torch.float32
     autocast = torch.autocast(device.type, dtype=dtype if mixed else torch.bfloat16, enabled=mixed)
-    with torch.no_grad(), device, autocast, ieee_float32():
+    with torch.no_grad(), device, autocast, ieee_float32(device):
         yield
 
 
 class _IEEE:
-    """PyTorch's settings of float32 products, which hold for the whole process.
+    """PyTorch's settings of float32 products on one kind of device, which hold for the whole process.
 
     The first of several threads that need it changes them, the last puts them back.
+
+    Args:
+        places: each setting with the one that it follows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, places: list[tuple[Any, Any]]) -> None:
+        self._places = places
         self._lock = threading.Lock()
         self._inside = 0
         self._before: list[str] = []
@@ -82,8 +86,8 @@ class _IEEE:
     def enter(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._before = [_own(place, parent) for place, parent in _places()]
-                for place, _ in _places():
+                self._before = [_own(place, parent) for place, parent in self._places]
+                for place, _ in self._places:
                     place.fp32_precision = "ieee"
             self._inside += 1
 
@@ -91,21 +95,8 @@ class _IEEE:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                for (place, _), precision in zip(_places(), self._before, strict=True):
+                for (place, _), precision in zip(self._places, self._before, strict=True):
                     place.fp32_precision = precision
-
-
-_IEEE_FLOAT32: Final = _IEEE()
-
-
-def _places() -> list[tuple[Any, Any]]:
-    """Each setting that matters here with the one that it follows."""
-    every: Any = torch.backends
-    cuda, cudnn, cpu = every.cuda, every.cudnn, every.mkldnn
-    return [
-        *((cuda.matmul, every), (cudnn.conv, cudnn), (cudnn.rnn, cudnn)),
-        *((cpu.matmul, cpu), (cpu.conv, cpu), (cpu.rnn, cpu)),
-    ]
 
 
 def _own(place: Any, parent: Any) -> str:
@@ -114,14 +105,26 @@ def _own(place: Any, parent: Any) -> str:
     return "none" if place.fp32_precision == followed else str(place.fp32_precision)
 
 
+_EVERY: Final[Any] = torch.backends
+_CUDA, _CUDNN, _CPU = _EVERY.cuda, _EVERY.cudnn, _EVERY.mkldnn
+_IEEE_FLOAT32: Final = {
+    "cuda": _IEEE([(_CUDA.matmul, _EVERY), (_CUDNN.conv, _CUDNN), (_CUDNN.rnn, _CUDNN)]),
+    "cpu": _IEEE([(_CPU.matmul, _CPU), (_CPU.conv, _CPU), (_CPU.rnn, _CPU)]),
+}
+
+
 @contextmanager
-def ieee_float32() -> Iterator[None]:
-    """Float32 products in float32.
+def ieee_float32(device: torch.device) -> Iterator[None]:
+    """Float32 products in float32 on one kind of device; the settings of others stay as they are.
 
     Not in TF32, which PyTorch allows a GPU for convolutions and recurrent networks, nor in what an application allows.
     """
-    _IEEE_FLOAT32.enter()
+    settings = _IEEE_FLOAT32.get(device.type)
+    if settings is None:
+        yield
+        return
+    settings.enter()
     try:
         yield
     finally:
-        _IEEE_FLOAT32.leave()
+        settings.leave()

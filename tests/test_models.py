@@ -162,14 +162,14 @@ def test_attention_is_that_of_the_stock_module(causal) -> None:
     stock = nn.MultiheadAttention(32, 4, batch_first=True)
     nn.init.normal_(stock.in_proj_bias)
     queries, keys, values = torch.randn(3, 2, 9, 32)
-    wanted = torch.rand(2, 9) > 0.4
-    wanted[:, 0] = True
+    allowed = torch.rand(2, 9) > 0.4
+    allowed[:, 0] = True
     mask = torch.full((9, 9), float("-inf")).triu(1) if causal else None
-    padding = None if causal else ~wanted
+    padding = None if causal else ~allowed
     for q, k, v in ((queries, keys, values), (queries, queries, queries)):
         theirs, _ = stock(q, k, v, attn_mask=mask, key_padding_mask=padding, need_weights=False)
         with torch.no_grad():
-            ours = layers.attend(stock, q, k, v, wanted=None if causal else wanted, causal=causal)
+            ours = layers.attend(stock, q, k, v, allowed=None if causal else allowed, causal=causal)
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 

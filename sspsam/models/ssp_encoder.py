@@ -111,7 +111,7 @@ class VisualAttentionAdapter(nn.Module):
         patches = torch.addcmul(cast(nn.Linear, first).bias, similarity.unsqueeze(-1), projected)  # (E, G*G, H)
         for layer in others:
             patches = layer(F.relu(patches))
-        attended = attend(self.word_attention, patches, words, words, wanted=~padding)
+        attended = attend(self.word_attention, patches, words, words, allowed=~padding)
         cosine = F.cosine_similarity(self.verify_image(patches), self.verify_words(attended), dim=-1)  # (E, G*G)
         verification = self.scale * torch.exp(-((1 - cosine) ** 2) / (2 * self.sigma**2))  # (E, G*G)
         return VisualFeatures(self.norm(patches) * verification.unsqueeze(-1), similarity, verification)
