@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # training is not installed
 from sspsam import SSPSAMPredictor
 from sspsam.checkpoint import load_checkpoint
 from sspsam.shapes import ask, draw_scene
-from training import losses, train
+from training import attention, losses, train
 from training.evaluate import Answer, answers, summary, table
 from training.recipe import RECIPES
 from training.scenes import ATTRIBUTES, PARSE_SIZES, TARGET_SIDE, Examples
@@ -189,6 +189,44 @@ def test_the_targets_of_an_example_are_those_of_its_scene(vocabulary: Vocabulary
     again = Examples(SMOKE.config, 5, 4, vocabulary, 10)[3]
     assert torch.equal(again.sam_input, examples[3].sam_input)
     assert torch.equal(again.token_ids, examples[3].token_ids)
+
+
+@pytest.mark.parametrize("how", ["alone", "bool mask", "float mask", "broadcast mask", "causal"])
+def test_plain_attention_is_the_fused_one_with_its_gradients(how: str) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, tokens, 4, dtype=torch.float64, requires_grad=True) for tokens in (5, 6, 6)]
+    options: dict[str, object] = {}
+    if how == "bool mask":
+        options["attn_mask"] = torch.arange(6).view(1, 1, 1, 6) < 4
+    elif how in ("float mask", "broadcast mask"):
+        shape = (2, 3, 5, 6) if how == "float mask" else (3, 1, 6)
+        options["attn_mask"] = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        inputs.append(options["attn_mask"])
+    elif how == "causal":
+        inputs[0] = torch.randn(2, 3, 6, 4, dtype=torch.float64, requires_grad=True)
+        options["is_causal"] = True
+    wanted = F.scaled_dot_product_attention(*inputs[:3], **options)
+    with attention.PlainAttention():
+        found = F.scaled_dot_product_attention(*inputs[:3], **options)
+    assert "_Attention" in found.grad_fn.name()
+    assert "_Attention" not in wanted.grad_fn.name()
+    assert torch.allclose(found, wanted)
+    direction = torch.randn_like(wanted)
+    for ours, theirs in zip(*(torch.autograd.grad(x, inputs, direction) for x in (found, wanted)), strict=True):
+        assert torch.allclose(ours, theirs)
+
+
+def test_plain_attention_computes_in_the_precision_of_autocast_and_gives_gradients_of_its_inputs() -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 40, 16, requires_grad=True) for _ in range(3)]
+    wanted = F.scaled_dot_product_attention(*inputs)
+    with torch.autocast("cpu", torch.bfloat16), attention.PlainAttention():
+        found = F.scaled_dot_product_attention(*inputs)
+    assert found.dtype is torch.bfloat16
+    assert torch.allclose(found.float(), wanted, atol=0.03)
+    for ours, theirs in zip(*(torch.autograd.grad(x.float().sum(), inputs) for x in (found, wanted)), strict=True):
+        assert ours.dtype is torch.float32
+        assert torch.allclose(ours, theirs, atol=0.03)
 
 
 def test_losses_are_least_where_the_answer_is_right() -> None:

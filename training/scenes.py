@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from sspsam.config import ModelConfig
@@ -223,8 +224,9 @@ def _resized(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.flo
 
 
 def _averaged(square: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    step = len(square) // side
-    averaged: NDArray[np.float32] = square.reshape(side, step, side, step).mean(axis=(1, 3), dtype=np.float32)
+    # NumPy's mean over blocks takes several times as long
+    blocks = F.avg_pool2d(torch.from_numpy(square)[None], len(square) // side)[0]
+    averaged: NDArray[np.float32] = blocks.numpy()
     return averaged
 
 
