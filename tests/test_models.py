@@ -1,5 +1,7 @@
 """The networks: shapes, independence of neighbours, and what must never depend on what."""
 
+import math
+
 import pytest
 import torch
 from support.authors import tiny_architecture
@@ -128,6 +130,16 @@ def test_products_are_those_of_float64(shape, biased) -> None:
         assert torch.allclose(layers.linear(strided, columns, bias).double(), exact, atol=1e-5)
         without = layers.linear(x.double(), weight.double())
     assert without.dtype is torch.float64
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("learning", [False, True])
+def test_products_with_an_activation_are_the_product_and_then_it(activation, learning) -> None:
+    x, weight, bias = torch.randn(3, 50, 16) * 3, torch.randn(9, 16), torch.randn(9)
+    before = F.linear(x.double(), weight.double(), bias.double())
+    exact = before.clamp(min=0) if activation == "relu" else before * (1 + torch.erf(before / math.sqrt(2))) / 2
+    with torch.set_grad_enabled(learning):
+        assert torch.allclose(layers.linear(x, weight, bias, activation).double(), exact, atol=1e-5)
 
 
 def test_products_have_derivatives_and_follow_mixed_precision() -> None:

@@ -19,7 +19,8 @@ def encode_image(encoder: ImageEncoderViT, pixels: Tensor) -> Tensor:
     x = encoder.patch_embed(pixels) + encoder.pos_embed  # (B, g, g, width)
     for block in encoder.blocks:
         x = x + _attend(block.attn, block.norm1(x), block.window_size)
-        x = x + block.mlp(block.norm2(x))
+        hidden = linear(block.norm2(x), block.mlp.lin1.weight, block.mlp.lin1.bias, "gelu")
+        x = x + block.mlp.lin2(hidden)
     reduction, first_norm, convolution, last_norm = encoder.neck
     # a 1 x 1 convolution is a product, which unlike that gives the same bits for any number of threads
     x = linear(x, cast(Tensor, reduction.weight).flatten(1)).permute(0, 3, 1, 2)  # (B, D, g, g)

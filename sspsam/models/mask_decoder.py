@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspsam._stock import MaskDecoder
-from sspsam.models.layers import linear
+from sspsam.models.layers import Activation, linear
 
 
 class DecoderImage(NamedTuple):
@@ -106,18 +106,18 @@ def _mask(decoder: MaskDecoder, keys: Tensor, weights: Tensor) -> Tensor:
     A transposed convolution of 2 x 2 with stride 2 is one product for each token, whose result is then shuffled into
     place. Everything up to the mask works on each place alone, so only the mask itself is shuffled.
     """
-    first, norm, act, second, last = decoder.output_upscaling
+    first, norm, act, second, _ = decoder.output_upscaling
     count, side = len(keys), math.isqrt(keys.shape[1])
     x = _quadrupled(keys, first)  # (E, N, 4, D/4)
     x = act(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-    x = last(_quadrupled(x, second))  # (E, N, 4, 4, D/8)
+    x = _quadrupled(x, second, "gelu")  # (E, N, 4, 4, D/8)
     mask = x.flatten(1, 3) @ weights.unsqueeze(-1)  # (E, N * 4 * 4, 1)
     mask = mask.view(count, side, side, 2, 2, 2, 2)  # y, x, then y, x of the first 2 x 2, then of the second
     return cast(Tensor, mask.permute(0, 1, 3, 5, 2, 4, 6).reshape(count, 4 * side, 4 * side))
 
 
-def _quadrupled(x: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:
+def _quadrupled(x: Tensor, convolution: nn.ConvTranspose2d, activation: Activation = "none") -> Tensor:
     """(..., c) features of places -> (..., 4, c') of the 2 x 2 places that each becomes."""
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4 * c', c)
     bias = cast(Tensor, convolution.bias).repeat(4)
-    return linear(x, weight, bias).view(*x.shape[:-1], 4, -1)
+    return linear(x, weight, bias, activation).view(*x.shape[:-1], 4, -1)
