@@ -130,6 +130,13 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     assert all(torch.allclose(one[key], two[key], atol=2e-4) for key in one)
 
 
+def test_processes_of_which_only_some_ask_with_points_learn_together(tmp_path: Path) -> None:
+    words = ["--recipe", "smoke", "--stages", "sam", "--images", "24", "--log-steps", "1", "--output", str(tmp_path)]
+    train.main([*words, "--processes", "2"])  # one scene each: in three steps of ten only one of them asks so
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 12
+    assert all(weight.isfinite().all() for weight in weights(tmp_path, "sam").values())
+
+
 def test_the_result_is_a_checkpoint_of_the_library(run: Path, vocabulary: Vocabulary) -> None:
     predictor = SSPSAMPredictor.from_pretrained(run / "model", device="cpu")
     assert predictor.config.architecture == SMOKE.architecture

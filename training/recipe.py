@@ -156,10 +156,10 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
                 # CLIP's image encoder learns which patch shows what, where, and how large
                 "clip": Stage(images=52_000, batch=8, expressions=0, learning_rate=8e-4),
                 # SAM learns the masks of what boxes or a point show
-                "sam": Stage(images=18_000, batch=8, expressions=0, learning_rate=8e-4),
+                "sam": Stage(images=13_000, batch=8, expressions=0, learning_rate=8e-4),
                 # everything learns the masks of expressions
                 "joint": Stage(
-                    images=26_000,
+                    images=21_000,
                     batch=8,
                     expressions=12,
                     learning_rate=7e-4,

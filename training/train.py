@@ -206,8 +206,14 @@ class Trainer:
     def _average_gradients(self) -> None:
         if self.arguments.processes == 1:
             return
-        # which of a stage's parameters have gradients is the same in every process
-        gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
+        learning = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
+        # where one process asked SAM with boxes alone and the other with points too, their gradients differ in number
+        used = torch.tensor([parameter.grad is not None for parameter in learning], dtype=torch.uint8)
+        dist.all_reduce(used, dist.ReduceOp.MAX)
+        for parameter, somewhere in zip(learning, used.tolist(), strict=True):
+            if somewhere and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= self.arguments.processes
