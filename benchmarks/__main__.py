@@ -58,6 +58,7 @@ WORDS = (
     "two",
 )
 FOLDER, EACH, MANY = 2, 3, 16  # pictures of the folder, expressions for each of them, expressions at once
+FURTHER = 5  # expressions that are asked one by one; each is so quick that one alone would say little
 
 
 def architecture(size: str) -> Architecture:
@@ -159,7 +160,7 @@ def measure(ways: Ways, repeat: int) -> dict[str, Any]:
 
 def _round(race: Race, ways: Ways, seed: int) -> float:
     """Every task once; the largest difference of their logits."""
-    image, [one, another, *many] = picture(seed), expressions(seed, 2 + MANY)
+    image, [one, *others] = picture(seed), expressions(seed, 1 + FURTHER + MANY)
     answers = [
         race.take(
             "i",
@@ -169,7 +170,7 @@ def _round(race: Race, ways: Ways, seed: int) -> float:
     ]
     seen, kept = ways.authors.look(image), ways.ours.encode(image)
     ways.ours.predict("to make ready", embedding=kept)
-    for task, texts in (("ii", [another]), ("iii", many)):
+    for task, texts in (*(("ii", [other]) for other in others[:FURTHER]), ("iii", others[FURTHER:])):
         pair = race.take(
             task,
             lambda texts=texts: [ways.authors(image, text, seen) for text in texts],
