@@ -114,6 +114,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width_in) -> (..., width_out)."""
-        for layer in self.layers[:-1]:
+        for module in self.layers[:-1]:
+            layer = cast(nn.Linear, module)
             x = linear(x, layer.weight, layer.bias, "relu")
         return cast(Tensor, self.layers[-1](x))

@@ -113,7 +113,7 @@ def _mask(decoder: MaskDecoder, keys: Tensor, weights: Tensor) -> Tensor:
     x = _quadrupled(x, second, "gelu")  # (E, N, 4, 4, D/8)
     mask = x.flatten(1, 3) @ weights.unsqueeze(-1)  # (E, N * 4 * 4, 1)
     mask = mask.view(count, side, side, 2, 2, 2, 2)  # y, x, then y, x of the first 2 x 2, then of the second
-    return cast(Tensor, mask.permute(0, 1, 3, 5, 2, 4, 6).reshape(count, 4 * side, 4 * side))
+    return mask.permute(0, 1, 3, 5, 2, 4, 6).reshape(count, 4 * side, 4 * side)
 
 
 def _quadrupled(x: Tensor, convolution: nn.ConvTranspose2d, activation: Activation = "none") -> Tensor:
