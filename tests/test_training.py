@@ -97,6 +97,18 @@ def test_processes_that_do_not_divide_the_batch_are_refused(tmp_path: Path, caps
     assert "does not divide" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--images", "--processes", "--threads", "--log-steps"])
+def test_numbers_below_one_are_refused(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["--recipe", "smoke", "--output", str(tmp_path), option, "0"])
+    assert f"{option} is 1 or more, not 0" in capsys.readouterr().err
+
+
+def test_the_last_stage_without_an_earlier_one_names_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"stage text learnt.*text\.pt: run that stage first"):
+        train.main(["--recipe", "smoke", "--output", str(tmp_path), "--stages", "joint"])
+
+
 def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(
     tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,9 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log-steps", type=int, default=50)
     arguments = parser.parse_args(words)
+    for option in ("images", "processes", "threads", "log_steps"):
+        if getattr(arguments, option) is not None and getattr(arguments, option) < 1:
+            parser.error(f"--{option.replace('_', '-')} is 1 or more, not {getattr(arguments, option)}")
     for name, stage in recipe.RECIPES[arguments.recipe].stages.items():
         if stage.batch % arguments.processes:
             parser.error(f"--processes {arguments.processes} does not divide the batch of stage {name} ({stage.batch})")
@@ -140,7 +143,13 @@ class Trainer:
             self.objective.model.load_state_dict(taken_up(self.arguments.start, self.vocabulary))
         elif self.name == "joint":
             for earlier, parts in _TAKEN_UP.items():
-                learned = torch.load(self.arguments.output / f"{earlier}.pt", weights_only=True)["objective"]
+                checkpoint = self.arguments.output / f"{earlier}.pt"
+                if not checkpoint.exists():
+                    raise FileNotFoundError(
+                        f"the last stage takes up what stage {earlier} learnt, and there is no {checkpoint}: "
+                        f"run that stage first, or name a finished model with --start"
+                    )
+                learned = torch.load(checkpoint, weights_only=True)["objective"]
                 taken = {key: value for key, value in learned.items() if key.startswith(parts)}
                 self.objective.load_state_dict(taken, strict=False)
         return None
