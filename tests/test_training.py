@@ -1,8 +1,13 @@
 """The recipe of the bundled model: every stage runs, resumes where it stopped, and ends as a checkpoint."""
 
+import contextlib
 import json
 import math
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +73,9 @@ def test_a_later_stage_takes_up_what_an_earlier_one_learnt(tmp_path: Path, run: 
     vocabulary.save(tmp_path / "vocabulary.json")
     arguments = train._arguments(["--recipe", "smoke", "--output", str(tmp_path)])
     begun = train.Trainer("joint", arguments, 0).objective.state_dict()
+    (tmp_path / "joint.pt").write_bytes((run / "joint.pt").read_bytes())
+    again = train.Trainer("refine", arguments, 0).objective.state_dict()
+    assert all(torch.equal(again[key], learnt) for key, learnt in weights(run, "joint").items())
     for stage, part in (
         ("text", "model.clip.text."),
         ("text", "model.ssp.linguistic_attention_adapter."),
@@ -104,9 +112,10 @@ def test_numbers_below_one_are_refused(option: str, tmp_path: Path, capsys: pyte
     assert f"{option} is 1 or more, not 0" in capsys.readouterr().err
 
 
-def test_the_last_stage_without_an_earlier_one_names_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"stage text learnt.*text\.pt: run that stage first"):
-        train.main(["--recipe", "smoke", "--output", str(tmp_path), "--stages", "joint"])
+@pytest.mark.parametrize(("stage", "earlier"), [("joint", "text"), ("refine", "joint")])
+def test_a_stage_without_an_earlier_one_names_what_is_missing(tmp_path: Path, stage: str, earlier: str) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"stage {stage}.*stage {earlier} learnt.*{earlier}\.pt: run that"):
+        train.main(["--recipe", "smoke", "--output", str(tmp_path), "--stages", stage])
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(
@@ -149,13 +158,37 @@ def test_processes_of_which_only_some_ask_with_points_learn_together(tmp_path: P
     assert all(weight.isfinite().all() for weight in weights(tmp_path, "sam").values())
 
 
+def test_the_processes_of_a_killed_training_end_even_where_interrupts_are_ignored(tmp_path: Path) -> None:
+    words = ["--recipe", "smoke", "--stages", "clip", "--images", "1000000", "--log-steps", "1", "--processes", "2"]
+    command = [sys.executable, "-m", "training.train", *words, "--output", str(tmp_path)]
+    running = subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as shells begin what runs in the background
+    )
+    try:
+        patience = time.monotonic() + 120
+        while not (tmp_path / "log.jsonl").exists():
+            assert running.poll() is None
+            assert time.monotonic() < patience
+            time.sleep(0.1)
+        running.kill()
+        running.communicate(timeout=60)  # the pipe closes when the last process has ended
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+
+
 def test_the_result_is_a_checkpoint_of_the_library(run: Path, vocabulary: Vocabulary) -> None:
     predictor = SSPSAMPredictor.from_pretrained(run / "model", device="cpu")
     assert predictor.config.architecture == SMOKE.architecture
     found = predictor.predict(["the red circle", "a dog"], image=draw_scene(3).pixels)
     assert found[0].mask.shape == draw_scene(3).pixels.shape[:2]
     # what the small vocabulary says in training, the large one says after it
-    learnt = weights(run, "joint")["model.clip.text.token_embedding.weight"]
+    learnt = weights(run, "refine")["model.clip.text.token_embedding.weight"]
     spread = load_checkpoint(run / "model")[0].clip.text.token_embedding.weight
     for text in ("the red circle", "an aardvark's left foot!"):
         wanted = learnt[vocabulary.read(text)]
@@ -167,12 +200,12 @@ def test_training_goes_on_from_a_finished_model(tmp_path: Path, run: Path, vocab
     vocabulary.save(tmp_path / "vocabulary.json")
     arguments = ["--recipe", "smoke", "--output", str(tmp_path), "--start", str(run / "model")]
     begun = train.Trainer("joint", train._arguments(arguments), 0).objective.model.state_dict()
-    for key, learnt in weights(run, "joint").items():
+    for key, learnt in weights(run, "refine").items():
         if key.startswith("model.") and "token_embedding" not in key:
             assert torch.allclose(begun[key.removeprefix("model.")], learnt, atol=1e-3, rtol=1e-3)
     embedding = "clip.text.token_embedding.weight"
     used = [0, 1, *range(2, 2 + len(vocabulary.known)), vocabulary.size - 2, vocabulary.size - 1]
-    assert torch.allclose(begun[embedding][used], weights(run, "joint")[f"model.{embedding}"][used], atol=1e-3)
+    assert torch.allclose(begun[embedding][used], weights(run, "refine")[f"model.{embedding}"][used], atol=1e-3)
 
 
 def test_every_word_of_the_world_is_known_and_the_wide_world_is_not(vocabulary: Vocabulary) -> None:

@@ -23,7 +23,7 @@ def export(recipe: Recipe, run: Path, model: Path, dtype: str = "float16") -> Mo
         model: folder to write; the bundled one is `sspsam/bundled/shapes`.
         dtype: of the stored weights.
     """
-    learned = torch.load(run / "joint.pt", weights_only=True)["objective"]
+    learned = torch.load(run / f"{list(recipe.stages)[-1]}.pt", weights_only=True)["objective"]
     state = {key.removeprefix("model."): value for key, value in learned.items() if key.startswith("model.")}
     state[_EMBEDDING] = vocabulary_of(recipe, run).spread(state[_EMBEDDING])
     return save_checkpoint(model, recipe.config, state, dtype)

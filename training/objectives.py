@@ -206,6 +206,10 @@ class Objective(nn.Module):
             losses |= self._patches(torch.stack([image.clip for image in seen]).float(), examples)
         return losses
 
+    def refine(self, examples: list[Example]) -> Losses:
+        """The same once more; that the learning rate starts high again is the difference."""
+        return self.joint(examples)
+
     def _prompts(self, clip: Tensor, expressions: Expressions) -> SSPOutput:
         """What `SSPSAM.segment` does before SAM decodes."""
         ssp = self.model.ssp

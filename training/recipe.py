@@ -154,18 +154,28 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
                 # CLIP's text encoder and the linguistic attention learn how expressions are built
                 "text": Stage(images=15_000, batch=8, expressions=16, learning_rate=1e-3),
                 # CLIP's image encoder learns which patch shows what, where, and how large
-                "clip": Stage(images=66_000, batch=8, expressions=0, learning_rate=8e-4),
+                "clip": Stage(images=52_000, batch=8, expressions=0, learning_rate=8e-4),
                 # SAM learns the masks of what boxes or a point show
-                "sam": Stage(images=22_000, batch=8, expressions=0, learning_rate=8e-4),
+                "sam": Stage(images=13_000, batch=8, expressions=0, learning_rate=8e-4),
                 # everything learns the masks of expressions
                 "joint": Stage(
-                    images=30_000,
+                    images=21_000,
                     batch=8,
                     expressions=12,
                     learning_rate=7e-4,
                     frozen=("model.clip.visual.",),
                     slower=("model.sam.",),
                     slowness=0.3,
+                ),
+                # and again from a high learning rate (warm restarts, Loshchilov and Hutter 2017)
+                "refine": Stage(
+                    images=36_000,
+                    batch=8,
+                    expressions=12,
+                    learning_rate=7e-4,
+                    frozen=("model.clip.visual.",),
+                    slower=("model.sam.",),
+                    slowness=0.5,
                 ),
             },
         ),
@@ -184,6 +194,15 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
                     frozen=("model.clip.visual.",),
                     slower=("model.sam.",),
                     slowness=0.3,
+                ),
+                "refine": Stage(
+                    images=8,
+                    batch=2,
+                    expressions=4,
+                    learning_rate=1e-3,
+                    frozen=("model.clip.visual.",),
+                    slower=("model.sam.",),
+                    slowness=0.5,
                 ),
             },
             vocabulary_scenes=40,

@@ -1,8 +1,8 @@
 """Trains the bundled model from nothing: `python -m training.train --output runs/shapes --processes 2`.
 
-Stages follow one another as in the paper, in small: CLIP's text encoder, its image encoder, SAM, then everything. Each
-writes a checkpoint every minute or two and goes on from it when the same command runs again; a run that was interrupted
-ends with the weights of one that was not. `log.jsonl` holds the curve, `model` the result.
+Stages follow one another as in the paper, in small: CLIP's text encoder, its image encoder, SAM, then everything,
+twice. Each writes a checkpoint every minute or two and goes on from it when the same command runs again; a run that was
+interrupted ends with the weights of one that was not. `log.jsonl` holds the curve, `model` the result.
 """
 
 import argparse
@@ -32,10 +32,14 @@ from training.vocabulary import vocabulary_of
 
 _SAVE_SECONDS = 90.0
 Seen = TypeVar("Seen", Example, Words)
-_TAKEN_UP = {  # how the names of parameters begin that the last stage takes up of each of the others, in this order
-    "text": ("model.clip.", "model.ssp.linguistic_attention_adapter.", "heads.parse."),
-    "clip": ("model.clip.visual.", *(f"heads.{name}." for name in PATCH_HEADS)),
-    "sam": ("model.sam.",),
+_PATCHES = ("model.clip.visual.", *(f"heads.{name}." for name in PATCH_HEADS))
+_TAKEN_UP = {  # by stage: how the names of parameters begin that it takes up of earlier ones, in this order
+    "joint": {
+        "text": ("model.clip.", "model.ssp.linguistic_attention_adapter.", "heads.parse."),
+        "clip": _PATCHES,
+        "sam": ("model.sam.",),
+    },
+    "refine": {"joint": ("model.", "heads.")},
 }
 
 
@@ -51,7 +55,7 @@ def main(words: list[str] | None = None) -> None:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(29_500 + os.getpid() % 1000))
         mp.spawn(_run, (arguments,), nprocs=arguments.processes)  # type: ignore[attr-defined,no-untyped-call]
-    if "joint" in arguments.stages:
+    if list(chosen.stages)[-1] in arguments.stages:
         export(chosen, arguments.output, arguments.output / "model")
 
 
@@ -62,7 +66,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     stages = list(recipe.RECIPES["shapes"].stages)
     parser.add_argument("--stages", nargs="+", choices=stages, default=stages)
     parser.add_argument("--images", type=int, help="scenes of each stage, instead of the recipe's number")
-    parser.add_argument("--start", type=Path, help="checkpoint folder whose model the joint stage starts from")
+    parser.add_argument("--start", type=Path, help="checkpoint folder whose model stage joint starts from")
     parser.add_argument("--processes", type=int, default=1, help="on the CPU: one for each core is fastest")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw scenes, for each process")
@@ -141,12 +145,12 @@ class Trainer:
         prepare(self.objective)
         if self.name == "joint" and self.arguments.start:
             self.objective.model.load_state_dict(taken_up(self.arguments.start, self.vocabulary))
-        elif self.name == "joint":
-            for earlier, parts in _TAKEN_UP.items():
+        else:
+            for earlier, parts in _TAKEN_UP.get(self.name, {}).items():
                 checkpoint = self.arguments.output / f"{earlier}.pt"
                 if not checkpoint.exists():
                     raise FileNotFoundError(
-                        f"the last stage takes up what stage {earlier} learnt, and there is no {checkpoint}: "
+                        f"stage {self.name} takes up what stage {earlier} learnt, and there is no {checkpoint}: "
                         f"run that stage first, or name a finished model with --start"
                     )
                 learned = torch.load(checkpoint, weights_only=True)["objective"]
@@ -171,6 +175,8 @@ class Trainer:
             if time.monotonic() - saved > _SAVE_SECONDS:
                 self._save()
                 saved = time.monotonic()
+            if _abandoned():
+                raise SystemExit("the command that began this training was killed")
         self._save()
 
     def _learn(self, examples: list[Any], rate: float) -> dict[str, float]:
@@ -251,6 +257,12 @@ class Trainer:
         beside = self.checkpoint.with_suffix(".tmp")
         torch.save(state, beside)
         os.replace(beside, self.checkpoint)
+
+
+def _abandoned() -> bool:
+    """Whether this is one of several processes, and the one that began them was killed."""
+    parent = mp.parent_process()  # type: ignore[attr-defined]
+    return parent is not None and not parent.is_alive()
 
 
 def schedule(done: float, warmup: float) -> float:
