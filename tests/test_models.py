@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from segment_anything.modeling.transformer import Attention
 from support.authors import tiny_architecture
 from torch import nn
 from torch.nn import functional as F
 
-from sspsam.models import MLP, SSPSAM, ImageFeatures, layers
+from sspsam.models import MLP, SSPSAM, ImageFeatures, layers, mask_decoder
+from sspsam.models.ssp_encoder import VisualAttentionAdapter
 
 
 @pytest.fixture(scope="module")
@@ -174,15 +176,39 @@ def test_attention_is_that_of_the_stock_module(causal) -> None:
     stock = nn.MultiheadAttention(32, 4, batch_first=True)
     nn.init.normal_(stock.in_proj_bias)
     queries, keys, values = torch.randn(3, 2, 9, 32)
-    allowed = torch.rand(2, 9) > 0.4
-    allowed[:, 0] = True
     mask = torch.full((9, 9), float("-inf")).triu(1) if causal else None
-    padding = None if causal else ~allowed
     for q, k, v in ((queries, keys, values), (queries, queries, queries)):
-        theirs, _ = stock(q, k, v, attn_mask=mask, key_padding_mask=padding, need_weights=False)
+        theirs, _ = stock(q, k, v, attn_mask=mask, need_weights=False)
         with torch.no_grad():
-            ours = layers.attend(stock, q, k, v, allowed=None if causal else allowed, causal=causal)
+            ours = layers.attend(stock, q, k, v, causal=causal)
         assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_the_words_tell_the_patches_is_what_the_stock_attention_tells_them(inside: bool) -> None:
+    """Whether the padding only follows the words or lies between them too, as CLIP reads an exclamation mark."""
+    adapter = VisualAttentionAdapter(12, 32, 4, 2).double()
+    for parameter in adapter.parameters():
+        nn.init.normal_(parameter)
+    patches, words = torch.randn(3, 25, 32).double(), torch.randn(3, 9, 32).double()
+    padding = torch.arange(9) >= torch.tensor([[4], [7], [1]])
+    if inside:
+        padding[1, 2:5] = True
+    attended, _ = adapter.word_attention(patches, words, words, key_padding_mask=padding, need_weights=False)
+    assert torch.allclose(adapter._told(patches, words, padding), adapter.verify_words(attended))
+
+
+def test_the_last_attention_is_that_of_the_decoder() -> None:
+    attention = Attention(32, 4, downsample_rate=2).double()
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter)
+    queries, image, place = (
+        torch.randn(3, 2, 32).double(),
+        torch.randn(3, 49, 32).double(),
+        torch.randn(49, 32).double(),
+    )
+    theirs = attention(q=queries, k=image + place, v=image)
+    assert torch.allclose(mask_decoder._attention_of_few(attention, queries, image, place), theirs)
 
 
 def test_every_linear_layer_computes_by_our_product(model: SSPSAM) -> None:

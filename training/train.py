@@ -33,7 +33,9 @@ from training.vocabulary import vocabulary_of
 _SAVE_SECONDS = 90.0
 Seen = TypeVar("Seen", Example, Words)
 _PATCHES = ("model.clip.visual.", *(f"heads.{name}." for name in PATCH_HEADS))
-_TAKEN_UP = {  # by stage: how the names of parameters begin that it takes up of earlier ones, in this order
+_TAKEN_UP: dict[
+    str, dict[str, tuple[str, ...]]
+] = {  # by stage: how the names of parameters begin that it takes up of earlier ones, in this order
     "joint": {
         "text": ("model.clip.", "model.ssp.linguistic_attention_adapter.", "heads.parse."),
         "clip": _PATCHES,
@@ -261,7 +263,7 @@ class Trainer:
 
 def _abandoned() -> bool:
     """Whether this is one of several processes, and the one that began them was killed."""
-    parent = mp.parent_process()  # type: ignore[attr-defined]
+    parent = mp.parent_process()
     return parent is not None and not parent.is_alive()
 
 

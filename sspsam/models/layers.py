@@ -69,7 +69,6 @@ def attend(
     keys: Tensor,
     values: Tensor,
     *,
-    allowed: Tensor | None = None,
     causal: bool = False,
 ) -> Tensor:
     """What stock attention computes, by `linear`.
@@ -79,7 +78,6 @@ def attend(
         queries: (E, Q, width).
         keys: (E, K, width).
         values: (E, K, width).
-        allowed: (E, K) bool, False at keys that nobody may attend to; None: to all.
         causal: attend to nothing that comes later.
 
     Returns:
@@ -92,8 +90,7 @@ def attend(
         pieces = zip((queries, keys, values), weight.chunk(3), bias.chunk(3), strict=True)
         parts = [linear(*piece) for piece in pieces]
     q, k, v = (part.view(*part.shape[:2], attention.num_heads, -1).transpose(1, 2) for part in parts)
-    mask = None if allowed is None else allowed[:, None, None]
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)  # (E, heads, Q, width/heads)
+    attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # (E, heads, Q, width/heads)
     return cast(Tensor, attention.out_proj(attended.transpose(1, 2).flatten(2)))
 
 

@@ -69,11 +69,8 @@ def decode(decoder: MaskDecoder, image: DecoderImage, prompts: Tensor) -> tuple[
         queries = layer.norm3(queries + layer.mlp(queries))
         attended = _attention(to_prompts, q, to_prompts.k_proj(queries + tokens), to_prompts.v_proj(queries))
         keys = layer.norm4(keys + attended)  # (E, N, D)
-    final = transformer.final_attn_token_to_image
     asked = queries[:, :2]  # the IoU token and mask token 0; nobody reads the others
-    attended = _attention(
-        final, final.q_proj(asked + tokens[:, :2]), final.k_proj(keys + image.position), final.v_proj(keys)
-    )
+    attended = _attention_of_few(transformer.final_attn_token_to_image, asked + tokens[:, :2], keys, image.position)
     asked = transformer.norm_final_attn(asked + attended)  # (E, 2, D)
     iou = decoder.iou_prediction_head(asked[:, 0])[:, 0]  # (E,)
     return _mask(decoder, keys, decoder.output_hypernetworks_mlps[0](asked[:, 1])), iou
@@ -98,6 +95,23 @@ def _attention(attention: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2).expand(count, -1, -1, -1) for x in (q, k, v))
     attended = F.scaled_dot_product_attention(q, k, v)  # (E, heads, queries, d/heads)
     return cast(Tensor, cast(nn.Module, attention.out_proj)(attended.transpose(1, 2).flatten(2)))
+
+
+def _attention_of_few(attention: nn.Module, queries: Tensor, image: Tensor, position: Tensor) -> Tensor:
+    """(E, Q, D) queries, (E, N, D) image tokens, (N, D) their position -> (E, Q, D).
+
+    The queries are so few that they take the weight of the keys upon themselves, and what they find that of the values:
+    then no weight is multiplied with all the image tokens. The bias of the keys adds the same to all, which is nothing.
+    """
+    q_proj, k_proj, v_proj = (cast(nn.Linear, getattr(attention, f"{name}_proj")) for name in "qkv")
+    count, few, width = queries.shape
+    heads = cast(int, attention.num_heads)
+    of_keys, of_values = (projection.weight.view(heads, -1, width) for projection in (k_proj, v_proj))
+    q = q_proj(queries).view(count, few, heads, -1).transpose(1, 2)  # (E, heads, Q, d/heads)
+    asked = (q / math.sqrt(q.shape[-1]) @ of_keys).flatten(1, 2)  # (E, heads * Q, D)
+    shares = torch.baddbmm(asked @ position.T, asked, image.transpose(1, 2)).softmax(dim=-1)  # (E, heads * Q, N)
+    found = (shares @ image).view(count, heads, few, width) @ of_values.transpose(1, 2)  # (E, heads, Q, d/heads)
+    return cast(Tensor, cast(nn.Module, attention.out_proj)(found.transpose(1, 2).flatten(2) + v_proj.bias))
 
 
 def _mask(decoder: MaskDecoder, keys: Tensor, weights: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The Semantic-Spatial Prompt encoder: from image and word features to prompts for SAM, and a box (section 3)."""
 
+import math
 from typing import NamedTuple, cast
 
 import torch
@@ -111,10 +112,40 @@ class VisualAttentionAdapter(nn.Module):
         patches = torch.addcmul(cast(nn.Linear, first).bias, similarity.unsqueeze(-1), projected)  # (E, G*G, H)
         for layer in others:
             patches = layer(F.relu(patches))
-        attended = attend(self.word_attention, patches, words, words, allowed=~padding)
-        cosine = F.cosine_similarity(self.verify_image(patches), self.verify_words(attended), dim=-1)  # (E, G*G)
+        told = self._told(patches, words, padding)
+        cosine = F.cosine_similarity(self.verify_image(patches), told, dim=-1)  # (E, G*G)
         verification = self.scale * torch.exp(-((1 - cosine) ** 2) / (2 * self.sigma**2))  # (E, G*G)
         return VisualFeatures(self.norm(patches) * verification.unsqueeze(-1), similarity, verification)
+
+    def _told(self, patches: Tensor, words: Tensor, padding: Tensor) -> Tensor:
+        """`verify_words` of what the attention from patches to words gives, (E, G*G, H).
+
+        There are many patches and few words, so that no weight is multiplied with the patches: the words take the
+        weight of the queries, of the output and of `verify_words` upon themselves. Of the stock attention's products
+        with G*G rows, three of H x H, two of H x (heads * words) are left.
+        """
+        attention, heads = self.word_attention, self.word_attention.num_heads
+        end = int(padding.logical_not().any(dim=0).nonzero().max()) + 1  # the padding after the longest expression
+        words, padding = words[:, :end], padding[:, :end]
+        count, _, hidden = words.shape
+        width = hidden // heads
+
+        def through(x: Tensor, weight: Tensor) -> Tensor:
+            """(E, n, H) words, (heads, H/heads, H) weights -> (E, heads * n, H), each head through its own."""
+            by_head = x.view(count * end, heads, width).transpose(0, 1)  # (heads, E*n, H/heads)
+            return (by_head @ weight).view(heads, count, end, hidden).transpose(0, 1).flatten(1, 2)
+
+        of_queries, of_keys, of_values = attention.in_proj_weight.chunk(3)
+        query_bias, _, value_bias = attention.in_proj_bias.chunk(3)  # the keys' adds the same to all words: no matter
+        keys = linear(words, of_keys) / math.sqrt(width)  # (E, n, H)
+        asked = through(keys, of_queries.view(heads, width, hidden))
+        bias = (keys * query_bias).view(count, end, heads, width).sum(dim=-1).transpose(1, 2)  # (E, heads, n)
+        bias = bias.masked_fill(padding.unsqueeze(1), -torch.inf).view(count, 1, heads * end)
+        scores = torch.baddbmm(bias, patches, asked.transpose(1, 2))  # (E, G*G, heads * n)
+        shares = scores.view(count, -1, heads, end).softmax(dim=-1).flatten(2)
+        values = linear(words, of_values, value_bias)
+        told = linear(through(values, attention.out_proj.weight.T.view(heads, width, hidden)), self.verify_words.weight)
+        return torch.baddbmm(self.verify_words(attention.out_proj.bias), shares, told)
 
 
 class PromptGeneratorLayer(nn.Module):
