@@ -114,8 +114,9 @@ def test_numbers_below_one_are_refused(option: str, tmp_path: Path, capsys: pyte
 
 @pytest.mark.parametrize(("stage", "earlier"), [("joint", "text"), ("refine", "joint")])
 def test_a_stage_without_an_earlier_one_names_what_is_missing(tmp_path: Path, stage: str, earlier: str) -> None:
-    with pytest.raises(FileNotFoundError, match=rf"stage {stage}.*stage {earlier} learnt.*{earlier}\.pt: run that"):
+    with pytest.raises(FileNotFoundError, match=rf"stage {stage}.*stage {earlier} learnt.*{earlier}\.pt: run") as error:
         train.main(["--recipe", "smoke", "--output", str(tmp_path), "--stages", stage])
+    assert ("--start" in str(error.value)) == (stage == "joint")  # no other stage begins from a finished model
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(

@@ -144,6 +144,16 @@ _SMOKE: Final = Architecture(
         generator_mlp_width=32,
     ),
 )
+_JOINT: Final = Stage(
+    images=21_000,
+    batch=8,
+    expressions=12,
+    learning_rate=7e-4,
+    frozen=("model.clip.visual.",),
+    slower=("model.sam.",),
+    slowness=0.3,
+)
+_SMOKE_JOINT: Final = dataclasses.replace(_JOINT, images=8, batch=2, expressions=4, learning_rate=1e-3)
 
 RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
     {
@@ -158,25 +168,9 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
                 # SAM learns the masks of what boxes or a point show
                 "sam": Stage(images=13_000, batch=8, expressions=0, learning_rate=8e-4),
                 # everything learns the masks of expressions
-                "joint": Stage(
-                    images=21_000,
-                    batch=8,
-                    expressions=12,
-                    learning_rate=7e-4,
-                    frozen=("model.clip.visual.",),
-                    slower=("model.sam.",),
-                    slowness=0.3,
-                ),
+                "joint": _JOINT,
                 # and again from a high learning rate (warm restarts, Loshchilov and Hutter 2017)
-                "refine": Stage(
-                    images=36_000,
-                    batch=8,
-                    expressions=12,
-                    learning_rate=7e-4,
-                    frozen=("model.clip.visual.",),
-                    slower=("model.sam.",),
-                    slowness=0.5,
-                ),
+                "refine": dataclasses.replace(_JOINT, images=36_000, slowness=0.5),
             },
         ),
         # a few steps of everything, to see that it runs
@@ -186,24 +180,8 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
                 "text": Stage(images=8, batch=2, expressions=4, learning_rate=1e-3),
                 "clip": Stage(images=8, batch=2, expressions=0, learning_rate=1e-3),
                 "sam": Stage(images=8, batch=2, expressions=0, learning_rate=1e-3),
-                "joint": Stage(
-                    images=8,
-                    batch=2,
-                    expressions=4,
-                    learning_rate=1e-3,
-                    frozen=("model.clip.visual.",),
-                    slower=("model.sam.",),
-                    slowness=0.3,
-                ),
-                "refine": Stage(
-                    images=8,
-                    batch=2,
-                    expressions=4,
-                    learning_rate=1e-3,
-                    frozen=("model.clip.visual.",),
-                    slower=("model.sam.",),
-                    slowness=0.5,
-                ),
+                "joint": _SMOKE_JOINT,
+                "refine": _SMOKE_JOINT,
             },
             vocabulary_scenes=40,
         ),

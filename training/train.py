@@ -33,9 +33,8 @@ from training.vocabulary import vocabulary_of
 _SAVE_SECONDS = 90.0
 Seen = TypeVar("Seen", Example, Words)
 _PATCHES = ("model.clip.visual.", *(f"heads.{name}." for name in PATCH_HEADS))
-_TAKEN_UP: dict[
-    str, dict[str, tuple[str, ...]]
-] = {  # by stage: how the names of parameters begin that it takes up of earlier ones, in this order
+# of a stage: how the names of parameters begin that it takes up of earlier ones, in this order
+_TAKEN_UP: dict[str, dict[str, tuple[str, ...]]] = {
     "joint": {
         "text": ("model.clip.", "model.ssp.linguistic_attention_adapter.", "heads.parse."),
         "clip": _PATCHES,
@@ -153,7 +152,7 @@ class Trainer:
                 if not checkpoint.exists():
                     raise FileNotFoundError(
                         f"stage {self.name} takes up what stage {earlier} learnt, and there is no {checkpoint}: "
-                        f"run that stage first, or name a finished model with --start"
+                        f"run that stage first{', or name a finished model with --start' * (self.name == 'joint')}"
                     )
                 learned = torch.load(checkpoint, weights_only=True)["objective"]
                 taken = {key: value for key, value in learned.items() if key.startswith(parts)}
