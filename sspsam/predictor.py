@@ -30,8 +30,9 @@ from sspsam.preprocessing import Picture
 from sspsam.publish import push_checkpoint
 from sspsam.segmentation import Segmentation
 
-# expressions that go through the decoder together: few stay in a CPU's cache, a GPU wants many
-_CHUNK: Final = {"cpu": 4}
+# expressions that go through the decoder together: two stay in a CPU's cache and need nothing of 32 MB or more (see
+# models.image_encoder), a GPU wants many
+_CHUNK: Final = {"cpu": 2}
 _CHUNK_ELSEWHERE: Final = 32
 _WORKERS: Final = 2  # threads that read pictures
 

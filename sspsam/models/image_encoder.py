@@ -2,25 +2,29 @@
 
 Attention is where the time and memory go. The stock code adds the relative positions to a matrix of all scores (1 GB in
 a global block of ViT-H) and takes the softmax of that; here they are the additive bias of one fused attention.
+
+A CPU goes through a picture in parts, a few rows at a time. What a part needs on its way stays in the cache, and is so
+small that the allocator hands out the same memory again; anything of 32 MB or more it takes anew from the system, which
+clears it page by page, and that takes as long as the product that is then written there.
 """
 
-from typing import cast
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspsam._stock import ImageEncoderViT
-from sspsam.models.layers import linear
+from sspsam.models.layers import Activation, linear
+
+_ROWS: Final = 14  # of the grid that a CPU takes at a time where windows do not say it
 
 
 def encode_image(encoder: ImageEncoderViT, pixels: Tensor) -> Tensor:
     """(B, 3, image size, image size) normalised pictures -> (B, D, g, g) embeddings."""
     x = encoder.patch_embed(pixels) + encoder.pos_embed  # (B, g, g, width)
     for block in encoder.blocks:
-        x = x + _attend(block.attn, block.norm1(x), block.window_size)
-        hidden = linear(block.norm2(x), block.mlp.lin1.weight, block.mlp.lin1.bias, "gelu")
-        x = x + block.mlp.lin2(hidden)
+        x = _through(block, x)
     reduction, first_norm, convolution, last_norm = encoder.neck
     # a 1 x 1 convolution is a product, which unlike that gives the same bits for any number of threads
     x = linear(x, cast(Tensor, reduction.weight).flatten(1)).permute(0, 3, 1, 2)  # (B, D, g, g)
@@ -33,54 +37,102 @@ def _normalized(norm: nn.Module, x: Tensor) -> Tensor:
         return cast(Tensor, norm(x.float()))
 
 
-def _attend(attention: nn.Module, x: Tensor, window: int) -> Tensor:
-    """Attention inside windows of `window` x `window` tokens, or over the whole grid for 0; (B, g, g, width)."""
-    qkv, projection = cast(nn.Linear, attention.qkv), cast(nn.Linear, attention.proj)
-    grid = x.shape[1]
-    packed = qkv(x)  # (B, g, g, 3*width)
+def _through(block: nn.Module, x: Tensor) -> Tensor:
+    """One block, (B, g, g, width) -> the same."""
+    attention, mlp, window = cast(nn.Module, block.attn), cast(nn.Module, block.mlp), cast(int, block.window_size)
+    first_norm, second_norm = cast(nn.Module, block.norm1), cast(nn.Module, block.norm2)
+    qkv, projection, lin1, lin2 = (
+        _Product(cast(nn.Linear, layer)) for layer in (attention.qkv, attention.proj, mlp.lin1, mlp.lin2)
+    )
+    step = (window or _ROWS) if x.device.type == "cpu" else x.shape[1]
+    parts = torch.split(x, step, dim=1)  # (B, rows, g, width)
+    packed = (qkv(first_norm(part)) for part in parts)  # (B, rows, g, 3*width)
     if window == 0:
-        return cast(Tensor, projection(_scaled_dot_product(attention, packed)))
-    count = -(-grid // window)
-    packed = _padded(packed, qkv.bias, count * window)
-    # (B, rows of windows, window, columns of windows, window, 3*width) -> (B*windows, window, window, 3*width)
-    windows = packed.view(-1, count, window, count, window, packed.shape[-1]).transpose(2, 3).flatten(0, 2)
-    attended = _scaled_dot_product(attention, windows)  # (B*windows, window, window, width)
-    attended = attended.view(-1, count, count, window, window, x.shape[-1]).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        square = torch.cat(list(packed), dim=1)
+        attended = (_attend(attention, square, slice(start, start + step)) for start in range(0, x.shape[1], step))
+    else:
+        attended = (_attend_in_windows(attention, each, window) for each in packed)
+    through = []
+    for part, seen in zip(parts, attended, strict=True):
+        between = part + projection(seen)
+        through.append(between + lin2(lin1(second_norm(between), "gelu")))
+    return torch.cat(through, dim=1)
+
+
+class _Product:
+    """A linear layer's product with parts of a picture; in mixed precision its weights are narrowed once for all."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        device = layer.weight.device.type
+        narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
+        self._weight, self._bias = layer.weight.to(narrow), layer.bias.to(narrow)
+
+    def __call__(self, x: Tensor, activation: Activation = "none") -> Tensor:
+        return linear(x, self._weight, self._bias, activation)
+
+
+def _attend_in_windows(attention: nn.Module, packed: Tensor, window: int) -> Tensor:
+    """(B, rows, g, 3*width) -> (B, rows, g, width), inside windows of `window` x `window` tokens from the first row."""
+    rows, grid = packed.shape[1:3]
+    down, across = -(-rows // window), -(-grid // window)
+    packed = _padded(packed, cast(nn.Linear, attention.qkv).bias, (down * window, across * window))
+    # (B, down, window, across, window, 3*width) -> (B*down*across, window, window, 3*width)
+    windows = packed.view(-1, down, window, across, window, packed.shape[-1]).transpose(2, 3).flatten(0, 2)
+    asking = slice(0, min(rows, window))  # in a part that is one row of windows nobody needs the padding below
+    attended = _attend(attention, windows, asking)  # (B*down*across, window, window, width)
+    attended = attended.view(-1, down, across, *attended.shape[1:]).transpose(2, 3)
     # what the padding attended to is dropped before the projection, not after it
-    return cast(Tensor, projection(attended[:, :grid, :grid]))
+    return attended.flatten(3, 4).flatten(1, 2)[:, :rows, :grid]
 
 
-def _padded(packed: Tensor, bias: Tensor | None, side: int) -> Tensor:
-    """Pad (B, g, g, 3*width) on the right and below: the stock code pads with zeros, whose qkv is the bias."""
-    batch, grid, _, width = packed.shape
-    if side == grid:
+def _padded(packed: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pad (B, h, w, 3*width) on the right and below: the stock code pads with zeros, whose qkv is the bias."""
+    height, width = packed.shape[1:3]
+    if size == (height, width):
         return packed
-    if bias is None:
-        return F.pad(packed, (0, 0, 0, side - grid, 0, side - grid))
-    padded = bias.to(packed.dtype).expand(batch, side, side, width).clone()
-    padded[:, :grid, :grid] = packed
+    padded = bias.to(packed.dtype).expand(len(packed), *size, -1).clone()
+    padded[:, :height, :width] = packed
     return padded
 
 
-def _scaled_dot_product(attention: nn.Module, packed: Tensor) -> Tensor:
-    """(N, s, s, 3*width) queries, keys and values of a square of tokens -> (N, s, s, width)."""
-    side, heads = packed.shape[1], cast(int, attention.num_heads)
-    # (3, heads, N, s*s, d)
-    q, k, v = packed.view(len(packed), side * side, 3, heads, -1).permute(2, 3, 0, 1, 4)
-    vertical = _relative(cast(Tensor, attention.rel_pos_h), side)
-    horizontal = _relative(cast(Tensor, attention.rel_pos_w), side)
-    square = q.reshape(heads, len(packed), side, side, -1)
-    down = torch.einsum("...ijd,ikd->...ijk", square, vertical).flatten(2, 3)  # (heads, N, s*s, s)
-    across = torch.einsum("...ijd,jkd->...ijk", square, horizontal).flatten(2, 3)
-    # one head at a time on the CPU: the bias of one stays in the cache, that of all would be gigabytes
-    step = 1 if packed.device.type == "cpu" else heads
+def _attend(attention: nn.Module, packed: Tensor, rows: slice) -> Tensor:
+    """From some rows of a square of tokens to all of it.
+
+    Args:
+        attention: stock.
+        packed: (N, s, s, 3*width) queries, keys and values.
+        rows: which of the s ask.
+
+    Returns:
+        (N, rows, s, width).
+    """
+    count, side = packed.shape[:2]
+    heads = cast(int, attention.num_heads)
+    q, k, v = packed.view(count, side, side, 3, heads, -1).permute(3, 4, 0, 1, 2, 5)  # (heads, N, s, s, d)
+    q, k, v = q[:, :, rows], k.flatten(2, 3), v.flatten(2, 3)
+    vertical = _relative(cast(Tensor, attention.rel_pos_h), side)[rows]  # (rows, s, d)
+    horizontal = _relative(cast(Tensor, attention.rel_pos_w), side)  # (s, s, d)
+    down = torch.einsum("...ijd,ikd->...ijk", q, vertical).unsqueeze(-1)  # (heads, N, rows, s, s, 1)
+    across = torch.einsum("...ijd,jkd->...ijk", q, horizontal).unsqueeze(-2)  # (heads, N, rows, s, 1, s)
+    q = q.flatten(2, 3)  # (heads, N, rows*s, d)
     attended = []
+    step = _heads_at_once(q)
     for first in range(0, heads, step):
-        some = slice(first, first + step)
-        bias = (down[some].unsqueeze(-1) + across[some].unsqueeze(-2)).flatten(-2)  # (step, N, s*s, s*s)
-        attended.append(F.scaled_dot_product_attention(q[some], k[some], v[some], attn_mask=bias))
-    joined = torch.cat(attended)  # (heads, N, s*s, d)
-    return joined.permute(1, 2, 0, 3).reshape(len(packed), side, side, -1)
+        few = slice(first, first + step)
+        bias = (down[few] + across[few]).flatten(4).flatten(2, 3)  # (few, N, rows*s, s*s)
+        attended.append(F.scaled_dot_product_attention(q[few], k[few], v[few], attn_mask=bias))
+    joined = torch.cat(attended)  # (heads, N, rows*s, d)
+    return joined.permute(1, 2, 0, 3).reshape(count, -1, side, heads * joined.shape[-1])
+
+
+def _heads_at_once(q: Tensor) -> int:
+    """How many of the heads of (heads, N, queries, d) a device attends with at once.
+
+    On the CPU as few as give every thread 256 queries, which is what PyTorch gives one at a time: the bias of one head
+    stays in the cache, that of all would be gigabytes.
+    """
+    heads, count, queries, _ = q.shape
+    return min(heads, -(-torch.get_num_threads() * 256 // (count * queries))) if q.device.type == "cpu" else heads
 
 
 def _relative(table: Tensor, side: int) -> Tensor:

@@ -29,7 +29,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Ac
         if product is not None:
             # "none" is also the name of the exact GELU, by the error function
             return cast(Tensor, product(x, weight, bias, activation, [], "none"))
-    return _ACTIVATIONS[activation](F.linear(x, weight, bias))
+    # of a tensor that is not contiguous PyTorch makes one small product a row, for each of which it copies the weight
+    return _ACTIVATIONS[activation](F.linear(x.contiguous(), weight, bias))
 
 
 @cache
