@@ -58,12 +58,37 @@ class LinguisticAttentionAdapter(nn.Module):
             padding: (E, L) bool, True where there is no word.
         """
         words = self.word_projection(words)  # (E, L, H)
-        # over the padding too: the authors' GRU was trained so, and its backward half starts there
-        context, _ = self.gru(words)  # (E, L, 2H)
-        attention = self.score(context).squeeze(-1).softmax(dim=-1) * ~padding  # (E, L)
-        attention = attention / attention.sum(dim=-1, keepdim=True)
-        sentence = torch.einsum("el,elh->eh", attention, words)  # (E, H)
-        return LinguisticFeatures(words, attention, sentence)
+        end = _end(padding)
+        scores = self.score(self._in_context(words, end)).squeeze(-1)  # (E, n)
+        attention = scores.masked_fill(padding[:, :end], -torch.inf).softmax(dim=-1)
+        sentence = torch.einsum("en,enh->eh", attention, words[:, :end])  # (E, H)
+        return LinguisticFeatures(words, F.pad(attention, (0, words.shape[1] - end)), sentence)
+
+    def _in_context(self, words: Tensor, end: int) -> Tensor:
+        """What the GRU makes of the first n words, (E, L, H) -> (E, n, 2H).
+
+        Its backward half starts in the padding, as the authors' was trained to. Its forward half would only go on to
+        what nobody reads; as its steps wait for each other, they are a tenth of the time that a CPU reads a text in.
+        """
+        gru = self.gru
+        if words.device.type != "cpu":
+            return cast(Tensor, gru(words)[0])[:, :end]  # cuDNN goes both ways at once
+        start = words.new_zeros(1, len(words), gru.hidden_size)
+        ways = (words[:, :end], ""), (words.flip(1), "_reverse")
+        forward, backward = (
+            torch.gru(way, start, _weights(gru, suffix), True, 1, 0.0, False, False, True)[0] for way, suffix in ways
+        )
+        return torch.cat([forward, backward.flip(1)[:, :end]], dim=-1)
+
+
+def _weights(gru: nn.GRU, suffix: str) -> list[Tensor]:
+    """Those of one direction, in PyTorch's order."""
+    return [getattr(gru, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+
+
+def _end(padding: Tensor) -> int:
+    """The number of places up to the last word of the longest expression, of (E, L) bool; a "!" counts as padding."""
+    return int(padding.logical_not().any(dim=0).nonzero().max()) + 1
 
 
 class VisualAttentionAdapter(nn.Module):
@@ -125,7 +150,7 @@ class VisualAttentionAdapter(nn.Module):
         with G*G rows, three of H x H, two of H x (heads * words) are left.
         """
         attention, heads = self.word_attention, self.word_attention.num_heads
-        end = int(padding.logical_not().any(dim=0).nonzero().max()) + 1  # the padding after the longest expression
+        end = _end(padding)
         words, padding = words[:, :end], padding[:, :end]
         count, _, hidden = words.shape
         width = hidden // heads
