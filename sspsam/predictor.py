@@ -26,6 +26,7 @@ from sspsam.expressions import ExpressionReader, Tokenized
 from sspsam.fetch import HubOptions
 from sspsam.images import DEFAULT_MAX_PIXELS, ImageInput
 from sspsam.models import SSPSAM, Expressions, ImageFeatures, PreparedImage
+from sspsam.models.layers import PackedWeights, with_packed
 from sspsam.preprocessing import Picture
 from sspsam.publish import push_checkpoint
 from sspsam.segmentation import Segmentation
@@ -154,6 +155,7 @@ class SSPSAMPredictor:
         chosen = checked_device(device)
         self._model.to(chosen)
         self._device = chosen
+        self._packed = PackedWeights()
         self._reader.forget()
         return self
 
@@ -408,7 +410,7 @@ class SSPSAMPredictor:
         """Answers about one picture, in order."""
         results: list[Segmentation] = []
         chunk = _CHUNK.get(self._device.type, _CHUNK_ELSEWHERE)
-        with computing(self._device):
+        with computing(self._device), with_packed(self._packed):
             prepared = self._prepared(asked)
             expressions = self._reader.read(tokenized)
             for start in range(0, len(expressions), chunk):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sspsam.models import MLP, SSPSAM, ImageFeatures, layers, mask_decoder
-from sspsam.models.ssp_encoder import VisualAttentionAdapter
+from sspsam.models.ssp_encoder import LinguisticAttentionAdapter, VisualAttentionAdapter
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +169,64 @@ def test_without_onednn_the_answers_are_the_same(model: SSPSAM, inputs, monkeypa
     finally:
         monkeypatch.undo()
         layers._onednn.cache_clear()
+
+
+@pytest.mark.parametrize("shape", [(2, 7), (3, 77, 40), (1, 2, 5, 16)])
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
+def test_packed_weights_change_no_bit(shape, activation) -> None:
+    weight, bias = nn.Parameter(torch.randn(9, shape[-1])), torch.randn(9)
+    packed = layers.PackedWeights()
+    with torch.no_grad():
+        for x in (torch.randn(*shape), torch.randn(700, shape[-1]), torch.randn(2, shape[-1])):
+            plain = layers.linear(x, weight, bias, activation)
+            with layers.with_packed(packed):
+                assert torch.equal(layers.linear(x, weight, bias, activation), plain)
+    assert len(packed) == 1
+
+
+def test_only_parameters_are_packed_and_only_for_several_rows() -> None:
+    weight, packed = nn.Parameter(torch.randn(9, 7)), layers.PackedWeights()
+    with torch.no_grad(), layers.with_packed(packed):
+        for x in (torch.randn(1, 7), torch.randn(7), torch.randn(0, 7)):
+            assert torch.allclose(layers.linear(x, weight), F.linear(x, weight), atol=1e-5)
+        layers.linear(torch.randn(5, 4), weight[:, :4])
+        assert len(packed) == 0
+    with layers.with_packed(packed):  # where derivatives are wanted
+        layers.linear(torch.randn(5, 7), weight).sum().backward()
+    assert len(packed) == 0
+    assert weight.grad is not None
+
+
+def test_without_the_packing_operator_products_stay_as_they_are(monkeypatch) -> None:
+    x, weight, packed = torch.randn(5, 7), nn.Parameter(torch.randn(9, 7)), layers.PackedWeights()
+    with torch.no_grad():
+        plain = layers.linear(x, weight)
+        monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
+        layers._pack.cache_clear()
+        try:
+            with layers.with_packed(packed):
+                assert torch.equal(layers.linear(x, weight), plain)
+            assert layers._pack() is None
+        finally:
+            monkeypatch.undo()
+            layers._pack.cache_clear()
+
+
+def test_the_gru_goes_over_the_padding_backwards_only_where_somebody_reads_it() -> None:
+    adapter = LinguisticAttentionAdapter(12, 16).double()
+    for parameter in adapter.parameters():
+        nn.init.normal_(parameter)
+    words = torch.randn(3, 9, 12).double()
+    padding = torch.arange(9) >= torch.tensor([[4], [7], [1]])
+    padding[1, 2] = True  # as CLIP reads an exclamation mark
+    ours = adapter(words, padding)
+    projected = adapter.word_projection(words)
+    scores = adapter.score(adapter.gru(projected)[0]).squeeze(-1)
+    attention = scores.softmax(dim=-1) * ~padding
+    attention = attention / attention.sum(dim=-1, keepdim=True)
+    assert torch.allclose(ours.word_attention, attention)
+    assert torch.allclose(ours.sentence, (attention.unsqueeze(-1) * projected).sum(dim=1))
+    assert torch.equal(ours.words, projected)
 
 
 @pytest.mark.parametrize("causal", [False, True])

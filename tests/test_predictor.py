@@ -68,6 +68,28 @@ def test_what_is_the_pictures_is_computed_once(predictor, picture, monkeypatch) 
     assert embedding.to("meta").prepared is None  # it belongs to the device
 
 
+def test_weights_are_packed_for_questions_alone_and_only_as_long_as_they_stay_where_they_are(
+    predictor, picture
+) -> None:
+    embedding = predictor.encode(picture)
+    assert len(predictor._packed) == 0
+    first = predictor.predict(["a thing", "two things"], embedding=embedding, return_logits="low_res")
+    packed = predictor._packed
+    names = {id(parameter): name for name, parameter in predictor._model.named_parameters()}
+    kept = {names[id(weight)] for weight in packed._kept}
+    assert "clip.text.transformer.resblocks.0.attn.in_proj_weight" in kept
+    assert not [name for name in kept if "image_encoder" in name or "clip.visual" in name]
+    assert all(name.endswith("weight") for name in kept)
+    state = {name: tensor.clone() for name, tensor in predictor._model.state_dict().items()}
+    predictor.to("cpu")
+    assert predictor._packed is not packed
+    assert len(predictor._packed) == 0
+    again = predictor.predict(["a thing", "two things"], embedding=embedding, return_logits="low_res")
+    for one, other in zip(first, again, strict=True):
+        assert np.array_equal(one.low_res_logits, other.low_res_logits)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in predictor._model.state_dict().items())
+
+
 def test_predict_before_set_image_names_the_missing_step(predictor) -> None:
     with pytest.raises(errors.NoImageError, match="set_image"):
         predictor.predict("the mug")
