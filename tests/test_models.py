@@ -181,7 +181,7 @@ def test_packed_weights_change_no_bit(shape, activation) -> None:
             plain = layers.linear(x, weight, bias, activation)
             with layers.with_packed(packed):
                 assert torch.equal(layers.linear(x, weight, bias, activation), plain)
-    assert len(packed) == 1
+    assert len(packed._kept) == 1
 
 
 def test_only_parameters_are_packed_and_only_for_several_rows() -> None:
@@ -190,10 +190,10 @@ def test_only_parameters_are_packed_and_only_for_several_rows() -> None:
         for x in (torch.randn(1, 7), torch.randn(7), torch.randn(0, 7)):
             assert torch.allclose(layers.linear(x, weight), F.linear(x, weight), atol=1e-5)
         layers.linear(torch.randn(5, 4), weight[:, :4])
-        assert len(packed) == 0
+        assert len(packed._kept) == 0
     with layers.with_packed(packed):  # where derivatives are wanted
         layers.linear(torch.randn(5, 7), weight).sum().backward()
-    assert len(packed) == 0
+    assert len(packed._kept) == 0
     assert weight.grad is not None
 
 

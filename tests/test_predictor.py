@@ -72,7 +72,7 @@ def test_weights_are_packed_for_questions_alone_and_only_as_long_as_they_stay_wh
     predictor, picture
 ) -> None:
     embedding = predictor.encode(picture)
-    assert len(predictor._packed) == 0
+    assert len(predictor._packed._kept) == 0
     first = predictor.predict(["a thing", "two things"], embedding=embedding, return_logits="low_res")
     packed = predictor._packed
     names = {id(parameter): name for name, parameter in predictor._model.named_parameters()}
@@ -83,7 +83,7 @@ def test_weights_are_packed_for_questions_alone_and_only_as_long_as_they_stay_wh
     state = {name: tensor.clone() for name, tensor in predictor._model.state_dict().items()}
     predictor.to("cpu")
     assert predictor._packed is not packed
-    assert len(predictor._packed) == 0
+    assert len(predictor._packed._kept) == 0
     again = predictor.predict(["a thing", "two things"], embedding=embedding, return_logits="low_res")
     for one, other in zip(first, again, strict=True):
         assert np.array_equal(one.low_res_logits, other.low_res_logits)

@@ -128,8 +128,8 @@ def _attend(attention: nn.Module, packed: Tensor, rows: slice) -> Tensor:
 def _heads_at_once(q: Tensor) -> int:
     """How many of the heads of (heads, N, queries, d) a device attends with at once.
 
-    On the CPU as few as give every thread 256 queries, which is what PyTorch gives one at a time: the bias of one head
-    stays in the cache, that of all would be gigabytes.
+    On the CPU as few as give every thread 256 queries, as many as PyTorch gives one at a time: their bias stays in the
+    cache, that of all heads would be gigabytes.
     """
     heads, count, queries, _ = q.shape
     return min(heads, -(-torch.get_num_threads() * 256 // (count * queries))) if q.device.type == "cpu" else heads

@@ -70,15 +70,12 @@ def _pack() -> Any:
 class PackedWeights:
     """Weights in the order in which oneDNN multiplies with them, kept for a model that does not change.
 
-    Without them oneDNN orders the weight of every product anew. Where a text has few rows that is up to a quarter of
+    Without them oneDNN orders the weight of every product anew, which for the few rows of a text is up to a quarter of
     the time; the bits are the same. They take as much memory as the weights themselves.
     """
 
     def __init__(self) -> None:
         self._kept: dict[nn.Parameter, Tensor] = {}
-
-    def __len__(self) -> int:
-        return len(self._kept)
 
     def of(self, weight: Tensor, x: Tensor) -> Tensor:
         """The packed weight for a product with x, or the weight itself where that would gain nothing.
