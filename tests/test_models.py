@@ -161,7 +161,7 @@ def test_without_onednn_the_answers_are_the_same(model: SSPSAM, inputs, monkeypa
             return model.segment(model.prepare(image), model.encode_text(ids)).low_res
 
     fast = answer()
-    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", None, raising=False)
     layers._onednn.cache_clear()
     try:
         assert layers._onednn() is None
@@ -171,17 +171,29 @@ def test_without_onednn_the_answers_are_the_same(model: SSPSAM, inputs, monkeypa
         layers._onednn.cache_clear()
 
 
-@pytest.mark.parametrize("shape", [(2, 7), (3, 77, 40), (1, 2, 5, 16)])
+@pytest.mark.skipif(layers._pack() is None, reason="PyTorch has no oneDNN here")
+@pytest.mark.parametrize(("width", "out"), [(7, 9), (256, 2048), (3072, 768), (512, 1)])
 @pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
-def test_packed_weights_change_no_bit(shape, activation) -> None:
-    weight, bias = nn.Parameter(torch.randn(9, shape[-1])), torch.randn(9)
+def test_packed_weights_give_the_products_of_float64(width, out, activation) -> None:
+    weight, bias = nn.Parameter(torch.randn(out, width)), torch.randn(out)
     packed = layers.PackedWeights()
-    with torch.no_grad():
-        for x in (torch.randn(*shape), torch.randn(700, shape[-1]), torch.randn(2, shape[-1])):
-            plain = layers.linear(x, weight, bias, activation)
-            with layers.with_packed(packed):
-                assert torch.equal(layers.linear(x, weight, bias, activation), plain)
-    assert len(packed._kept) == 1
+    with torch.no_grad(), layers.with_packed(packed):
+        for x in (torch.randn(2, width), torch.randn(3, 77, width), torch.randn(1, 1, 700, width)):
+            exact = layers._ACTIVATIONS[activation](F.linear(x.double(), weight.double(), bias.double()))
+            ours = layers.linear(x, weight, bias, activation)
+            assert torch.allclose(ours.double(), exact, atol=1e-5 * width)
+    assert [kept.is_mkldnn for kept in packed._kept.values()] == [True]
+
+
+@pytest.mark.skipif(layers._pack() is None, reason="PyTorch has no oneDNN here")
+def test_answers_with_packed_weights_do_not_depend_on_what_was_asked_first() -> None:
+    weight, few, many = nn.Parameter(torch.randn(768, 3072)), torch.randn(2, 3072), torch.randn(700, 3072)
+    answers = []
+    for order in ([few, many], [many, few]):
+        with torch.no_grad(), layers.with_packed(layers.PackedWeights()):
+            answers.append({len(x): layers.linear(x, weight) for x in order})
+    assert torch.equal(answers[0][2], answers[1][2])
+    assert torch.equal(answers[0][700], answers[1][700])
 
 
 def test_only_parameters_are_packed_and_only_for_several_rows() -> None:
@@ -195,13 +207,16 @@ def test_only_parameters_are_packed_and_only_for_several_rows() -> None:
         layers.linear(torch.randn(5, 7), weight).sum().backward()
     assert len(packed._kept) == 0
     assert weight.grad is not None
+    with torch.no_grad():  # outside
+        layers.linear(torch.randn(5, 7), weight)
+    assert len(packed._kept) == 0
 
 
 def test_without_the_packing_operator_products_stay_as_they_are(monkeypatch) -> None:
     x, weight, packed = torch.randn(5, 7), nn.Parameter(torch.randn(9, 7)), layers.PackedWeights()
     with torch.no_grad():
         plain = layers.linear(x, weight)
-        monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
+        monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", None, raising=False)
         layers._pack.cache_clear()
         try:
             with layers.with_packed(packed):
