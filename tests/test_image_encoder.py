@@ -77,6 +77,17 @@ def test_all_at_once_as_on_a_gpu_gives_the_same(monkeypatch: pytest.MonkeyPatch)
         assert torch.allclose(image_encoder.encode_image(stock, pixels), in_parts, atol=2e-5)
 
 
+def test_the_padding_below_the_last_row_of_windows_does_not_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock, asked = encoder(20, 7), []
+    attend = image_encoder._attend
+    monkeypatch.setattr(
+        image_encoder, "_attend", lambda a, q, *others: asked.append(q.shape[1]) or attend(a, q, *others)
+    )
+    with torch.no_grad():
+        image_encoder.encode_image(stock, torch.randn(1, 3, 80, 80))
+    assert asked == [7, 7, 6, 7, 7, 6]  # in windows, then globally
+
+
 # of four; a part has 120 to 147 queries of each
 @pytest.mark.parametrize(("threads", "heads"), [(1, {1}), (2, {1, 2}), (1000, {4})])
 def test_more_threads_take_more_heads_at_once_and_give_the_same(

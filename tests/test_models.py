@@ -212,6 +212,18 @@ def test_only_parameters_are_packed_and_only_for_several_rows() -> None:
     assert len(packed._kept) == 0
 
 
+def test_an_applications_default_dtype_does_not_make_products_slow() -> None:
+    usual = layers._onednn() is None, layers._pack() is None
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    layers._onednn.cache_clear()
+    layers._pack.cache_clear()
+    try:
+        assert (layers._onednn() is None, layers._pack() is None) == usual
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_without_the_packing_operator_products_stay_as_they_are(monkeypatch) -> None:
     x, weight, packed = torch.randn(5, 7), nn.Parameter(torch.randn(9, 7)), layers.PackedWeights()
     with torch.no_grad():
@@ -227,14 +239,18 @@ def test_without_the_packing_operator_products_stay_as_they_are(monkeypatch) -> 
             layers._pack.cache_clear()
 
 
-def test_the_gru_goes_over_the_padding_backwards_only_where_somebody_reads_it() -> None:
+def test_the_gru_stops_at_the_last_word_and_starts_in_the_padding_as_the_authors_does(monkeypatch) -> None:
     adapter = LinguisticAttentionAdapter(12, 16).double()
     for parameter in adapter.parameters():
         nn.init.normal_(parameter)
     words = torch.randn(3, 9, 12).double()
     padding = torch.arange(9) >= torch.tensor([[4], [7], [1]])
     padding[1, 2] = True  # as CLIP reads an exclamation mark
+    gru, lengths = torch.gru, []
+    monkeypatch.setattr(torch, "gru", lambda x, *others: lengths.append(x.shape[1]) or gru(x, *others))
     ours = adapter(words, padding)
+    monkeypatch.undo()
+    assert lengths == [7, 9]
     projected = adapter.word_projection(words)
     scores = adapter.score(adapter.gru(projected)[0]).squeeze(-1)
     attention = scores.softmax(dim=-1) * ~padding

@@ -61,7 +61,7 @@ def _through(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def _rows_at_once(x: Tensor, window: int) -> int:
-    """How many rows of (B, g, g, width) a device goes through a block with; a row of windows, or all."""
+    """How many rows of (B, g, g, width) go through a block together: on a CPU one row of windows or a few, else all."""
     return (window or _ROWS) if x.device.type == "cpu" else x.shape[1]
 
 

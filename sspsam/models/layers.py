@@ -42,7 +42,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Ac
 @cache
 def _onednn() -> Any:
     """PyTorch's own operator for its compiled models; it has no derivative. None where it is missing or wrong."""
-    x, weight, bias = (torch.arange(float(count), device="cpu") / 8 - 1 for count in (6, 12, 4))
+    # an application may have another default dtype, or device
+    x, weight, bias = (torch.arange(count, dtype=torch.float32, device="cpu") / 8 - 1 for count in (6, 12, 4))
     x, weight = x.view(1, 2, 3), weight.view(4, 3)
     try:
         product = torch.ops.mkldnn._linear_pointwise.default
@@ -61,7 +62,7 @@ def _pack() -> Any:
     product = _onednn()
     if product is None:
         return None
-    x, weight = (torch.arange(float(count), device="cpu").view(-1, 8) / 7 - 1 for count in (24, 40))
+    x, weight = (torch.arange(rows * 8, dtype=torch.float32, device="cpu").view(rows, 8) / 7 - 1 for rows in (3, 5))
     try:
         pack = torch.ops.mkldnn._reorder_linear_weight.default
         works = torch.allclose(product(x, pack(weight, _USUAL_ROWS), None, "none", [], "none"), F.linear(x, weight))
