@@ -27,17 +27,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.authors_checkpoint import authors_state
 from sspsam import SSPSAMPredictor
+from sspsam.checkpoints.authors_layout import our_name, unused
 from sspsam.config import PUBLISHED, Architecture, ModelConfig
-from sspsam.layout import our_name, unused
 from sspsam.models import SSPSAM
-from sspsam.segmentation import Segmentation
+from sspsam.segmentation.result import Segmentation
 from sspsam.shapes import draw_scene
 
 from .authors_way import Answer, AuthorsWay
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # where checkpoints in the authors' layout are made
-from support.authors import authors_state
 
 Times = list[float]
 WORDS = (

@@ -19,11 +19,11 @@ from PIL import Image
 from benchmarks.__main__ import architecture, expressions
 from sspsam import SSPSAMPredictor
 from sspsam.batch import run_batch
-from sspsam.batching import default_batch_size, required
 from sspsam.config import Architecture, ModelConfig
-from sspsam.images import DEFAULT_MAX_PIXELS
+from sspsam.images.loading import DEFAULT_MAX_PIXELS
 from sspsam.models import SSPSAM
 from sspsam.shapes import draw_scene
+from sspsam.utils.batching import default_batch_size, raise_if_error
 
 
 def sized(size: str) -> Architecture:
@@ -52,7 +52,7 @@ def model_alone(predictor: SSPSAMPredictor, pictures: list[Path], texts: list[st
     for first in range(0, len(ready), together):
         part = ready[first : first + together]
         for embedding in predictor._encoder.encode(part, predictor.device, predictor.fingerprint):
-            predictor.predict(texts, embedding=required(embedding))
+            predictor.predict(texts, embedding=raise_if_error(embedding))
     return time.perf_counter() - start
 
 

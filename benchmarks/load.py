@@ -30,7 +30,7 @@ def measure(way: str, directory: Path) -> dict[str, float]:
     import safetensors.torch
     import torch
 
-    from sspsam.checkpoint import load_checkpoint, read_config
+    from sspsam.checkpoints.format import load_checkpoint, read_config
     from sspsam.models import SSPSAM
 
     start = time.perf_counter()
@@ -50,7 +50,7 @@ def make(variant: str, directory: Path) -> None:
     """A checkpoint of random weights."""
     import torch
 
-    from sspsam.checkpoint import save_checkpoint
+    from sspsam.checkpoints.format import save_checkpoint
     from sspsam.config import PUBLISHED, Architecture, CLIPConfig, ModelConfig, SAMConfig, SSPConfig
     from sspsam.models import SSPSAM
 

@@ -7,19 +7,16 @@ bundled model on held-out scenes of the shapes world the change of mIoU and of t
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.authors_checkpoint import authors_state, small_architecture
 from sspsam import SSPSAMPredictor
+from sspsam.checkpoints.authors_layout import our_name, unused
 from sspsam.config import ModelConfig
-from sspsam.layout import our_name, unused
 from sspsam.models import SSPSAM
 from training.evaluate import answers, summary
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # where checkpoints in the authors' layout are made
-from support.authors import authors_state, small_architecture
 
 PRECISIONS = ("bfloat16", "float16")
 

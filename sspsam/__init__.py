@@ -5,29 +5,36 @@ Importing this package is light: PyTorch and the models are imported when one of
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from sspsam.embedding import ImageEmbedding
-    from sspsam.embedding_cache import EmbeddingCache
-    from sspsam.predictor import SSPSAMPredictor
-    from sspsam.segmentation import Explanation, Segmentation
+from sspsam._version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from sspsam.images.cache import EmbeddingCache
+    from sspsam.images.embedding import ImageEmbedding
+    from sspsam.predictor import SSPSAMPredictor
+    from sspsam.segmentation.result import Explanation, Segmentation
+
 __all__ = ["EmbeddingCache", "Explanation", "ImageEmbedding", "SSPSAMPredictor", "Segmentation", "__version__"]
 
 _HOME = {
-    "EmbeddingCache": "sspsam.embedding_cache",
-    "Explanation": "sspsam.segmentation",
-    "ImageEmbedding": "sspsam.embedding",
+    "EmbeddingCache": "sspsam.images.cache",
+    "Explanation": "sspsam.segmentation.result",
+    "ImageEmbedding": "sspsam.images.embedding",
     "SSPSAMPredictor": "sspsam.predictor",
-    "Segmentation": "sspsam.segmentation",
+    "Segmentation": "sspsam.segmentation.result",
 }
 
 
+# documented modules that `import sspsam` alone makes available as attributes, such as `sspsam.shapes.draw_scene`
+_MODULES = frozenset({"batch", "convert", "errors", "hub", "images", "ray", "segmentation", "shapes"})
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _HOME and name not in _MODULES:
         raise AttributeError(f"module 'sspsam' has no attribute {name!r}; its public names are {', '.join(__all__)}")
     import importlib
 
+    if name in _MODULES:
+        return importlib.import_module(f"sspsam.{name}")
     value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value

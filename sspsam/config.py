@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sspsam.errors import ConfigError
-from sspsam.strict_json import parse, read, require, short
+from sspsam.utils.strict_json import dataclass_from_json, parse_json_object, require, short_repr
 
 FORMAT_VERSION: Final = 1
 MODEL_TYPE: Final = "ssp-sam"
@@ -274,7 +274,7 @@ class ModelConfig:
         Raises:
             ConfigError: malformed, of a newer format, out of range, or changed since it was saved.
         """
-        data = parse(text, where)
+        data = parse_json_object(text, where)
         require(
             data.pop("model_type", None) == MODEL_TYPE,
             f"{where} does not describe an SSP-SAM model (model_type is not {MODEL_TYPE!r})",
@@ -282,12 +282,12 @@ class ModelConfig:
         version = data.pop("format_version", None)
         require(
             type(version) is int and version == FORMAT_VERSION,
-            f"{where} has format version {short(version)}; this sspsam reads version {FORMAT_VERSION}. "
+            f"{where} has format version {short_repr(version)}; this sspsam reads version {FORMAT_VERSION}. "
             "Upgrade sspsam, or convert the checkpoint again.",
         )
         written = data.pop("fingerprint", None)
         try:
-            config = read(cls, data, "config")
+            config = dataclass_from_json(cls, data, "config")
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         require(

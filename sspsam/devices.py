@@ -57,7 +57,7 @@ def dtype_name(dtype: str | torch.dtype | None) -> str:
 
 
 @contextmanager
-def computing(device: torch.device, dtype: torch.dtype = torch.float32) -> Iterator[None]:
+def inference_context(device: torch.device, dtype: torch.dtype = torch.float32) -> Iterator[None]:
     """Compute without gradients on `device`, in mixed precision unless `dtype` is float32.
 
     An application's own autocast must not reach in here, nor its default device: stock SAM makes tensors on that.

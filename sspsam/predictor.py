@@ -13,23 +13,31 @@ import torch
 from PIL import Image
 
 from sspsam import hub
-from sspsam.answers import AnswerOptions, ReturnLogits, to_segmentation
-from sspsam.batching import all_required, attempt, default_batch_size, in_batches, in_order, raised, required
-from sspsam.checkpoint import load_checkpoint, save_checkpoint
+from sspsam.checkpoints.format import load_checkpoint, save_checkpoint
+from sspsam.checkpoints.hub_options import HubOptions
+from sspsam.checkpoints.publish import push_checkpoint
 from sspsam.config import ModelConfig
-from sspsam.devices import checked_device, checked_dtype, computing, default_dtype
-from sspsam.embedding import ImageEmbedding
-from sspsam.embedding_cache import EmbeddingCache
-from sspsam.encoding import UNSAVED, PictureEncoder
+from sspsam.devices import checked_device, checked_dtype, default_dtype, inference_context
 from sspsam.errors import ConfigError, EmbeddingError, NoImageError, OutOfMemoryError, SSPSAMError
-from sspsam.expressions import ExpressionReader, Tokenized
-from sspsam.fetch import HubOptions
-from sspsam.images import DEFAULT_MAX_PIXELS, ImageInput
-from sspsam.models import SSPSAM, Expressions, ImageFeatures, PreparedImage
+from sspsam.images.cache import EmbeddingCache
+from sspsam.images.embedding import ImageEmbedding
+from sspsam.images.encoder import UNSAVED, ImageEncoder
+from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput
+from sspsam.images.preprocessing import PreprocessedImage
+from sspsam.models import SSPSAM, ExpressionFeatures, ImageFeatures, PreparedImage
 from sspsam.models.layers import PackedWeights, with_packed
-from sspsam.preprocessing import Picture
-from sspsam.publish import push_checkpoint
-from sspsam.segmentation import Segmentation
+from sspsam.segmentation.answers import PredictOptions, ReturnLogits, to_segmentation
+from sspsam.segmentation.result import Segmentation
+from sspsam.text.encoder import TextEncoder, Tokenized
+from sspsam.utils.batching import (
+    compute_in_batches,
+    default_batch_size,
+    pair_images_with_texts,
+    raise_error,
+    raise_first_error,
+    raise_if_error,
+    result_or_error,
+)
 
 # expressions that go through the decoder together: two stay in a CPU's cache and need nothing of 32 MB or more (see
 # models.image_encoder), a GPU wants many
@@ -79,8 +87,8 @@ class SSPSAMPredictor:
         if isinstance(embedding_cache, str | os.PathLike):
             embedding_cache = EmbeddingCache(embedding_cache)
         self._model = model.eval()
-        self._encoder = PictureEncoder(self._model, config, self.dtype, embedding_cache)
-        self._reader = ExpressionReader(self._model, config)
+        self._encoder = ImageEncoder(self._model, config, self.dtype, embedding_cache)
+        self._reader = TextEncoder(self._model, config)
         self._embedding: ImageEmbedding | None = None
         self.to(chosen)
 
@@ -127,7 +135,7 @@ class SSPSAMPredictor:
         chosen = checked_device(device)
         options = HubOptions(revision, None if cache_dir is None else Path(cache_dir), local_files_only, token)
         found = hub.resolve(name_or_path, options, repository=repository)
-        with hub.repair_named(found):
+        with hub.repair_command_in_errors(found):
             model, config = load_checkpoint(found.path, verify=verify)
         predictor = cls(model, config, device=chosen, dtype=dtype, embedding_cache=embedding_cache)
         predictor.origin, predictor.fingerprint = found.origin, config.fingerprint
@@ -211,7 +219,7 @@ class SSPSAMPredictor:
             NumericalError: the model's features are not finite.
         """
         picture = self._encoder.read(image, max_pixels)
-        return required(self._encoder.encode([picture], self._device, self.fingerprint)[0])
+        return raise_if_error(self._encoder.encode([picture], self._device, self.fingerprint)[0])
 
     def set_image(self, image: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageEmbedding:
         """`encode`, and remember the result for the next `predict`. If it fails, no picture is remembered.
@@ -291,7 +299,7 @@ class SSPSAMPredictor:
             ConfigError: `mask_threshold` or `no_target_pixels` is out of range.
             NumericalError: the model's answer is not finite.
         """
-        options = AnswerOptions.checked(self.config, mask_threshold, no_target_pixels, return_logits, explain)
+        options = PredictOptions.checked(self.config, mask_threshold, no_target_pixels, return_logits, explain)
         tokenized = self._reader.tokenize(texts)
         results = self._answer(self._embedding_for(image, embedding, max_pixels), tokenized, options)
         return results[0] if isinstance(texts, str) else results
@@ -364,7 +372,7 @@ class SSPSAMPredictor:
             ValueError: fewer lists of texts than pictures, or the other way round.
             TextError, ConfigError, NumericalError: as `predict`.
         """
-        options = AnswerOptions.checked(self.config, mask_threshold, no_target_pixels, return_logits, explain)
+        options = PredictOptions.checked(self.config, mask_threshold, no_target_pixels, return_logits, explain)
         for name, count in (("batch_size", batch_size), ("workers", workers)):
             if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
                 raise ValueError(f"{name} is a whole number, 1 or more, not {count!r}")
@@ -372,20 +380,22 @@ class SSPSAMPredictor:
             raise TypeError("texts is a list of expressions, or one such list for each picture, not a string")
         if isinstance(images, str | bytes | bytearray | os.PathLike | Image.Image | np.ndarray):
             raise TypeError("images are many pictures, such as a list or generator of them; for one there is predict()")
-        tokenize = partial(attempt, self._reader.tokenize) if return_errors else self._reader.tokenize
-        tasks = in_order(images, texts, tokenize)
+        tokenize = partial(result_or_error, self._reader.tokenize) if return_errors else self._reader.tokenize
+        tasks = pair_images_with_texts(images, texts, tokenize)
 
-        def read(task: tuple[ImageInput, Tokenized | SSPSAMError]) -> tuple[Picture, Tokenized] | SSPSAMError:
+        def read(task: tuple[ImageInput, Tokenized | SSPSAMError]) -> tuple[PreprocessedImage, Tokenized] | SSPSAMError:
             image, asked = task
             if isinstance(asked, SSPSAMError):
                 return asked
             try:
-                picture = attempt(self._encoder.read, image, max_pixels)
+                picture = result_or_error(self._encoder.read, image, max_pixels)
             except MemoryError:
                 return OutOfMemoryError("not enough memory to read the picture")
             return picture if isinstance(picture, SSPSAMError) else (picture, asked)
 
-        def answer(ready: list[tuple[Picture, Tokenized] | SSPSAMError]) -> list[list[Segmentation] | SSPSAMError]:
+        def answer(
+            ready: list[tuple[PreprocessedImage, Tokenized] | SSPSAMError],
+        ) -> list[list[Segmentation] | SSPSAMError]:
             pictures = [one[0] for one in ready if isinstance(one, tuple)]
             encoded = iter(self._encoder.encode(pictures, self._device, self.fingerprint))
             outcomes: list[list[Segmentation] | SSPSAMError] = []
@@ -394,28 +404,30 @@ class SSPSAMPredictor:
                     outcomes.append(one)
                     continue
                 seen = next(encoded)
-                outcomes.append(seen if isinstance(seen, SSPSAMError) else attempt(self._answer, seen, one[1], options))
+                outcomes.append(
+                    seen if isinstance(seen, SSPSAMError) else result_or_error(self._answer, seen, one[1], options)
+                )
             return outcomes
 
         size = default_batch_size(self._device) if batch_size is None else batch_size
-        outcomes = in_batches(
+        outcomes = compute_in_batches(
             *(tasks, read, answer),
             batch_size=size,
             workers=workers or _WORKERS,
-            too_large=(lambda error: error) if return_errors else raised,
+            on_single_item_oom=(lambda error: error) if return_errors else raise_error,
         )
-        return outcomes if return_errors else all_required(outcomes)
+        return outcomes if return_errors else raise_first_error(outcomes)
 
-    def _answer(self, asked: ImageEmbedding, tokenized: Tokenized, options: AnswerOptions) -> list[Segmentation]:
+    def _answer(self, asked: ImageEmbedding, tokenized: Tokenized, options: PredictOptions) -> list[Segmentation]:
         """Answers about one picture, in order."""
         results: list[Segmentation] = []
         chunk = _CHUNK.get(self._device.type, _CHUNK_ELSEWHERE)
-        with computing(self._device), with_packed(self._packed):
+        with inference_context(self._device), with_packed(self._packed):
             prepared = self._prepared(asked)
             expressions = self._reader.read(tokenized)
             for start in range(0, len(expressions), chunk):
                 part = expressions[start : start + chunk]
-                answers = self._model.segment(prepared, Expressions.join([each.features for each in part]))
+                answers = self._model.segment(prepared, ExpressionFeatures.join([each.features for each in part]))
                 for row, expression in enumerate(part):
                     words = self._reader.words(expression.token_ids) if options.explain else []
                     results.append(to_segmentation(expression, words, answers, row, asked, self.config, options))

@@ -3,7 +3,6 @@
 import atexit
 import os
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,9 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for tests/support under the importlib import mode
-
-from support.hub import FakeHub
+from tests.support.hub import FakeHub
 
 # before huggingface_hub is imported by anything: it reads these once, and no test may reach another Hub
 HUB = FakeHub()
@@ -62,7 +59,7 @@ def reference() -> Path:
 @pytest.fixture(scope="session")
 def golden_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The authors' checkpoint behind the golden files of a variant, made once."""
-    from support.authors import authors_state, small_architecture, write_checkpoint
+    from benchmarks.authors_checkpoint import authors_state, small_architecture, write_checkpoint
 
     folder = tmp_path_factory.mktemp("golden")
 
@@ -76,7 +73,7 @@ def golden_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 @pytest.fixture(scope="session")
 def golden_model(golden_checkpoint: Callable[[str], Path]) -> Callable[[str], Path]:
     """The same, converted."""
-    from sspsam.convert import convert_checkpoint
+    from sspsam.checkpoints.convert import convert_checkpoint
 
     def make(variant: str) -> Path:
         source = golden_checkpoint(variant)
@@ -91,7 +88,7 @@ def golden_model(golden_checkpoint: Callable[[str], Path]) -> Callable[[str], Pa
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny authors' checkpoint; tests that change it copy it first."""
-    from support.authors import authors_state, tiny_architecture, write_checkpoint
+    from benchmarks.authors_checkpoint import authors_state, tiny_architecture, write_checkpoint
 
     return write_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny.pth", authors_state(tiny_architecture()))
 
@@ -99,7 +96,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_checkpoint: Path) -> Path:
     """The same, converted; tests that change it copy it first."""
-    from sspsam.convert import convert_checkpoint
+    from sspsam.checkpoints.convert import convert_checkpoint
 
     directory = tiny_checkpoint.with_suffix("")
     convert_checkpoint(tiny_checkpoint, directory, source="pseudo-random weights of the tests")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.authors import small_architecture, tiny_architecture
 
+from benchmarks.authors_checkpoint import small_architecture, tiny_architecture
 from sspsam.config import PUBLISHED, Architecture, ModelConfig, Postprocessing, Preprocessing
 from sspsam.errors import ConfigError
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sspsam import SSPSAMPredictor, errors
-from sspsam.devices import computing, default_dtype, ieee_float32
+from sspsam.devices import default_dtype, ieee_float32, inference_context
 from sspsam.models import ImageFeatures
 from sspsam.shapes import draw_scene
 
@@ -86,7 +86,7 @@ def test_the_settings_for_tf32_are_put_back() -> None:
 def test_what_an_application_allows_its_own_products_does_not_reach_in() -> None:
     try:
         torch.set_float32_matmul_precision("medium")
-        with computing(torch.device("cpu")):
+        with inference_context(torch.device("cpu")):
             assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
@@ -133,7 +133,7 @@ def test_values_whose_squares_overflow_in_half_do_not_spoil_an_embedding(
 
 
 def test_an_applications_own_autocast_does_not_reach_in() -> None:
-    with torch.autocast("cpu", torch.bfloat16), computing(torch.device("cpu")):
+    with torch.autocast("cpu", torch.bfloat16), inference_context(torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32
 
 

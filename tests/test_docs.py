@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.hub import FakeHub
 
 import sspsam
-from sspsam.names import AUTHORS_REPOSITORY
+from sspsam.checkpoints.names import AUTHORS_REPOSITORY
+from tests.support.hub import FakeHub
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

@@ -13,35 +13,22 @@ import sspsam
 
 PACKAGE = Path(sspsam.__file__).parent
 
-# each may import those before it, never those after it; modules of one row are strangers to each other
-LAYERS = [
-    ["errors", "_stock", "progress"],
-    ["strict_json", "names"],
-    ["config", "devices", "storage", "pickles", "fetch", "models.layers"],
-    ["images", "text", "models.image_encoder", "models.mask_decoder", "shapes.drawing", "shapes.words"],
-    ["preprocessing", "models.clip", "models.sam", "models.ssp_encoder", "shapes.nouns"],
-    ["models.sspsam", "postprocessing", "shapes.parse"],
-    ["shapes.language"],
-    ["shapes.questions"],
-    ["shapes"],
+# rooms from the lowest to the highest: each may import those of earlier rows, never those of its own row or of later ones
+ROOM_ORDER = [
+    ["errors", "_version"],
+    ["utils", "shapes"],
+    ["config", "devices"],
     ["models"],
-    ["batching", "embedding", "segmentation", "layout", "checkpoint", "expressions"],
-    ["convert", "publish", "answers", "embedding_cache"],
-    ["conversions", "encoding"],
-    ["hub"],
-    ["predictor", "library"],
-    ["batch.records", "batch.manifest", "batch.naming"],
-    ["batch.ledger"],
-    ["batch.options", "batch.coco", "batch.parquet"],
-    ["batch.writing"],
-    ["batch.job"],
+    ["images", "text"],
+    ["segmentation", "checkpoints"],
+    ["hub", "convert"],
+    ["predictor"],
     ["batch"],
     ["ray"],
-    ["cli.output"],
-    ["cli.segment", "cli.models", "cli.batch"],
     ["cli"],
     ["__main__"],
 ]
+MOST_ROOT_FILES = 12  # Python files that lie directly in `sspsam/`
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,26 +43,57 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def imports_of(path: Path) -> set[str]:
-    found = set()
+def imported_modules(path: Path) -> set[str]:
+    """Dotted names below `sspsam` of the modules that a file imports, at any depth of its code."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("sspsam"):
-            whole = PACKAGE / Path(*node.module.split(".")[1:])
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "sspsam":
+            folder = PACKAGE / Path(*node.module.split(".")[1:])
             for alias in node.names:
-                is_module = (whole / f"{alias.name}.py").exists()
+                is_module = (folder / f"{alias.name}.py").exists() or (folder / alias.name / "__init__.py").exists()
                 found.add(f"{node.module}.{alias.name}" if is_module else node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names if alias.name.partition(".")[0] == "sspsam")
     return {name.removeprefix("sspsam").removeprefix(".") for name in found}
 
 
-def test_imports_go_one_way() -> None:
-    level = {name: number for number, row in enumerate(LAYERS) for name in row}
-    for path in PACKAGE.rglob("*.py"):
-        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+def modules() -> dict[str, set[str]]:
+    """Every module of the package, by its dotted name below `sspsam`, with the modules that it imports."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): imported_modules(path)
+        for path in PACKAGE.rglob("*.py")
+    }
+
+
+def test_imports_between_rooms_go_one_way() -> None:
+    level = {room: number for number, row in enumerate(ROOM_ORDER) for room in row}
+    for name, imported in modules().items():
+        room = name.partition(".")[0]
         if name == "__init__":
             continue  # it imports lazily, by name
-        assert name in level, f"say in this test where {name} stands"
-        for imported in imports_of(path) - {""}:
-            assert level[imported] < level[name], f"{name} must not import {imported}"
+        assert room in level, f"say in ROOM_ORDER where {room} stands"
+        for other in {each.partition(".")[0] for each in imported} - {room, ""}:
+            assert level[other] < level[room], f"{name} must not import {other}"
+
+
+def test_no_modules_of_a_room_import_each_other_in_a_circle() -> None:
+    imports = modules()
+    done: set[str] = set()
+
+    def visit(name: str, chain: tuple[str, ...]) -> None:
+        assert name not in chain, f"imports in a circle: {' -> '.join((*chain, name))}"
+        if name not in done:
+            for other in imports.get(name, set()) - {name, ""}:
+                visit(other, (*chain, name))
+            done.add(name)
+
+    for name in imports:
+        if name != "__init__":
+            visit(name, ())
+
+
+def test_few_modules_lie_flat_in_the_package() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_ROOT_FILES
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -170,7 +188,7 @@ def test_import_and_use_change_nothing_global(tiny_model: Path, tmp_path: Path) 
         before = state()
         import sspsam
         from sspsam import SSPSAMPredictor
-        from sspsam.convert import convert_checkpoint
+        from sspsam.checkpoints.convert import convert_checkpoint
         convert_checkpoint({str(tiny_model.with_suffix(".pth"))!r}, {str(tmp_path / "out")!r})
         predictor = SSPSAMPredictor.from_pretrained({str(tmp_path / "out")!r}, device="cpu", dtype="bfloat16")
         predictor.set_image(np.zeros((20, 30, 3), np.uint8))

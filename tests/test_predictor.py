@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.authors import tiny_architecture
 
+from benchmarks.authors_checkpoint import tiny_architecture
 from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor, errors
 from sspsam.config import ModelConfig
 from sspsam.models import SSPSAM, layers
@@ -336,7 +336,7 @@ def test_a_model_and_a_configuration_that_do_not_fit_are_refused(picture) -> Non
 
 
 def test_only_weights_that_were_just_read_carry_the_fingerprint(tiny_model: Path) -> None:
-    from sspsam.checkpoint import load_checkpoint
+    from sspsam.checkpoints.format import load_checkpoint
 
     model, config = load_checkpoint(tiny_model)
     assert SSPSAMPredictor(model, config, device="cpu").fingerprint != config.fingerprint

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sspsam.checkpoint import load_checkpoint, save_checkpoint
+from sspsam.checkpoints.format import load_checkpoint, save_checkpoint
 from sspsam.config import ModelConfig
 from training.recipe import RECIPES, Recipe
 from training.vocabulary import Vocabulary, vocabulary_of

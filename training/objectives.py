@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspsam.config import Architecture
-from sspsam.models import SSPSAM, Expressions
+from sspsam.models import SSPSAM, ExpressionFeatures
 from sspsam.models.ssp_encoder import LinguisticFeatures, SSPOutput
 from sspsam.shapes import COLORS, OUTLINES
 from training.attention import plain_attention
@@ -169,7 +169,7 @@ class Objective(nn.Module):
             self._layers.clear()
             clip, sam = (tensor.float() for tensor in image)
             with self._mixed_precision():
-                ssp = self._prompts(clip, Expressions(*part))
+                ssp = self._prompts(clip, ExpressionFeatures(*part))
             low_res, iou = model.sam.decode(model.sam.prepare(sam), ssp.prompts.float())
             logits.append(low_res)
             ious.append(iou)
@@ -210,7 +210,7 @@ class Objective(nn.Module):
         """The same once more; that the learning rate starts high again is the difference."""
         return self.joint(examples)
 
-    def _prompts(self, clip: Tensor, expressions: Expressions) -> SSPOutput:
+    def _prompts(self, clip: Tensor, expressions: ExpressionFeatures) -> SSPOutput:
         """What `SSPSAM.segment` does before SAM decodes."""
         ssp = self.model.ssp
         projected = ssp.visual_attention_adapter.project(clip)
@@ -233,7 +233,7 @@ class Objective(nn.Module):
         summary = [head(x.mean(dim=1)) for head, x in zip(self.heads.summary, learned, strict=True)]
         return torch.stack(patches), torch.stack(summary)
 
-    def _said(self, expressions: Expressions, parse: Tensor) -> Losses:
+    def _said(self, expressions: ExpressionFeatures, parse: Tensor) -> Losses:
         """Text features tell how an expression is built."""
         losses = []
         gate = expressions.sentence.float().tanh()  # what the patches are multiplied with

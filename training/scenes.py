@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from sspsam.config import ModelConfig
-from sspsam.preprocessing import Geometry, clip_input, geometry_of, sam_input
+from sspsam.images.preprocessing import Geometry, clip_input, geometry_of, sam_input
 from sspsam.shapes import COLORS, OUTLINES, Noun, Question, Scene, Shape, ask, draw_scene
 from sspsam.shapes.drawing import any_size
 from sspsam.shapes.parse import OPERATIONS

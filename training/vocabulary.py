@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sspsam.shapes import ask, draw_scene
-from sspsam.text import Tokenizer
+from sspsam.text.tokenizer import Tokenizer
 from training.recipe import PHRASES, Recipe
 
 

@@ -12,7 +12,7 @@ from itertools import groupby
 
 from sspsam.batch.manifest import Task
 from sspsam.batch.records import Line
-from sspsam.postprocessing import rle_decode
+from sspsam.segmentation.rle import rle_decode
 
 
 @dataclass

@@ -10,8 +10,7 @@ from typing import Any, Final, Self, cast
 
 import torch
 
-from sspsam import __version__
-from sspsam.answers import AnswerOptions
+from sspsam._version import __version__
 from sspsam.batch.coco import coco_file
 from sspsam.batch.ledger import Ledger, open_ledger
 from sspsam.batch.manifest import Manifest, Task, manifest_of
@@ -20,14 +19,15 @@ from sspsam.batch.options import BatchOptions, BatchSummary
 from sspsam.batch.parquet import require_pyarrow, write_parquet
 from sspsam.batch.records import Line
 from sspsam.batch.writing import Outcome, PictureWriter, Recorder, written
-from sspsam.batching import default_batch_size
 from sspsam.config import ModelConfig
 from sspsam.devices import dtype_name
 from sspsam.errors import BatchError, ImageError, ManifestError
 from sspsam.predictor import SSPSAMPredictor
-from sspsam.progress import counting
-from sspsam.storage import replacing, write_file
-from sspsam.text import Tokenizer
+from sspsam.segmentation.answers import PredictOptions
+from sspsam.text.tokenizer import Tokenizer
+from sspsam.utils.batching import default_batch_size
+from sspsam.utils.files import atomic_replace, write_file
+from sspsam.utils.progress import item_progress
 
 _JOB_VERSION: Final = 1
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -177,7 +177,7 @@ class Batch:
     ) -> Self:
         """Settle what is to be done; see `run_batch`."""
         config, where = answering.config, Path(output)
-        AnswerOptions.checked(config, options.mask_threshold, options.no_target_pixels, None, explain=False)
+        PredictOptions.checked(config, options.mask_threshold, options.no_target_pixels, None, explain=False)
         place = Path(source) if isinstance(source, str | os.PathLike) else None
         manifest = manifest_of(
             place if place is not None else cast(Sequence[str | os.PathLike[str]], source),
@@ -250,7 +250,7 @@ class Batch:
                     f"{ledger.errors.path}. Once they are mended, try them again with retry_errors"
                 )
             write = PictureWriter(self.output, ledger.temporary, options.formats, made_by)
-            with counting("pictures", len(images), earlier + failed, progress) as advance:
+            with item_progress("pictures", len(images), earlier + failed, progress) as advance:
                 recorder = Recorder(ledger, options.max_errors, failed, advance)
                 for lines in answered(self._units(ledger.done), write):
                     recorder.record(lines)
@@ -276,12 +276,12 @@ class Batch:
         """Files about all the results, once those are there."""
         if "coco" in self.options.formats:
             path = ledger.output / ledger.shard.name("coco", ".json")
-            with replacing(path, within=ledger.temporary) as [temporary]:
+            with atomic_replace(path, within=ledger.temporary) as [temporary]:
                 answers = map(json.loads, ledger.results.lines())
                 write_file(temporary, lambda file: file.writelines(coco_file(answers, self.manifest.tasks)))
         if "parquet" in self.options.formats:
             path = ledger.output / ledger.shard.name("results", ".parquet")
-            with replacing(path, within=ledger.temporary) as [temporary]:
+            with atomic_replace(path, within=ledger.temporary) as [temporary]:
                 write_file(temporary, lambda file: write_parquet(file, map(json.loads, ledger.results.lines())))
 
 

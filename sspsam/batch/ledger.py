@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from sspsam.batch.records import Line, Record, Shard
 from sspsam.errors import BatchError, warn
-from sspsam.storage import make_directory, replace_file, storage_errors
+from sspsam.utils.files import make_directory, replace_file, storage_errors
 
 _SHARD: Final = r"(\.\d+-of-\d+)?"
 _JOB: Final = re.compile(rf"job{_SHARD}\.json")

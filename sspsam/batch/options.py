@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from sspsam.batch.records import Shard
-from sspsam.images import DEFAULT_MAX_PIXELS
+from sspsam.images.loading import DEFAULT_MAX_PIXELS
 
 Format = Literal["mask", "overlay", "rle", "coco", "parquet"]
 FORMATS: Final[tuple[Format, ...]] = ("mask", "overlay", "rle", "coco", "parquet")

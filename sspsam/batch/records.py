@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sspsam.errors import BatchError
-from sspsam.storage import storage_errors
+from sspsam.utils.files import storage_errors
 
 Line = dict[str, Any]
 

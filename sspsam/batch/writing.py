@@ -13,8 +13,8 @@ from sspsam.batch.manifest import Task
 from sspsam.batch.options import Format
 from sspsam.batch.records import Line
 from sspsam.errors import BatchError, SSPSAMError, StorageError
-from sspsam.segmentation import Segmentation, mask_picture, png_bytes
-from sspsam.storage import make_directory, replace_file
+from sspsam.segmentation.result import Segmentation, mask_image, png_bytes
+from sspsam.utils.files import make_directory, replace_file
 
 _ENDINGS: Final[dict[Format, str]] = {"mask": ".png", "overlay": ".overlay.png"}
 _WRITERS: Final = 2
@@ -60,7 +60,7 @@ class PictureWriter:
         for number, result in enumerate(outcome, 1):
             names = {form: f"{stem}-{number}{end}" for form, end in _ENDINGS.items() if form in self.formats}
             for form, name in names.items():
-                self._place(name, png_bytes(mask_picture(result.mask) if form == "mask" else result.overlay()))
+                self._place(name, png_bytes(mask_image(result.mask) if form == "mask" else result.overlay()))
             about = {"image": task.image, "number": number, "of": len(outcome), "files": names}
             lines.append({**about, **self.made_by, **result.to_dict()})
         return lines

@@ -5,7 +5,7 @@ Exit status: 0 all was done (no target is an answer), 1 something failed, 2 wron
 
 import click
 
-from sspsam import __version__
+from sspsam._version import __version__
 from sspsam.cli.batch import batch
 from sspsam.cli.models import cache, convert, download, models, verify
 from sspsam.cli.segment import segment

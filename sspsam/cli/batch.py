@@ -109,9 +109,9 @@ def batch(
     results.jsonl has a line for each, errors.jsonl one for each picture that failed. Exit status 1 if any did.
     """
     if model is None:
-        from sspsam.names import no_name
+        from sspsam.checkpoints.names import missing_name_message
 
-        raise click.UsageError(no_name())
+        raise click.UsageError(missing_name_message())
     if address is not None and device is not None:
         raise click.UsageError("--ray chooses the device: say --ray-gpus instead of --device")
     of_ray = {"--ray-actors": ray_actors, "--ray-cpus": ray_cpus, "--ray-gpus": ray_gpus}
@@ -123,8 +123,8 @@ def batch(
         raise click.UsageError("say what to look for: -t TEXT, or --prompts FILE")
     with failing_cleanly():
         from sspsam.batch import BatchOptions, Shard, run_batch
-        from sspsam.embedding_cache import EmbeddingCache
-        from sspsam.images import only_our_limit
+        from sspsam.images.cache import EmbeddingCache
+        from sspsam.images.loading import pillow_pixel_limit
         from sspsam.predictor import SSPSAMPredictor
 
         chosen = {name: value for name, value in numbers.items() if value is not None}
@@ -149,12 +149,12 @@ def batch(
         try:
             if address is None:
                 predictor = SSPSAMPredictor.from_pretrained(model, device=device, **loading)
-                with only_our_limit(options.max_pixels):
+                with pillow_pixel_limit(options.max_pixels):
                     summary = run_batch(
                         source, output, texts, predictor=predictor, prompts=prompts, options=options, progress=True
                     )
             else:
-                from sspsam.ray import Cluster, run_batch_on_ray
+                from sspsam.batch.ray import Cluster, run_batch_on_ray
 
                 cluster = Cluster(address or None, ray_actors, ray_cpus or 1.0, ray_gpus or 0.0)
                 summary = run_batch_on_ray(

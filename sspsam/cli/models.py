@@ -9,7 +9,7 @@ import click
 from sspsam.cli.output import complain, failing_cleanly
 
 if TYPE_CHECKING:
-    from sspsam.fetch import HubOptions
+    from sspsam.checkpoints.hub_options import HubOptions
 
 _revision = click.option("--revision", help="Branch, tag or commit on the Hub.")
 _cache_dir = click.option(
@@ -18,7 +18,7 @@ _cache_dir = click.option(
 
 
 def _options(revision: str | None, cache_dir: Path | None) -> "HubOptions":
-    from sspsam.fetch import HubOptions
+    from sspsam.checkpoints.hub_options import HubOptions
 
     return HubOptions(revision, cache_dir)
 
@@ -33,9 +33,9 @@ def models(remote: bool, cache_dir: Path | None) -> None:
     published names are those that are expected; known for certain is ssp-sam-224-grefcoco.
     """
     with failing_cleanly():
-        from sspsam import library
+        from sspsam.checkpoints import listing
 
-        entries = [library.bundled(), *library.published(_options(None, cache_dir), remote=remote)]
+        entries = [listing.bundled(), *listing.published(_options(None, cache_dir), remote=remote)]
     for entry in entries:
         row = (entry.name, entry.state, _size(entry.gigabytes), entry.license, entry.purpose)
         click.echo("\t".join(row))
@@ -55,10 +55,10 @@ def download(name: str, revision: str | None, cache_dir: Path | None) -> None:
     """Fetch the checkpoint NAME, convert it if need be, and print its directory."""
     with failing_cleanly():
         from sspsam import hub
-        from sspsam.checkpoint import load_checkpoint
+        from sspsam.checkpoints.format import load_checkpoint
 
         found = hub.resolve(name, _options(revision, cache_dir), refresh=True)
-        with hub.repair_named(found):
+        with hub.repair_command_in_errors(found):
             load_checkpoint(found.path)
     if found.bundled:
         complain(f"{name} is already there: it comes with sspsam, and nothing is fetched")
@@ -72,9 +72,9 @@ def download(name: str, revision: str | None, cache_dir: Path | None) -> None:
 def verify(name: str, revision: str | None, cache_dir: Path | None) -> None:
     """Check the checkpoint NAME that is here: its structure and the SHA-256 of its weights."""
     with failing_cleanly():
-        from sspsam import library
+        from sspsam.checkpoints import listing
 
-        config = library.verify(name, _options(revision, cache_dir))
+        config = listing.verify(name, _options(revision, cache_dir))
     click.echo(f"{name}\tgood\t{config.weights_sha256}")
 
 
@@ -85,9 +85,9 @@ def verify(name: str, revision: str | None, cache_dir: Path | None) -> None:
 def cache(name: str, revision: str | None, cache_dir: Path | None) -> None:
     """Look after the cache."""
     with failing_cleanly():
-        from sspsam import library
+        from sspsam.checkpoints import listing
 
-        deleted = library.delete(name, _options(revision, cache_dir))
+        deleted = listing.delete(name, _options(revision, cache_dir))
     for path in deleted:
         click.echo(f"deleted\t{path}")
     if not deleted:
@@ -122,13 +122,13 @@ def convert(
     with failing_cleanly():
         import logging
 
-        from sspsam.convert import convert_checkpoint
+        from sspsam.checkpoints.convert import convert_checkpoint
 
         logging.basicConfig(format="sspsam: %(message)s")  # on standard error; this process is the command's own
         logging.getLogger("sspsam").setLevel(logging.INFO)
         config = convert_checkpoint(checkpoint, out_dir, dtype=dtype, source=source, license=licence)
         click.echo(f"{out_dir}\t{config.fingerprint}")
         if push:
-            from sspsam.publish import push_checkpoint
+            from sspsam.checkpoints.publish import push_checkpoint
 
             click.echo(f"{push}\t{push_checkpoint(out_dir, push, private=private)}")

@@ -11,7 +11,7 @@ from sspsam.cli.output import complain, failing_cleanly
 from sspsam.errors import SSPSAMError
 
 if TYPE_CHECKING:
-    from sspsam.segmentation import Segmentation
+    from sspsam.segmentation.result import Segmentation
 
 
 @click.command()
@@ -46,17 +46,17 @@ def segment(
     object instead, mask included. Files are named after the picture and the number of the text.
     """
     if model is None:
-        from sspsam.names import no_name
+        from sspsam.checkpoints.names import missing_name_message
 
-        raise click.UsageError(no_name())
+        raise click.UsageError(missing_name_message())
     if not all(text.strip() for text in texts):
         raise click.BadParameter("a text is empty; say what to look for", param_hint="-t")
     if form == "overlay" and output is None:
         raise click.UsageError("--format overlay writes pictures: say where with -o DIR")
     with failing_cleanly():
-        from sspsam.images import only_our_limit
+        from sspsam.images.loading import pillow_pixel_limit
         from sspsam.predictor import SSPSAMPredictor
-        from sspsam.storage import make_directory
+        from sspsam.utils.files import make_directory
 
         if output is not None:
             make_directory(output)
@@ -65,7 +65,7 @@ def segment(
     writer = _Writer(output, form)
     for image in images:
         try:
-            with only_our_limit():
+            with pillow_pixel_limit():
                 results = predictor.predict(texts, image=image)
             writer.write(image, results)
         except SSPSAMError as error:
@@ -102,8 +102,8 @@ class _Writer:
         return stem
 
     def _file(self, name: str, result: "Segmentation") -> Path | None:
-        from sspsam.segmentation import png_bytes
-        from sspsam.storage import replace_file
+        from sspsam.segmentation.result import png_bytes
+        from sspsam.utils.files import replace_file
 
         if self.output is None:
             return None

@@ -24,14 +24,14 @@ from sspsam.models.ssp_encoder import (
     SSPOutput,
     VisualAttentionAdapter,
 )
-from sspsam.models.sspsam import SSPSAM, Expressions, ImageFeatures, Prediction, PreparedImage
+from sspsam.models.sspsam import SSPSAM, ExpressionFeatures, ImageFeatures, Prediction, PreparedImage
 
 __all__ = [
     "MLP",
     "SAM",
     "SSPSAM",
     "CLIPWithSurgery",
-    "Expressions",
+    "ExpressionFeatures",
     "ImageFeatures",
     "LinguisticAttentionAdapter",
     "Prediction",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sspsam._stock import QuickGELU, TextTransformer, VisionTransformer
 from sspsam.config import CLIPConfig
 from sspsam.models.layers import attend, linear
+from sspsam.models.stock import QuickGELU, TextTransformer, VisionTransformer
 
 
 class TextFeatures(NamedTuple):

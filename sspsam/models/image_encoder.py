@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sspsam._stock import ImageEncoderViT
 from sspsam.models.layers import linear
+from sspsam.models.stock import ImageEncoderViT
 
 _ROWS: Final = 7  # of the grid that a CPU takes at a time in a block without windows
 _BIAS_BYTES: Final = 30_000_000  # of the heads that a CPU attends with at once; see above

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sspsam._stock import MaskDecoder
 from sspsam.models.layers import Activation, linear
+from sspsam.models.stock import MaskDecoder
 
 
 class DecoderImage(NamedTuple):

@@ -4,10 +4,10 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from sspsam._stock import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from sspsam.config import SAMConfig
 from sspsam.models.image_encoder import encode_image
 from sspsam.models.mask_decoder import DecoderImage, decode, prepare
+from sspsam.models.stock import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 
 
 class SAM(nn.Module):

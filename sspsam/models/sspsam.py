@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sspsam.config import Architecture
+from sspsam.errors import NumericalError
 from sspsam.models.clip import CLIPWithSurgery
 from sspsam.models.layers import compute_by_linear
 from sspsam.models.mask_decoder import DecoderImage
@@ -29,7 +30,7 @@ class PreparedImage(NamedTuple):
     decoder: DecoderImage
 
 
-class Expressions(NamedTuple):
+class ExpressionFeatures(NamedTuple):
     """All that the model keeps of E expressions; it depends on no picture."""
 
     padding: Tensor  # (E, L) bool, True where there is no word
@@ -38,14 +39,17 @@ class Expressions(NamedTuple):
     word_attention: Tensor  # (E, L)
     sentence: Tensor  # (E, H)
 
-    def split(self) -> list["Expressions"]:
-        """One `Expressions` of one row for each of the E."""
-        return [Expressions(*rows) for rows in zip(*(torch.chunk(tensor, len(tensor)) for tensor in self), strict=True)]
+    def split(self) -> list["ExpressionFeatures"]:
+        """One `ExpressionFeatures` of one row for each of the E."""
+        return [
+            ExpressionFeatures(*rows)
+            for rows in zip(*(torch.chunk(tensor, len(tensor)) for tensor in self), strict=True)
+        ]
 
     @staticmethod
-    def join(parts: Sequence["Expressions"]) -> "Expressions":
+    def join(parts: Sequence["ExpressionFeatures"]) -> "ExpressionFeatures":
         """Several as one, in order."""
-        return Expressions(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
+        return ExpressionFeatures(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
 
 
 class Prediction(NamedTuple):
@@ -88,19 +92,19 @@ class SSPSAM(nn.Module):
         clip, sam = self.clip.encode_image(clip_input), self.sam.encode_image(sam_input)
         return [ImageFeatures(*pair) for pair in zip(clip, sam, strict=True)]
 
-    def encode_text(self, token_ids: Tensor) -> Expressions:
+    def encode_text(self, token_ids: Tensor) -> ExpressionFeatures:
         """Read E expressions, given as (E, L) token ids with 0 for padding."""
         padding = token_ids == 0
         text = self.clip.encode_text(token_ids)
         language = self.ssp.linguistic_attention_adapter(text.words, padding)
-        return Expressions(padding, text.sentence, *language)
+        return ExpressionFeatures(padding, text.sentence, *language)
 
     def prepare(self, image: ImageFeatures) -> PreparedImage:
         """Do once what is the same for every expression about a picture."""
         projected = self.ssp.visual_attention_adapter.project(image.clip)
         return PreparedImage(image.clip, projected, self.sam.prepare(image.sam))
 
-    def segment(self, image: PreparedImage, expressions: Expressions) -> Prediction:
+    def segment(self, image: PreparedImage, expressions: ExpressionFeatures) -> Prediction:
         """Answer E expressions, from `encode_text`, about one picture, from `prepare`."""
         language = LinguisticFeatures(expressions.words, expressions.word_attention, expressions.sentence)
         ssp = self.ssp(image.clip, image.projected, expressions.clip_sentence, language, expressions.padding)
@@ -114,4 +118,13 @@ class SSPSAM(nn.Module):
             similarity=ssp.similarity.unflatten(-1, grid),
             word_attention=expressions.word_attention,
             verification=ssp.verification.unflatten(-1, grid),
+        )
+
+
+def require_finite(what: str, *tensors: Tensor) -> None:
+    """Refuse numbers that are not finite: they would pass for an empty mask."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise NumericalError(
+            f"{what} came out with values that are not finite. The weights are damaged, or the precision is too low: "
+            "load the model with verify=True and dtype='float32'."
         )

@@ -192,8 +192,8 @@ def _draw_shape(
     inside = alpha > 127
     box = (*corner, corner[0] + alpha.shape[1], corner[1] + alpha.shape[0])
     behind = np.asarray(canvas.crop(box)).reshape(-1, 3)[::7].astype(float)
-    for attempt in range(60):
-        name = str(rng.choice(colors if attempt < 15 else list(COLORS)))
+    for result_or_error in range(60):
+        name = str(rng.choice(colors if result_or_error < 15 else list(COLORS)))
         shade = _shade(rng, name)
         if np.percentile(np.linalg.norm(behind - shade, axis=1), 10) > _VISIBLE:
             break

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.authors import authors_state, small_architecture, tiny_architecture, write_checkpoint
 
+from benchmarks.authors_checkpoint import authors_state, small_architecture, tiny_architecture, write_checkpoint
 from sspsam import SSPSAMPredictor
+from sspsam.checkpoints.convert import convert_checkpoint
 from sspsam.config import Architecture
-from sspsam.convert import convert_checkpoint
-from sspsam.images import load_image
+from sspsam.images.loading import load_image
 from sspsam.shapes import draw_scene
 
 ROOT = Path(__file__).parents[2]

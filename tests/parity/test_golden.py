@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.authors import authors_state, small_architecture
 
+from benchmarks.authors_checkpoint import authors_state, small_architecture
 from sspsam import SSPSAMPredictor
-from sspsam.checkpoint import load_checkpoint
-from sspsam.images import load_image
-from sspsam.layout import read_architecture
+from sspsam.checkpoints.authors_layout import read_architecture
+from sspsam.checkpoints.format import load_checkpoint
+from sspsam.images.loading import load_image
+from sspsam.images.preprocessing import clip_input, geometry_of, sam_input
 from sspsam.models import Prediction
-from sspsam.postprocessing import box_on_picture, logits_in_frame
-from sspsam.preprocessing import clip_input, geometry_of, sam_input
-from sspsam.text import Tokenizer
+from sspsam.segmentation.postprocessing import box_on_picture, logits_in_frame
+from sspsam.text.tokenizer import Tokenizer
 
 TOLERANCE = 1e-4
 GOLDEN = [(variant, photograph) for variant in ("224", "336") for photograph in ("truck", "dog")]

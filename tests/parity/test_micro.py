@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor
-from sspsam.images import load_image
-from sspsam.postprocessing import logits_in_frame
-from sspsam.preprocessing import clip_input, geometry_of
+from sspsam.images.loading import load_image
+from sspsam.images.preprocessing import clip_input, geometry_of
+from sspsam.segmentation.postprocessing import logits_in_frame
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -1,0 +1,1 @@
+"""Checkpoints: the library's own format, conversion of the authors' files, download, local store, publishing."""

@@ -1,0 +1,1 @@
+"""Expression -> token ids -> text features."""

@@ -1,0 +1,71 @@
+"""Frozen dataclasses from JSON that anybody may have written: every entry of the right kind, and nothing else."""
+
+import dataclasses
+import json
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from sspsam.errors import ConfigError
+
+_T = TypeVar("_T")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a `ConfigError` unless a condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def parse_json_object(text: str, where: str) -> dict[str, Any]:
+    """A JSON object without doubled entries; `where` names it in errors."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        require(len(set(names)) == len(names), f"{where} gives an entry twice")
+        return dict(pairs)
+
+    try:
+        data = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{where} is not valid JSON: {error}") from error
+    require(isinstance(data, dict), f"{where} must hold a JSON object")
+    return data  # type: ignore[no-any-return]  # checked one line above
+
+
+def dataclass_from_json(kind: type[_T], data: Any, where: str) -> _T:
+    """Build the dataclass `kind` from JSON `data`; every entry must be there, and nothing else."""
+    require(isinstance(data, dict), f"{where} must be an object")
+    hints = get_type_hints(kind)
+    unknown = [name[:60] for name in sorted(set(data) - set(hints))]
+    missing = [name for name in hints if name not in data]
+    require(not unknown, f"{where} has unknown entries: {', '.join(unknown[:10])}")
+    require(not missing, f"{where} lacks {', '.join(missing[:10])}")
+    return kind(**{name: _value(hint, data[name], f"{where}.{name}") for name, hint in hints.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return dataclass_from_json(hint, value, where)  # type: ignore[arg-type]  # a dataclass type, as asked one line above
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        require(isinstance(value, list), f"{where} must be a list")
+        if kinds[-1] is not ...:
+            require(len(value) == len(kinds), f"{where} must have {len(kinds)} entries, not {len(value)}")
+        return tuple(_value(kinds[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    expected = (int, float) if hint is float else (hint,)
+    require(
+        type(value) in expected,
+        f"{where} must be {hint.__name__}, not {type(value).__name__} ({short_repr(value)})",
+    )
+    if hint is not float:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        raise ConfigError(f"{where} is too large for a float") from None
+
+
+def short_repr(value: Any) -> str:
+    """A JSON value for an error; of a list or object only the kind, for it can be nested too deeply to be written."""
+    return type(value).__name__ if isinstance(value, list | dict) else repr(value)[:60]
