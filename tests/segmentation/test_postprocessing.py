@@ -22,10 +22,9 @@ from sspsam.segmentation.postprocessing import (
     foreground_pixels,
     logits_in_frame,
     logits_on_picture,
-    rle_decode,
-    rle_encode,
     threshold_logit,
 )
+from sspsam.segmentation.rle import rle_decode, rle_encode
 
 # pycocotools 2.0 speaks NumPy 1
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
