@@ -1,7 +1,7 @@
-"""The one frozen description of a model: every dimension, the preprocessing, the no-target rule, and the origin.
+"""The frozen description of a model: every dimension, the preprocessing, the no-target rule, and the origin.
 
-`ModelConfig` is what `config.json` holds. Reading is strict: an unknown, missing or mistyped entry is a `ConfigError`
-that names it, and a configuration whose `fingerprint` no longer fits its content is refused.
+`ModelConfig` is the content of `config.json`. Reading is strict: an unknown, missing or mistyped entry is a `ConfigError`
+that names it, and a configuration whose `fingerprint` does not fit its content is refused.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ from sspsam.utils.strict_json import dataclass_from_json, parse_json_object, req
 
 FORMAT_VERSION: Final = 1
 MODEL_TYPE: Final = "ssp-sam"
-# larger than in any real model, small enough that a hostile file cannot make building one slow or its sizes overflow
+# above any real model; a hostile file can neither make the construction slow nor sizes overflow
 _MAX_DIMENSION: Final = 1 << 16
 _MAX_BY_NAME: Final = {"vocab_size": 1 << 20, "image_size": 1 << 14, "mask_tokens": 64}
 _MAX_LAYERS: Final = 256
-_MAX_TEXT: Final = 2000  # characters of what is for people
+_MAX_TEXT: Final = 2000  # characters of source and license
 
 
 def _check_dimensions(config: Any) -> None:
-    """Every integer of a configuration is a positive size, and a number of layers is a sane one."""
+    """Check that every integer of a configuration is positive and below the limit for its entry."""
     where = type(config).__name__
     for entry in dataclasses.fields(config):
         value = getattr(config, entry.name)
@@ -44,7 +44,7 @@ def _check_divides(where: str, part: str, divisor: int, whole: str, value: int) 
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """CLIP with surgery (`SSP_SAM.md` section 2)."""
+    """CLIP with surgery (`docs/method.md`, section 2)."""
 
     image_size: int  # S, pixels
     patch_size: int  # pixels
@@ -80,7 +80,7 @@ class CLIPConfig:
 
 @dataclass(frozen=True)
 class SAMConfig:
-    """Segment Anything: image encoder, prompt encoder and mask decoder (`SSP_SAM.md` section 4)."""
+    """Segment Anything: image encoder, prompt encoder and mask decoder (`docs/method.md`, section 4)."""
 
     image_size: int  # pixels
     patch_size: int  # pixels
@@ -128,7 +128,7 @@ class SAMConfig:
 
 @dataclass(frozen=True)
 class SSPConfig:
-    """The Semantic-Spatial Prompt encoder and the box head (`SSP_SAM.md` section 3)."""
+    """The Semantic-Spatial Prompt encoder and the box head (`docs/method.md`, section 3)."""
 
     hidden_width: int = 512  # H
     attention_heads: int = 8
@@ -146,7 +146,7 @@ class SSPConfig:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Every dimension of a model; what `sspsam.models.SSPSAM` is built from."""
+    """Every dimension of a model; the argument of `sspsam.models.SSPSAM`."""
 
     clip: CLIPConfig
     sam: SAMConfig
@@ -158,9 +158,9 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pictures and words become tensors (`SSP_SAM.md` section 1).
+    """Constants that turn images and expressions into tensors (`docs/method.md`, section 1).
 
-    CLIP's mean and standard deviation are of channels in [0, 1], SAM's of channels in [0, 255]; RGB order.
+    CLIP's mean and standard deviation are for channels in [0, 1], SAM's for channels in [0, 255]; RGB order.
     """
 
     clip_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
@@ -173,7 +173,7 @@ class Preprocessing:
         for name in ("clip_mean", "clip_std", "sam_mean", "sam_std"):
             values = getattr(self, name)
             require(all(math.isfinite(value) for value in values), f"preprocessing.{name} is not finite: {values}")
-            # 0 and 0.0 would be two texts, and so two fingerprints, before and after a visit to the file
+            # as floats, so that 0 and 0.0 give one JSON text and so one fingerprint
             object.__setattr__(self, name, tuple(map(float, values)))
             if name.endswith("std"):
                 require(min(values) > 0, f"preprocessing.{name} must be positive, not {values}")
@@ -185,12 +185,12 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """From logits to a mask, and the authors' rule for no target (`SSP_SAM.md` section 5).
+    """Constants that turn logits into a mask, and the authors' rule for no target (`docs/method.md`, section 5).
 
     Args:
         mask_threshold: probability from which a pixel is foreground; 0.5 is a logit of 0.
         no_target_pixels: fewer foreground pixels than this, at 0.5, in a `no_target_frame` x `no_target_frame`
-            padded frame, mean that the words point at nothing.
+            padded frame, mean that the expression refers to nothing.
         no_target_frame: side of that frame, pixels.
     """
 
@@ -206,31 +206,31 @@ class Postprocessing:
 
 
 def check_mask_threshold(value: Any) -> None:
-    """Refuse what is not a probability strictly between 0 and 1."""
+    """Check that a value is a probability strictly between 0 and 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"mask_threshold is a number, not {type(value).__name__}")
+        raise TypeError(f"mask_threshold must be a number, not {type(value).__name__}")
     if not 0.0 < float(value) < 1.0:
-        raise ConfigError(f"mask_threshold is a probability between 0 and 1 (0.5 is logit 0), not {value}")
+        raise ConfigError(f"mask_threshold must be a probability between 0 and 1 (0.5 is logit 0), not {value}")
 
 
 def check_no_target_pixels(value: Any) -> None:
-    """Refuse what is not a whole number of pixels, 0 or more."""
+    """Check that a value is a whole number of pixels, 0 or more."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"no_target_pixels is a whole number, not {type(value).__name__} ({value})")
+        raise TypeError(f"no_target_pixels must be a whole number, not {type(value).__name__} ({value})")
     if value < 0:
-        raise ConfigError(f"no_target_pixels is a number of pixels, 0 or more, not {value}")
+        raise ConfigError(f"no_target_pixels must be 0 or more, not {value}")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """All that `config.json` holds.
+    """The content of `config.json`.
 
     Args:
         architecture: every dimension.
         preprocessing: constants of the input.
         postprocessing: threshold and no-target rule.
         weights_sha256: SHA-256 of `model.safetensors`, hexadecimal; empty for a model that was never saved.
-        source: where the weights come from, for people.
+        source: of the weights, in words.
         license: licence of the weights, an SPDX identifier where there is one.
     """
 
@@ -243,33 +243,35 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         digest = self.weights_sha256
-        require(re.fullmatch("([0-9a-f]{64})?", digest) is not None, f"weights_sha256 is no SHA-256: {digest[:80]!r}")
+        require(
+            re.fullmatch("([0-9a-f]{64})?", digest) is not None, f"weights_sha256 is not a SHA-256: {digest[:80]!r}"
+        )
         for name in ("source", "license"):
             require(len(getattr(self, name)) <= _MAX_TEXT, f"{name} is longer than {_MAX_TEXT} characters")
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over everything in this configuration, the digest of the weights included; hexadecimal."""
+        """SHA-256 over the whole configuration, the digest of the weights included; hexadecimal."""
         return hashlib.sha256(_canonical(self._content())).hexdigest()
 
     def _content(self) -> dict[str, Any]:
         return {"model_type": MODEL_TYPE, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
 
     def to_json(self) -> str:
-        """The text of `config.json`, fingerprint included."""
+        """Return the text of `config.json`, fingerprint included."""
         content = {**self._content(), "fingerprint": self.fingerprint}
         text = json.dumps(content, indent=2, ensure_ascii=False)
-        if not _is_utf8(text):  # a source taken from a file's name can hold what UTF-8 cannot: it is escaped
+        if not _is_utf8(text):  # a source that was taken from a file name may hold characters that UTF-8 cannot encode
             text = json.dumps(content, indent=2)
         return text + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str = "config.json") -> "ModelConfig":
-        """Read and check the text of a `config.json`.
+        """Parse and check the text of a `config.json`.
 
         Args:
             text: JSON.
-            where: what to call the file in errors.
+            where: name of the file, for errors.
 
         Raises:
             ConfigError: malformed, of a newer format, out of range, or changed since it was saved.
@@ -285,15 +287,15 @@ class ModelConfig:
             f"{where} has format version {short_repr(version)}; this sspsam reads version {FORMAT_VERSION}. "
             "Upgrade sspsam, or convert the checkpoint again.",
         )
-        written = data.pop("fingerprint", None)
+        stored_fingerprint = data.pop("fingerprint", None)
         try:
             config = dataclass_from_json(cls, data, "config")
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         require(
-            written == config.fingerprint,
-            f"{where} was changed after it was saved: its fingerprint no longer fits. Restore it or convert again; "
-            "thresholds can be given to predict() instead.",
+            stored_fingerprint == config.fingerprint,
+            f"{where} was edited after it was saved: its fingerprint does not fit. Restore the file or convert again; "
+            "thresholds can be passed to predict() instead.",
         )
         return config
 

@@ -1,5 +1,6 @@
-"""Where and how precisely the model computes."""
+"""Devices and precision: checked arguments, and the context in which the model computes."""
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from typing import Any, Final
 
 import torch
 
-from sspsam.errors import DeviceError
+from sspsam.errors import DeviceError, ForkedProcessError
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float32": torch.float32,
@@ -17,7 +18,7 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
 
 
 def checked_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, of several the one by its number; None: a GPU if PyTorch sees one, else the CPU.
+    """Return the device with its index; None means a GPU if PyTorch finds one, else the CPU.
 
     Raises:
         DeviceError: this computer has no such device.
@@ -25,20 +26,20 @@ def checked_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not isinstance(device, str | torch.device):
-        raise TypeError(f"a device is a string or a torch.device, not {type(device).__name__}")
+        raise TypeError(f"device must be a string or a torch.device, not {type(device).__name__}")
     try:
-        # "cuda" is another one in every thread that chooses another; the tensor's own device has its number
+        # "cuda" means the current device of the calling thread; the device of a tensor carries its index
         chosen = torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DeviceError(f"device {str(device)!r} cannot be used here: {reason}. Use device='cpu'.") from error
     if chosen.type == "meta":
-        raise DeviceError("device 'meta' holds no numbers; use 'cpu' or 'cuda'")
+        raise DeviceError("device 'meta' holds no values; use 'cpu' or 'cuda'")
     return chosen
 
 
 def checked_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    """One of `DTYPES`, by name or itself; None: float32."""
+    """Return one of `DTYPES`, given by name or as itself; None means float32."""
     chosen = torch.float32 if dtype is None else DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
@@ -46,80 +47,128 @@ def checked_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """Mixed float16 on a GPU, which is built for it; float32 elsewhere."""
+    """Return the default precision of a device: mixed float16 on a GPU, float32 elsewhere."""
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def dtype_name(dtype: str | torch.dtype | None) -> str:
-    """The name in `DTYPES` of one of them."""
+    """Return the name in `DTYPES` of one of them."""
     chosen = checked_dtype(dtype)
-    return next(name for name, each in DTYPES.items() if each is chosen)
+    return next(name for name, known in DTYPES.items() if known is chosen)
 
 
 @contextmanager
 def inference_context(device: torch.device, dtype: torch.dtype = torch.float32) -> Iterator[None]:
     """Compute without gradients on `device`, in mixed precision unless `dtype` is float32.
 
-    An application's own autocast must not reach in here, nor its default device: stock SAM makes tensors on that.
+    The context overrides the application's autocast and its default device, on which stock SAM creates tensors.
+
+    Raises:
+        ForkedProcessError: see `require_working_thread_pool`.
     """
+    require_working_thread_pool()
+    _THREAD_POOL.note_computation()
     mixed = dtype is not torch.float32
     autocast = torch.autocast(device.type, dtype=dtype if mixed else torch.bfloat16, enabled=mixed)
     with torch.no_grad(), device, autocast, ieee_float32(device):
         yield
 
 
-class _IEEE:
-    """PyTorch's settings of float32 products on one kind of device, which hold for the whole process.
+class _ThreadPool:
+    """The process in which PyTorch's CPU thread pool was started: a fork copies the pool without its threads."""
 
-    The first of several threads that need it changes them, the last puts them back.
+    def __init__(self) -> None:
+        self._started_in: int | None = None
+
+    def note_computation(self) -> None:
+        if torch.get_num_threads() > 1:
+            self._started_in = os.getpid()
+
+    def is_broken(self) -> bool:
+        return self._started_in not in (None, os.getpid()) and torch.get_num_threads() > 1
+
+
+_THREAD_POOL: Final = _ThreadPool()  # one per process, as PyTorch's own pool
+
+
+def require_working_thread_pool() -> None:
+    """Refuse to compute where PyTorch would wait forever for threads that exist in the parent process only.
+
+    A forked process may compute with one thread, as the workers of `torch.utils.data.DataLoader` do.
+
+    Raises:
+        ForkedProcessError: the process was forked after a computation and computes with more than one thread.
+    """
+    if _THREAD_POOL.is_broken():
+        raise ForkedProcessError(
+            "this process was forked after its parent had computed with sspsam, and PyTorch's threads do not survive a "
+            "fork. Start processes with the 'spawn' or 'forkserver' method, fork before the first computation, or call "
+            "torch.set_num_threads(1) in the forked process."
+        )
+
+
+class _Float32Settings:
+    """PyTorch's process-wide settings of float32 products on one kind of device, set to IEEE while threads compute.
+
+    The first of several threads that compute at once changes the settings, the last one restores them. Settings that
+    already mean IEEE float32 (`"ieee"`, or `"none"`, PyTorch's default on a CPU) are not changed.
 
     Args:
-        places: each setting with the one that it follows.
+        settings: each setting with its parent, whose value the setting follows while its own is `"none"`.
     """
 
-    def __init__(self, places: list[tuple[Any, Any]]) -> None:
-        self._places = places
+    def __init__(self, settings: list[tuple[Any, Any]]) -> None:
+        self._settings = settings
         self._lock = threading.Lock()
-        self._inside = 0
-        self._before: list[str] = []
+        self._threads = 0
+        self._changed: list[tuple[Any, str]] = []  # settings, with the values to restore
 
     def enter(self) -> None:
         with self._lock:
-            if self._inside == 0:
-                self._before = [_own(place, parent) for place, parent in self._places]
-                for place, _ in self._places:
-                    place.fp32_precision = "ieee"
-            self._inside += 1
+            if self._threads == 0:
+                self._changed = [
+                    (setting, _own_value(setting, parent))
+                    for setting, parent in self._settings
+                    if setting.fp32_precision not in ("ieee", "none")
+                ]
+                for setting, _ in self._changed:
+                    setting.fp32_precision = "ieee"
+            self._threads += 1
 
     def leave(self) -> None:
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                for (place, _), precision in zip(self._places, self._before, strict=True):
-                    place.fp32_precision = precision
+            self._threads -= 1
+            if self._threads == 0:
+                for setting, value in self._changed:
+                    setting.fp32_precision = value
+                self._changed = []
 
 
-def _own(place: Any, parent: Any) -> str:
-    """What to put back: what a setting says, or that it follows the other, where it says the same."""
-    followed = str(parent.fp32_precision)
-    return "none" if place.fp32_precision == followed else str(place.fp32_precision)
+def _own_value(setting: Any, parent: Any) -> str:
+    """Return the value to restore: the setting's own, or `"none"` where the setting equals its parent."""
+    inherited = str(parent.fp32_precision)
+    return "none" if setting.fp32_precision == inherited else str(setting.fp32_precision)
 
 
-_EVERY: Final[Any] = torch.backends
-_CUDA, _CUDNN, _CPU = _EVERY.cuda, _EVERY.cudnn, _EVERY.mkldnn
-_IEEE_FLOAT32: Final = {
-    "cuda": _IEEE([(_CUDA.matmul, _EVERY), (_CUDNN.conv, _CUDNN), (_CUDNN.rnn, _CUDNN)]),
-    "cpu": _IEEE([(_CPU.matmul, _CPU), (_CPU.conv, _CPU), (_CPU.rnn, _CPU)]),
+_BACKENDS: Final[Any] = torch.backends
+_CUDA, _CUDNN, _CPU = _BACKENDS.cuda, _BACKENDS.cudnn, _BACKENDS.mkldnn
+_FLOAT32_SETTINGS: Final = {
+    "cuda": _Float32Settings([(_CUDA.matmul, _BACKENDS), (_CUDNN.conv, _CUDNN), (_CUDNN.rnn, _CUDNN)]),
+    "cpu": _Float32Settings([(_CPU.matmul, _CPU), (_CPU.conv, _CPU), (_CPU.rnn, _CPU)]),
 }
 
 
 @contextmanager
 def ieee_float32(device: torch.device) -> Iterator[None]:
-    """Float32 products in float32 on one kind of device; the settings of others stay as they are.
+    """Compute float32 products on one kind of device in IEEE float32, without TF32 and without bfloat16.
 
-    Not in TF32, which PyTorch allows a GPU for convolutions and recurrent networks, nor in what an application allows.
+    PyTorch has no such setting for a single call or thread. Where its process-wide settings allow less (by default TF32
+    in convolutions and recurrent networks of a GPU; on a CPU only what the application allowed itself, with
+    `torch.set_float32_matmul_precision`), they are set to IEEE for the duration of the context and restored by the last
+    thread that leaves it. Meanwhile products of other threads on that kind of device are more precise and slower, never
+    less precise. Settings of other kinds of devices do not change.
     """
-    settings = _IEEE_FLOAT32.get(device.type)
+    settings = _FLOAT32_SETTINGS.get(device.type)
     if settings is None:
         yield
         return

@@ -1,9 +1,10 @@
 """Every error and warning of sspsam, in one small tree.
 
-Each class is also the standard kind it resembles, so `except ValueError` and `except OSError` work as a caller
-would expect. A programmer's mistake (a wrong type) stays a plain `TypeError`.
+Each class is also the standard kind that it resembles, so that `except ValueError` and `except OSError` work as a caller
+expects. An argument of a wrong type raises a plain `TypeError`.
 """
 
+import pickle
 import sys
 import warnings
 
@@ -13,23 +14,23 @@ class SSPSAMError(Exception):
 
 
 class ImageError(SSPSAMError, ValueError):
-    """A picture that cannot be taken: unreadable, truncated, empty, or of a kind that would have to be guessed."""
+    """An image that cannot be used: unreadable, truncated, empty, or of a kind whose meaning would be a guess."""
 
 
 class ImageTooLargeError(ImageError):
-    """A picture with more pixels than `max_pixels`; found from its header, before decoding."""
+    """An image with more pixels than `max_pixels`; found in the file's header, before decoding."""
 
 
 class ImageNotFoundError(ImageError, FileNotFoundError):
-    """A path at which there is no picture file."""
+    """A path without an image file."""
 
 
 class TextError(SSPSAMError, ValueError):
-    """An expression that cannot be asked: empty, or far too long."""
+    """An expression that cannot be encoded: empty or far too long."""
 
 
 class NoImageError(SSPSAMError, RuntimeError):
-    """`predict` was called before any picture was set."""
+    """`predict` was called before any image was set."""
 
 
 class EmbeddingError(SSPSAMError, ValueError):
@@ -45,19 +46,19 @@ class CheckpointError(SSPSAMError, ValueError):
 
 
 class UnsafeCheckpointError(CheckpointError):
-    """A pickled checkpoint that names a class or function which has no place in one. Nothing of it was run."""
+    """A pickled checkpoint that names a class or function which no checkpoint needs. Nothing in the file was run."""
 
 
 class DigestMismatchError(CheckpointError):
-    """Weights whose SHA-256 is not the one their configuration states."""
+    """Weights whose SHA-256 differs from the one in their configuration."""
 
 
 class CheckpointNotFoundError(SSPSAMError, FileNotFoundError):
-    """A name or path behind which there is no checkpoint."""
+    """A name or path without a checkpoint."""
 
 
 class RepositoryMissingError(CheckpointNotFoundError):
-    """The Hub has no such repository, or does not show it without the right token."""
+    """The Hub has no such repository, or hides it from this token."""
 
 
 class RevisionMissingError(CheckpointNotFoundError):
@@ -65,19 +66,19 @@ class RevisionMissingError(CheckpointNotFoundError):
 
 
 class HubFileMissingError(CheckpointNotFoundError):
-    """The repository exists, but not the file in it."""
+    """The repository exists, but the file does not."""
 
 
 class HubError(SSPSAMError, OSError):
-    """The Hugging Face Hub could not be reached, refused, or sent something wrong."""
+    """The Hugging Face Hub could not be reached, refused the request, or sent a malformed answer."""
 
 
 class HubConnectionError(HubError, ConnectionError):
-    """No way to the Hub: no network, no name service, a proxy or a firewall in between."""
+    """No connection to the Hub: no network, no name resolution, or a proxy or firewall in between."""
 
 
 class HubOfflineError(HubError):
-    """The network was not to be used, and the file is not in the cache."""
+    """Network access is disabled, and the file is not in the cache."""
 
 
 class HubAuthenticationError(HubError, PermissionError):
@@ -93,11 +94,11 @@ class HubGatedError(HubForbiddenError):
 
 
 class HubServerError(HubError):
-    """The Hub had a fault of its own (5xx), or too many requests (429)."""
+    """The Hub failed internally (5xx) or limited the request rate (429)."""
 
 
 class DownloadError(HubError):
-    """A download broke off, or what arrived is not what the Hub announced."""
+    """A download broke off, or the received file is not the one that the Hub announced."""
 
 
 class StorageError(SSPSAMError, OSError):
@@ -105,43 +106,51 @@ class StorageError(SSPSAMError, OSError):
 
 
 class NoSpaceError(StorageError):
-    """The disk is full, or too full for what is to be written."""
+    """The disk is full, or has too little space for the data."""
 
 
 class ReadOnlyError(StorageError, PermissionError):
-    """A file or folder may not be written."""
+    """A file or folder is read-only."""
 
 
 class ManifestError(SSPSAMError, ValueError):
-    """A list of pictures or expressions that cannot be understood, or in which there is nothing to do."""
+    """A list of images or expressions that is malformed or leaves nothing to do."""
 
 
 class BatchError(SSPSAMError, RuntimeError):
-    """A batch that cannot run where it was told to: an earlier one was asked something else, or is still at work."""
+    """A batch that cannot run in its output folder: an earlier run had other settings, or a run is still active."""
 
 
 class MissingExtraError(SSPSAMError, ImportError):
-    """A package is not installed that only some users need; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that installs it."""
 
 
 class DeviceError(SSPSAMError, RuntimeError):
-    """A device that does not exist on this computer."""
+    """A device that this computer does not have."""
+
+
+class ForkedProcessError(SSPSAMError, RuntimeError):
+    """A computation in a forked process whose parent had computed before: PyTorch's thread pool would hang."""
+
+
+class UnsavedModelError(SSPSAMError, pickle.PicklingError):
+    """A predictor that cannot be pickled because its model does not come from a checkpoint."""
 
 
 class OutOfMemoryError(SSPSAMError, MemoryError):
-    """Not enough memory, on the device or off it, for a single picture."""
+    """Not enough memory, on the device or on the host, for a single image."""
 
 
 class NumericalError(SSPSAMError, RuntimeError):
-    """The model produced numbers that are not finite; never reported as a mask or as no target."""
+    """The model computed values that are not finite; they are never reported as a mask or as no target."""
 
 
 class SSPSAMWarning(UserWarning):
-    """Something was done that the caller may not expect, such as cutting a text; the result is still valid."""
+    """The library changed or dropped part of an input, such as a text that is too long; the result is still valid."""
 
 
 def warn(message: str) -> None:
-    """Warn with an `SSPSAMWarning` that points at the line which called into sspsam, however deep this is."""
+    """Emit an `SSPSAMWarning` that points at the line which called into sspsam, at any depth of the call stack."""
     level = 2
     frame = sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "sspsam":

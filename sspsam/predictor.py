@@ -1,70 +1,53 @@
-"""`SSPSAMPredictor`: the whole way from a picture and words to masks, in the order in which it happens."""
+"""`SSPSAMPredictor`: from an image and expressions to masks, in the order in which it happens."""
 
 import os
-import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Final, Literal, Self, overload
+from typing import Any, Literal, Self, Unpack, cast, overload
 
-import numpy as np
 import torch
-from PIL import Image
 
 from sspsam import hub
 from sspsam.checkpoints.format import load_checkpoint, save_checkpoint
-from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.publish import push_checkpoint
 from sspsam.config import ModelConfig
-from sspsam.devices import checked_device, checked_dtype, default_dtype, inference_context
-from sspsam.errors import ConfigError, EmbeddingError, NoImageError, OutOfMemoryError, SSPSAMError
+from sspsam.devices import checked_device, checked_dtype, default_dtype, require_working_thread_pool
+from sspsam.errors import CheckpointError, ConfigError, NoImageError, SSPSAMError, UnsavedModelError
+from sspsam.identity import LoadedCheckpoint, PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
-from sspsam.images.encoder import UNSAVED, ImageEncoder
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput
-from sspsam.images.preprocessing import PreprocessedImage
-from sspsam.models import SSPSAM, ExpressionFeatures, ImageFeatures, PreparedImage
-from sspsam.models.layers import PackedWeights, with_packed
-from sspsam.segmentation.answers import PredictOptions, ReturnLogits, to_segmentation
+from sspsam.models import SSPSAM
+from sspsam.segmentation.answers import AnswerSettings, PredictOptions
+from sspsam.segmentation.pipeline import Pipeline
 from sspsam.segmentation.result import Segmentation
-from sspsam.text.encoder import TextEncoder, Tokenized
-from sspsam.utils.batching import (
-    compute_in_batches,
-    default_batch_size,
-    pair_images_with_texts,
-    raise_error,
-    raise_first_error,
-    raise_if_error,
-    result_or_error,
-)
-
-# expressions that go through the decoder together: two stay in a CPU's cache and need nothing of 32 MB or more (see
-# models.image_encoder), a GPU wants many
-_CHUNK: Final = {"cpu": 2}
-_CHUNK_ELSEWHERE: Final = 32
-_WORKERS: Final = 2  # threads that read pictures
+from sspsam.text.encoder import tokenizer_for
 
 
 class SSPSAMPredictor:
-    """Point at things in a picture with words.
+    """Referring expression segmentation: masks of the objects that expressions refer to.
 
-    A picture is encoded once; then any number of expressions can be asked about it. Threads may share a predictor if
-    each passes its own `embedding=`. Nothing outside the predictor is changed: no thread counts, random state or flags.
+    An image is encoded once; then any number of expressions can be segmented in it. Threads may share a predictor if each
+    passes its own `embedding=`. A predictor changes no thread counts, random state or warning filters of the process;
+    `sspsam.devices.ieee_float32` states the one process-wide setting that a call may change until it returns.
+
+    A predictor that was loaded from a checkpoint can be pickled: the pickle names the checkpoint and holds no weights.
 
     Args:
-        model: the network; put into evaluation mode and moved to `device`.
-        config: what belongs to it; the model must not change afterwards.
-        device: None: a GPU if PyTorch sees one, else the CPU.
-        dtype: float32: all in float32, TF32 off. float16 or bfloat16: mixed precision of the image encoders, their
-            matrix products in half; norms, softmax, residual, everything else and the weights stay in float32.
-            None: float16 on a GPU, float32 elsewhere.
-        embedding_cache: where embeddings of pictures are kept on disk, a folder or an `EmbeddingCache`; None: nowhere.
-            For models that were loaded from a checkpoint; others have no lasting name.
+        model: the network; it is set to evaluation mode and moved to `device`.
+        config: of the model; the model must not change afterwards.
+        device: None: a GPU if PyTorch finds one, else the CPU.
+        dtype: float32: everything in float32, TF32 off. float16 or bfloat16: mixed precision in the image encoders, whose
+            matrix products are computed in half precision; norms, softmax, residuals, everything else and the weights
+            stay in float32. None: float16 on a GPU, float32 elsewhere.
+        embedding_cache: folder or `EmbeddingCache` for embeddings on disk; None: no cache. It is used by models that
+            were loaded from a checkpoint, since other models have no lasting identity.
+        checkpoint: that `model` was just loaded from; `from_pretrained` passes it. None: the model was made in memory.
 
     Raises:
         DeviceError: this computer has no such device.
-        ConfigError: `config` does not fit the model, or its vocabulary is too small for CLIP's tokeniser.
+        ConfigError: `config` does not fit the model, or its vocabulary is too small for CLIP's tokenizer.
     """
 
     def __init__(
@@ -75,22 +58,20 @@ class SSPSAMPredictor:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         embedding_cache: EmbeddingCache | str | os.PathLike[str] | None = None,
+        checkpoint: LoadedCheckpoint | None = None,
     ) -> None:
-        self.config = config
-        self.origin = "memory"
         chosen = checked_device(device)
-        self.dtype = default_dtype(chosen) if dtype is None else checked_dtype(dtype)
+        precision = default_dtype(chosen) if dtype is None else checked_dtype(dtype)
         if model.config != config.architecture:
-            raise ConfigError("the configuration describes another architecture than the model has")
-        # only weights that were just read are known to be those of the configuration; no other model may pass for them
-        self.fingerprint = f"{UNSAVED}{secrets.token_hex(16)}"
+            raise ConfigError("the configuration describes another architecture than that of the model")
         if isinstance(embedding_cache, str | os.PathLike):
             embedding_cache = EmbeddingCache(embedding_cache)
-        self._model = model.eval()
-        self._encoder = ImageEncoder(self._model, config, self.dtype, embedding_cache)
-        self._reader = TextEncoder(self._model, config)
-        self._embedding: ImageEmbedding | None = None
-        self.to(chosen)
+        identity = PredictorIdentity.of(config, checkpoint, chosen, precision)
+        self._config = config
+        self._model = model.eval().to(chosen)
+        self._tokenizer = tokenizer_for(config)
+        self._pipeline = Pipeline(self._model, config, identity, self._tokenizer, embedding_cache)
+        self._embedding: ImageEmbedding | None = None  # of set_image
 
     @classmethod
     def from_pretrained(
@@ -107,23 +88,23 @@ class SSPSAMPredictor:
         repository: str | None = None,
         embedding_cache: EmbeddingCache | str | os.PathLike[str] | None = None,
     ) -> Self:
-        """A predictor with the weights of a checkpoint.
+        """Load a predictor from a checkpoint.
 
         Args:
             name_or_path: a directory with `config.json` and `model.safetensors`; a published name such as
                 `"ssp-sam-336-refcoco"`; a Hub repository `owner/name[/folder]` in this format; an authors' file on
                 the Hub, `owner/name:path.pth`; or `"shapes"`, the bundled model for drawn shapes. `sspsam models`
                 lists the names.
-            revision: branch, tag or commit on the Hub; a commit (recommended) is never asked for twice.
-            device: None: a GPU if PyTorch sees one, else the CPU.
+            revision: branch, tag or commit on the Hub; a commit (recommended) is looked up only once.
+            device: None: a GPU if PyTorch finds one, else the CPU.
             dtype: see the class.
-            cache_dir: of files from the Hub; None: as `huggingface_hub` has it.
+            cache_dir: of files from the Hub; None: that of `huggingface_hub`.
             local_files_only: never use the network.
             token: for private repositories.
-            verify: whether to check the SHA-256 of the weights. None: the first time that the file is seen in its
-                present state. True: now. False: never.
-            repository: of converted checkpoints, where published names are looked for first; None: the environment
-                variable `SSPSAM_REPOSITORY`, else none.
+            verify: whether to check the SHA-256 of the weights. None: when this state of the file is seen for the first
+                time. True: now. False: never.
+            repository: of converted checkpoints, searched first for published names; None: the environment variable
+                `SSPSAM_REPOSITORY`, else none.
             embedding_cache: see the class.
 
         Raises:
@@ -131,58 +112,71 @@ class SSPSAMPredictor:
             HubError: the Hub cannot be reached, or refuses; `sspsam.errors` has a class for each cause.
             ConfigError, CheckpointError: the checkpoint is damaged or does not fit its configuration.
             DeviceError: this computer has no such device.
+            ForkedProcessError: the process was forked after a computation.
         """
+        require_working_thread_pool()
         chosen = checked_device(device)
-        options = HubOptions(revision, None if cache_dir is None else Path(cache_dir), local_files_only, token)
-        found = hub.resolve(name_or_path, options, repository=repository)
-        with hub.repair_command_in_errors(found):
-            model, config = load_checkpoint(found.path, verify=verify)
-        predictor = cls(model, config, device=chosen, dtype=dtype, embedding_cache=embedding_cache)
-        predictor.origin, predictor.fingerprint = found.origin, config.fingerprint
-        return predictor
+        options = hub.HubOptions(revision, None if cache_dir is None else Path(cache_dir), local_files_only, token)
+        resolved = hub.resolve(name_or_path, options, repository=repository)
+        with hub.repair_command_in_errors(resolved):
+            model, config = load_checkpoint(resolved.path, verify=verify)
+        name = os.fspath(name_or_path) if name_or_path is not None else ""
+        checkpoint = LoadedCheckpoint(name, revision, resolved.path.absolute(), resolved.origin)
+        return cls(model, config, device=chosen, dtype=dtype, embedding_cache=embedding_cache, checkpoint=checkpoint)
+
+    @property
+    def config(self) -> ModelConfig:
+        """Configuration of the model."""
+        return self._config
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return self._device
+        """Device of the model."""
+        return self._pipeline.identity.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the image encoders' matrix products."""
+        return self._pipeline.identity.dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of configuration and weights; random for a model that was made in memory."""
+        return self._pipeline.identity.fingerprint
+
+    @property
+    def origin(self) -> str:
+        """Source of the weights: `owner/name@commit[:path]`, a path, or `"memory"`."""
+        return self._pipeline.identity.origin
 
     @property
     def embedding_cache(self) -> EmbeddingCache | None:
-        """Where embeddings are kept on disk."""
-        return self._encoder.cache
+        """Cache of embeddings on disk, if there is one."""
+        return self._pipeline.cache
 
     def to(self, device: str | torch.device | None) -> Self:
-        """Move the model; embeddings follow when they are used.
-
-        Args:
-            device: None: a GPU if PyTorch sees one, else the CPU.
-
-        Raises:
-            DeviceError: this computer has no such device.
-        """
-        chosen = checked_device(device)
-        self._model.to(chosen)
-        self._device = chosen
-        self._packed = PackedWeights()
-        self._reader.forget()
+        """Move the model to a device; `None` and errors are those of the constructor. Embeddings follow when used."""
+        identity = self._pipeline.identity.on(checked_device(device))
+        self._model.to(identity.device)
+        self._pipeline = Pipeline(self._model, self._config, identity, self._tokenizer, self._pipeline.cache)
         return self
 
     def save_pretrained(
         self, directory: str | os.PathLike[str], *, dtype: str | torch.dtype = "float32"
     ) -> ModelConfig:
-        """Write the checkpoint, also onto the directory that it was loaded from.
+        """Write the checkpoint; the directory may be the one that it was loaded from.
 
         Args:
-            directory: made if need be; other files in it stay.
+            directory: created if it does not exist; other files in it are kept.
             dtype: of the stored weights.
 
         Returns:
             The configuration as written.
 
         Raises:
-            StorageError: not enough space, or not writable; what was there before is still there.
+            StorageError: not enough space, or not writable; an earlier checkpoint in the directory is unchanged.
         """
-        return save_checkpoint(directory, self.config, self._model.state_dict(), dtype)
+        return save_checkpoint(directory, self._config, self._model.state_dict(), dtype)
 
     def push_to_hub(
         self,
@@ -192,13 +186,13 @@ class SSPSAMPredictor:
         private: bool = False,
         token: str | bool | None = None,
     ) -> str:
-        """Publish the checkpoint on the Hub with a model card; returns the commit.
+        """Publish the checkpoint on the Hub with a model card, and return the commit.
 
         Args:
-            repository: `owner/name`; made if need be.
+            repository: `owner/name`; created if it does not exist.
             dtype: of the stored weights.
-            private: whether a repository that is made is private.
-            token: that may write; None: the one of `hf auth login` or `HF_TOKEN`.
+            private: whether a repository that is created is private.
+            token: with write access; None: that of `hf auth login` or `HF_TOKEN`.
 
         Raises:
             HubError: the Hub cannot be reached, or refuses.
@@ -208,28 +202,22 @@ class SSPSAMPredictor:
             return push_checkpoint(directory, repository, private=private, token=token)
 
     def encode(self, image: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageEmbedding:
-        """Look at a picture; changes nothing in the predictor.
+        """Encode an image; the predictor does not change.
 
         Args:
-            image: a path, bytes, a PIL image or an RGB (h, w, 3) uint8 array; `sspsam.images` lists what else.
+            image: a path, bytes, a PIL image or an RGB (h, w, 3) uint8 array; `sspsam.images` lists more.
             max_pixels: largest width times height, checked before decoding.
 
         Raises:
-            ImageError: the picture cannot be taken; the message says why.
-            NumericalError: the model's features are not finite.
+            ImageError: the image cannot be used; the message gives the reason.
+            NumericalError: the features are not finite.
         """
-        picture = self._encoder.read(image, max_pixels)
-        return raise_if_error(self._encoder.encode([picture], self._device, self.fingerprint)[0])
+        return self._pipeline.encode_image(image, max_pixels)
 
     def set_image(self, image: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageEmbedding:
-        """`encode`, and remember the result for the next `predict`. If it fails, no picture is remembered.
+        """Encode an image and keep its embedding for the next `predict`; arguments and errors are those of `encode`.
 
-        Args:
-            image: as in `encode`.
-            max_pixels: as in `encode`.
-
-        Raises:
-            ImageError, NumericalError: as `encode`.
+        After an error no image is set.
         """
         self._embedding = None
         self._embedding = self.encode(image, max_pixels=max_pixels)
@@ -242,11 +230,7 @@ class SSPSAMPredictor:
         *,
         image: ImageInput | None = None,
         embedding: ImageEmbedding | None = None,
-        mask_threshold: float | None = None,
-        no_target_pixels: int | None = None,
-        return_logits: ReturnLogits | None = None,
-        explain: bool = False,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
+        **options: Unpack[PredictOptions],
     ) -> Segmentation: ...
 
     @overload
@@ -256,11 +240,7 @@ class SSPSAMPredictor:
         *,
         image: ImageInput | None = None,
         embedding: ImageEmbedding | None = None,
-        mask_threshold: float | None = None,
-        no_target_pixels: int | None = None,
-        return_logits: ReturnLogits | None = None,
-        explain: bool = False,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
+        **options: Unpack[PredictOptions],
     ) -> list[Segmentation]: ...
 
     def predict(
@@ -269,39 +249,36 @@ class SSPSAMPredictor:
         *,
         image: ImageInput | None = None,
         embedding: ImageEmbedding | None = None,
-        mask_threshold: float | None = None,
-        no_target_pixels: int | None = None,
-        return_logits: ReturnLogits | None = None,
-        explain: bool = False,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
+        **options: Unpack[PredictOptions],
     ) -> Segmentation | list[Segmentation]:
-        """Find what the words point at.
+        """Segment the objects that expressions refer to in one image.
 
         Args:
             texts: one expression, or a list of them.
-            image: a picture to ask about; None: `embedding`, else the picture of `set_image`.
-            embedding: from `encode`. Neither it nor `image` changes the remembered picture.
-            mask_threshold: probability from which a pixel is foreground; None: the model's (0.5).
-            no_target_pixels: fewer foreground pixels mean no target; None: the model's (50). They are counted at
+            image: None: `embedding`, else the image of `set_image`.
+            embedding: from `encode`. Neither `embedding` nor `image` changes the image of `set_image`.
+            options: `mask_threshold`: probability from which a pixel is foreground; None: the model's (0.5).
+                `no_target_pixels`: fewer foreground pixels mean no target; None: the model's (50). They are counted at
                 probability 0.5 in the authors' padded 512 x 512 frame, whatever `mask_threshold` is.
-            return_logits: `"low_res"` or `"full"` to have the logits as well.
-            explain: whether to have the model's maps and word weights as well.
-            max_pixels: of `image`, as in `encode`.
+                `return_logits`: `"low_res"` or `"full"` to return logits as well.
+                `explain`: whether to return the model's maps and word weights as well.
+                `max_pixels`: of `image`, as in `encode`.
 
         Returns:
             A `Segmentation` for a string; for a list, a list in the same order.
 
         Raises:
-            NoImageError: no picture was given or set.
+            NoImageError: no image was given or set.
             TextError: an expression is empty or far too long.
-            ImageError: `image` cannot be taken.
+            ImageError: `image` cannot be used.
             EmbeddingError: `embedding` belongs to another model.
             ConfigError: `mask_threshold` or `no_target_pixels` is out of range.
-            NumericalError: the model's answer is not finite.
+            NumericalError: the prediction is not finite.
         """
-        options = PredictOptions.checked(self.config, mask_threshold, no_target_pixels, return_logits, explain)
-        tokenized = self._reader.tokenize(texts)
-        results = self._answer(self._embedding_for(image, embedding, max_pixels), tokenized, options)
+        settings = AnswerSettings.of(self._config, options)
+        expressions = self._pipeline.tokenize(texts)
+        chosen = self._chosen_embedding(image, embedding, settings.max_pixels)
+        results = self._pipeline.answer(chosen, expressions, settings)
         return results[0] if isinstance(texts, str) else results
 
     @overload
@@ -312,12 +289,8 @@ class SSPSAMPredictor:
         *,
         batch_size: int | None = None,
         workers: int | None = None,
-        mask_threshold: float | None = None,
-        no_target_pixels: int | None = None,
-        return_logits: ReturnLogits | None = None,
-        explain: bool = False,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
         return_errors: Literal[False] = False,
+        **options: Unpack[PredictOptions],
     ) -> Iterator[list[Segmentation]]: ...
 
     @overload
@@ -328,12 +301,8 @@ class SSPSAMPredictor:
         *,
         batch_size: int | None = None,
         workers: int | None = None,
-        mask_threshold: float | None = None,
-        no_target_pixels: int | None = None,
-        return_logits: ReturnLogits | None = None,
-        explain: bool = False,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
         return_errors: Literal[True],
+        **options: Unpack[PredictOptions],
     ) -> Iterator[list[Segmentation] | SSPSAMError]: ...
 
     def predict_batch(
@@ -343,124 +312,87 @@ class SSPSAMPredictor:
         *,
         batch_size: int | None = None,
         workers: int | None = None,
-        mask_threshold: float | None = None,
-        no_target_pixels: int | None = None,
-        return_logits: ReturnLogits | None = None,
-        explain: bool = False,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
         return_errors: bool = False,
+        **options: Unpack[PredictOptions],
     ) -> Iterator[list[Segmentation]] | Iterator[list[Segmentation] | SSPSAMError]:
-        """Ask about many pictures, lazily: threads read and resize the next ones while the model looks at this one.
+        """Segment many images lazily: threads load and resize the next images while the model computes.
 
         Args:
-            images: pictures, taken a few in advance; a generator will do.
-            texts: a list of expressions to ask about every picture, or one such list for each picture.
-            batch_size: pictures that are encoded together; None: 1 on the CPU, 4 elsewhere. Halved, with a warning,
+            images: any iterable; a few images are taken in advance.
+            texts: a list of expressions for every image, or one such list for each image.
+            batch_size: images that are encoded together; None: 1 on the CPU, 4 elsewhere. It is halved, with a warning,
                 when memory runs out.
-            workers: threads that read pictures; None: 2.
-            mask_threshold, no_target_pixels, return_logits, explain, max_pixels: as in `predict`.
-            return_errors: give the error of a picture that cannot be read or answered, whose own texts cannot be asked,
-                or for which alone there is not enough memory, in its place, and go on.
+            workers: threads that load images; None: 2.
+            return_errors: yield an error in the place of an image that cannot be loaded or segmented, whose own texts
+                are invalid, or for which alone there is not enough memory; and continue.
+            options: as in `predict`.
 
         Yields:
-            For each picture, in order, a `Segmentation` for each of its expressions. The results can be long: take
-            them one by one, rather than as a list.
+            For each image, in order, a `Segmentation` for each of its expressions. Results are large: use them one by
+            one rather than collecting them in a list.
 
         Raises:
-            ImageError: a picture cannot be taken; the results of those before it have come by then.
-            OutOfMemoryError: not enough memory for a single picture.
-            ValueError: fewer lists of texts than pictures, or the other way round.
+            ImageError: an image cannot be used; the results of all earlier images have been yielded before.
+            OutOfMemoryError: not enough memory for a single image.
+            ValueError: fewer lists of texts than images, or more.
             TextError, ConfigError, NumericalError: as `predict`.
         """
-        options = PredictOptions.checked(self.config, mask_threshold, no_target_pixels, return_logits, explain)
-        for name, count in (("batch_size", batch_size), ("workers", workers)):
-            if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
-                raise ValueError(f"{name} is a whole number, 1 or more, not {count!r}")
-        if isinstance(texts, str):
-            raise TypeError("texts is a list of expressions, or one such list for each picture, not a string")
-        if isinstance(images, str | bytes | bytearray | os.PathLike | Image.Image | np.ndarray):
-            raise TypeError("images are many pictures, such as a list or generator of them; for one there is predict()")
-        tokenize = partial(result_or_error, self._reader.tokenize) if return_errors else self._reader.tokenize
-        tasks = pair_images_with_texts(images, texts, tokenize)
+        settings = AnswerSettings.of(self._config, options)
+        outcomes = self._pipeline.answer_batch(images, texts, settings, batch_size, workers, return_errors)
+        return outcomes if return_errors else cast(Iterator[list[Segmentation]], outcomes)
 
-        def read(task: tuple[ImageInput, Tokenized | SSPSAMError]) -> tuple[PreprocessedImage, Tokenized] | SSPSAMError:
-            image, asked = task
-            if isinstance(asked, SSPSAMError):
-                return asked
-            try:
-                picture = result_or_error(self._encoder.read, image, max_pixels)
-            except MemoryError:
-                return OutOfMemoryError("not enough memory to read the picture")
-            return picture if isinstance(picture, SSPSAMError) else (picture, asked)
-
-        def answer(
-            ready: list[tuple[PreprocessedImage, Tokenized] | SSPSAMError],
-        ) -> list[list[Segmentation] | SSPSAMError]:
-            pictures = [one[0] for one in ready if isinstance(one, tuple)]
-            encoded = iter(self._encoder.encode(pictures, self._device, self.fingerprint))
-            outcomes: list[list[Segmentation] | SSPSAMError] = []
-            for one in ready:
-                if isinstance(one, SSPSAMError):
-                    outcomes.append(one)
-                    continue
-                seen = next(encoded)
-                outcomes.append(
-                    seen if isinstance(seen, SSPSAMError) else result_or_error(self._answer, seen, one[1], options)
-                )
-            return outcomes
-
-        size = default_batch_size(self._device) if batch_size is None else batch_size
-        outcomes = compute_in_batches(
-            *(tasks, read, answer),
-            batch_size=size,
-            workers=workers or _WORKERS,
-            on_single_item_oom=(lambda error: error) if return_errors else raise_error,
-        )
-        return outcomes if return_errors else raise_first_error(outcomes)
-
-    def _answer(self, asked: ImageEmbedding, tokenized: Tokenized, options: PredictOptions) -> list[Segmentation]:
-        """Answers about one picture, in order."""
-        results: list[Segmentation] = []
-        chunk = _CHUNK.get(self._device.type, _CHUNK_ELSEWHERE)
-        with inference_context(self._device), with_packed(self._packed):
-            prepared = self._prepared(asked)
-            expressions = self._reader.read(tokenized)
-            for start in range(0, len(expressions), chunk):
-                part = expressions[start : start + chunk]
-                answers = self._model.segment(prepared, ExpressionFeatures.join([each.features for each in part]))
-                for row, expression in enumerate(part):
-                    words = self._reader.words(expression.token_ids) if options.explain else []
-                    results.append(to_segmentation(expression, words, answers, row, asked, self.config, options))
-        return results
-
-    def _prepared(self, embedding: ImageEmbedding) -> PreparedImage:
-        """What every question about a picture begins with, computed for the first and kept for the others."""
-        prepared = embedding.prepared
-        if prepared is None:
-            prepared = self._model.prepare(ImageFeatures(embedding.clip_features, embedding.sam_embedding))
-            object.__setattr__(embedding, "prepared", prepared)  # threads may both do so: what they write is equal
-        return prepared
-
-    def _embedding_for(
+    def _chosen_embedding(
         self, image: ImageInput | None, embedding: ImageEmbedding | None, max_pixels: int
     ) -> ImageEmbedding:
+        """Return the embedding that `predict` uses: of `image`, the given one, or that of `set_image`."""
         if image is not None and embedding is not None:
             raise TypeError("give predict() an image or an embedding, not both")
-        asked = self._embedding if embedding is None else embedding
         if image is not None:
-            asked = self.encode(image, max_pixels=max_pixels)
-        if asked is None:
-            raise NoImageError("no picture to ask about: call set_image(image) first, or pass image= or embedding=")
-        if not isinstance(asked, ImageEmbedding):
-            raise TypeError(f"embedding must be an ImageEmbedding from encode(), not {type(asked).__name__}")
-        if asked.fingerprint != self.fingerprint:
-            raise EmbeddingError(
-                f"the embedding was made by another model ({asked.fingerprint[:20]}..., this is "
-                f"{self.fingerprint[:20]}...): encode the picture with this one"
+            return self.encode(image, max_pixels=max_pixels)
+        chosen = self._embedding if embedding is None else embedding
+        if chosen is None:
+            raise NoImageError("there is no image: call set_image(image) first, or pass image= or embedding=")
+        if not isinstance(chosen, ImageEmbedding):
+            raise TypeError(f"embedding must be an ImageEmbedding from encode(), not {type(chosen).__name__}")
+        self._pipeline.check_embedding(chosen)
+        return chosen
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by checkpoint, without weights.
+
+        Raises:
+            UnsavedModelError: the model does not come from a checkpoint.
+        """
+        if self._pipeline.identity.checkpoint is None:
+            raise UnsavedModelError(
+                "this predictor's model was made in memory, so that another process could not load it: call "
+                "save_pretrained(directory) and pickle SSPSAMPredictor.from_pretrained(directory)"
             )
-        sizes = self.config.architecture
-        expected = [(sizes.clip.grid**2, sizes.clip.embed_dim), (sizes.sam.prompt_width, *[sizes.sam.grid] * 2)]
-        shapes = [tuple(asked.clip_features.shape), tuple(asked.sam_embedding.shape)]
-        if shapes != expected:
-            raise EmbeddingError(f"the embedding has tensors of shapes {shapes}; this model makes {expected}")
-        return asked.to(self._device)
+        return _unpickled, (type(self), self._pipeline.identity, self._pipeline.cache, self._embedding)
+
+
+def _unpickled(
+    kind: type[SSPSAMPredictor],
+    identity: PredictorIdentity,
+    cache: EmbeddingCache | None,
+    embedding: ImageEmbedding | None,
+) -> SSPSAMPredictor:
+    """Load a pickled predictor from its checkpoint: by path, or by name where another computer has no such path."""
+    checkpoint = identity.checkpoint
+    if checkpoint is None:
+        raise UnsavedModelError("the pickled predictor names no checkpoint")
+    require_working_thread_pool()
+    path = checkpoint.path
+    if not path.exists():
+        path = hub.resolve(checkpoint.name, hub.HubOptions(checkpoint.revision)).path
+    model, config = load_checkpoint(path)
+    if config.fingerprint != identity.fingerprint:
+        raise CheckpointError(
+            f"the pickled predictor was loaded from a checkpoint with the fingerprint {identity.fingerprint[:20]}..., but "
+            f"{path} has {config.fingerprint[:20]}...: pickle the predictor again, or restore the checkpoint"
+        )
+    predictor = kind(
+        model, config, device=identity.device, dtype=identity.dtype, embedding_cache=cache, checkpoint=checkpoint
+    )
+    predictor._embedding = embedding
+    return predictor

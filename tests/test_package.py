@@ -17,7 +17,9 @@ PACKAGE = Path(sspsam.__file__).parent
 ROOM_ORDER = [
     ["errors", "_version"],
     ["utils", "shapes"],
-    ["config", "devices"],
+    ["config"],
+    ["devices"],
+    ["identity"],
     ["models"],
     ["images", "text"],
     ["segmentation", "checkpoints"],

@@ -23,7 +23,7 @@ from sspsam.config import ModelConfig
 from sspsam.devices import dtype_name
 from sspsam.errors import BatchError, ImageError, ManifestError
 from sspsam.predictor import SSPSAMPredictor
-from sspsam.segmentation.answers import PredictOptions
+from sspsam.segmentation.answers import AnswerSettings
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.batching import default_batch_size
 from sspsam.utils.files import atomic_replace, write_file
@@ -177,7 +177,9 @@ class Batch:
     ) -> Self:
         """Settle what is to be done; see `run_batch`."""
         config, where = answering.config, Path(output)
-        PredictOptions.checked(config, options.mask_threshold, options.no_target_pixels, None, explain=False)
+        AnswerSettings.of(
+            config, {"mask_threshold": options.mask_threshold, "no_target_pixels": options.no_target_pixels}
+        )
         place = Path(source) if isinstance(source, str | os.PathLike) else None
         manifest = manifest_of(
             place if place is not None else cast(Sequence[str | os.PathLike[str]], source),

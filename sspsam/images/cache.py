@@ -1,8 +1,9 @@
-"""Embeddings on disk, so that the second question about a picture costs no encoder pass, in any process.
+"""Embeddings on disk, so that a later question about an image costs no encoder pass, in any process.
 
-One safetensors file a picture, named after what its embedding depends on: the bytes of the picture's file (the pixels,
-where there is none), the model's fingerprint, which covers the preprocessing, and the precision. Stored in a precision
-of its own; a fresh embedding is rounded like a stored one, so that no answer depends on what is in the cache.
+The cache holds one safetensors file for each image. The key of an entry covers everything that the embedding depends on:
+the bytes of the image file (the pixels, where there is no file), the model's fingerprint, which covers the preprocessing,
+and the precision. Entries are stored in a precision of their own; a new embedding is rounded to that precision too, so
+that no answer depends on cache hits.
 """
 
 import hashlib
@@ -19,23 +20,23 @@ import torch
 
 from sspsam.devices import checked_dtype, dtype_name
 from sspsam.errors import EmbeddingError, StorageError, warn
-from sspsam.images.embedding import pack, unpack
+from sspsam.images.embedding import pack_embedding, unpack_embedding
 from sspsam.models import ImageFeatures
 from sspsam.utils.files import make_directory, replace_file
 
-_LAYOUT: Final = "1"  # changes when the same bytes would give another embedding
-_KEPT: Final = 0.9  # of the limit, when old entries have to go
-_UNSEEN: Final = 0.05  # of the limit, that is written before a look at what other processes wrote
-_ABANDONED: Final = 3600.0  # seconds after which a file that was never finished is nobody's
+_LAYOUT: Final = "1"  # part of every key; changes when the same bytes would give another embedding
+_FILL_AFTER_EVICTION: Final = 0.9  # share of max_bytes that an eviction leaves in use
+_RESCAN_FRACTION: Final = 0.05  # rescan the folder after writing this share of max_bytes, for other processes' entries
+_STALE_SECONDS: Final = 3600.0  # age at which a temporary file is taken for the leftover of a crash
 
 
 class EmbeddingCache:
     """A folder of embeddings; processes and threads may share it.
 
     Args:
-        directory: made when the first embedding is stored.
-        max_bytes: the least recently used embeddings are removed when there is more; None: no limit.
-        dtype: of the stored tensors: float32 loses nothing, float16 and bfloat16 take half the space.
+        directory: created when the first embedding is stored.
+        max_bytes: size at which the least recently used embeddings are removed; None: no limit.
+        dtype: of the stored tensors: float32 is exact, float16 and bfloat16 take half the space.
     """
 
     def __init__(
@@ -46,75 +47,76 @@ class EmbeddingCache:
         dtype: str | torch.dtype = "float32",
     ) -> None:
         if max_bytes is not None and max_bytes < 1:
-            raise ValueError(f"max_bytes is a number of bytes or None, not {max_bytes}")
+            raise ValueError(f"max_bytes must be a positive number of bytes or None, not {max_bytes}")
         self.directory = Path(directory)
         self.max_bytes = max_bytes
         self.dtype = checked_dtype(dtype)
         self._lock = threading.Lock()
         self._bytes = 0
-        self._unseen: float | None = None  # bytes written since the last look; None: there was none yet
-        self._complained = False
+        self._bytes_since_scan: float | None = None  # None: the folder was not scanned yet
+        self._has_warned = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(EmbeddingCache, max_bytes=self.max_bytes, dtype=self.dtype), (self.directory,)
 
     def key(self, digest: str, fingerprint: str, precision: str) -> str:
-        """The name of an entry.
+        """Return the key of an entry.
 
         Args:
-            digest: of the picture.
+            digest: of the image.
             fingerprint: of the model.
-            precision: that the model computes in, and where.
+            precision: of the model and its kind of device, see `PredictorIdentity.precision`.
         """
         parts = (_LAYOUT, digest, fingerprint, precision, dtype_name(self.dtype))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def rounded(self, features: ImageFeatures) -> ImageFeatures:
-        """The features as they come back from a file; what does not fit into the precision is left as it is."""
+        """Return the features with the values that a cache hit gives; unchanged if a value overflows in `dtype`."""
         rounded = ImageFeatures(*(tensor.to(self.dtype).float() for tensor in features))
         return rounded if all(bool(tensor.isfinite().all()) for tensor in rounded) else features
 
     def load(self, key: str, size: tuple[int, int], fingerprint: str) -> ImageFeatures | None:
-        """The features of an entry, None where there is none.
+        """Return the features of an entry on a cache hit, None on a miss.
+
+        A damaged entry is removed with a warning and counts as a miss.
 
         Args:
             key: from `key`.
-            size: height and width of the picture.
+            size: height and width of the image.
             fingerprint: of the model.
         """
         path = self._path(key)
-        if not _is_there(path):
+        if not _exists(path):
             return None
         try:
-            about, tensors = unpack(path)
-            expected = {"key": key, "height": str(size[0]), "width": str(size[1]), "fingerprint": fingerprint}
-            if {name: about.get(name) for name in expected} != expected:
-                raise EmbeddingError(f"{path} belongs to another picture or model")
+            metadata, tensors = unpack_embedding(path)
+            expected = _metadata(key, size, fingerprint)
+            if {name: metadata.get(name) for name in expected} != expected:
+                raise EmbeddingError(f"{path} belongs to another image or model")
             if any(tensor.dtype != self.dtype for tensor in tensors.values()):
-                raise EmbeddingError(f"{path} is not of {dtype_name(self.dtype)}")
+                raise EmbeddingError(f"{path} holds tensors of another dtype than {dtype_name(self.dtype)}")
         except EmbeddingError as error:
-            if not _is_there(path):
-                return None  # removed by another process in the meantime
-            warn(f"an embedding in the cache is removed and made again: {error}")
+            if not _exists(path):
+                return None  # another process has removed it in the meantime
+            warn(f"a cached embedding is removed and the image is encoded again: {error}")
             with suppress(OSError):
                 path.unlink()
             return None
-        with suppress(OSError):  # a cache that may not be written still serves
+        with suppress(OSError):  # a read-only cache still gives hits
             os.utime(path)
         return ImageFeatures(tensors["clip_features"].float(), tensors["sam_embedding"].float())
 
     def store(self, key: str, features: ImageFeatures, size: tuple[int, int], fingerprint: str) -> None:
-        """Keep features. What cannot be written is warned of once, and costs nothing but time.
+        """Store features. If they cannot be written, one warning is given and the answers do not change.
 
         Args:
             key, size, fingerprint: as in `load`.
-            features: as `rounded` returns them.
+            features: from `rounded`.
         """
-        clip, sam = (tensor.to(self.dtype) for tensor in features)
-        if not (clip.isfinite().all() and sam.isfinite().all()):
+        clip_features, sam_embedding = (tensor.to(self.dtype) for tensor in features)
+        if not (clip_features.isfinite().all() and sam_embedding.isfinite().all()):
             return
-        about = {"key": key, "height": str(size[0]), "width": str(size[1]), "fingerprint": fingerprint}
-        data = pack(clip, sam, about)
+        data = pack_embedding(clip_features, sam_embedding, _metadata(key, size, fingerprint))
         try:
             if self.max_bytes is not None and len(data) > self.max_bytes:
                 raise StorageError(f"an embedding has {len(data):,} bytes, more than max_bytes = {self.max_bytes:,}")
@@ -122,58 +124,62 @@ class EmbeddingCache:
             make_directory(path.parent)
             replace_file(path, data)
         except StorageError as error:
-            if not self._complained:
-                self._complained = True
-                warn(f"embeddings are not kept: {error}")
+            if not self._has_warned:
+                self._has_warned = True
+                warn(f"embeddings are not stored in the cache: {error}")
             return
         with self._lock:
-            self._tidy_up(len(data))
+            self._maintain(len(data))
 
-    def _tidy_up(self, written: int) -> None:
-        """Once so many bytes are written: remove what a crash left, and what there is no room for."""
-        first = self._unseen is None
-        self._unseen = (self._unseen or 0) + written
+    def _maintain(self, written: int) -> None:
+        """Remove leftovers of crashes at the first write, and evict entries when the cache may exceed its limit."""
+        is_first_write = self._bytes_since_scan is None
+        self._bytes_since_scan = (self._bytes_since_scan or 0) + written
         self._bytes += written
-        if first:
-            self._remove_abandoned()
+        if is_first_write:
+            self._remove_stale_files()
         if self.max_bytes is not None and (
-            first or self._bytes > self.max_bytes or self._unseen > _UNSEEN * self.max_bytes
+            is_first_write or self._bytes > self.max_bytes or self._bytes_since_scan > _RESCAN_FRACTION * self.max_bytes
         ):
-            self._unseen = 0
+            self._bytes_since_scan = 0
             self._evict(self.max_bytes)
 
     def _path(self, key: str) -> Path:
         return self.directory / key[:2] / f"{key}.safetensors"
 
     def _evict(self, limit: int) -> None:
-        """Count what is there, and remove the least recently used until there is room."""
+        """Count the bytes of all entries; above the limit remove the least recently used ones."""
         entries = sorted(self._entries())
         self._bytes = sum(size for _, size, _ in entries)
         if self._bytes <= limit:
             return
         for _, size, path in entries:
-            if self._bytes <= _KEPT * limit:
+            if self._bytes <= _FILL_AFTER_EVICTION * limit:
                 break
             with suppress(OSError):
                 path.unlink()
             self._bytes -= size
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
-        """When each entry was used last, its bytes and place."""
+        """Yield the time of the last use, the bytes and the path of each entry."""
         for path in self.directory.glob("[0-9a-f][0-9a-f]/*.safetensors"):
             with suppress(OSError):
                 status = path.stat()
                 yield status.st_mtime, status.st_size, path
 
-    def _remove_abandoned(self) -> None:
+    def _remove_stale_files(self) -> None:
         for path in self.directory.glob("[0-9a-f][0-9a-f]/.sspsam-*"):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > _ABANDONED:
+                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                     path.unlink()
 
 
-def _is_there(path: Path) -> bool:
-    """Whether a file is there and may be seen."""
+def _metadata(key: str, size: tuple[int, int], fingerprint: str) -> dict[str, str]:
+    return {"key": key, "height": str(size[0]), "width": str(size[1]), "fingerprint": fingerprint}
+
+
+def _exists(path: Path) -> bool:
+    """Return whether a file exists; False where its folder cannot be read."""
     try:
         return path.exists()
     except OSError:

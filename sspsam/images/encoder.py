@@ -1,4 +1,4 @@
-"""From pictures to embeddings: through the encoders, or from the cache where they have been through them before."""
+"""Preprocessed images -> `ImageEmbedding`: from the embedding cache on a hit, else from the image encoders."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from sspsam.config import ModelConfig
-from sspsam.devices import dtype_name, inference_context
+from sspsam.devices import dtype_name, inference_context, require_working_thread_pool
 from sspsam.errors import SSPSAMError, warn
+from sspsam.identity import PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.loading import ImageInput
@@ -16,75 +17,85 @@ from sspsam.models import SSPSAM, ImageFeatures
 from sspsam.models.sspsam import require_finite
 from sspsam.utils.batching import result_or_error
 
-UNSAVED = "unsaved-"  # how the fingerprints of models begin that came from no checkpoint
-
 
 class ImageEncoder:
-    """Encodes pictures; changes nothing but the cache.
+    """Encode images; threads may share an encoder.
 
     Args:
-        model: encodes.
-        config: what belongs to it.
-        dtype: precision of the encoders' matrix products.
-        cache: of embeddings, or none.
+        model: on the identity's device.
+        config: of the model.
+        identity: of the predictor.
+        cache: of embeddings; None: every image is encoded.
     """
 
-    def __init__(self, model: SSPSAM, config: ModelConfig, dtype: torch.dtype, cache: EmbeddingCache | None) -> None:
-        self._model, self._config, self._dtype, self.cache = model, config, dtype, cache
+    def __init__(
+        self, model: SSPSAM, config: ModelConfig, identity: PredictorIdentity, cache: EmbeddingCache | None
+    ) -> None:
+        self._model, self._config, self._identity = model, config, identity
+        # no later process could look up the entries of a model that has no checkpoint
+        self._cache = cache if identity.checkpoint is not None else None
 
-    def read(self, image: ImageInput, max_pixels: int) -> PreprocessedImage:
-        """Read a picture and make it ready; see `read_picture`."""
-        return preprocess_image(image, self._config, max_pixels, digest=self.cache is not None)
+    def preprocess(self, image: ImageInput, max_pixels: int) -> PreprocessedImage:
+        """Load an image and make the model inputs; see `preprocess_image`."""
+        require_working_thread_pool()
+        return preprocess_image(image, self._config, max_pixels, digest=self._cache is not None)
 
-    def encode(
-        self, pictures: Sequence[PreprocessedImage], device: torch.device, fingerprint: str
-    ) -> list[ImageEmbedding | SSPSAMError]:
-        """What becomes of each picture.
-
-        Args:
-            pictures: from `read`.
-            device: where the model is.
-            fingerprint: of the model.
-        """
-        cache = None if fingerprint.startswith(UNSAVED) else self.cache  # nobody could ask for such entries again
-        precision = f"{dtype_name(self._dtype)} {device.type}"
-        keys = [cache.key(each.digest or "", fingerprint, precision) if cache else "" for each in pictures]
-        known = [
-            cache.load(key, each.size, fingerprint) if cache else None for key, each in zip(keys, pictures, strict=True)
+    def encode(self, images: Sequence[PreprocessedImage]) -> list[ImageEmbedding | SSPSAMError]:
+        """Encode images and return for each, in order, its embedding or the error that it met."""
+        if self._cache is None:
+            features = self._compute(images)
+        else:
+            # one at a time: the last bits of an embedding depend on the batch, and the batch would depend on cache hits
+            features = [self._cached_or_computed(image, self._cache) for image in images]
+        return [
+            value if isinstance(value, SSPSAMError) else self._embedding(image, value)
+            for image, value in zip(images, features, strict=True)
         ]
-        missing = [each for each, one in zip(pictures, known, strict=True) if one is None]
-        # with a cache each alone: in its last bits an embedding depends on its company, and that on what is cached
-        parts = [[each] for each in missing] if cache else [missing]
-        computed = (features for part in parts for features in self._compute(part, device))
-        outcomes: list[ImageEmbedding | SSPSAMError] = []
-        for key, picture, features in zip(keys, pictures, known, strict=True):
-            new = next(computed) if features is None else features
-            if isinstance(new, SSPSAMError):
-                outcomes.append(new)
-                continue
-            if cache and features is None:
-                new = cache.rounded(new)
-                cache.store(key, new, picture.size, fingerprint)
-            clip, sam = (tensor.to(device) for tensor in new)
-            outcomes.append(ImageEmbedding(clip, sam, *picture.size, fingerprint, picture.pixels))
-        return outcomes
 
-    def _compute(
-        self, pictures: Sequence[PreprocessedImage], device: torch.device
-    ) -> list[ImageFeatures | SSPSAMError]:
-        if not pictures:
-            return []
-        inputs = [torch.stack(tensors).to(device) for tensors in zip(*(p.inputs for p in pictures), strict=True)]
-        with inference_context(device, self._dtype):
-            features = self._model.encode_image(*inputs)
-        return [result_or_error(self._finite, each, index, inputs) for index, each in enumerate(features)]
-
-    def _finite(self, features: ImageFeatures, index: int, inputs: list[Tensor]) -> ImageFeatures:
-        """The features in float32; computed again in float32 where mixed precision overflowed."""
-        if self._dtype is not torch.float32 and not all(bool(tensor.isfinite().all()) for tensor in features):
-            warn(f"{dtype_name(self._dtype)} is too narrow for this picture: it is encoded again in float32")
-            with inference_context(inputs[0].device):
-                [features] = self._model.encode_image(*(tensor[index : index + 1] for tensor in inputs))
-        features = ImageFeatures(*(tensor.float() for tensor in features))
-        require_finite("the picture's features", *features)
+    def _cached_or_computed(self, image: PreprocessedImage, cache: EmbeddingCache) -> ImageFeatures | SSPSAMError:
+        fingerprint = self._identity.fingerprint
+        key = cache.key(image.digest or "", fingerprint, self._identity.precision)
+        cached = cache.load(key, image.size, fingerprint)
+        if cached is not None:
+            return cached
+        [features] = self._compute([image])
+        if isinstance(features, SSPSAMError):
+            return features
+        features = cache.rounded(features)
+        cache.store(key, features, image.size, fingerprint)
         return features
+
+    def _compute(self, images: Sequence[PreprocessedImage]) -> list[ImageFeatures | SSPSAMError]:
+        """Run both image encoders on a batch of B images."""
+        if not images:
+            return []
+        device = self._identity.device
+        clip_input = torch.stack([image.clip_input for image in images]).to(device)  # (B, 3, S, S)
+        sam_input = torch.stack([image.sam_input for image in images]).to(device)  # (B, 3, size, size)
+        with inference_context(device, self._identity.dtype):
+            features = self._model.encode_image(clip_input, sam_input)
+        return [
+            result_or_error(self._finite, image_features, clip_input[index : index + 1], sam_input[index : index + 1])
+            for index, image_features in enumerate(features)
+        ]
+
+    def _finite(self, features: ImageFeatures, clip_input: Tensor, sam_input: Tensor) -> ImageFeatures:
+        """Return the features in float32; encode the image again in float32 where mixed precision overflowed.
+
+        Raises:
+            NumericalError: the features are not finite in float32 either.
+        """
+        dtype = self._identity.dtype
+        if dtype is not torch.float32 and not all(bool(tensor.isfinite().all()) for tensor in features):
+            warn(f"{dtype_name(dtype)} overflowed for this image: it is encoded again in float32")
+            with inference_context(clip_input.device):
+                [features] = self._model.encode_image(clip_input, sam_input)
+        features = ImageFeatures(*(tensor.float() for tensor in features))
+        require_finite("the features of the image", *features)
+        return features
+
+    def _embedding(self, image: PreprocessedImage, features: ImageFeatures) -> ImageEmbedding:
+        clip_features, sam_embedding = (tensor.to(self._identity.device) for tensor in features)
+        return ImageEmbedding(
+            clip_features, sam_embedding, *image.size, self._identity.fingerprint, image.pixels, image.geometry
+        )

@@ -1,6 +1,7 @@
-"""Pixels as the two networks want them, and the geometry that leads back (section 1)."""
+"""RGB pixels -> inputs of CLIP and SAM, with the geometry that maps results back (`docs/method.md`, section 1)."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,13 +14,13 @@ from sspsam.images.loading import ImageInput, Pixels, load_image, load_image_wit
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a picture lies in the padded squares that CLIP and SAM see. All sizes in pixels.
+    """Position of an image in the padded squares of CLIP and SAM. All sizes are in pixels.
 
     Args:
-        height, width: of the upright picture.
-        clip_height, clip_width: of the picture inside CLIP's square.
-        clip_top, clip_left: its offset there.
-        sam_height, sam_width: of the picture inside SAM's square; it lies at the top left.
+        height, width: of the upright image.
+        clip_height, clip_width: of the resized image in CLIP's square.
+        clip_top, clip_left: offset of the resized image in CLIP's square.
+        sam_height, sam_width: of the resized image in SAM's square; its offset is zero.
     """
 
     height: int
@@ -32,14 +33,14 @@ class Geometry:
     sam_width: int
 
     @classmethod
-    def of(cls, height: int, width: int, clip_size: int, sam_size: int) -> "Geometry":
-        """The geometry of a height x width picture in squares of `clip_size` and `sam_size`.
+    def of(cls, height: int, width: int, clip_size: int, sam_size: int) -> Self:
+        """Return the geometry of a height x width image in squares of `clip_size` and `sam_size` pixels a side.
 
-        A side never shrinks below one pixel, so that even a 12000 x 3 picture can be asked about.
+        No side shrinks below one pixel, so that even a 12000 x 3 image can be segmented.
         """
         longest = max(height, width)
         clip_height, clip_width = (max(1, round(side * clip_size / longest)) for side in (height, width))
-        scale = sam_size / longest  # in this order, as segment_anything's ResizeLongestSide rounds
+        scale = sam_size / longest  # computed first, for the rounding of segment_anything's ResizeLongestSide
         sam_height, sam_width = (max(1, int(side * scale + 0.5)) for side in (height, width))
         return cls(
             height=height,
@@ -55,55 +56,63 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class PreprocessedImage:
-    """A picture, read and made ready for a model.
+    """An image that is ready for the encoders.
 
     Args:
-        pixels: (height, width, 3) uint8 RGB, upright; read-only, for every result about it shares them.
-        inputs: what CLIP sees, (3, S, S), and what SAM sees, (3, image size, image size).
-        digest: SHA-256 of the file's bytes, or of the pixels where there was no file; None: nobody asked.
+        pixels: (h, w, 3) uint8 RGB, upright; read-only, because every result about the image shares them.
+        geometry: of the image in the model's inputs.
+        clip_input: (3, S, S) float32, S the side of CLIP's square.
+        sam_input: (3, size, size) float32, size the side of SAM's square.
+        digest: SHA-256 of the file's bytes, or of the pixels where there was no file; None if it was not requested.
     """
 
     pixels: Pixels
-    inputs: tuple[Tensor, Tensor]
+    geometry: Geometry
+    clip_input: Tensor
+    sam_input: Tensor
     digest: str | None = None
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width."""
-        height, width, _ = self.pixels.shape
-        return height, width
+        """Height and width in pixels."""
+        return self.geometry.height, self.geometry.width
 
 
 def preprocess_image(
     image: ImageInput, config: ModelConfig, max_pixels: int, digest: bool = False
 ) -> PreprocessedImage:
-    """Read a picture and make it ready; threads may do so side by side.
+    """Load an image and make both model inputs; threads may do so at the same time.
 
     Args:
         image: see `sspsam.images`.
         config: of the model.
         max_pixels: see `load_image`.
-        digest: whether its digest is wanted.
+        digest: whether to compute the digest.
 
     Raises:
-        ImageError: it cannot be taken.
+        ImageError: the image cannot be used.
     """
-    pixels, found = load_image_with_digest(image, max_pixels) if digest else (load_image(image, max_pixels), None)
+    if digest:
+        pixels, sha256 = load_image_with_digest(image, max_pixels)
+    else:
+        pixels, sha256 = load_image(image, max_pixels), None
     pixels.flags.writeable = False
     geometry = geometry_of(pixels, config)
-    return PreprocessedImage(pixels, (clip_input(pixels, geometry, config), sam_input(pixels, geometry, config)), found)
+    return PreprocessedImage(
+        pixels, geometry, clip_input(pixels, geometry, config), sam_input(pixels, geometry, config), sha256
+    )
 
 
 def geometry_of(pixels: Pixels, config: ModelConfig) -> Geometry:
-    """The geometry of (h, w, 3) pixels for a model."""
+    """Return the geometry of (h, w, 3) pixels in the inputs of a model."""
     height, width = pixels.shape[:2]
     return Geometry.of(height, width, config.architecture.clip.image_size, config.architecture.sam.image_size)
 
 
 def clip_input(pixels: Pixels, geometry: Geometry, config: ModelConfig) -> Tensor:
-    """(h, w, 3) uint8 RGB -> (3, S, S) float32: resized, normalised, then pasted into the middle of zeros."""
+    """Resize and normalise (h, w, 3) uint8 RGB and paste it into the middle of zeros: (3, S, S) float32."""
     size, constants = config.architecture.clip.image_size, config.preprocessing
-    resized = _resize(pixels, geometry.clip_height, geometry.clip_width)
+    resized = _resize(pixels, geometry.clip_height, geometry.clip_width)  # (3, clip_height, clip_width)
     normalised = (resized.to(torch.float32) / 255 - _channels(constants.clip_mean)) / _channels(constants.clip_std)
     canvas = torch.zeros(3, size, size, dtype=torch.float32, device="cpu")
     rows = slice(geometry.clip_top, geometry.clip_top + geometry.clip_height)
@@ -113,9 +122,9 @@ def clip_input(pixels: Pixels, geometry: Geometry, config: ModelConfig) -> Tenso
 
 
 def sam_input(pixels: Pixels, geometry: Geometry, config: ModelConfig) -> Tensor:
-    """(h, w, 3) uint8 RGB -> (3, size, size) float32: resized, normalised, zeros on the right and below."""
+    """Resize and normalise (h, w, 3) uint8 RGB and pad it on the right and below: (3, size, size) float32."""
     size, constants = config.architecture.sam.image_size, config.preprocessing
-    resized = _resize(pixels, geometry.sam_height, geometry.sam_width)
+    resized = _resize(pixels, geometry.sam_height, geometry.sam_width)  # (3, sam_height, sam_width)
     canvas = torch.zeros(3, size, size, dtype=torch.float32, device="cpu")
     canvas[:, : geometry.sam_height, : geometry.sam_width] = (
         resized.to(torch.float32) - _channels(constants.sam_mean)
@@ -124,7 +133,7 @@ def sam_input(pixels: Pixels, geometry: Geometry, config: ModelConfig) -> Tensor
 
 
 def _resize(pixels: Pixels, height: int, width: int) -> Tensor:
-    """Pillow's antialiased bilinear, as torchvision's `resize` of a PIL image; (3, height, width) uint8."""
+    """Resize with Pillow's antialiased bilinear filter, as torchvision resizes PIL images: (3, height, width) uint8."""
     resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 

@@ -1,23 +1,24 @@
-"""From the network's numbers about one expression to the `Segmentation` that a user gets."""
+"""The network's prediction for an expression -> `Segmentation`. The no-target decision is made here, in `segmentation()`."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sspsam.config import ModelConfig, check_mask_threshold, check_no_target_pixels
-from sspsam.images.embedding import ImageEmbedding
+from sspsam.images.loading import DEFAULT_MAX_PIXELS, Pixels
 from sspsam.images.preprocessing import Geometry
 from sspsam.models import Prediction
 from sspsam.models.sspsam import require_finite
 from sspsam.segmentation.postprocessing import (
     box_of_mask,
-    box_on_picture,
+    box_on_image,
     foreground_pixels,
-    logits_on_picture,
+    logits_on_image,
     threshold_logit,
 )
 from sspsam.segmentation.result import Explanation, Segmentation
@@ -27,98 +28,131 @@ from sspsam.text.tokenizer import Word
 ReturnLogits = Literal["low_res", "full"]
 
 
+class PredictOptions(TypedDict, total=False):
+    """Keyword arguments that `predict` and `predict_batch` share.
+
+    Args:
+        mask_threshold: probability from which a pixel is foreground; None: the model's (0.5).
+        no_target_pixels: fewer foreground pixels mean no target; None: the model's (50). They are counted at probability
+            0.5 in the authors' padded 512 x 512 frame, whatever `mask_threshold` is.
+        return_logits: `"low_res"` or `"full"` to return logits as well.
+        explain: whether to return the model's maps and word weights as well.
+        max_pixels: largest width times height of an image, checked before decoding.
+    """
+
+    mask_threshold: float | None
+    no_target_pixels: int | None
+    return_logits: ReturnLogits | None
+    explain: bool
+    max_pixels: int
+
+
 @dataclass(frozen=True)
-class PredictOptions:
-    """What `predict` was asked for, checked and with the model's defaults filled in."""
+class AnswerSettings:
+    """Checked `PredictOptions`, with the model's defaults filled in."""
 
     threshold: float  # a logit
     no_target_pixels: int
     return_logits: ReturnLogits | None
     explain: bool
+    max_pixels: int
 
     @classmethod
-    def checked(
-        cls,
-        config: ModelConfig,
-        mask_threshold: float | None,
-        no_target_pixels: int | None,
-        return_logits: ReturnLogits | None,
-        explain: bool,
-    ) -> "PredictOptions":
-        """The options as `SSPSAMPredictor.predict` describes them; None means the configuration's value."""
+    def of(cls, config: ModelConfig, options: PredictOptions) -> Self:
+        """Check options; None stands for the configuration's value.
+
+        Raises:
+            TypeError: an option of an unknown name or a wrong type.
+            ConfigError, ValueError: a value out of range.
+        """
+        unknown = [name for name in options if name not in PredictOptions.__annotations__]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], PredictOptions.__annotations__, n=1)
+            hint = (
+                f"; did you mean {near[0]!r}?" if near else f"; options are {', '.join(PredictOptions.__annotations__)}"
+            )
+            raise TypeError(f"there is no option {unknown[0]!r}{hint}")
+        mask_threshold, no_target_pixels = options.get("mask_threshold"), options.get("no_target_pixels")
         if mask_threshold is None:
             mask_threshold = config.postprocessing.mask_threshold
         if no_target_pixels is None:
             no_target_pixels = config.postprocessing.no_target_pixels
         check_mask_threshold(mask_threshold)
         check_no_target_pixels(no_target_pixels)
+        return_logits = options.get("return_logits")
         if return_logits not in (None, "low_res", "full"):
-            raise ValueError(f'return_logits is None, "low_res" or "full", not {return_logits!r}')
-        return cls(threshold_logit(float(mask_threshold)), int(no_target_pixels), return_logits, explain)
+            raise ValueError(f'return_logits must be None, "low_res" or "full", not {return_logits!r}')
+        return cls(
+            threshold_logit(float(mask_threshold)),
+            int(no_target_pixels),
+            return_logits,
+            options.get("explain", False),
+            options.get("max_pixels", DEFAULT_MAX_PIXELS),
+        )
 
 
-def to_segmentation(
+def segmentation(
     expression: EncodedExpression,
     words: Sequence[Word],
     prediction: Prediction,
-    row: int,
-    embedding: ImageEmbedding,
+    geometry: Geometry,
+    pixels: Pixels | None,
     config: ModelConfig,
-    options: PredictOptions,
+    settings: AnswerSettings,
 ) -> Segmentation:
-    """The answer in one row of a prediction.
+    """Return the answer to one expression.
 
     Args:
-        expression: that was asked.
-        words: of it, for the explanation.
-        prediction: about several expressions.
-        row: of this expression.
-        embedding: of the picture.
+        expression: that the prediction belongs to.
+        words: of the expression, for its explanation.
+        prediction: with E = 1.
+        geometry: of the image.
+        pixels: of the image, if they are known.
         config: of the model.
-        options: what was asked for.
+        settings: see `PredictOptions`.
 
     Raises:
-        NumericalError: the numbers are not finite.
+        NumericalError: the prediction is not finite.
     """
-    clip_size, sam_size = config.architecture.clip.image_size, config.architecture.sam.image_size
-    geometry = Geometry.of(embedding.height, embedding.width, clip_size, sam_size)
-    low_res = prediction.low_res[row : row + 1]  # (1, M, M)
-    require_finite(f"the answer to {expression.text[:60]!r}", low_res, prediction.iou[row], prediction.box[row])
+    sam_size, clip_size = config.architecture.sam.image_size, config.architecture.clip.image_size
+    low_res = prediction.low_res  # (1, M, M)
+    require_finite(f"the answer to {expression.text[:60]!r}", low_res, prediction.iou, prediction.box)
     foreground = int(foreground_pixels(low_res, sam_size, config.postprocessing.no_target_frame))
-    no_target = foreground < options.no_target_pixels
-    logits = None
-    mask = np.zeros((embedding.height, embedding.width), dtype=np.bool_)
-    if not no_target or options.return_logits == "full":
-        full = logits_on_picture(low_res, geometry, sam_size)[0]  # (h, w)
-        if not no_target:
-            mask = (full >= options.threshold).cpu().numpy()
-        logits = _array(full) if options.return_logits == "full" else None
+    no_target = foreground < settings.no_target_pixels
+    full = None
+    if not no_target or settings.return_logits == "full":
+        full = logits_on_image(low_res, geometry, sam_size)[0]  # (h, w)
+    if no_target or full is None:
+        mask = np.zeros((geometry.height, geometry.width), dtype=np.bool_)
+    else:
+        mask = cast(NDArray[np.bool_], (full >= settings.threshold).cpu().numpy())
     return Segmentation(
         text=expression.text,
         mask=mask,
         no_target=no_target,
         foreground_pixels=foreground,
-        score=float(prediction.iou[row]),
-        box=box_on_picture(prediction.box[row].double().cpu().numpy(), geometry, clip_size),
+        score=float(prediction.iou[0]),
+        box=box_on_image(prediction.box[0].cpu().double().numpy(), geometry, clip_size),
         mask_box=box_of_mask(mask),
-        low_res_logits=_array(low_res[0]) if options.return_logits == "low_res" else None,
-        logits=logits,
-        explanation=_explanation(words, prediction, row) if options.explain else None,
-        pixels=embedding.pixels,
+        low_res_logits=_array(low_res[0]) if settings.return_logits == "low_res" else None,
+        logits=_array(full) if full is not None and settings.return_logits == "full" else None,
+        explanation=_explanation(words, prediction) if settings.explain else None,
+        pixels=pixels,
     )
 
 
-def _explanation(words: Sequence[Word], prediction: Prediction, row: int) -> Explanation:
-    attention = _array(prediction.word_attention[row])
+def _explanation(words: Sequence[Word], prediction: Prediction) -> Explanation:
+    """Return the maps and word weights of a prediction with E = 1."""
+    attention = _array(prediction.word_attention[0])  # (L,)
     return Explanation(
-        similarity=_array(prediction.similarity[row]),
+        similarity=_array(prediction.similarity[0]),  # (G, G)
         word_attention=attention,
         words=tuple((word.text, float(attention[word.start : word.stop].sum())) for word in words),
-        verification=_array(prediction.verification[row]),
+        verification=_array(prediction.verification[0]),  # (G, G)
     )
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
-    """A float32 array of its own; it keeps no larger tensor alive."""
+    """Return a float32 array that keeps no larger tensor alive."""
     array: NDArray[np.float32] = tensor.float().cpu().numpy().copy()
     return array

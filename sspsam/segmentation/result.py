@@ -1,4 +1,4 @@
-"""The answer to one expression about one picture."""
+"""`Segmentation`: the answer to one expression about one image."""
 
 import io
 import os
@@ -22,12 +22,12 @@ OVERLAY_COLOR: Final[Color] = (255, 64, 32)
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Where the model looked, and at which words.
+    """Attention maps and word weights behind an answer.
 
     Args:
-        similarity: (G, G) float32 in [0, 1], sentence-level similarity of every patch of CLIP's padded canvas.
-        word_attention: (L,) float32, weight of every text position; sums to 1, start and end markers included.
-        words: the words as they were read, each with its weight; without the start and end markers.
+        similarity: (G, G) float32 in [0, 1], similarity of the sentence and every patch of CLIP's padded square.
+        word_attention: (L,) float32, attention weight of every text position; sums to 1, start and end markers included.
+        words: each word of the expression with its weight; without the start and end markers.
         verification: (G, G) float32, word-level verification score of every patch.
     """
 
@@ -39,20 +39,20 @@ class Explanation:
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """What one expression points at in one picture.
+    """The answer to one expression about one image.
 
     Args:
-        text: the expression as it was given.
-        mask: (h, w) bool at the upright picture's own size; all False when `no_target`.
-        no_target: whether the words point at nothing.
-        foreground_pixels: in the authors' padded frame (512 x 512), at probability 0.5; what `no_target` is judged by.
+        text: the expression as the caller gave it.
+        mask: (h, w) bool at the upright image's own size; all False when `no_target`.
+        no_target: whether the expression refers to nothing in the image.
+        foreground_pixels: in the authors' padded frame (512 x 512), at probability 0.5; `no_target` depends on them.
         score: SAM's own prediction of the mask's IoU; not a probability.
-        box: x0, y0, x1, y1 in pixels of the upright picture, as the box head sees it; also when `no_target`.
+        box: x0, y0, x1, y1 in pixels of the upright image, from the box head; also when `no_target`.
         mask_box: tight box around the mask in whole pixels, x1 and y1 just outside it; None for an empty mask.
-        low_res_logits: (M, M) float32 in SAM's padded frame, with `return_logits="low_res"`.
-        logits: (h, w) float32 on the picture, with `return_logits="full"`.
+        low_res_logits: (M, M) float32 in SAM's padded square, with `return_logits="low_res"`.
+        logits: (h, w) float32 on the image, with `return_logits="full"`.
         explanation: with `explain=True`.
-        pixels: (h, w, 3) uint8, the picture, shared with its embedding; None if that came from a file.
+        pixels: (h, w, 3) uint8, the image, shared with its embedding; None if the embedding was read from a file.
     """
 
     text: str
@@ -69,11 +69,11 @@ class Segmentation:
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
-        found = "no target" if self.no_target else f"{int(self.mask.sum())} of {width} x {height} pixels"
-        return f"Segmentation({self.text!r}: {found}, score {self.score:.3f})"
+        answer = "no target" if self.no_target else f"{int(self.mask.sum())} of {width} x {height} pixels"
+        return f"Segmentation({self.text!r}: {answer}, score {self.score:.3f})"
 
     def to_dict(self) -> dict[str, Any]:
-        """All but logits and pixels as plain values that `json.dumps` takes.
+        """Return everything but logits and pixels as plain values that `json.dumps` accepts.
 
         The mask is COCO's compressed run-length encoding: `pycocotools.mask.decode(d["mask"])` reads it.
         """
@@ -100,14 +100,14 @@ class Segmentation:
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the mask as an 8-bit grey PNG of the picture's size: 255 inside, 0 outside.
+        """Write the mask as an 8-bit grey PNG of the image's size: 255 inside, 0 outside.
 
         Raises:
             StorageError: the name does not end in `.png`, or the file cannot be written.
         """
         path = Path(path)
         if path.suffix.lower() != ".png":
-            raise StorageError(f"a mask is saved without loss, as PNG: {path} must end in .png")
+            raise StorageError(f"a mask is saved losslessly, as PNG: the name {path} must end in .png")
         replace_file(path, png_bytes(mask_image(self.mask)))
 
     def overlay(
@@ -118,75 +118,74 @@ class Segmentation:
         opacity: float = 0.5,
         draw_box: bool = False,
     ) -> Image.Image:
-        """The picture with the mask tinted and outlined.
+        """Return the image with the mask tinted and outlined.
 
         Args:
-            image: the picture; None: the one that was encoded. It must be given when the embedding came from a file.
+            image: None: the image that was encoded. It must be given when the embedding was read from a file.
             color: RGB, 0 to 255.
             opacity: of the tint, 0 to 1.
             draw_box: whether to draw the box head's box as well.
 
         Returns:
-            An RGB picture of the upright picture's size.
+            An RGB image of the upright image's size.
 
         Raises:
-            ImageError: no picture is known, or it has another size than the mask.
+            ImageError: no image is known, or it has another size than the mask.
         """
-        height, width = self.mask.shape
-        if image is not None:
-            pixels = load_image(image, max(DEFAULT_MAX_PIXELS, height * width))
-        elif self.pixels is not None:
-            pixels = self.pixels
-        else:
-            raise ImageError("this result does not know its picture (the embedding came from a file): overlay(image)")
-        if pixels.shape[:2] != (height, width):
-            raise ImageError(
-                f"the picture has {pixels.shape[1]} x {pixels.shape[0]} pixels, the mask {width} x {height}"
-            )
         if not 0 <= opacity <= 1:
-            raise ValueError(f"opacity goes from 0 to 1, not {opacity}")
+            raise ValueError(f"opacity must be from 0 to 1, not {opacity}")
         color = _checked_color(color)
-        picture = Image.fromarray(pixels)
-        line = max(1, round(max(height, width) / 400))
+        overlay = Image.fromarray(self._pixels(image))
+        line = max(1, round(max(overlay.size) / 400))
         tint = mask_image(self.mask).point(lambda value: round(value * opacity))
-        picture.paste(Image.new("RGB", picture.size, color), mask=tint)
-        picture.paste(color, mask=mask_image(_grown(self.mask, line) & ~self.mask))
+        overlay.paste(Image.new("RGB", overlay.size, color), mask=tint)
+        overlay.paste(color, mask=mask_image(_dilated(self.mask, line) & ~self.mask))
         if draw_box:
             x0, y0, x1, y1 = self.box
             last = (max(x0, x1 - 1), max(y0, y1 - 1))  # Pillow draws the last pixel too
-            ImageDraw.Draw(picture).rectangle((x0, y0, *last), outline=color, width=line)
-        return picture
+            ImageDraw.Draw(overlay).rectangle((x0, y0, *last), outline=color, width=line)
+        return overlay
+
+    def _pixels(self, image: ImageInput | None) -> Pixels:
+        """Return the pixels of `image`, or those that were encoded; either has the size of the mask."""
+        height, width = self.mask.shape
+        pixels = self.pixels if image is None else load_image(image, max(DEFAULT_MAX_PIXELS, height * width))
+        if pixels is None:
+            raise ImageError("the result has no image, since its embedding was read from a file: call overlay(image)")
+        if pixels.shape[:2] != (height, width):
+            raise ImageError(f"the image has {pixels.shape[1]} x {pixels.shape[0]} pixels, the mask {width} x {height}")
+        return pixels
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """The picture as a PNG file."""
+    """Return an image as the bytes of a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def mask_image(mask: NDArray[np.bool_]) -> Image.Image:
-    """An (h, w) mask as an 8-bit grey picture: 255 inside, 0 outside."""
+    """Return an (h, w) mask as an 8-bit grey image: 255 inside, 0 outside."""
     return Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
 
 
-def _grown(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    """The mask and all within `reach` pixels of it, along both axes; few passes, whatever the reach."""
+def _dilated(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """Dilate a mask by a square of side 2 * radius + 1, in a number of passes that grows with the logarithm."""
     for axis in (0, 1):
-        grown = mask.swapaxes(0, axis).copy()
-        done = 0
-        while done < reach:
-            step = min(reach - done, done + 1)  # no more: beyond the edge nothing has grown that could come back
-            before = grown.copy()
-            grown[step:] |= before[:-step]
-            grown[:-step] |= before[step:]
-            done += step
-        mask = grown.swapaxes(0, axis)
+        dilated = mask.swapaxes(0, axis).copy()
+        reached = 0
+        while reached < radius:
+            step = min(radius - reached, reached + 1)  # a longer step would leave gaps
+            before = dilated.copy()
+            dilated[step:] |= before[:-step]
+            dilated[:-step] |= before[step:]
+            reached += step
+        mask = dilated.swapaxes(0, axis)
     return mask
 
 
 def _checked_color(color: Color) -> Color:
     red, green, blue = color
     if not all(isinstance(channel, int) and 0 <= channel <= 255 for channel in (red, green, blue)):
-        raise ValueError(f"color is RGB from 0 to 255, such as {OVERLAY_COLOR}, not {color}")
+        raise ValueError(f"color must be RGB from 0 to 255, such as {OVERLAY_COLOR}, not {color}")
     return red, green, blue

@@ -1,4 +1,9 @@
-"""COCO's compressed run-length encoding of masks."""
+"""COCO's compressed run-length encoding of masks.
+
+The format is that of pycocotools (`rleToString` in maskApi.c): the mask is read column by column; runs of zeros and ones
+alternate, zeros first; from the third run on, the difference to the run two before is stored; five bits a character with
+a continuation bit, from character 48 on.
+"""
 
 from typing import cast
 
@@ -7,11 +12,7 @@ from numpy.typing import NDArray
 
 
 def rle_encode(mask: NDArray[np.bool_]) -> dict[str, list[int] | str]:
-    """COCO's compressed run-length encoding of an (h, w) mask, column by column.
-
-    The format is that of pycocotools (`rleToString` in maskApi.c): runs of zeros and ones in turn, zeros first; from
-    the third run on, the difference to the run two before; five bits a character with a continuation bit, from
-    character 48 on.
+    """Encode an (h, w) mask.
 
     Returns:
         `{"size": [h, w], "counts": "..."}`.
@@ -35,17 +36,17 @@ def rle_encode(mask: NDArray[np.bool_]) -> dict[str, list[int] | str]:
 
 
 def rle_decode(rle: dict[str, list[int] | str]) -> NDArray[np.bool_]:
-    """The (h, w) mask of `rle_encode`."""
+    """Decode the output of `rle_encode` to an (h, w) mask."""
     size, counts = cast(list[int], rle["size"]), cast(str, rle["counts"])
     runs: list[int] = []
-    at = 0
-    while at < len(counts):
+    position = 0
+    while position < len(counts):
         value = shift = 0
         more = True
         while more:
-            code = ord(counts[at]) - 48
+            code = ord(counts[position]) - 48
             value |= (code & 31) << shift
-            more, shift, at = bool(code & 32), shift + 5, at + 1
+            more, shift, position = bool(code & 32), shift + 5, position + 1
             if not more and code & 16:
                 value |= -1 << shift
         runs.append(value + runs[-2] if len(runs) > 2 else value)

@@ -1,4 +1,4 @@
-"""Reading expressions: what depends on the words alone, computed once and remembered for the latest ones."""
+"""Expressions -> text features, which depend on no image; the features of the latest expressions are cached."""
 
 import threading
 from collections import OrderedDict
@@ -11,94 +11,109 @@ from numpy.typing import NDArray
 
 from sspsam.config import ModelConfig
 from sspsam.errors import ConfigError, TextError
+from sspsam.identity import PredictorIdentity
 from sspsam.models import SSPSAM, ExpressionFeatures
 from sspsam.text.tokenizer import Tokenizer, Word
 
-_REMEMBERED: Final = 256  # about 160 kB each at the published widths
-# encoded together: on a GPU as many as come; on a CPU, where that gains little, each alone, so that no answer depends,
-# not even in its last bit, on which expressions were read in its company
-_CHUNK: Final = {"cpu": 1}
-_CHUNK_ELSEWHERE: Final = 64
+_CACHED_EXPRESSIONS: Final = 256  # about 160 kB each at the published widths
+# expressions in one pass of the text encoder. On a CPU a larger batch gains little, and one at a time keeps the last bits
+# of the features independent of the other expressions in the list
+_BATCH_SIZE: Final = {"cpu": 1}
+_GPU_BATCH_SIZE: Final = 64
 
 
-class EncodedExpression(NamedTuple):
-    """One expression, read."""
+class TokenizedExpression(NamedTuple):
+    """An expression and its token ids."""
 
     text: str
     token_ids: NDArray[np.int64]  # (L,)
-    features: ExpressionFeatures  # of one row
 
 
-Tokenized = Sequence[tuple[str, NDArray[np.int64]]]
-"""Texts and their (L,) token ids."""
+class EncodedExpression(NamedTuple):
+    """An expression, its token ids and its features."""
+
+    text: str
+    token_ids: NDArray[np.int64]  # (L,)
+    features: ExpressionFeatures  # with E = 1
+
+
+def tokenizer_for(config: ModelConfig) -> Tokenizer:
+    """Return the tokenizer of a model.
+
+    Raises:
+        ConfigError: the model's vocabulary is too small for CLIP's tokenizer.
+    """
+    tokenizer = Tokenizer(config.architecture.clip.context_length, config.preprocessing.text_template)
+    vocab_size = config.architecture.clip.vocab_size
+    if vocab_size < tokenizer.vocab_size:
+        raise ConfigError(f"clip.vocab_size is {vocab_size}; CLIP's tokenizer needs {tokenizer.vocab_size}")
+    return tokenizer
 
 
 class TextEncoder:
-    """Turns texts into what the model makes of them; threads may share it.
+    """Tokenise and encode expressions; threads may share an encoder.
 
     Args:
-        model: encodes the token ids.
-        config: what belongs to it.
+        model: on the identity's device.
+        tokenizer: of the model.
+        identity: of the predictor.
     """
 
-    def __init__(self, model: SSPSAM, config: ModelConfig) -> None:
-        self._model = model
-        self._tokenizer = Tokenizer(config.architecture.clip.context_length, config.preprocessing.text_template)
-        has, needs = config.architecture.clip.vocab_size, self._tokenizer.vocab_size
-        if has < needs:
-            raise ConfigError(f"clip.vocab_size is {has}; CLIP's tokeniser has {needs} word pieces")
-        self._latest: OrderedDict[bytes, ExpressionFeatures] = OrderedDict()
+    def __init__(self, model: SSPSAM, tokenizer: Tokenizer, identity: PredictorIdentity) -> None:
+        self._model, self.tokenizer, self._device = model, tokenizer, identity.device
+        self._cache: OrderedDict[bytes, ExpressionFeatures] = OrderedDict()  # token ids -> features, oldest first
         self._lock = threading.Lock()
 
-    def tokenize(self, texts: str | Sequence[str]) -> list[tuple[str, NDArray[np.int64]]]:
+    def tokenize(self, texts: str | Sequence[str]) -> list[TokenizedExpression]:
         """Check and tokenise all texts before anything is computed.
 
         Raises:
-            TextError: an expression is empty or far too long; its place in the list is named.
+            TextError: an expression is empty or far too long; the message gives its index in the list.
             TypeError: not a string or a list of strings.
         """
         if isinstance(texts, str):
-            return [(texts, self._tokenizer(texts))]
+            return [TokenizedExpression(texts, self.tokenizer(texts))]
         if not isinstance(texts, Sequence | np.ndarray) or isinstance(texts, bytes | bytearray | memoryview):
-            raise TypeError(f"expressions are a string or a list of strings, not {type(texts).__name__}")
+            raise TypeError(f"expressions must be a string or a list of strings, not {type(texts).__name__}")
         tokenized = []
         for index, text in enumerate(texts):
             try:
-                tokenized.append((text, self._tokenizer(text)))
+                tokenized.append(TokenizedExpression(text, self.tokenizer(text)))
             except (TextError, TypeError) as error:
                 raise type(error)(f"texts[{index}]: {error}") from None
         return tokenized
 
-    def read(self, tokenized: Tokenized) -> list[EncodedExpression]:
-        """Encode what is new, remember it, and return all in order."""
+    def encode(self, expressions: Sequence[TokenizedExpression]) -> list[EncodedExpression]:
+        """Encode the expressions that are not cached, and return all in order; call it inside `inference_context`."""
+        keys = [expression.token_ids.tobytes() for expression in expressions]
         with self._lock:
-            known = {ids.tobytes(): self._latest.get(ids.tobytes()) for _, ids in tokenized}
-        new = [key for key, features in known.items() if features is None]
-        device = self._model.clip.text.positional_embedding.device
-        chunk = _CHUNK.get(device.type, _CHUNK_ELSEWHERE)
-        for start in range(0, len(new), chunk):
-            keys = new[start : start + chunk]
-            rows = np.stack([np.frombuffer(key, dtype=np.int64) for key in keys])
-            encoded = self._model.encode_text(torch.from_numpy(rows).to(device)).split()
-            # the rows of a chunk share its memory; one remembered row must not keep a whole chunk alive
-            known.update(zip(keys, (ExpressionFeatures(*(t.clone() for t in row)) for row in encoded), strict=True))
-        read = {key: features for key, features in known.items() if features is not None}
-        self._remember(read)
-        return [EncodedExpression(text, ids, read[ids.tobytes()]) for text, ids in tokenized]
-
-    def forget(self) -> None:
-        """Drop what is remembered, as when the model moves to another device."""
-        with self._lock:
-            self._latest.clear()
+            features = {key: self._cache[key] for key in keys if key in self._cache}
+        new_keys = [key for key in dict.fromkeys(keys) if key not in features]
+        batch_size = _BATCH_SIZE.get(self._device.type, _GPU_BATCH_SIZE)
+        for start in range(0, len(new_keys), batch_size):
+            batch = new_keys[start : start + batch_size]
+            features.update(zip(batch, self._compute(batch), strict=True))
+        self._store({key: features[key] for key in keys})
+        return [
+            EncodedExpression(expression.text, expression.token_ids, features[key])
+            for expression, key in zip(expressions, keys, strict=True)
+        ]
 
     def words(self, token_ids: NDArray[np.int64]) -> list[Word]:
-        """The words of (L,) token ids; see `Tokenizer.words`."""
-        return self._tokenizer.words(token_ids)
+        """Return the words of (L,) token ids; see `Tokenizer.words`."""
+        return self.tokenizer.words(token_ids)
 
-    def _remember(self, read: dict[bytes, ExpressionFeatures]) -> None:
+    def _compute(self, keys: Sequence[bytes]) -> list[ExpressionFeatures]:
+        """Encode a batch of E expressions, given by the bytes of their token ids."""
+        token_ids = np.stack([np.frombuffer(key, dtype=np.int64) for key in keys])  # (E, L)
+        encoded = self._model.encode_text(torch.from_numpy(token_ids).to(self._device)).split()
+        # cloned: rows of a batch share its memory, and one cached row must not keep the whole batch alive
+        return [ExpressionFeatures(*(tensor.clone() for tensor in row)) for row in encoded]
+
+    def _store(self, features: dict[bytes, ExpressionFeatures]) -> None:
         with self._lock:
-            for key, features in read.items():
-                self._latest[key] = features
-                self._latest.move_to_end(key)
-            while len(self._latest) > _REMEMBERED:
-                self._latest.popitem(last=False)
+            for key, value in features.items():
+                self._cache[key] = value
+                self._cache.move_to_end(key)
+            while len(self._cache) > _CACHED_EXPRESSIONS:
+                self._cache.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Expressions as CLIP's token ids, and token ids as words again."""
+"""Expressions -> CLIP's token ids, and token ids -> words."""
 
 import re
 from dataclasses import dataclass
@@ -11,24 +11,28 @@ from sspsam.errors import TextError, warn
 from sspsam.models.stock import SimpleTokenizer
 
 MAX_TEXT_CHARACTERS: Final = 20_000  # 75 tokens hold about 400
-MAX_WORD_CHARACTERS: Final = 1_000  # the tokeniser's time grows with the square of a word's length
+MAX_WORD_CHARACTERS: Final = 1_000  # the tokenizer's time grows with the square of a word's length
 _MAX_CACHED_WORDS: Final = 100_000
-_MAX_CACHED_LENGTH: Final = 64
-# open_clip would turn these into control tokens in the middle of a sentence; in a user's words they are just words
-_CONTROL: Final = re.compile(r"(?<=<)(?=(?:start|end)_of_text>)", re.IGNORECASE)
+_MAX_CACHED_WORD_LENGTH: Final = 64
+_MAX_QUOTED_CHARACTERS: Final = 300
+# open_clip would read these strings as control tokens; in an expression they are ordinary words, so they are split
+_CONTROL_TOKEN_SPLIT: Final = re.compile(r"(?<=<)(?=(?:start|end)_of_text>)", re.IGNORECASE)
 
 
-class _WordCache(dict[str, str]):
-    """The pieces of words seen; open_clip would remember every word for ever, and threads must not see one vanish."""
+class _BoundedWordCache(dict[str, str]):
+    """Byte-pair pieces of words; open_clip's own cache has no bound.
+
+    No entry is ever removed, so that threads never lose one between a check and a read.
+    """
 
     def __setitem__(self, word: str, pieces: str) -> None:
-        if len(self) < _MAX_CACHED_WORDS and len(word) <= _MAX_CACHED_LENGTH:
+        if len(self) < _MAX_CACHED_WORDS and len(word) <= _MAX_CACHED_WORD_LENGTH:
             super().__setitem__(word, pieces)
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a tokenised expression and the text positions it takes."""
+    """A word of a tokenised expression, and the text positions `start` to `stop` (exclusive) of its tokens."""
 
     text: str
     start: int
@@ -36,94 +40,104 @@ class Word:
 
 
 class Tokenizer:
-    """CLIP's byte-pair encoding of one expression after the authors' template (section 1).
+    """CLIP's byte-pair encoding of one expression in the authors' template (`docs/method.md`, section 1).
 
     Args:
         context_length: L.
-        template: holds `{}` once; the authors' is `"{}."`.
+        template: holds `{}` once; the authors' template is `"{}."`.
     """
 
     def __init__(self, context_length: int, template: str) -> None:
         self.context_length = context_length
         self.template = template
         self._bpe = SimpleTokenizer()
-        self._bpe.cache = _WordCache(self._bpe.cache)
-        # cleaned once, here: cleaning twice would unescape twice, and so make new control tokens
+        self._bpe.cache = _BoundedWordCache(self._bpe.cache)
+        # the text is cleaned here, once: a second cleaning would unescape twice and could create control tokens
         self._clean, self._bpe.clean_fn = self._bpe.clean_fn, str
-        self._nothing = self._encode(self._sentence(""))
+        self._template_ids = self._encode(self._sentence(""))
 
     def __call__(self, text: str) -> NDArray[np.int64]:
-        """Token ids of one expression.
+        """Return the token ids of one expression.
 
         Args:
-            text: what to look for; case and surrounding white space do not matter.
+            text: expression; case and surrounding white space have no effect.
 
         Returns:
             (L,) int64, 0 = padding.
 
         Raises:
-            TextError: nothing but white space, longer than `MAX_TEXT_CHARACTERS`, or with a word longer than
+            TextError: only white space, longer than `MAX_TEXT_CHARACTERS`, or with a word longer than
                 `MAX_WORD_CHARACTERS`.
             TypeError: not a string.
 
         Warns:
-            SSPSAMWarning: the expression has more tokens than L; the message quotes what was cut off.
+            SSPSAMWarning: the expression has more than L tokens; the message quotes the words that are cut off.
         """
         if not isinstance(text, str):
-            raise TypeError(f"an expression is a string, not {type(text).__name__}")
-        if len(text) > MAX_TEXT_CHARACTERS:
-            raise TextError(
-                f"the expression has {len(text):,} characters (it begins {text[:40]!r}); at most "
-                f"{MAX_TEXT_CHARACTERS:,} can be, and only about {self.context_length} word pieces are read"
-            )
-        longest = max(text.split(), key=len, default="")
-        if len(longest) > MAX_WORD_CHARACTERS:
-            raise TextError(
-                f"the expression has a word of {len(longest):,} characters ({longest[:40]!r}...); at most "
-                f"{MAX_WORD_CHARACTERS:,} can be"
-            )
+            raise TypeError(f"an expression must be a string, not {type(text).__name__}")
+        _check_length(text, self.context_length)
         ids = self._encode(self._sentence(text.strip().lower()))
-        if ids == self._nothing:
-            raise TextError(f"the expression {text!r} is empty; say what to look for")
+        if ids == self._template_ids:
+            raise TextError(f"the expression {text!r} is empty; describe the target in words")
         room = self.context_length - 2
         if len(ids) > room:
-            self._warn(text, ids[room:])
-        row = np.zeros(self.context_length, dtype=np.int64)
+            self._warn_of_truncation(text, ids[room:])
+        row = np.zeros(self.context_length, dtype=np.int64)  # (L,)
         row[: min(len(ids), room) + 2] = [self._bpe.sot_token_id, *ids[:room], self._bpe.eot_token_id]
         return row
 
     def words(self, token_ids: NDArray[np.int64]) -> list[Word]:
-        """The words of (L,) token ids, start and end markers left out, punctuation as words of its own."""
+        """Return the words of (L,) token ids, without start and end markers; punctuation counts as words."""
         words: list[Word] = []
-        start = 1
-        for position in range(1, int(token_ids.argmax())):
+        start, end = 1, int(token_ids.argmax())  # the end marker has the largest id
+        for position in range(start, end):
             if self._bpe.decoder[int(token_ids[position])].endswith("</w>"):
-                text = self._bpe.decode(token_ids[start : position + 1].tolist()).strip()
-                words.append(Word(text, start, position + 1))
+                words.append(self._word(token_ids, start, position + 1))
                 start = position + 1
-        end = int(token_ids.argmax())
-        if start < end:  # a word that was cut off in its middle
-            words.append(Word(self._bpe.decode(token_ids[start:end].tolist()).strip(), start, end))
+        if start < end:  # the last word was cut off in its middle
+            words.append(self._word(token_ids, start, end))
         return words
+
+    def _word(self, token_ids: NDArray[np.int64], start: int, stop: int) -> Word:
+        return Word(self._bpe.decode(token_ids[start:stop].tolist()).strip(), start, stop)
 
     @property
     def vocab_size(self) -> int:
-        """How many different ids there can be."""
+        """Number of different token ids."""
         return int(self._bpe.vocab_size)
 
     def _sentence(self, text: str) -> str:
         return self.template.replace("{}", text)
 
     def _encode(self, sentence: str) -> list[int]:
-        return [token for piece in _CONTROL.split(self._clean(sentence)) for token in self._bpe.encode(piece)]
+        pieces = _CONTROL_TOKEN_SPLIT.split(self._clean(sentence))
+        return [token for piece in pieces for token in self._bpe.encode(piece)]
 
-    def _warn(self, text: str, dropped: list[int]) -> None:
-        # the full stop of the template is not the user's, so cutting it alone loses nothing
-        if dropped[-len(self._nothing) :] == self._nothing:
-            dropped = dropped[: len(dropped) - len(self._nothing)]
+    def _warn_of_truncation(self, text: str, dropped: list[int]) -> None:
+        # the end of the template is not part of the user's expression; cutting it off loses nothing
+        if dropped[-len(self._template_ids) :] == self._template_ids:
+            dropped = dropped[: len(dropped) - len(self._template_ids)]
         if dropped:
-            lost = self._bpe.decode(dropped).strip()
-            begins, lost = (each if len(each) <= 300 else each[:300] + " ..." for each in (text.strip()[:60], lost))
+            beginning, lost = _shortened(text.strip()[:60]), _shortened(self._bpe.decode(dropped).strip())
             warn(
-                f"the expression that begins {begins!r} is longer than {self.context_length} tokens; not read: {lost!r}"
+                f"the expression that begins {beginning!r} is longer than {self.context_length} tokens; these words are "
+                f"not read: {lost!r}"
             )
+
+
+def _check_length(text: str, context_length: int) -> None:
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise TextError(
+            f"the expression has {len(text):,} characters (it begins {text[:40]!r}); at most {MAX_TEXT_CHARACTERS:,} are "
+            f"allowed, and only about {context_length} word pieces are read"
+        )
+    longest = max(text.split(), key=len, default="")
+    if len(longest) > MAX_WORD_CHARACTERS:
+        raise TextError(
+            f"the expression has a word of {len(longest):,} characters ({longest[:40]!r}...); at most "
+            f"{MAX_WORD_CHARACTERS:,} are allowed"
+        )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_QUOTED_CHARACTERS else text[:_MAX_QUOTED_CHARACTERS] + " ..."

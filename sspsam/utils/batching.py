@@ -1,4 +1,4 @@
-"""Many pictures, one after the other: threads read and resize the next while the model is busy with this one."""
+"""Lazy batches: threads load the next items while the caller's thread computes with the current batch."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -12,97 +12,100 @@ import torch
 from sspsam.errors import OutOfMemoryError, SSPSAMError, warn
 
 Item = TypeVar("Item")
-Ready = TypeVar("Ready")
+Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
 
-_AHEAD: Final = 2  # batches that are made ready while one is computed
-_PICTURES: Final = 4  # that go through the encoders together on a GPU
-_TOO_LARGE: Final = (
-    "not enough memory for a single picture; use dtype='float16' on a GPU, a smaller model, or another device"
+_BATCHES_AHEAD: Final = 2  # that are loaded while one is computed
+_GPU_BATCH_SIZE: Final = 4
+_OUT_OF_MEMORY_MESSAGE: Final = (
+    "not enough memory for a single image; use dtype='float16' on a GPU, a smaller model, or another device"
 )
-# how PyTorch and the libraries below it say that there is no memory, where they have no exception for it
-_SIGNS: Final = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+# parts of the messages by which PyTorch and the libraries below it report a lack of memory in a plain RuntimeError
+_OUT_OF_MEMORY_PHRASES: Final = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 def default_batch_size(device: torch.device) -> int:
-    """Pictures that are encoded together: one fills the cores of a CPU, a GPU wants several."""
-    return 1 if device.type == "cpu" else _PICTURES
+    """Return the number of images that are encoded together: one image fills a CPU, a GPU needs several."""
+    return 1 if device.type == "cpu" else _GPU_BATCH_SIZE
 
 
-def result_or_error(work: Callable[..., Result], *arguments: Any, **named: Any) -> Result | SSPSAMError:
-    """What `work` returns, or the error of ours that it raises. Running out of memory is for `in_batches` to handle."""
+def result_or_error(function: Callable[..., Result], *arguments: Any, **keywords: Any) -> Result | SSPSAMError:
+    """Call a function and return its result, or the `SSPSAMError` that it raised.
+
+    Errors for lack of memory are not caught: `compute_in_batches` handles them.
+    """
     try:
-        return work(*arguments, **named)
+        return function(*arguments, **keywords)
     except SSPSAMError as error:
         return without_traceback(error)
 
 
 def without_traceback(error: SSPSAMError) -> SSPSAMError:
-    """An error to keep: without the frames that it came through, and all that those hold."""
-    each: BaseException | None = error
-    while each is not None:
-        each.__traceback__ = None
-        each = each.__cause__ or each.__context__
+    """Return the error without its frames, so that keeping the error keeps none of their variables alive."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
     return error
 
 
 def raise_if_error(outcome: Result | SSPSAMError) -> Result:
-    """The outcome, which is raised if it is an error."""
+    """Return the outcome; raise it if it is an error."""
     if isinstance(outcome, SSPSAMError):
         raise outcome
     return outcome
 
 
 def raise_first_error(outcomes: Generator[Result | SSPSAMError, None, None]) -> Iterator[Result]:
-    """The outcomes up to the first error, which is raised."""
+    """Yield the outcomes up to the first error, which is raised."""
     with closing(outcomes):
         for outcome in outcomes:
             yield raise_if_error(outcome)
 
 
 def raise_error(error: Exception) -> NoReturn:
-    """Raise it."""
+    """Raise the error."""
     raise error
 
 
 def compute_in_batches(
     items: Iterable[Item],
-    make_ready: Callable[[Item], Ready],
-    compute: Callable[[list[Ready]], list[Result]],
+    load: Callable[[Item], Loaded],
+    compute: Callable[[list[Loaded]], list[Result]],
     *,
     batch_size: int,
     workers: int,
     on_single_item_oom: Callable[[OutOfMemoryError], Result] = raise_error,
 ) -> Generator[Result, None, None]:
-    """Results in the order of the items, lazily: no more than a few batches of items are taken in advance.
+    """Yield results in the order of the items; at most a few batches of items are taken in advance.
 
     Args:
         items: taken one by one.
-        make_ready: what threads do with each.
-        compute: what is done with several at once, in the caller's thread. Running out of memory halves the batch.
+        load: applied to each item by a thread.
+        compute: applied to a batch in the caller's thread. When memory runs out, the batch size is halved.
         batch_size: items that are computed together.
-        workers: threads.
-        too_large: gives the result of an item for which alone there is not enough memory, or raises the error.
+        workers: number of threads.
+        on_single_item_oom: returns the result of an item for which alone there is not enough memory, or raises the error.
 
     Raises:
-        Exception: whatever `items`, `make_ready` or `compute` raise, after the results of all earlier items.
+        Exception: any error of `items`, `load` or `compute`, after the results of all earlier items.
     """
-    shrinking = _Shrinking(compute, batch_size, on_single_item_oom)
+    batches = _AdaptiveBatches(compute, batch_size, on_single_item_oom)
     with ThreadPoolExecutor(workers, thread_name_prefix="sspsam-read") as pool:
-        source = _submitted(pool, items, make_ready)
-        waiting: deque[Future[Ready]] = deque()
+        futures = _submitted(pool, items, load)
+        waiting: deque[Future[Loaded]] = deque()
         try:
-            waiting.extend(islice(source, _AHEAD * batch_size))
+            waiting.extend(islice(futures, _BATCHES_AHEAD * batch_size))
             while waiting:
-                ready: list[Ready] = []
+                loaded: list[Loaded] = []
                 failure: BaseException | None = None
-                while waiting and failure is None and len(ready) < shrinking.size:
+                while waiting and failure is None and len(loaded) < batches.size:
                     future = waiting.popleft()
-                    waiting.extend(islice(source, 1))
+                    waiting.extend(islice(futures, 1))
                     failure = future.exception()
                     if failure is None:
-                        ready.append(future.result())
-                yield from shrinking(ready)
+                        loaded.append(future.result())
+                yield from batches.results(loaded)
                 if failure is not None:
                     raise failure
         finally:
@@ -113,85 +116,85 @@ def compute_in_batches(
 def pair_images_with_texts(
     images: Iterable[Item],
     texts: Iterable[str] | Iterable[Sequence[str]],
-    tokenize: Callable[[Sequence[str]], Ready | SSPSAMError],
-) -> Iterator[tuple[Item, Ready | SSPSAMError]]:
-    """Each picture with its tokenised expressions: the same for all, or one list for each.
+    tokenize: Callable[[Sequence[str]], Loaded | SSPSAMError],
+) -> Iterator[tuple[Item, Loaded | SSPSAMError]]:
+    """Pair each image with its tokenised expressions: one list for all images, or one list for each.
 
     Raises:
-        ValueError: there are more pictures than lists, or the other way round.
-        TypeError: what should be a list of expressions for a picture is a string.
+        ValueError: there are more images than lists, or fewer.
+        TypeError: the expressions of an image are a string instead of a list.
     """
     if isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts):
-        asked = raise_if_error(tokenize(texts))  # at once: a bad expression is found before any picture is read
-        return ((image, asked) for image in images)
-    return _paired(images, texts, tokenize)
+        tokenized = raise_if_error(tokenize(texts))  # at once: an invalid expression is found before an image is loaded
+        return ((image, tokenized) for image in images)
+    return _paired_one_to_one(images, texts, tokenize)
 
 
-def _paired(
+def _paired_one_to_one(
     images: Iterable[Item],
     texts: Iterable[str] | Iterable[Sequence[str]],
-    tokenize: Callable[[Sequence[str]], Ready | SSPSAMError],
-) -> Iterator[tuple[Item, Ready | SSPSAMError]]:
+    tokenize: Callable[[Sequence[str]], Loaded | SSPSAMError],
+) -> Iterator[tuple[Item, Loaded | SSPSAMError]]:
     missing = object()
-    for number, (image, own) in enumerate(zip_longest(images, texts, fillvalue=missing)):
-        if image is missing or own is missing:
-            more, fewer = ("lists of texts", "pictures") if image is missing else ("pictures", "lists of texts")
-            raise ValueError(f"there are more {more} than {fewer} ({number}); give one list of texts for each picture")
-        if isinstance(own, str):
-            raise TypeError(f"the texts of picture {number} are a list of expressions, not the string {own[:60]!r}")
-        yield cast(Item, image), tokenize(cast(Sequence[str], own))
+    for index, (image, image_texts) in enumerate(zip_longest(images, texts, fillvalue=missing)):
+        if image is missing or image_texts is missing:
+            more, fewer = ("lists of texts", "images") if image is missing else ("images", "lists of texts")
+            raise ValueError(f"there are more {more} than {fewer} ({index}); give one list of texts for each image")
+        if isinstance(image_texts, str):
+            raise TypeError(f"the texts of image {index} must be a list, not the string {image_texts[:60]!r}")
+        yield cast(Item, image), tokenize(cast(Sequence[str], image_texts))
 
 
 def _submitted(
-    pool: ThreadPoolExecutor, items: Iterable[Item], make_ready: Callable[[Item], Ready]
-) -> Iterator[Future[Ready]]:
-    """One future for each item; what the caller's own iterable raises comes in its turn."""
+    pool: ThreadPoolExecutor, items: Iterable[Item], load: Callable[[Item], Loaded]
+) -> Iterator[Future[Loaded]]:
+    """Yield a future for each item; an error of the caller's iterable becomes a failed future at its place."""
     try:
         for item in items:
-            yield pool.submit(make_ready, item)
+            yield pool.submit(load, item)
     except Exception as error:
-        failed: Future[Ready] = Future()
+        failed: Future[Loaded] = Future()
         failed.set_exception(error)
         yield failed
 
 
-class _Shrinking(Generic[Ready, Result]):
-    """Computes in batches that become smaller when memory runs out.
+class _AdaptiveBatches(Generic[Loaded, Result]):
+    """Compute in batches whose size is halved when memory runs out.
 
     Args:
-        compute: for several at once.
+        compute: applied to a batch.
         size: of the first batch.
-        too_large: see `in_batches`.
+        on_single_item_oom: see `compute_in_batches`.
     """
 
     def __init__(
         self,
-        compute: Callable[[list[Ready]], list[Result]],
+        compute: Callable[[list[Loaded]], list[Result]],
         size: int,
         on_single_item_oom: Callable[[OutOfMemoryError], Result],
     ) -> None:
         self.compute, self.size, self.on_single_item_oom = compute, size, on_single_item_oom
 
-    def __call__(self, ready: list[Ready]) -> Iterator[Result]:
-        while ready:
-            part = ready[: self.size]
-            results = self._computed(part)
-            # outside of any except clause: its traceback would keep what is to be freed
+    def results(self, loaded: list[Loaded]) -> Iterator[Result]:
+        """Yield the results of loaded items, in order."""
+        while loaded:
+            batch = loaded[: self.size]
+            results = self._computed(batch)
+            # outside of any except clause, whose traceback would keep the memory that has to be freed
             if isinstance(results, str):
                 release_memory()
-                if len(part) == 1:
-                    results = [self.on_single_item_oom(OutOfMemoryError(f"{_TOO_LARGE}: {results}"))]
-                else:
-                    self.size = len(part) // 2
-                    warn(f"out of memory with {len(part)} pictures at a time; going on with {self.size}")
+                if len(batch) > 1:
+                    self.size = len(batch) // 2
+                    warn(f"out of memory with {len(batch)} images at a time; continuing with {self.size}")
                     continue
-            ready = ready[len(part) :]
+                results = [self.on_single_item_oom(OutOfMemoryError(f"{_OUT_OF_MEMORY_MESSAGE}: {results}"))]
+            loaded = loaded[len(batch) :]
             yield from results
 
-    def _computed(self, part: list[Ready]) -> list[Result] | str:
-        """The results, or how it was said that there is not enough memory."""
+    def _computed(self, batch: list[Loaded]) -> list[Result] | str:
+        """Return the results, or the first line of the error that reports a lack of memory."""
         try:
-            return self.compute(part)
+            return self.compute(batch)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -199,11 +202,13 @@ class _Shrinking(Generic[Ready, Result]):
 
 
 def release_memory() -> None:
-    """Give back to the GPU what PyTorch keeps for later."""
+    """Return the memory that PyTorch caches to the GPU."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch or Python ran out of memory, on a GPU or not."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in _SIGNS)
+    """Return whether an error means that PyTorch or Python ran out of memory, on a GPU or on the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES
+    )

@@ -1,4 +1,4 @@
-"""Writing files so that nothing is lost: beside their place, complete and on disk, then renamed."""
+"""Atomic files: written completely and synced under a temporary name, then renamed into place."""
 
 import contextlib
 import errno
@@ -13,13 +13,13 @@ from typing import BinaryIO, TypeVar
 from sspsam.errors import NoSpaceError, ReadOnlyError, SSPSAMError, StorageError
 
 _Result = TypeVar("_Result")
-_SPARE_BYTES = 16 << 20  # what a file system needs beside the data
+_SPARE_BYTES = 16 << 20  # for the file system's own structures
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """What went wrong while writing `path`, as an error of ours."""
+    """Return the `StorageError` for an operating system error that was raised while writing `path`."""
     kind: type[StorageError] = StorageError
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):  # Windows knows no quota
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):  # Windows has no EDQUOT
         kind = NoSpaceError
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         kind = ReadOnlyError
@@ -28,7 +28,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """An `OSError` becomes a `StorageError` that names the file; so does what no file can be named."""
+    """Turn an `OSError`, or the `ValueError` of an invalid file name, into a `StorageError` that names the file."""
     try:
         yield
     except SSPSAMError:
@@ -39,13 +39,16 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {str(path)!r}: {error}") from error
 
 
-def require_free_space(directory: Path, size: int, what: str) -> None:
-    """Refuse to begin writing `size` bytes where they cannot fit.
+def require_free_space(directory: Path, size: int, content: str) -> None:
+    """Check that `size` bytes fit before writing them.
 
     Args:
-        directory: where; it need not exist yet.
+        directory: to write to; it need not exist yet.
         size: bytes.
-        what: names the data in the error.
+        content: name of the data, for the error.
+
+    Raises:
+        NoSpaceError: there is not enough free space.
     """
     with storage_errors(directory):
         existing = directory.absolute()
@@ -54,29 +57,33 @@ def require_free_space(directory: Path, size: int, what: str) -> None:
         free = shutil.disk_usage(existing).free
     if free < size + _SPARE_BYTES:
         raise NoSpaceError(
-            f"{what} needs {size / 1e9:.2f} GB in {directory}, but only {free / 1e9:.2f} GB are free. "
-            "Free some space or choose another place."
+            f"{content} needs {size / 1e9:.2f} GB in {directory}, but only {free / 1e9:.2f} GB are free. "
+            "Free some space or choose another directory."
         )
 
 
 def make_directory(directory: Path) -> None:
-    """Make `directory` and its parents; a `StorageError` says why not."""
+    """Create `directory` and its parents.
+
+    Raises:
+        StorageError: it cannot be created.
+    """
     with storage_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
 def atomic_replace(*paths: Path, within: Path | None = None) -> Iterator[list[Path]]:
-    """Give temporary paths beside `paths`; on success they take their places, on any failure they vanish.
+    """Yield temporary paths for `paths`; rename them into place on success, delete them on failure.
 
-    Renaming leaves an older file untouched for whoever has it open or mapped. The last path takes its place last.
+    An older file stays unchanged for every process that has it open or mapped. The last path is renamed last.
 
     Args:
         paths: of files.
-        within: folder on the same file system for the temporary ones; None: that of each file.
+        within: folder for the temporary files, on the same file system; None: the folder of each file.
     """
     targets = [_checked_target(path) for path in paths]
-    # of a length of its own: a name that is as long as names may be must still find room beside it
+    # independent of the target's name, which may already have the greatest length that the file system allows
     temporary = [(within or target.parent) / f".sspsam-{secrets.token_hex(6)}.tmp" for target in targets]
     try:
         yield temporary
@@ -86,7 +93,7 @@ def atomic_replace(*paths: Path, within: Path | None = None) -> Iterator[list[Pa
         for directory in {target.parent for target in targets}:
             with storage_errors(directory):
                 _sync_directory(directory)
-    except StorageError as error:  # in the words of the caller, who knows nothing of the files beside
+    except StorageError as error:  # the message names the caller's paths, not the temporary ones
         message = str(error)
         for source, path in zip(temporary, paths, strict=True):
             message = message.replace(str(source), str(path))
@@ -98,18 +105,18 @@ def atomic_replace(*paths: Path, within: Path | None = None) -> Iterator[list[Pa
 
 
 def _checked_target(path: Path) -> Path:
-    """Where a file is really to be: behind a link, and never in the place of a folder or a device."""
+    """Return the path behind symbolic links; refuse to replace a folder or a device."""
     with storage_errors(path):
         target = Path(os.path.realpath(path))
         if not path.name:
-            raise StorageError(f"cannot write {path}: it names no file")
+            raise StorageError(f"cannot write {path}: the path names no file")
         if os.path.lexists(target) and not target.is_file():
-            raise StorageError(f"cannot write {path}: there is something that is no file")
+            raise StorageError(f"cannot write {path}: it exists and is not a regular file")
     return target
 
 
 def write_file(path: Path, write: Callable[[BinaryIO], _Result]) -> _Result:
-    """Create `path`, let `write` fill it, and wait until it is on disk; returns what `write` returns."""
+    """Create `path`, let `write` fill it, sync it to disk, and return the result of `write`."""
     with storage_errors(path), path.open("xb") as file:
         result = write(file)
         file.flush()
@@ -118,18 +125,21 @@ def write_file(path: Path, write: Callable[[BinaryIO], _Result]) -> _Result:
 
 
 def replace_file(path: Path, data: bytes, within: Path | None = None) -> None:
-    """Write `data` to `path`, which holds its old content or all of the new at every moment; `within`: as above."""
+    """Write `data` to `path` atomically: readers see the old or the complete new content. `within`: see `atomic_replace`."""
     with atomic_replace(path, within=within) as [temporary]:
         write_file(temporary, lambda file: file.write(data))
 
 
 def _sync_directory(directory: Path) -> None:
-    if hasattr(os, "O_DIRECTORY"):  # renames are durable only once their directory is; Windows has no such call
+    if hasattr(os, "O_DIRECTORY"):  # a rename is durable once its directory is synced; Windows cannot sync directories
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # as some network file systems answer for folders
+            if error.errno not in (
+                errno.EINVAL,
+                errno.ENOTSUP,
+            ):  # the answers of network file systems that cannot sync directories
                 raise
         finally:
             os.close(descriptor)

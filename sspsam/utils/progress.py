@@ -1,4 +1,4 @@
-"""Progress bars on standard error for what takes long; none where nobody looks."""
+"""Progress bars on standard error for long operations; none where standard error is not a terminal."""
 
 import os
 import sys
@@ -6,43 +6,43 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-_SMALL: Final = 256 << 20  # bytes that are done before anybody wonders
+_MIN_BYTES: Final = 256 << 20  # smaller totals finish before a bar would help
 
 
 def is_shown() -> bool:
-    """Whether progress is shown: on a terminal, unless `HF_HUB_DISABLE_PROGRESS_BARS` is set."""
+    """Return whether bars are shown: on a terminal, unless `HF_HUB_DISABLE_PROGRESS_BARS` is set."""
     disabled = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").upper() in ("1", "ON", "YES", "TRUE")
     return sys.stderr is not None and sys.stderr.isatty() and not disabled
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A bar over `total` bytes; gives the function that takes how many more are done."""
-    if total < _SMALL or not is_shown():
-        yield lambda done: None
+def progress(description: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Show a bar over `total` bytes; yield the function to call with the number of bytes that are newly done."""
+    if total < _MIN_BYTES or not is_shown():
+        yield lambda count: None
         return
     from tqdm import tqdm
 
     with tqdm(
-        total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1000, leave=False, file=sys.stderr
+        total=total, desc=description, unit="B", unit_scale=True, unit_divisor=1000, leave=False, file=sys.stderr
     ) as bar:
         yield bar.update
 
 
 @contextmanager
-def item_progress(what: str, total: int, done: int, wanted: bool) -> Iterator[Callable[[], object]]:
-    """A bar over `total` things, `done` of them done before; gives the function to call for each more.
+def item_progress(unit: str, total: int, initial: int, enabled: bool) -> Iterator[Callable[[], object]]:
+    """Show a bar over `total` items; yield the function to call for each item that is newly done.
 
     Args:
-        what: they are called.
-        total: of them.
-        done: of them, at the beginning.
-        wanted: whether to show it where it can be seen.
+        unit: name of the items, in the plural.
+        total: number of items.
+        initial: number of items that were done before.
+        enabled: whether to show the bar, if standard error is a terminal.
     """
-    if not (wanted and is_shown()):
+    if not (enabled and is_shown()):
         yield lambda: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, initial=done, unit=f" {what}", dynamic_ncols=True, file=sys.stderr) as bar:
+    with tqdm(total=total, initial=initial, unit=f" {unit}", dynamic_ncols=True, file=sys.stderr) as bar:
         yield bar.update

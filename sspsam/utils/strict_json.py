@@ -1,4 +1,4 @@
-"""Frozen dataclasses from JSON that anybody may have written: every entry of the right kind, and nothing else."""
+"""Frozen dataclasses from untrusted JSON: every entry of the right type, none missing, none unknown."""
 
 import dataclasses
 import json
@@ -16,11 +16,11 @@ def require(condition: bool, message: str) -> None:
 
 
 def parse_json_object(text: str, where: str) -> dict[str, Any]:
-    """A JSON object without doubled entries; `where` names it in errors."""
+    """Parse a JSON object without duplicate keys; `where` names it in errors."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
-        require(len(set(names)) == len(names), f"{where} gives an entry twice")
+        require(len(set(names)) == len(names), f"{where} has a duplicate entry")
         return dict(pairs)
 
     try:
@@ -34,7 +34,7 @@ def parse_json_object(text: str, where: str) -> dict[str, Any]:
 
 
 def dataclass_from_json(kind: type[_T], data: Any, where: str) -> _T:
-    """Build the dataclass `kind` from JSON `data`; every entry must be there, and nothing else."""
+    """Build the dataclass `kind` from JSON `data`, which must hold all of its entries and no others."""
     require(isinstance(data, dict), f"{where} must be an object")
     hints = get_type_hints(kind)
     unknown = [name[:60] for name in sorted(set(data) - set(hints))]
@@ -46,7 +46,7 @@ def dataclass_from_json(kind: type[_T], data: Any, where: str) -> _T:
 
 def _value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
-        return dataclass_from_json(hint, value, where)  # type: ignore[arg-type]  # a dataclass type, as asked one line above
+        return dataclass_from_json(hint, value, where)  # type: ignore[arg-type]  # a dataclass type, checked one line above
     if get_origin(hint) is tuple:
         kinds = get_args(hint)
         require(isinstance(value, list), f"{where} must be a list")
@@ -67,5 +67,5 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 
 def short_repr(value: Any) -> str:
-    """A JSON value for an error; of a list or object only the kind, for it can be nested too deeply to be written."""
+    """Return a JSON value for an error message; of a list or object, which may be nested deeply, only the type."""
     return type(value).__name__ if isinstance(value, list | dict) else repr(value)[:60]

@@ -16,7 +16,7 @@ from sspsam.checkpoints.format import load_checkpoint
 from sspsam.images.loading import load_image
 from sspsam.images.preprocessing import clip_input, geometry_of, sam_input
 from sspsam.models import Prediction
-from sspsam.segmentation.postprocessing import box_on_picture, logits_in_frame
+from sspsam.segmentation.postprocessing import box_on_image, logits_in_frame
 from sspsam.text.tokenizer import Tokenizer
 
 TOLERANCE = 1e-4
@@ -82,7 +82,7 @@ def test_sam_embedding_agrees(case: Case) -> None:
 
 def test_box_agrees_on_the_photograph(case: Case) -> None:
     size = case.config.architecture.clip.image_size
-    boxes = np.array([box_on_picture(box, case.geometry, size) for box in case.answer.box.double().numpy()])
+    boxes = np.array([box_on_image(box, case.geometry, size) for box in case.answer.box.double().numpy()])
     assert case.difference(boxes, "box_xyxy") < TOLERANCE * max(case.geometry.height, case.geometry.width)
 
 

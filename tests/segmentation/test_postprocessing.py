@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from sspsam.images.preprocessing import Geometry
 from sspsam.segmentation.postprocessing import (
     box_of_mask,
-    box_on_picture,
+    box_on_image,
     foreground_pixels,
     logits_in_frame,
-    logits_on_picture,
+    logits_on_image,
     threshold_logit,
 )
 from sspsam.segmentation.rle import rle_decode, rle_encode
@@ -115,7 +115,7 @@ def test_logits_on_the_picture_are_segment_anythings_own(shape: tuple[int, int])
     stock = Sam(Square(), nn.Identity(), nn.Identity())
     inside = (geometry.sam_height, geometry.sam_width)
     expected = stock.postprocess_masks(low_res[:, None], inside, shape)[:, 0]
-    ours = logits_on_picture(low_res, geometry, 128)
+    ours = logits_on_image(low_res, geometry, 128)
     assert ours.shape == (3, *shape)
     assert torch.equal(ours, expected)
 
@@ -124,17 +124,17 @@ def test_a_mask_lands_where_the_logits_are() -> None:
     low_res = torch.full((1, 32, 32), -1.0)
     low_res[0, 4:8, 16:24] = 1.0  # in SAM's square of 128: rows 16 to 32, columns 64 to 96
     geometry = Geometry.of(200, 400, 48, 128)  # 64 x 128 inside the square
-    box = box_of_mask((logits_on_picture(low_res, geometry, 128) > 0)[0].numpy())
+    box = box_of_mask((logits_on_image(low_res, geometry, 128) > 0)[0].numpy())
     assert box == pytest.approx((200, 50, 300, 100), abs=3)
 
 
 def test_one_expression_or_many_give_the_same_numbers() -> None:
     low_res = torch.randn(5, 32, 32, generator=torch.Generator().manual_seed(1))
     geometry = Geometry.of(90, 50, 48, 128)
-    together = logits_on_picture(low_res, geometry, 128)
+    together = logits_on_image(low_res, geometry, 128)
     counts = foreground_pixels(low_res, 128, 64)
     for row in range(5):
-        assert torch.equal(logits_on_picture(low_res[row : row + 1], geometry, 128)[0], together[row])
+        assert torch.equal(logits_on_image(low_res[row : row + 1], geometry, 128)[0], together[row])
         assert torch.equal(foreground_pixels(low_res[row : row + 1], 128, 64)[0], counts[row])
 
 
@@ -175,19 +175,19 @@ def test_a_box_of_the_picture_comes_back_from_the_canvas(height: int, width: int
     left, right = (on_canvas(x, width, geometry.clip_width, geometry.clip_left, 224) for x in expected[::2])
     top, bottom = (on_canvas(y, height, geometry.clip_height, geometry.clip_top, 224) for y in expected[1::2])
     box = np.array([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top])
-    assert np.allclose(box_on_picture(box, geometry, 224), expected, atol=1e-6 * max(height, width))
+    assert np.allclose(box_on_image(box, geometry, 224), expected, atol=1e-6 * max(height, width))
 
 
 @settings(max_examples=200)
 @given(st.integers(1, 5000), st.integers(1, 5000), st.lists(st.floats(0, 1), min_size=4, max_size=4))
 @example(12000, 3, [0.5, 0.5, 1.0, 1.0])
 def test_a_box_never_leaves_the_picture(height: int, width: int, box: list[float]) -> None:
-    x0, y0, x1, y1 = box_on_picture(np.array(box), Geometry.of(height, width, 336, 1024), 336)
+    x0, y0, x1, y1 = box_on_image(np.array(box), Geometry.of(height, width, 336, 1024), 336)
     assert 0 <= x0 <= x1 <= width
     assert 0 <= y0 <= y1 <= height
 
 
 def test_the_whole_canvas_is_the_whole_picture() -> None:
     geometry = Geometry.of(300, 1000, 224, 1024)
-    assert box_on_picture(np.array([0.5, 0.5, 1.0, 1.0]), geometry, 224) == (0.0, 0.0, 1000.0, 300.0)
-    assert all(type(side) is float for side in box_on_picture(np.array([0.5, 0.5, 0.1, 0.1]), geometry, 224))
+    assert box_on_image(np.array([0.5, 0.5, 1.0, 1.0]), geometry, 224) == (0.0, 0.0, 1000.0, 300.0)
+    assert all(type(side) is float for side in box_on_image(np.array([0.5, 0.5, 0.1, 0.1]), geometry, 224))

@@ -1,0 +1,61 @@
+"""A small cache of prepared embeddings: the part of an answer that depends on the image alone."""
+
+import threading
+from typing import Final, NamedTuple
+from weakref import WeakKeyDictionary
+
+from sspsam.config import ModelConfig
+from sspsam.identity import PredictorIdentity
+from sspsam.images.embedding import ImageEmbedding
+from sspsam.images.preprocessing import Geometry
+from sspsam.models import SSPSAM, ImageFeatures, PreparedImage
+
+CAPACITY: Final = 16  # embeddings; at the published sizes one takes about 15 MB
+
+
+class PreparedEmbedding(NamedTuple):
+    """An embedding that is ready for questions, on the model's device."""
+
+    features: PreparedImage
+    geometry: Geometry
+
+
+class PreparedEmbeddings:
+    """Prepare embeddings for questions, and keep the most recently used ones; threads may share it.
+
+    An entry lives no longer than its embedding.
+
+    Args:
+        model: on the identity's device.
+        config: of the model.
+        identity: of the predictor.
+    """
+
+    def __init__(self, model: SSPSAM, config: ModelConfig, identity: PredictorIdentity) -> None:
+        self._model, self._config, self._identity = model, config, identity
+        self._lock = threading.Lock()
+        self._entries: WeakKeyDictionary[ImageEmbedding, PreparedEmbedding] = WeakKeyDictionary()  # oldest first
+
+    def prepared(self, embedding: ImageEmbedding) -> PreparedEmbedding:
+        """Return the prepared embedding; call it inside `inference_context`."""
+        with self._lock:
+            entry = self._entries.pop(embedding, None)
+            if entry is not None:
+                self._entries[embedding] = entry  # now the most recently used
+                return entry
+        entry = self._prepare(embedding)  # two threads may both do so; their results are equal
+        with self._lock:
+            self._entries[embedding] = entry
+            if len(self._entries) > CAPACITY:
+                self._entries.pop(next(self._entries.keys()), None)
+        return entry
+
+    def _prepare(self, embedding: ImageEmbedding) -> PreparedEmbedding:
+        embedding_on_device = embedding.to(self._identity.device)
+        features = ImageFeatures(embedding_on_device.clip_features, embedding_on_device.sam_embedding)
+        return PreparedEmbedding(self._model.prepare(features), embedding.geometry or self._geometry(embedding))
+
+    def _geometry(self, embedding: ImageEmbedding) -> Geometry:
+        """Return the geometry of an embedding that was read from a file."""
+        sizes = self._config.architecture
+        return Geometry.of(embedding.height, embedding.width, sizes.clip.image_size, sizes.sam.image_size)
