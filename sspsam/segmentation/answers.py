@@ -1,4 +1,4 @@
-"""The network's prediction for an expression -> `Segmentation`. The no-target decision is made here, in `segmentation()`."""
+"""The network's prediction for an expression -> `Segmentation`. The no-target decision is made here, in `to_segmentation`."""
 
 import difflib
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ class AnswerSettings:
         )
 
 
-def segmentation(
+def to_segmentation(
     expression: EncodedExpression,
     words: Sequence[Word],
     prediction: Prediction,

@@ -19,7 +19,7 @@ from sspsam.images.loading import ImageInput
 from sspsam.images.prepared import PreparedEmbeddings
 from sspsam.images.preprocessing import PreprocessedImage
 from sspsam.models import SSPSAM, ExpressionFeatures, Prediction
-from sspsam.segmentation.answers import AnswerSettings, segmentation
+from sspsam.segmentation.answers import AnswerSettings, to_segmentation
 from sspsam.segmentation.result import Segmentation
 from sspsam.text.encoder import TextEncoder, TokenizedExpression
 from sspsam.text.tokenizer import Tokenizer
@@ -104,7 +104,7 @@ class Pipeline:
                     words = self._texts.words(expression.token_ids) if settings.explain else []
                     row_prediction = Prediction(*(tensor[row : row + 1] for tensor in prediction))
                     results.append(
-                        segmentation(
+                        to_segmentation(
                             expression, words, row_prediction, geometry, embedding.pixels, self._config, settings
                         )
                     )
