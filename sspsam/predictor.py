@@ -23,24 +23,24 @@ from sspsam.segmentation.answers import AnswerSettings, PredictOptions
 from sspsam.segmentation.pipeline import Pipeline
 from sspsam.segmentation.result import Segmentation
 from sspsam.text.encoder import tokenizer_for
+from sspsam.utils.arguments import NOT_GIVEN, NotGiven
+from sspsam.utils.batching import named_out_of_memory
 
 
 class SSPSAMPredictor:
     """Referring expression segmentation: masks of the objects that expressions refer to.
 
-    An image is encoded once; then any number of expressions can be segmented in it. Threads may share a predictor if each
-    passes its own `embedding=`. A predictor changes no thread counts, random state or warning filters of the process;
-    `sspsam.devices.ieee_float32` states the one process-wide setting that a call may change until it returns.
-
-    A predictor that was loaded from a checkpoint can be pickled: the pickle names the checkpoint and holds no weights.
+    An image is encoded once; then any number of expressions can be segmented in it. Threads may share a predictor if
+    each passes its own `embedding=`. `sspsam.devices.ieee_float32` states the one process-wide setting that a call may
+    change until it returns. A predictor that was loaded from a checkpoint can be pickled; the pickle holds no weights.
 
     Args:
         model: the network; it is set to evaluation mode and moved to `device`.
         config: of the model; the model must not change afterwards.
         device: None: a GPU if PyTorch finds one, else the CPU.
-        dtype: float32: everything in float32, TF32 off. float16 or bfloat16: mixed precision in the image encoders, whose
-            matrix products are computed in half precision; norms, softmax, residuals, everything else and the weights
-            stay in float32. None: float16 on a GPU, float32 elsewhere.
+        dtype: float32: everything in float32, TF32 off. float16 or bfloat16: mixed precision in the image encoders,
+            whose matrix products are computed in half precision; norms, softmax, residuals, everything else and the
+            weights stay in float32. None: float16 on a GPU, float32 elsewhere.
         embedding_cache: folder or `EmbeddingCache` for embeddings on disk; None: no cache. It is used by models that
             were loaded from a checkpoint, since other models have no lasting identity.
         checkpoint: that `model` was just loaded from; `from_pretrained` passes it. None: the model was made in memory.
@@ -212,7 +212,8 @@ class SSPSAMPredictor:
             ImageError: the image cannot be used; the message gives the reason.
             NumericalError: the features are not finite.
         """
-        return self._pipeline.encode_image(image, max_pixels)
+        with named_out_of_memory():
+            return self._pipeline.encode_image(image, max_pixels)
 
     def set_image(self, image: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageEmbedding:
         """Encode an image and keep its embedding for the next `predict`; arguments and errors are those of `encode`.
@@ -228,8 +229,8 @@ class SSPSAMPredictor:
         self,
         texts: str,
         *,
-        image: ImageInput | None = None,
-        embedding: ImageEmbedding | None = None,
+        image: ImageInput | NotGiven = NOT_GIVEN,
+        embedding: ImageEmbedding | NotGiven = NOT_GIVEN,
         **options: Unpack[PredictOptions],
     ) -> Segmentation: ...
 
@@ -238,8 +239,8 @@ class SSPSAMPredictor:
         self,
         texts: list[str] | tuple[str, ...],
         *,
-        image: ImageInput | None = None,
-        embedding: ImageEmbedding | None = None,
+        image: ImageInput | NotGiven = NOT_GIVEN,
+        embedding: ImageEmbedding | NotGiven = NOT_GIVEN,
         **options: Unpack[PredictOptions],
     ) -> list[Segmentation]: ...
 
@@ -247,16 +248,17 @@ class SSPSAMPredictor:
         self,
         texts: str | list[str] | tuple[str, ...],
         *,
-        image: ImageInput | None = None,
-        embedding: ImageEmbedding | None = None,
+        image: ImageInput | NotGiven = NOT_GIVEN,
+        embedding: ImageEmbedding | NotGiven = NOT_GIVEN,
         **options: Unpack[PredictOptions],
     ) -> Segmentation | list[Segmentation]:
         """Segment the objects that expressions refer to in one image.
 
         Args:
             texts: one expression, or a list of them.
-            image: None: `embedding`, else the image of `set_image`.
-            embedding: from `encode`. Neither `embedding` nor `image` changes the image of `set_image`.
+            image: to segment; not given: `embedding`, else the image of `set_image`. None is an error.
+            embedding: from `encode`; None is an error. Neither `embedding` nor `image` changes the image of
+                `set_image`.
             options: `mask_threshold`: probability from which a pixel is foreground; None: the model's (0.5).
                 `no_target_pixels`: fewer foreground pixels mean no target; None: the model's (50). They are counted at
                 probability 0.5 in the authors' padded 512 x 512 frame, whatever `mask_threshold` is.
@@ -278,7 +280,8 @@ class SSPSAMPredictor:
         settings = AnswerSettings.of(self._config, options)
         expressions = self._pipeline.tokenize(texts)
         chosen = self._chosen_embedding(image, embedding, settings.max_pixels)
-        results = self._pipeline.answer(chosen, expressions, settings)
+        with named_out_of_memory():
+            results = self._pipeline.answer(chosen, expressions, settings)
         return results[0] if isinstance(texts, str) else results
 
     @overload
@@ -319,7 +322,7 @@ class SSPSAMPredictor:
 
         Args:
             images: any iterable; a few images are taken in advance.
-            texts: a list of expressions for every image, or one such list for each image.
+            texts: a list of expressions for every image, or a list for each image.
             batch_size: images that are encoded together; None: 1 on the CPU, 4 elsewhere. It is halved, with a warning,
                 when memory runs out.
             workers: threads that load images; None: 2.
@@ -342,15 +345,15 @@ class SSPSAMPredictor:
         return outcomes if return_errors else cast(Iterator[list[Segmentation]], outcomes)
 
     def _chosen_embedding(
-        self, image: ImageInput | None, embedding: ImageEmbedding | None, max_pixels: int
+        self, image: ImageInput | NotGiven, embedding: ImageEmbedding | NotGiven, max_pixels: int
     ) -> ImageEmbedding:
         """Return the embedding that `predict` uses: of `image`, the given one, or that of `set_image`."""
-        if image is not None and embedding is not None:
+        if image is not NOT_GIVEN and embedding is not NOT_GIVEN:
             raise TypeError("give predict() an image or an embedding, not both")
-        if image is not None:
+        if image is not NOT_GIVEN:
             return self.encode(image, max_pixels=max_pixels)
-        chosen = self._embedding if embedding is None else embedding
-        if chosen is None:
+        chosen = self._embedding if embedding is NOT_GIVEN else embedding
+        if chosen is None and embedding is NOT_GIVEN:
             raise NoImageError("there is no image: call set_image(image) first, or pass image= or embedding=")
         if not isinstance(chosen, ImageEmbedding):
             raise TypeError(f"embedding must be an ImageEmbedding from encode(), not {type(chosen).__name__}")
@@ -388,7 +391,7 @@ def _unpickled(
     model, config = load_checkpoint(path)
     if config.fingerprint != identity.fingerprint:
         raise CheckpointError(
-            f"the pickled predictor was loaded from a checkpoint with the fingerprint {identity.fingerprint[:20]}..., but "
+            f"the pickled predictor belongs to a checkpoint with the fingerprint {identity.fingerprint[:20]}..., but "
             f"{path} has {config.fingerprint[:20]}...: pickle the predictor again, or restore the checkpoint"
         )
     predictor = kind(

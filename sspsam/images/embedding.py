@@ -14,12 +14,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sspsam.errors import EmbeddingError
-from sspsam.images.loading import Pixels
+from sspsam.images.loading import DEFAULT_MAX_PIXELS, Pixels
 from sspsam.images.preprocessing import Geometry
+from sspsam.utils.arguments import whole_number
 from sspsam.utils.files import replace_file
 
 _FORMAT_VERSION: Final = "1"
-_MAX_PIXELS: Final = 1 << 31
 _METADATA_KEY: Final = "sspsam_embedding"
 
 
@@ -64,12 +64,17 @@ class ImageEmbedding:
         replace_file(Path(path), pack_embedding(self.clip_features, self.sam_embedding, metadata))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "ImageEmbedding":
+    def load(cls, path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> "ImageEmbedding":
         """Read a file of `save`; the tensors are on the CPU.
 
+        Args:
+            path: of the file.
+            max_pixels: largest width times height of the image: a small file may claim any size, and masks have it.
+
         Raises:
-            EmbeddingError: the file is missing, damaged, or of another format version.
+            EmbeddingError: the file is missing, damaged, or of another format version, or its image is too large.
         """
+        max_pixels = whole_number("max_pixels", max_pixels, 1)
         path = Path(path)
         metadata, tensors = unpack_embedding(path)
         try:
@@ -77,8 +82,13 @@ class ImageEmbedding:
             fingerprint = str(metadata["fingerprint"])
         except (KeyError, ValueError) as error:
             raise EmbeddingError(f"{path} does not state the image and model that it belongs to: {error!r}") from error
-        if any(tensor.dtype != torch.float32 for tensor in tensors.values()) or height * width > _MAX_PIXELS:
-            raise EmbeddingError(f"{path} is no embedding of sspsam: float32 tensors of a possible image are expected")
+        if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
+            raise EmbeddingError(f"{path} is no embedding of sspsam: its tensors are not float32")
+        if height * width > max_pixels:
+            raise EmbeddingError(
+                f"{path} belongs to an image of {width} x {height} = {width * height:,} pixels, more than max_pixels = "
+                f"{max_pixels:,}. If you trust the file, pass a larger max_pixels."
+            )
         return cls(tensors["clip_features"], tensors["sam_embedding"], height, width, fingerprint)
 
 

@@ -6,6 +6,9 @@ Meaning of every kind of input:
 |---|---|
 | path, bytes, PIL image | every mode that Pillow opens; EXIF orientation applied; first (or current) frame |
 | 16-bit (`I;16`, and `I` with values from 256 to 65535 or from a 16-bit file) | scaled by 1/257, never clipped |
+| fewer significant bits by the file (TIFF BitsPerSample, PNG sBIT) | scaled by their own range |
+| TIFF with WhiteIsZero | inverted |
+| TIFF of RGB and a fourth band that is not called alpha | the fourth band is dropped |
 | `I` with values up to 255 only | unchanged |
 | 32-bit float (`F`) | 0 to 1 scaled by 255, else 0 to 255; anything else is an error |
 | transparency | composited on white |
@@ -13,6 +16,8 @@ Meaning of every kind of input:
 | array (h, w), (h, w, 1) or (h, w, 4) | grey, grey, RGBA |
 | array of uint16 or bool | scaled by 1/257; black and white |
 | any other array | an `ImageError` that names the conversion |
+
+Text, colour profiles, damaged EXIF and other metadata never cost the pixels.
 """
 
 import hashlib
@@ -20,23 +25,40 @@ import io
 import os
 import re
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import IO, Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from sspsam.errors import ImageError, ImageNotFoundError, ImageTooLargeError, SSPSAMWarning, warn
+from sspsam.errors import (
+    ImageError,
+    ImageNotFoundError,
+    ImageTooLargeError,
+    ImageTypeError,
+    SSPSAMWarning,
+    warn,
+)
+from sspsam.images.containers import png_significant_bits, require_complete, without_metadata
+from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
+from sspsam.utils.arguments import whole_number
 
 Pixels: TypeAlias = NDArray[np.uint8]
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
 DEFAULT_MAX_PIXELS: Final = 100_000_000
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+# how files begin that are often found in the place of an image: beginning, description
+_OTHER_FILES: Final = (
+    (b"<!doctype html", "is an HTML page: was the download refused?"),
+    (b"<html", "is an HTML page: was the download refused?"),
+    (b"version https://git-lfs", "is a Git LFS pointer: fetch the file with git lfs pull"),
+)
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -50,7 +72,7 @@ _UPRIGHT: Final = {
 
 
 def load_image_with_digest(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Pixels, str]:
-    """Load as `load_image` does; return also the SHA-256 of the file's bytes, or of the pixels where there is no file."""
+    """Return the pixels of `load_image` and the SHA-256 of the file's bytes, or of the pixels where there is no file."""
     if isinstance(image, str | os.PathLike):
         with _opened(image) as (file, path):
             digest = hashlib.file_digest(file, "sha256")
@@ -78,23 +100,73 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
         ImageError: the image is unreadable, damaged, empty, or of a kind whose meaning would be a guess.
         ImageNotFoundError: no file at the path.
         ImageTooLargeError: more than `max_pixels`.
-        TypeError: not an image at all.
+        ImageTypeError: not an image at all; also a `TypeError`.
     """
+    max_pixels = whole_number("max_pixels", max_pixels, 1)
     if isinstance(image, np.ndarray):
         return _from_array(image, max_pixels)
     if isinstance(image, Image.Image):
         _check_size(image.width, image.height, max_pixels, "the PIL image")
-        with _decoding("the PIL image"):
-            return _from_pil(image, "the PIL image")
+        with _decoding("the PIL image"), _PIL_LOCKS.holding(image):
+            return _from_pil(image, "the PIL image", GreyLevels.of(image))
     if isinstance(image, bytes | bytearray | memoryview):
         return _from_file(io.BytesIO(data := bytes(image)), f"the image of {len(data)} bytes", max_pixels)
     if isinstance(image, str | os.PathLike):
         with _opened(image) as (file, path):
             return _from_file(file, str(path), max_pixels)
-    raise TypeError(
-        f"an image must be a path, bytes, a PIL image or a NumPy array, not {type(image).__name__}"
-        + ("; pass tensor.permute(1, 2, 0).cpu().numpy() with uint8 values" if hasattr(image, "permute") else "")
-    )
+    raise ImageTypeError(_wrong_type(image))
+
+
+def own_copy(image: ImageInput, max_pixels: int) -> ImageInput:
+    """Return an image that the caller can no longer change: for threads that load the image later.
+
+    A path or bytes are returned as they are; arrays and buffers are copied, and a PIL image, whose file the caller may
+    move to another frame, is decoded at once.
+
+    Raises:
+        ImageError: as `load_image`, for a PIL image.
+    """
+    if isinstance(image, np.ndarray):
+        return image.copy()
+    if isinstance(image, bytearray | memoryview):
+        return bytes(image)
+    return load_image(image, max_pixels) if isinstance(image, Image.Image) else image
+
+
+def _wrong_type(image: object) -> str:
+    """Return the message for an object that is no image."""
+    if image is None:
+        return "the image is None: cv2.imread and similar functions return None for a file that they cannot read"
+    hint = ""
+    if hasattr(image, "permute"):
+        hint = "; pass tensor.permute(1, 2, 0).cpu().numpy() with uint8 values"
+    return f"an image must be a path, bytes, a PIL image or a NumPy array, not {type(image).__name__}{hint}"
+
+
+class _LocksByImage:
+    """A lock for each PIL image that is being decoded: two threads that decode one lazy image would damage it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[int, tuple[threading.Lock, int]] = {}  # by id: the lock, and the threads that use it
+
+    @contextmanager
+    def holding(self, image: Image.Image) -> Iterator[None]:
+        key = id(image)
+        with self._guard:
+            lock, users = self._locks.get(key, (threading.Lock(), 0))
+            self._locks[key] = lock, users + 1
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                lock, users = self._locks.pop(key)
+                if users > 1:
+                    self._locks[key] = lock, users - 1
+
+
+_PIL_LOCKS: Final = _LocksByImage()  # of the process, as the images are
 
 
 @contextmanager
@@ -173,36 +245,81 @@ def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
         )
 
 
-def _from_file(file: Any, name: str, max_pixels: int) -> Pixels:
+def _from_file(file: IO[bytes], name: str, max_pixels: int) -> Pixels:
     head = file.read(32)
     file.seek(0)
     if not head:
         raise ImageError(f"{name} is empty (0 bytes)")
+    try:
+        return _decoded(file, head, name, max_pixels)
+    except ImageTooLargeError:
+        raise
+    except ImageError as error:
+        file.seek(0)
+        data = file.read()
+        stripped = without_metadata(data)
+        if stripped is None or stripped == data:
+            raise
+        try:
+            return _decoded(io.BytesIO(stripped), head, name, max_pixels)
+        except ImageError:
+            raise error from None
+
+
+def _decoded(file: IO[bytes], head: bytes, name: str, max_pixels: int) -> Pixels:
     with _decoding(name):
         try:
             opened = Image.open(file)
         except UnidentifiedImageError:
-            if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-                raise ImageError(
-                    f"{name} is a HEIC/HEIF image. Install the plugin pillow-heif and call "
-                    "pillow_heif.register_heif_opener() once, or convert the image to JPEG or PNG."
-                ) from None
-            raise ImageError(f"{name} is not an image that Pillow can read (it begins with {head[:8]!r})") from None
+            raise ImageError(_unidentified(head, name)) from None
         with opened:
             _check_size(opened.width, opened.height, max_pixels, name)
-            return _from_pil(opened, name)
+            opened.load()
+            significant_bits = None
+            if opened.format in ("PNG", "JPEG2000"):
+                file.seek(0)
+                data = file.read()
+                require_complete(data, opened, name)
+                significant_bits = png_significant_bits(data)
+            return _from_pil(opened, name, GreyLevels.of(opened, significant_bits))
 
 
-def _from_pil(image: Image.Image, name: str) -> Pixels:
-    # the further frames of an MPO file are previews, not an animation
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        warn(f"{name} has {getattr(image, 'n_frames', 1)} frames; only frame {image.tell()} is used")
+def _unidentified(head: bytes, name: str) -> str:
+    """Return the message for a file that no decoder of Pillow recognises."""
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        return (
+            f"{name} is a HEIC/HEIF image. Install the plugin pillow-heif and call "
+            "pillow_heif.register_heif_opener() once, or convert the image to JPEG or PNG."
+        )
+    kind = next((kind for beginning, kind in _OTHER_FILES if head.lstrip().lower().startswith(beginning)), "")
+    return f"{name} is not an image that Pillow can read (it {kind or f'begins with {head[:8]!r}'})"
+
+
+def _from_pil(image: Image.Image, name: str, levels: GreyLevels) -> Pixels:
+    """Return the pixels of an image of any mode; the image stays on its frame."""
     image.load()
+    frame = image.tell()
     transpose = _UPRIGHT.get(_orientation(image))  # after loading: Pillow transposes a TIFF itself and drops its tag
-    rgb = _to_rgb(image, name)
+    rgb = to_rgb(image, name, levels)
     if transpose is not None:
         rgb = rgb.transpose(transpose)
-    return np.array(rgb, dtype=np.uint8)  # always a copy
+    pixels = np.array(rgb, dtype=np.uint8)  # always a copy
+    frames = _frame_count(image)
+    # the further frames of an MPO file are previews, not an animation
+    if frames > 1 and image.format != "MPO":
+        warn(f"{name} has {frames} frames; only frame {frame} is used")
+    return pixels
+
+
+def _frame_count(image: Image.Image) -> int:
+    """Return the number of frames; 1 where the directory of further frames is damaged."""
+    frame = image.tell()
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # the pixels are good although the directory is not; Pillow raises many kinds of errors for that
+        with suppress(Exception):
+            image.seek(frame)
+        return 1
 
 
 def _orientation(image: Image.Image) -> int:
@@ -213,85 +330,20 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Convert any mode of Pillow to RGB, without guessing a range and without clipping."""
-    mode = image.mode
-    key: Any = image.info.get("transparency")  # transparent grey value, colour, or palette entry
-    if mode == "RGB" and key is None:
-        return image
-    if mode.startswith("I;16"):
-        values = np.asarray(image)
-        grey = _to_uint8(values, name)
-        # Pillow reads the transparent value of a 16-bit image but does not apply it
-        return Image.fromarray(grey if key is None else np.where(values == key, np.uint8(255), grey)).convert("RGB")
-    if mode in ("I", "F"):
-        return Image.fromarray(_from_wide(np.asarray(image), image, name)).convert("RGB")
-    if mode == "LAB":
-        return _lab_to_rgb(image)
-    if mode == "La":
-        image = image.convert("LA")
-    if mode == "RGB" and not isinstance(key, tuple):
-        return image  # the key is no colour, so that nothing is transparent
-    if mode == "RGB" and max(key) > 255:  # the key is of a 16-bit file, whose pixels Pillow reduces to the high bytes
-        image = image.copy()
-        image.info["transparency"] = tuple(value >> 8 for value in key)
-    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or key is not None:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _lab_to_rgb(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms  # imported here: not every build of Pillow has littlecms
-
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    if converted is None:
-        raise ImageError("the LAB image could not be converted to RGB")
-    return converted
-
-
-def _from_wide(values: NDArray[Any], image: Image.Image, name: str) -> Pixels:
-    """Convert modes `I` and `F`, for which the file format or the values determine the range; Pillow does not."""
-    low, high = values.min(), values.max()
-    if image.mode == "I" and low >= 0 and high <= 65535:
-        # Pillow scales 16-bit PGM and old 16-bit PNG to 0..65535; its own L -> I conversion keeps 0..255
-        sixteen = high > 255 or image.format in ("PPM", "PNG")
-        return _to_uint8(values.astype(np.uint16 if sixteen else np.uint8), name)
-    if image.mode == "F" and low >= 0 and high <= 255:  # false for NaN
-        return np.rint(values * (255.0 if high <= 1 else 1.0)).astype(np.uint8)
-    raise ImageError(
-        f"{name} has mode {image.mode} with values from {low} to {high}; their range would be a guess. "
-        "Scale them to 0..255 and pass an 8-bit image."
-    )
-
-
-def _to_uint8(values: NDArray[Any], name: str) -> Pixels:
-    if values.dtype == np.uint8:
-        return values
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8) * np.uint8(255)
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        # 65535 / 257 = 255 exactly; adding 128 rounds to nearest
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    raise ImageError(
-        f"{name} has dtype {values.dtype}; pass uint8 (0..255), uint16 (0..65535) or bool. "
-        "For floats from 0 to 1: (array * 255).round().astype('uint8')."
-    )
-
-
 def _from_array(array: NDArray[Any], max_pixels: int) -> Pixels:
     if isinstance(array, np.ma.MaskedArray):
         raise ImageError("the values under the mask of a masked array are undefined: pass array.filled(...)")
     array = np.asarray(array)  # np.matrix has a reshape of its own
+    if array.dtype == object:
+        content = array.item() if array.size == 1 else array
+        raise ImageTypeError(_wrong_type(content))
     name = f"the array of shape {array.shape}"
     channels = 1 if array.ndim == 2 else array.shape[-1] if array.ndim == 3 else 0
     if channels not in (1, 3, 4):
         hint = "; it looks channel-first: pass array.transpose(1, 2, 0)" if array.ndim == 3 and len(array) <= 4 else ""
         raise ImageError(f"{name} is not an image: pass (h, w, 3) RGB, (h, w, 4) RGBA or (h, w) grey{hint}")
     _check_size(array.shape[1], array.shape[0], max_pixels, name)
-    values = _to_uint8(array.reshape(*array.shape[:2], channels), name)
+    values = to_uint8(array.reshape(*array.shape[:2], channels), name)
     if channels == 4:
-        return np.array(_to_rgb(Image.fromarray(np.ascontiguousarray(values)), name))
+        return np.array(to_rgb(Image.fromarray(np.ascontiguousarray(values)), name, GreyLevels()))
     return np.array(np.broadcast_to(values, (*values.shape[:2], 3)), order="C")

@@ -1,4 +1,4 @@
-"""The network's prediction for an expression -> `Segmentation`. The no-target decision is made here, in `to_segmentation`."""
+"""Prediction of the network -> `Segmentation`, with the no-target decision (`to_segmentation`)."""
 
 import difflib
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ from sspsam.segmentation.postprocessing import (
 from sspsam.segmentation.result import Explanation, Segmentation
 from sspsam.text.encoder import EncodedExpression
 from sspsam.text.tokenizer import Word
+from sspsam.utils.arguments import whole_number
 
 ReturnLogits = Literal["low_res", "full"]
 
@@ -33,8 +34,8 @@ class PredictOptions(TypedDict, total=False):
 
     Args:
         mask_threshold: probability from which a pixel is foreground; None: the model's (0.5).
-        no_target_pixels: fewer foreground pixels mean no target; None: the model's (50). They are counted at probability
-            0.5 in the authors' padded 512 x 512 frame, whatever `mask_threshold` is.
+        no_target_pixels: fewer foreground pixels mean no target; None: the model's (50). They are counted at
+            probability 0.5 in the authors' padded 512 x 512 frame, whatever `mask_threshold` is.
         return_logits: `"low_res"` or `"full"` to return logits as well.
         explain: whether to return the model's maps and word weights as well.
         max_pixels: largest width times height of an image, checked before decoding.
@@ -87,7 +88,7 @@ class AnswerSettings:
             int(no_target_pixels),
             return_logits,
             options.get("explain", False),
-            options.get("max_pixels", DEFAULT_MAX_PIXELS),
+            whole_number("max_pixels", options.get("max_pixels", DEFAULT_MAX_PIXELS), 1),
         )
 
 

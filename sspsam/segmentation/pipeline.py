@@ -1,9 +1,9 @@
-"""The computation behind a predictor on one device: encode images, encode texts, answer expressions, one image or many."""
+"""The computation behind a predictor, on one device: encode images and texts, answer expressions."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,7 +15,7 @@ from sspsam.identity import PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.encoder import ImageEncoder
-from sspsam.images.loading import ImageInput
+from sspsam.images.loading import ImageInput, own_copy
 from sspsam.images.prepared import PreparedEmbeddings
 from sspsam.images.preprocessing import PreprocessedImage
 from sspsam.models import SSPSAM, ExpressionFeatures, Prediction
@@ -23,6 +23,7 @@ from sspsam.segmentation.answers import AnswerSettings, to_segmentation
 from sspsam.segmentation.result import Segmentation
 from sspsam.text.encoder import TextEncoder, TokenizedExpression
 from sspsam.text.tokenizer import Tokenizer
+from sspsam.utils.arguments import whole_number
 from sspsam.utils.batching import (
     compute_in_batches,
     default_batch_size,
@@ -33,12 +34,13 @@ from sspsam.utils.batching import (
     result_or_error,
 )
 
-# expressions in one pass of the decoder: with two, every intermediate tensor stays in a CPU's cache and below 32 MB (see
-# models.image_encoder); a GPU needs many
+# expressions in one pass of the decoder: with two, every intermediate tensor stays in a CPU's cache and below 32 MB
+# (see models.image_encoder); a GPU needs many
 _DECODER_BATCH_SIZE: Final = {"cpu": 2}
 _GPU_DECODER_BATCH_SIZE: Final = 32
 _WORKERS: Final = 2  # threads that load images
 
+Loaded = TypeVar("Loaded")
 Outcome = list[Segmentation] | SSPSAMError
 """The answers about one image of a batch, or the error that it met."""
 
@@ -122,8 +124,10 @@ class Pipeline:
         """Answer about many images, lazily; see `SSPSAMPredictor.predict_batch`."""
         _check_batch_arguments(images, texts, batch_size, workers)
         tokenize: Callable[..., Any] = partial(result_or_error, self.tokenize) if return_errors else self.tokenize
+        pairs = pair_images_with_texts(images, texts, tokenize)
         outcomes = compute_in_batches(
-            pair_images_with_texts(images, texts, tokenize),
+            # copied in this thread: the caller may change an image while a thread waits to load it
+            ((_loaded_or_error(own_copy, image, settings.max_pixels), expressions) for image, expressions in pairs),
             partial(self._load, settings),
             partial(self._answer_loaded, settings),
             batch_size=batch_size or default_batch_size(self.identity.device),
@@ -151,16 +155,17 @@ class Pipeline:
             raise EmbeddingError(f"the embedding has tensors of shapes {shapes}; this model makes {expected}")
 
     def _load(
-        self, settings: AnswerSettings, pair: tuple[ImageInput, Sequence[TokenizedExpression] | SSPSAMError]
+        self,
+        settings: AnswerSettings,
+        pair: tuple[ImageInput | SSPSAMError, Sequence[TokenizedExpression] | SSPSAMError],
     ) -> _LoadedImage | SSPSAMError:
         """Load and preprocess one image of a batch; called by a thread."""
         image, expressions = pair
         if isinstance(expressions, SSPSAMError):
             return expressions
-        try:
-            preprocessed = result_or_error(self._images.preprocess, image, settings.max_pixels)
-        except MemoryError:
-            return OutOfMemoryError("not enough memory to load the image")
+        if isinstance(image, SSPSAMError):
+            return image
+        preprocessed = _loaded_or_error(self._images.preprocess, image, settings.max_pixels)
         return preprocessed if isinstance(preprocessed, SSPSAMError) else _LoadedImage(preprocessed, expressions)
 
     def _answer_loaded(self, settings: AnswerSettings, items: list[_LoadedImage | SSPSAMError]) -> list[Outcome]:
@@ -179,10 +184,20 @@ class Pipeline:
         return outcomes
 
 
+def _loaded_or_error(
+    load: Callable[[ImageInput, int], Loaded], image: ImageInput, max_pixels: int
+) -> Loaded | SSPSAMError:
+    """Return what `load` makes of an image, or the error; a lack of memory while loading is an error of this image."""
+    try:
+        return result_or_error(load, image, max_pixels)
+    except MemoryError:
+        return OutOfMemoryError("not enough memory to load the image")
+
+
 def _check_batch_arguments(images: object, texts: object, batch_size: int | None, workers: int | None) -> None:
     for name, count in (("batch_size", batch_size), ("workers", workers)):
-        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
-            raise ValueError(f"{name} must be a whole number, 1 or more, not {count!r}")
+        if count is not None:
+            whole_number(name, count, 1)
     if isinstance(texts, str):
         raise TypeError("texts must be a list of expressions, or one such list for each image, not a string")
     if isinstance(images, str | bytes | bytearray | os.PathLike | Image.Image | np.ndarray):

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import islice, zip_longest
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
@@ -85,7 +85,8 @@ def compute_in_batches(
         compute: applied to a batch in the caller's thread. When memory runs out, the batch size is halved.
         batch_size: items that are computed together.
         workers: number of threads.
-        on_single_item_oom: returns the result of an item for which alone there is not enough memory, or raises the error.
+        on_single_item_oom: returns the result of an item for which alone there is not enough memory, or raises the
+            error.
 
     Raises:
         Exception: any error of `items`, `load` or `compute`, after the results of all earlier items.
@@ -199,6 +200,22 @@ class _AdaptiveBatches(Generic[Loaded, Result]):
             if not is_out_of_memory(error):
                 raise
             return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def named_out_of_memory() -> Iterator[None]:
+    """Turn every error that reports a lack of memory into an `OutOfMemoryError` with a message."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, SSPSAMError) or not is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    else:
+        return
+    # outside of the except clause, whose traceback would keep the memory that has to be freed
+    release_memory()
+    raise OutOfMemoryError(f"{_OUT_OF_MEMORY_MESSAGE}: {reason}")
 
 
 def release_memory() -> None:

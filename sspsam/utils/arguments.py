@@ -1,0 +1,34 @@
+"""Checks of arguments: a default that is told from None, and whole numbers of any type."""
+
+import operator
+from enum import Enum
+from typing import Final, Literal
+
+
+class _NotGiven(Enum):
+    NOT_GIVEN = "not given"
+
+    def __repr__(self) -> str:
+        return "NOT_GIVEN"
+
+
+NotGiven = Literal[_NotGiven.NOT_GIVEN]
+NOT_GIVEN: Final = _NotGiven.NOT_GIVEN
+"""Default of an argument for which None is an error: None is what failed functions return, not a request."""
+
+
+def whole_number(name: str, value: object, minimum: int) -> int:
+    """Return a whole number, also of NumPy's types, as an `int`.
+
+    Raises:
+        ValueError: not a whole number, or below the minimum.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]  # anything else raises TypeError
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, {minimum} or more, not {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{name} must be a whole number, {minimum} or more, not {value!r}")
+    return number

@@ -1,0 +1,138 @@
+"""Inputs that the caller owns: images that change between two reads, None in the place of data, and lack of memory."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from sspsam import SSPSAMPredictor, errors
+from sspsam.models import SSPSAM
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*frames.*:sspsam.errors.SSPSAMWarning")
+GREYS = [10, 40, 69, 100, 130, 160, 200, 250]
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_model: Path) -> SSPSAMPredictor:
+    return SSPSAMPredictor.from_pretrained(tiny_model, device="cpu", dtype="float32")
+
+
+def solid(grey: int) -> np.ndarray:
+    return np.full((30, 40, 3), grey, np.uint8)
+
+
+def seen_by(predictor: SSPSAMPredictor, images: object) -> list[object]:
+    """The grey level of each image as the predictor saw it, or the error in its place."""
+    outcomes = predictor.predict_batch(images, ["a"], workers=3, return_errors=True)  # type: ignore[call-overload]
+    return [each if isinstance(each, Exception) else int(each[0].pixels[0, 0, 0]) for each in outcomes]
+
+
+def animation() -> Image.Image:
+    buffer = io.BytesIO()
+    images = [Image.fromarray(solid(grey)) for grey in GREYS]
+    images[0].save(buffer, "PNG", save_all=True, append_images=images[1:])
+    return Image.open(io.BytesIO(buffer.getvalue()))
+
+
+def test_frames_of_one_animation_are_taken_as_they_are_drawn(predictor: SSPSAMPredictor) -> None:
+    assert seen_by(predictor, ImageSequence.Iterator(animation())) == GREYS
+
+
+@pytest.mark.parametrize("kind", ["array", "view", "bytearray", "memoryview", "image"])
+def test_a_generator_may_fill_one_buffer_again_and_again(predictor: SSPSAMPredictor, kind: str) -> None:
+    def images() -> Iterator[object]:
+        buffer = solid(0)
+        canvas = Image.new("RGB", (40, 30))
+        file = io.BytesIO()
+        Image.fromarray(buffer).save(file, "BMP")
+        encoded = bytearray(file.getvalue())
+        header = len(encoded) - buffer.nbytes
+        for grey in GREYS:
+            buffer[:] = grey
+            canvas.paste((grey, grey, grey), (0, 0, 40, 30))
+            encoded[header:] = bytes([grey]) * buffer.nbytes
+            yield {
+                "array": buffer,
+                "view": buffer[:, ::-1],
+                "bytearray": encoded,
+                "memoryview": memoryview(encoded),
+                "image": canvas,
+            }[kind]
+        buffer[:] = 0
+        encoded[header:] = bytes(buffer.nbytes)
+        canvas.paste((0, 0, 0), (0, 0, 40, 30))
+
+    assert seen_by(predictor, images()) == GREYS
+
+
+def test_one_lazy_image_may_stand_in_several_places(predictor: SSPSAMPredictor) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(solid(77)).save(buffer, "PNG")
+    image = Image.open(io.BytesIO(buffer.getvalue()))
+    assert seen_by(predictor, [image] * 6) == [77] * 6
+
+
+def test_none_after_set_image_is_an_error_and_not_an_answer_about_the_earlier_image(predictor: SSPSAMPredictor) -> None:
+    predictor.set_image(solid(10))
+    with pytest.raises(errors.ImageTypeError, match="image is None"):
+        predictor.predict("a", image=None)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="embedding"):
+        predictor.predict("a", embedding=None)  # type: ignore[call-overload]
+    for method in (predictor.encode, predictor.set_image):
+        with pytest.raises(TypeError, match="image is None"):
+            method(None)  # type: ignore[arg-type]
+    with pytest.raises(errors.NoImageError):  # a failed set_image leaves no image
+        predictor.predict("a")
+
+
+@pytest.mark.parametrize("bad", [None, 3, 2.5, object(), np.array(None), {}, solid(1).astype(float)], ids=repr)
+def test_a_bad_item_of_any_type_gives_an_error_in_its_place(predictor: SSPSAMPredictor, bad: object) -> None:
+    first, error, last = seen_by(predictor, [solid(10), bad, solid(40)])
+    assert (first, last) == (10, 40)
+    assert isinstance(error, errors.ImageError)
+    with pytest.raises(errors.ImageError):
+        list(predictor.predict_batch([solid(10), bad], ["a"]))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("step", ["encode_image", "segment", "encode_text"])
+def test_a_lack_of_memory_is_the_same_error_on_every_path(
+    predictor: SSPSAMPredictor, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(SSPSAM, step, fail)
+    for call in (
+        lambda: predictor.predict(f"a {step}", image=solid(10)),
+        lambda: list(predictor.predict_batch([solid(10)], [f"a {step}"])),
+    ):
+        with pytest.raises(errors.OutOfMemoryError, match="not enough memory"):
+            call()
+
+
+@pytest.mark.parametrize("count", [np.int64(2), np.uint8(1)])
+def test_whole_numbers_of_numpy_are_whole_numbers(predictor: SSPSAMPredictor, count: int) -> None:
+    assert len(list(predictor.predict_batch([solid(10)] * 3, ["a"], batch_size=count, workers=count))) == 3
+
+
+@pytest.mark.parametrize("name", ["batch_size", "workers", "max_pixels"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True, float("nan")])
+def test_a_wrong_number_is_named_before_anything_is_read(predictor: SSPSAMPredictor, name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name):
+        predictor.predict_batch(["missing.jpg"], ["a"], **{name: value})  # type: ignore[call-overload]
+
+
+def test_an_embedding_file_that_claims_a_huge_image_is_refused(predictor: SSPSAMPredictor, tmp_path: Path) -> None:
+    import dataclasses
+
+    embedding = predictor.encode(solid(10))
+    dataclasses.replace(embedding, height=40_000, width=40_000).save(tmp_path / "huge.safetensors")
+    with pytest.raises(errors.EmbeddingError, match="max_pixels"):
+        type(embedding).load(tmp_path / "huge.safetensors")
+    with pytest.raises(ValueError, match="max_pixels"):
+        type(embedding).load(tmp_path / "huge.safetensors", max_pixels=float("nan"))  # type: ignore[arg-type]
+    large = type(embedding).load(tmp_path / "huge.safetensors", max_pixels=2_000_000_000)
+    assert (large.height, large.width) == (40_000, 40_000)
