@@ -7,10 +7,16 @@ caller expects. An argument of a wrong type raises a plain `TypeError`.
 import pickle
 import sys
 import warnings
+from typing import Final
+
+MAX_MESSAGE_CHARACTERS: Final = 4000
 
 
 class SSPSAMError(Exception):
-    """Root of all errors that sspsam raises on purpose."""
+    """Root of all errors that sspsam raises on purpose. A longer message than 4,000 characters is cut in its middle."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(_shortened(argument) for argument in arguments))
 
 
 class ImageError(SSPSAMError, ValueError):
@@ -153,10 +159,17 @@ class SSPSAMWarning(UserWarning):
     """The library changed or dropped part of an input, such as a text that is too long; the result is still valid."""
 
 
+def _shortened(value: object, limit: int = MAX_MESSAGE_CHARACTERS) -> object:
+    if not isinstance(value, str) or len(value) <= limit:
+        return value
+    half = limit // 2
+    return f"{value[:half]} [... {len(value) - 2 * half:,} characters ...] {value[-half:]}"
+
+
 def warn(message: str) -> None:
     """Emit an `SSPSAMWarning` that points at the line which called into sspsam, at any depth of the call stack."""
     level = 2
     frame = sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "sspsam":
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, SSPSAMWarning, stacklevel=level)
+    warnings.warn(str(_shortened(message)), SSPSAMWarning, stacklevel=level)

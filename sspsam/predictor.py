@@ -216,10 +216,7 @@ class SSPSAMPredictor:
             return self._pipeline.encode_image(image, max_pixels)
 
     def set_image(self, image: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageEmbedding:
-        """Encode an image and keep its embedding for the next `predict`; arguments and errors are those of `encode`.
-
-        After an error no image is set.
-        """
+        """Encode an image, as `encode` does, and keep its embedding for `predict`. After an error no image is set."""
         self._embedding = None
         self._embedding = self.encode(image, max_pixels=max_pixels)
         return self._embedding

@@ -72,7 +72,7 @@ _UPRIGHT: Final = {
 
 
 def load_image_with_digest(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Pixels, str]:
-    """Return the pixels of `load_image` and the SHA-256 of the file's bytes, or of the pixels where there is no file."""
+    """Return the pixels of `load_image` and the SHA-256 of the file's bytes, or of the pixels without a file."""
     if isinstance(image, str | os.PathLike):
         with _opened(image) as (file, path):
             digest = hashlib.file_digest(file, "sha256")
