@@ -13,7 +13,7 @@ from sspsam.checkpoints.format import load_checkpoint, save_checkpoint
 from sspsam.checkpoints.publish import push_checkpoint
 from sspsam.config import ModelConfig
 from sspsam.devices import checked_device, checked_dtype, default_dtype, require_working_thread_pool
-from sspsam.errors import CheckpointError, ConfigError, NoImageError, SSPSAMError, UnsavedModelError
+from sspsam.errors import CheckpointError, ConfigError, NoImageError, SSPSAMError, StorageError, UnsavedModelError
 from sspsam.identity import LoadedCheckpoint, PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
@@ -25,6 +25,7 @@ from sspsam.segmentation.result import Segmentation
 from sspsam.text.encoder import tokenizer_for
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
 from sspsam.utils.batching import named_out_of_memory
+from sspsam.utils.paths import user_path
 
 
 class SSPSAMPredictor:
@@ -176,6 +177,7 @@ class SSPSAMPredictor:
         Raises:
             StorageError: not enough space, or not writable; an earlier checkpoint in the directory is unchanged.
         """
+        directory = user_path(directory, "the checkpoint", StorageError)
         return save_checkpoint(directory, self._config, self._model.state_dict(), dtype)
 
     def push_to_hub(

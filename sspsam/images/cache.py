@@ -22,7 +22,9 @@ from sspsam.devices import checked_dtype, dtype_name
 from sspsam.errors import EmbeddingError, StorageError, warn
 from sspsam.images.embedding import pack_embedding, unpack_embedding
 from sspsam.models import ImageFeatures
+from sspsam.utils.arguments import whole_number
 from sspsam.utils.files import make_directory, replace_file
+from sspsam.utils.paths import user_path
 
 _LAYOUT: Final = "1"  # part of every key; changes when the same bytes would give another embedding
 _FILL_AFTER_EVICTION: Final = 0.9  # share of max_bytes that an eviction leaves in use
@@ -46,9 +48,9 @@ class EmbeddingCache:
         max_bytes: int | None = None,
         dtype: str | torch.dtype = "float32",
     ) -> None:
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError(f"max_bytes must be a positive number of bytes or None, not {max_bytes}")
-        self.directory = Path(directory)
+        if max_bytes is not None:
+            max_bytes = whole_number("max_bytes", max_bytes, 1)
+        self.directory = user_path(directory, "the embedding cache", StorageError)
         self.max_bytes = max_bytes
         self.dtype = checked_dtype(dtype)
         self._lock = threading.Lock()
@@ -86,7 +88,7 @@ class EmbeddingCache:
             fingerprint: of the model.
         """
         path = self._path(key)
-        if not _exists(path):
+        if not os.path.exists(path):
             return None
         try:
             metadata, tensors = unpack_embedding(path)
@@ -96,7 +98,7 @@ class EmbeddingCache:
             if any(tensor.dtype != self.dtype for tensor in tensors.values()):
                 raise EmbeddingError(f"{path} holds tensors of another dtype than {dtype_name(self.dtype)}")
         except EmbeddingError as error:
-            if not _exists(path):
+            if not os.path.exists(path):
                 return None  # another process has removed it in the meantime
             warn(f"a cached embedding is removed and the image is encoded again: {error}")
             with suppress(OSError):
@@ -176,11 +178,3 @@ class EmbeddingCache:
 
 def _metadata(key: str, size: tuple[int, int], fingerprint: str) -> dict[str, str]:
     return {"key": key, "height": str(size[0]), "width": str(size[1]), "fingerprint": fingerprint}
-
-
-def _exists(path: Path) -> bool:
-    """Return whether a file exists; False where its folder cannot be read."""
-    try:
-        return path.exists()
-    except OSError:
-        return False

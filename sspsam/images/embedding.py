@@ -13,11 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sspsam.errors import EmbeddingError
+from sspsam.errors import EmbeddingError, StorageError
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, Pixels
 from sspsam.images.preprocessing import Geometry
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.files import replace_file
+from sspsam.utils.paths import shown, user_path
 
 _FORMAT_VERSION: Final = "1"
 _METADATA_KEY: Final = "sspsam_embedding"
@@ -61,7 +62,10 @@ class ImageEmbedding:
             StorageError: the file cannot be written; an older file of that name is unchanged.
         """
         metadata = {"height": str(self.height), "width": str(self.width), "fingerprint": self.fingerprint}
-        replace_file(Path(path), pack_embedding(self.clip_features, self.sam_embedding, metadata))
+        replace_file(
+            user_path(path, "the embedding file", StorageError),
+            pack_embedding(self.clip_features, self.sam_embedding, metadata),
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> "ImageEmbedding":
@@ -75,7 +79,7 @@ class ImageEmbedding:
             EmbeddingError: the file is missing, damaged, or of another format version, or its image is too large.
         """
         max_pixels = whole_number("max_pixels", max_pixels, 1)
-        path = Path(path)
+        path = user_path(path, "the embedding file", EmbeddingError)
         metadata, tensors = unpack_embedding(path)
         try:
             height, width = (_checked_side(metadata[name]) for name in ("height", "width"))
@@ -109,8 +113,8 @@ def unpack_embedding(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     Raises:
         EmbeddingError: the file is missing, damaged, or of another format version.
     """
-    if not path.is_file():
-        raise EmbeddingError(f"no such embedding file: {path}")
+    if not os.path.isfile(path):
+        raise EmbeddingError(f"no such embedding file: {shown(path)}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "null"))

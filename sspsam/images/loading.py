@@ -47,6 +47,7 @@ from sspsam.errors import (
 from sspsam.images.containers import png_significant_bits, require_complete, without_metadata
 from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
 from sspsam.utils.arguments import whole_number
+from sspsam.utils.paths import shown, user_path
 
 Pixels: TypeAlias = NDArray[np.uint8]
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
@@ -59,7 +60,7 @@ _OTHER_FILES: Final = (
     (b"<html", "is an HTML page: was the download refused?"),
     (b"version https://git-lfs", "is a Git LFS pointer: fetch the file with git lfs pull"),
 )
-_URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://|data:[^,]*,", re.IGNORECASE)
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -77,7 +78,7 @@ def load_image_with_digest(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXE
         with _opened(image) as (file, path):
             digest = hashlib.file_digest(file, "sha256")
             file.seek(0)
-            return _from_file(file, str(path), max_pixels), digest.hexdigest()
+            return _from_file(file, shown(path), max_pixels), digest.hexdigest()
     pixels = load_image(image, max_pixels)
     if isinstance(image, bytes | bytearray | memoryview):
         return pixels, hashlib.sha256(image).hexdigest()
@@ -113,7 +114,7 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
         return _from_file(io.BytesIO(data := bytes(image)), f"the image of {len(data)} bytes", max_pixels)
     if isinstance(image, str | os.PathLike):
         with _opened(image) as (file, path):
-            return _from_file(file, str(path), max_pixels)
+            return _from_file(file, shown(path), max_pixels)
     raise ImageTypeError(_wrong_type(image))
 
 
@@ -178,25 +179,22 @@ def _opened(image: str | os.PathLike[str]) -> Iterator[tuple[io.BufferedReader, 
     except OSError as error:
         if isinstance(error, ImageError):
             raise
-        raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
+        raise ImageError(f"cannot read {shown(path)}: {error.strerror or error}") from error
 
 
 def _checked_path(image: str | os.PathLike[str]) -> Path:
-    name = os.fspath(image)
-    if not name:
-        raise ImageError("the path of the image is empty")
-    if isinstance(name, str) and _URL.match(name):
-        raise ImageError(f"{name} is a URL, not a file: download it first and pass its bytes")
-    path = Path(name)
+    if isinstance(image, str) and _URL.match(image):
+        raise ImageError(f"{shown(image)} is a URL, not a file: download or decode it first and pass its bytes")
+    path = user_path(image, "the image", ImageError)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise ImageNotFoundError(f"no such image file: {path}") from None
-    except (OSError, ValueError) as error:
-        raise ImageError(f"cannot read {name!r}: {error}") from error
+        raise ImageNotFoundError(f"no such image file: {shown(path)}") from None
+    except OSError as error:
+        raise ImageError(f"cannot read {shown(path)}: {error.strerror or error}") from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-        raise ImageError(f"{path} is {kind}; pass the path of one image")
+        raise ImageError(f"{shown(path)} is {kind}; pass the path of one image")
     return path
 
 

@@ -3,7 +3,6 @@
 import io
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +13,7 @@ from sspsam.errors import ImageError, StorageError
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput, Pixels, load_image
 from sspsam.segmentation.rle import rle_encode
 from sspsam.utils.files import replace_file
+from sspsam.utils.paths import shown, user_path
 
 DICT_VERSION: Final = 1
 Color = tuple[int, int, int]
@@ -106,9 +106,9 @@ class Segmentation:
         Raises:
             StorageError: the name does not end in `.png`, or the file cannot be written.
         """
-        path = Path(path)
+        path = user_path(path, "the mask file", StorageError)
         if path.suffix.lower() != ".png":
-            raise StorageError(f"a mask is saved losslessly, as PNG: the name {path} must end in .png")
+            raise StorageError(f"a mask is saved losslessly, as PNG: the name {shown(path)} must end in .png")
         replace_file(path, png_bytes(mask_image(self.mask)))
 
     def overlay(
