@@ -27,10 +27,10 @@ from pycocotools.coco import COCO
 
 from sspsam import SSPSAMPredictor, batch, errors
 from sspsam.batch import BatchOptions, Shard, run_batch
-from sspsam.batch.naming import stems_of
+from sspsam.batch.naming import output_stems
 from sspsam.batch.writing import Recorder
 from sspsam.shapes import draw_scene
-from tests.support.pictures import write_bad_pictures
+from tests.support.images import write_bad_images
 
 TEXTS = ["the red circle", "a dog"]
 
@@ -200,7 +200,7 @@ def test_a_torn_last_line_is_dropped_and_a_damaged_one_in_the_middle_is_named(pr
         run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor)
         assert tree(tmp_path / "out") == whole
     results.write_bytes(content.replace(b'"b.png"', b'"b.pn', 1))
-    with pytest.raises(errors.BatchError, match=r"results.jsonl, line 3 is damaged"):
+    with pytest.raises(errors.BatchError, match=r"line 3 of .*results.jsonl is damaged"):
         run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor)
     run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor, options=BatchOptions(overwrite=True))
     assert tree(tmp_path / "out") == whole
@@ -269,7 +269,7 @@ def test_a_second_run_is_refused_while_the_first_lives(predictor, photos, tmp_pa
     job = {"version": 1, "sspsam": "0", "texts": "held by a test"}
     with (
         batch.ledger.open_ledger(tmp_path / "out", Shard(), job, overwrite=False),
-        pytest.raises(errors.BatchError, match="another run is at work"),
+        pytest.raises(errors.BatchError, match="another run is writing to"),
     ):
         run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor)
     with batch.ledger.open_ledger(tmp_path / "out", Shard(), job, overwrite=False):
@@ -301,7 +301,7 @@ def test_shards_that_are_asked_different_things_do_not_share_a_folder(predictor,
         run_batch(photos, tmp_path / "out", texts, predictor=predictor, options=options)
 
     part(1)
-    with pytest.raises(errors.BatchError, match=r"job.1-of-2.json was asked something else: texts was"):
+    with pytest.raises(errors.BatchError, match=r"job.1-of-2.json had other inputs or options: texts was"):
         part(2, ["the star"])
     with pytest.raises(errors.BatchError, match="shards was 2, is 1"):
         run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor)
@@ -312,7 +312,7 @@ def test_shards_that_are_asked_different_things_do_not_share_a_folder(predictor,
     assert {path.name for path in (tmp_path / "out").glob("job*")} == {"job.1-of-2.json"}
     part(2)
     before = tree(tmp_path / "out")
-    with pytest.raises(errors.BatchError, match="in 2 parts: choose another folder"):
+    with pytest.raises(errors.BatchError, match="batch of 2 shards: choose another folder"):
         run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor, options=BatchOptions(overwrite=True))
     after = tree(tmp_path / "out")
     assert {name: after[name] for name in before} == before
@@ -355,7 +355,9 @@ def test_a_run_stops_when_too_many_fail(predictor, photos, tmp_path) -> None:
     with pytest.raises(errors.BatchError, match=r"stopped at aa.jpg.*empty"):
         run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor, options=BatchOptions(max_errors=0))
     assert [line["image"] for line in lines(tmp_path / "out" / "errors.jsonl")] == ["aa.jpg"]
-    with pytest.raises(errors.BatchError, match=r"1 pictures failed in earlier runs.*errors.jsonl.*retry_errors"):
+    with pytest.raises(
+        errors.BatchError, match=r"1 images failed in earlier runs.*errors.jsonl.*retry_errors.*--retry-errors"
+    ):
         run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor, options=BatchOptions(max_errors=0))
     run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor)
     run_batch(photos, tmp_path / "whole", TEXTS, predictor=predictor)
@@ -467,8 +469,8 @@ def test_lists_name_pictures_anywhere(predictor, photos, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.csv", "picture,text\na.jpg,x\n", "first line names the columns"),
-        ("p.csv", "image,text\na.jpg,\n", "line 2 says no expression"),
+        ("p.csv", "picture,text\na.jpg,x\n", "first line has to name the columns"),
+        ("p.csv", "image,text\na.jpg,\n", "line 2 has no expression"),
         ("p.csv", "image,text\n,x\n", "line 2: no image"),
         ("p.csv", 'image,text\na.jpg,"x\n', r"p.csv, line \d: unexpected end"),
         ("p.csv", "image,text\na.jpg,the mug, the cat\n", "line 2 has more columns.*double quotes"),
@@ -496,9 +498,9 @@ def test_a_pattern_chooses_files(predictor, photos, tmp_path) -> None:
         options = BatchOptions(glob=glob)
         run_batch(photos, tmp_path / str(number), TEXTS, predictor=predictor, options=options)
         assert len(lines(tmp_path / str(number) / "results.jsonl")) == 2 * expected
-    with pytest.raises(errors.ManifestError, match=r"no pictures that match '\*.tif'"):
+    with pytest.raises(errors.ManifestError, match=r"no images that match '\*.tif'"):
         run_batch(photos, tmp_path / "none", TEXTS, predictor=predictor, options=BatchOptions(glob="*.tif"))
-    with pytest.raises(errors.ManifestError, match="a list or table names its pictures"):
+    with pytest.raises(errors.ManifestError, match="a list or table names its images"):
         run_batch([photos / "a.jpg"], tmp_path / "no", TEXTS, predictor=predictor, options=BatchOptions(glob="*"))
 
 
@@ -578,7 +580,7 @@ def test_answers_do_not_depend_on_what_is_in_the_cache(tiny_model, photos, tmp_p
 
 def test_bad_pictures_of_every_sort_are_reported_and_the_others_done(predictor, tmp_path) -> None:
     folder = tmp_path / "photos"
-    good, bad = write_bad_pictures(folder)
+    good, bad = write_bad_images(folder)
     for seed in range(20):
         draw(folder / f"{seed}.png", seed)
     summary = run_batch(
@@ -601,21 +603,21 @@ def resident() -> int:
 @pytest.mark.timeout(3600)
 def test_two_thousand_pictures_are_done_in_a_memory_that_does_not_grow(tmp_path, monkeypatch) -> None:
     folder = tmp_path / "photos"
-    good, bad = write_bad_pictures(folder / "odd")
+    good, bad = write_bad_images(folder / "odd")
     for seed in range(2000):
         draw(folder / f"{seed % 40}" / f"{seed}.png", seed, (48, 64))
     for seed, name in enumerate(("a.jpg", "b.png", "c.webp", "d.tif", "e.gif")):
         (folder / f"{seed}" / f"bad-{name}").write_bytes((b"", b"no picture", bytes(90), b"GIF8", b"\x89PNG")[seed])
     predictor = SSPSAMPredictor.from_pretrained("shapes", device="cpu")
     held: list[int] = []
-    record = Recorder.record
+    unmeasured_record = Recorder.record
 
-    def measured(self: Recorder, lines: Any) -> None:
-        record(self, lines)
-        if self.pictures % 200 == 0:
+    def measured_record(self: Recorder, lines: Any) -> None:
+        unmeasured_record(self, lines)
+        if self.images % 200 == 0:
             held.append(resident())
 
-    monkeypatch.setattr(Recorder, "record", measured)
+    monkeypatch.setattr(Recorder, "record", measured_record)
     options = BatchOptions(formats=("mask", "overlay", "coco"), max_pixels=1_000_000)
     summary = run_batch(folder, tmp_path / "out", TEXTS, predictor=predictor, options=options)
     assert (summary.done, summary.failed) == (2000 + len(good), 5 + len(bad))
@@ -640,7 +642,7 @@ PATHS = st.lists(
 @given(PATHS)
 def test_names_never_collide_and_fit_every_file_system(images: list[str]) -> None:
     images = list(dict.fromkeys(os.path.normpath(image) for image in images if image.strip("./")))
-    stems = stems_of(images)
+    stems = output_stems(images)
     folded = {unicodedata.normalize("NFKC", stem.casefold()) for stem in stems}
     assert len(folded) == len(images)
     for stem in stems:
@@ -652,14 +654,14 @@ def test_names_never_collide_and_fit_every_file_system(images: list[str]) -> Non
 
 
 def test_names_stay_as_they_are_where_they_can() -> None:
-    assert stems_of(["a.jpg", "a.png", "sub/a.jpg", "Ünï cödé (1).jpg"]) == [
+    assert output_stems(["a.jpg", "a.png", "sub/a.jpg", "Ünï cödé (1).jpg"]) == [
         *("a.jpg", "a.png", "sub/a.jpg", "Ünï cödé (1).jpg")
     ]
-    first, second = stems_of(["A.jpg", "a.jpg"])
+    first, second = output_stems(["A.jpg", "a.jpg"])
     assert first.startswith("A.jpg~")
     assert second.startswith("a.jpg~")
-    assert stems_of(["../x.jpg"])[0].startswith("_/x.jpg~")
-    [composed, decomposed] = stems_of(["é.jpg", "e\u0301.jpg"])
+    assert output_stems(["../x.jpg"])[0].startswith("_/x.jpg~")
+    [composed, decomposed] = output_stems(["é.jpg", "e\u0301.jpg"])
     assert composed[-12:] != decomposed[-12:]
 
 

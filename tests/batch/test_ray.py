@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,7 +18,8 @@ from PIL import Image
 import sspsam.batch.ray
 from sspsam import EmbeddingCache, SSPSAMPredictor, errors
 from sspsam.batch import run_batch
-from sspsam.batch.ray import Cluster, run_batch_on_ray
+from sspsam.batch.ray import Cluster, PretrainedOptions, run_batch_on_ray
+from sspsam.batch.records import Line
 from sspsam.shapes import draw_scene
 
 ray = pytest.importorskip("ray", reason="pip install 'sspsam[ray]' to run the tests on a Ray cluster")
@@ -132,23 +134,24 @@ def test_a_worker_that_cannot_write_stops_the_run_with_its_reason(photos, tiny_m
 
 
 def test_a_worker_that_cannot_begin_says_why(photos, tiny_model, tmp_path) -> None:
-    lacking = tmp_path / "model"
-    shutil.copytree(tiny_model, lacking)
+    incomplete = tmp_path / "model"
+    shutil.copytree(tiny_model, incomplete)
 
-    def loses(*arguments: object) -> Iterator[None]:
-        (lacking / "model.safetensors").unlink()  # between the driver, which has it open, and the workers
-        return answered(*arguments)
+    pipeline = sspsam.batch.ray._lines_from_cluster
 
-    answered = sspsam.ray._answered
+    def pipeline_without_weights(*arguments: Any) -> Iterator[list[Line]]:
+        (incomplete / "model.safetensors").unlink()  # after the driver has mapped the file, before the actors open it
+        return pipeline(*arguments)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sspsam.ray, "_answered", loses)
+        patch.setattr(sspsam.batch.ray, "_lines_from_cluster", pipeline_without_weights)
         with pytest.raises(errors.BatchError, match=r"a worker stopped: .*model.safetensors"):
-            run_batch_on_ray(photos, tmp_path / "out", TEXTS, model=lacking, cluster=Cluster(actors=1))
+            run_batch_on_ray(photos, tmp_path / "out", TEXTS, model=incomplete, cluster=Cluster(actors=1))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_gpus_that_are_not_there_are_missed_at_once(photos, tiny_model, tmp_path, monkeypatch) -> None:
-    with pytest.raises(errors.BatchError, match=r"an actor is to have 2 GPUs.*more than 1"):
+    with pytest.raises(errors.BatchError, match=r"each predictor needs 2 GPUs.*more than 1"):
         run_batch_on_ray(photos, tmp_path / "out", TEXTS, model=tiny_model, cluster=Cluster(gpus=2))
     with pytest.raises(errors.BatchError, match=r"a worker stopped: DeviceError.*cuda"):  # promised, but not there
         run_batch_on_ray(photos, tmp_path / "out", TEXTS, model=tiny_model, cluster=Cluster(gpus=1))

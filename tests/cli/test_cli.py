@@ -76,7 +76,7 @@ def test_a_bad_picture_does_not_stop_the_others_but_fails_the_command(photograph
     assert len(done.stdout.splitlines()) == 1
     assert "bad.jpg" in done.stderr
     assert "none.png" in done.stderr
-    assert "2 of 3 pictures failed" in done.stderr
+    assert "2 of 3 images failed" in done.stderr
 
 
 def test_one_limit_of_pixels_holds_and_pillows_own_is_not_heard(photographs, tiny_model, monkeypatch) -> None:
