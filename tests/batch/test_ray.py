@@ -18,7 +18,7 @@ from PIL import Image
 import sspsam.batch.ray
 from sspsam import EmbeddingCache, SSPSAMPredictor, errors
 from sspsam.batch import run_batch
-from sspsam.batch.ray import Cluster, PretrainedOptions, run_batch_on_ray
+from sspsam.batch.ray import Cluster, run_batch_on_ray
 from sspsam.batch.records import Line
 from sspsam.shapes import draw_scene
 

@@ -8,15 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 from pycocotools import mask as coco
 
-from sspsam.cli import main
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+from tests.support.command import run_command as run
 
 
 @pytest.fixture
