@@ -156,7 +156,7 @@ def _for_actors(pretrained: PretrainedOptions, cache: EmbeddingCache | None) -> 
 
 @dataclass(frozen=True)
 class ActorSetup:
-    """What an actor needs to load its predictor.
+    """Everything that an actor needs to load its predictor.
 
     Args:
         model: `name_or_path` of `SSPSAMPredictor.from_pretrained`.

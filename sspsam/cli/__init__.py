@@ -14,7 +14,7 @@ from sspsam.cli.segment import segment
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sspsam")
 def main() -> None:
-    """Segment what a text refers to in an image, with SSP-SAM."""
+    """Segment the region of an image that a text refers to, with SSP-SAM."""
 
 
 for _command in (segment, batch, convert, models, download, verify, cache):

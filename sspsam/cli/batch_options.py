@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from sspsam.batch.options import Format
 
 _DTYPES: Final = ("float32", "float16", "bfloat16")
-_TABLE_SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson")  # tables of images and texts need no -t
+# the table suffixes and the formats of `sspsam.batch`, whose import would load PyTorch; a test compares them
+_TABLE_SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson")
+_FORMATS: Final = ("mask", "overlay", "rle", "coco", "parquet")
 
 
 def _shard(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
@@ -64,7 +66,7 @@ run_options = option_group(
         "--format",
         "formats",
         multiple=True,
-        type=click.Choice(["mask", "overlay", "rle", "coco", "parquet"]),
+        type=click.Choice(_FORMATS),
         default=["mask"],
         show_default=True,
         help="Files to write; repeatable. results.jsonl holds every mask in any case.",

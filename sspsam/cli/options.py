@@ -46,16 +46,18 @@ class ModelOptions:
     device: str | None
 
 
+revision_option: Decorator = click.option("--revision", help="Branch, tag or commit on the Hub.")
+cache_dir_option: Decorator = click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Cache of files from the Hub (default: the cache of huggingface_hub, see HF_HOME).",
+)
 model_options = option_group(
     "model_options",
     ModelOptions,
     click.option("--model", help="Published name (see sspsam models), directory, or Hub repository owner/name."),
-    click.option("--revision", help="Branch, tag or commit on the Hub."),
-    click.option(
-        "--cache-dir",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Cache of files from the Hub (default: the cache of huggingface_hub, see HF_HOME).",
-    ),
+    revision_option,
+    cache_dir_option,
     click.option("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)."),
 )
 

@@ -75,7 +75,7 @@ def test_crash_while_overwriting_leaves_no_files_of_the_earlier_run(predictor, p
     options = BatchOptions(formats=("mask", "overlay", "coco"))
     run_batch(photos, tmp_path / "whole", "the star", predictor=predictor)
     whole = tree(tmp_path / "whole")
-    anew = BatchOptions(overwrite=True)
+    overwriting = BatchOptions(overwrite=True)
     for allowed in count():
         out = tmp_path / f"crashed-{allowed}"
         run_batch(photos, out, TEXTS, predictor=predictor, options=options)
@@ -85,14 +85,14 @@ def test_crash_while_overwriting_leaves_no_files_of_the_earlier_run(predictor, p
         with pytest.MonkeyPatch.context() as patch:
             CrashingDisk(patch, 3 * allowed)
             try:
-                run_batch(photos, out, "the star", predictor=predictor, options=anew)
+                run_batch(photos, out, "the star", predictor=predictor, options=overwriting)
                 break
             except Crash:
                 pass
         with suppress(errors.BatchError):  # refused or resumed, but never mixed
             run_batch(photos, out, "the star", predictor=predictor)
             assert tree(out) == whole
-        run_batch(photos, out, "the star", predictor=predictor, options=anew)
+        run_batch(photos, out, "the star", predictor=predictor, options=overwriting)
         assert tree(out) == whole, f"after {3 * allowed} operations"
     assert allowed > 15
 
