@@ -1,4 +1,4 @@
-"""`python -m sspsam` is `sspsam`."""
+"""Entry point of `python -m sspsam`, the same command as `sspsam`."""
 
 from sspsam.cli import main
 

@@ -1,4 +1,4 @@
-"""`run_batch_on_ray` and `Cluster` under their documented import path; the code is in `sspsam.batch.ray`."""
+"""Documented import path of `run_batch_on_ray` and `Cluster`; the code is in `sspsam.batch.ray`."""
 
 from sspsam.batch.ray import Cluster, run_batch_on_ray
 

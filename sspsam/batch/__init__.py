@@ -1,4 +1,4 @@
-"""Many pictures at once: folders, lists and tables, in a way that loses nothing.
+"""Segmentation of many images: folders, lists and tables to masks and records, resumable after a crash.
 
 summary = run_batch("photos", "out", ["the mug", "a cat"], predictor=predictor)
 """

@@ -1,8 +1,8 @@
-"""The results of a batch as one COCO file, as `pycocotools` loads it.
+"""Results of a batch as one COCO file, which `pycocotools` loads.
 
-An expression is a category, a picture an image, what an expression points at an annotation with a compressed run-length
-encoding. An empty mask, such as that of no target, has no annotation; its expression is a category all the same.
-Numbers come from the manifest, so that those of one shard's file are not in another's, and the lists can be joined.
+An expression is a category, and a mask is an annotation with a compressed run-length encoding. An empty mask, such as
+the mask of a no-target answer, has no annotation; its expression is a category all the same. The ids come from the
+manifest of the whole batch, so that the ids of different shards differ and their lists can be concatenated.
 """
 
 import json
@@ -16,17 +16,21 @@ from sspsam.segmentation.rle import rle_decode
 
 
 @dataclass
-class Numbers:
-    """The ids of images, categories and annotations.
+class CocoIds:
+    """Ids of images, categories and annotations, from 1.
 
     Args:
-        tasks: all that is to be done, other shards' tasks among it.
+        tasks: all tasks of the batch, other shards' tasks included.
+        images: id of each image.
+        categories: id of each expression.
+        first_annotations: id of the annotation for the first expression of each image.
+        annotations: number of ids that are reserved for annotations.
     """
 
     tasks: InitVar[Sequence[Task]]
     images: dict[str, int] = field(default_factory=dict)
     categories: dict[str, int] = field(default_factory=dict)
-    first: dict[str, int] = field(default_factory=dict)  # annotation of each image
+    first_annotations: dict[str, int] = field(default_factory=dict)
     annotations: int = 0
 
     def __post_init__(self, tasks: Sequence[Task]) -> None:
@@ -34,42 +38,41 @@ class Numbers:
             self.add(task.image, task.texts)
 
     def add(self, image: str, texts: Iterable[str]) -> None:
-        """Number an image and what is asked about it, unless it has its number."""
+        """Assign ids to an image and its expressions, unless the image already has an id."""
         if image in self.images:
             return
         self.images[image] = len(self.images) + 1
-        self.first[image] = self.annotations + 1
+        self.first_annotations[image] = self.annotations + 1
         for text in texts:
             self.categories.setdefault(text, len(self.categories) + 1)
             self.annotations += 1
 
 
 def coco_file(lines: Iterable[Line], tasks: Sequence[Task]) -> Iterator[bytes]:
-    """The file, piece by piece, so that it never lies in memory as a whole.
+    """Yield the content of a COCO file in pieces, so that the whole file is never in memory.
 
     Args:
-        lines: of `results.jsonl`, iterated over once.
-        tasks: all that is to be done, other shards' tasks among it.
+        lines: of `results.jsonl`; iterated over once.
+        tasks: all tasks of the batch, other shards' tasks included.
     """
-    numbers = Numbers(tasks)
+    ids = CocoIds(tasks)
     images: list[bytes] = []
-    asked: dict[str, int] = {}
-    begun = False
+    categories: dict[str, int] = {}  # the expressions of these lines; other shards have others
+    separator = b"\n"
     yield b'{"info": {"description": "written by sspsam batch"},\n"annotations": ['
     for image, group in groupby(lines, key=lambda line: str(line["image"])):
-        answers = list(group)
-        numbers.add(image, [line["text"] for line in answers])  # one that is no more in the input
-        for line in answers:
-            category = asked[line["text"]] = numbers.categories[line["text"]]
+        image_lines = list(group)
+        ids.add(image, [line["text"] for line in image_lines])  # an image that is no longer in the input
+        for line in image_lines:
+            category = categories[line["text"]] = ids.categories[line["text"]]
             if line["mask_box"] is not None:
-                yield b",\n" if begun else b"\n"
-                begun = True
-                number = numbers.first[image] + line["number"] - 1
-                yield json.dumps(_annotation(number, numbers.images[image], category, line)).encode()
-        size = {"width": answers[0]["width"], "height": answers[0]["height"]}
-        images.append(json.dumps({"id": numbers.images[image], "file_name": image, **size}).encode())
+                annotation = ids.first_annotations[image] + line["number"] - 1
+                yield separator + json.dumps(_annotation(annotation, ids.images[image], category, line)).encode()
+                separator = b",\n"
+        size = {"width": image_lines[0]["width"], "height": image_lines[0]["height"]}
+        images.append(json.dumps({"id": ids.images[image], "file_name": image, **size}).encode())
     yield b'\n],\n"images": [\n' + b",\n".join(images) + b'\n],\n"categories": [\n'
-    yield b",\n".join(json.dumps({"id": n, "name": text}).encode() for text, n in asked.items())
+    yield b",\n".join(json.dumps({"id": number, "name": text}).encode() for text, number in categories.items())
     yield b"\n]}\n"
 
 

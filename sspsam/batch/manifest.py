@@ -1,48 +1,32 @@
-"""What a batch is to do: which pictures, and which expressions for each.
+"""Tasks of a batch: its images, and the expressions for each image.
 
-Pictures come from a folder, from a list of paths, or from a table (CSV or TSV with a header, or JSON lines) of `image`
-and `text`. The order is settled here and nowhere else: a folder by the bytes of the paths, a list or table as written.
+Images come from a folder, from a list of paths, or from a table (see `sspsam.batch.tables`). This module alone defines
+their order: a folder is sorted by the bytes of the paths, a list or table keeps its own order.
 """
 
-import csv
-import fnmatch
-import io
-import json
 import os
 import posixpath
-import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
+from sspsam.batch.folders import list_files, matches
+from sspsam.batch.tables import LIST_SUFFIX, TABLE_SUFFIXES, read_lines, read_table
 from sspsam.errors import ManifestError, TextError
 
-SUFFIXES: Final = frozenset(
-    (
-        *(".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
-        *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"),
-    )
-)
-TABLES: Final = frozenset((".csv", ".tsv", ".jsonl", ".ndjson"))
-_LIST: Final = ".txt"
-# how the files of the usual formats begin, for those whose name does not say what they are
-_BEGINNINGS: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\x00", b"MM\x00*")
-# raw photographs begin like a TIFF, and hold a small preview that is not what is meant
-_RAW: Final = frozenset(
-    (".3fr", ".arw", ".cr2", ".dng", ".erf", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw")
-)
+ImagePaths = Sequence[str | os.PathLike[str]]
+CheckText = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One picture and what is asked about it.
+    """One image and its expressions.
 
     Args:
-        image: what the picture is called in the results: its path below the folder, or as it was listed; with `/`.
-        path: where it is.
+        image: name of the image in the results: its path relative to the folder, or its path in the list; with `/`.
+        path: location of the image.
         texts: expressions, in order.
-        problem: why it cannot be read, if that is known already.
+        problem: reason why the image cannot be read, if it is known already.
     """
 
     image: str
@@ -53,230 +37,156 @@ class Task:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that is to be done.
+    """All tasks of a batch.
 
     Args:
-        tasks: in order; no picture twice.
-        passed_over: files of the folder that are no pictures by name or content.
+        tasks: in order; no image twice.
+        passed_over: files of the folder that are not images by name or content.
     """
 
     tasks: tuple[Task, ...]
     passed_over: int = 0
 
 
-def manifest_of(
-    source: Path | Sequence[str | os.PathLike[str]],
+def build_manifest(
+    source: Path | ImagePaths,
     output: Path,
     texts: Sequence[str] | None,
     prompts: Path | None,
     glob: str | None,
-    check: Callable[[str], object],
+    check: CheckText,
 ) -> Manifest:
-    """Settle what is to be done.
+    """List the images of a batch and the expressions for each.
 
     Args:
-        source: a folder, a picture, a list (`.txt`, one path a line) or table of pictures, or paths.
-        output: left out of a folder that contains it.
-        texts: expressions about every picture.
-        prompts: a file of expressions: `.txt`, one a line, for every picture; a table, each for its own picture.
-        glob: which files of a folder; `*` stands for `/` too, `**/` for no folder as well, and a pattern without `/` is
-            compared with the name.
-        check: raises `TextError` for an expression that cannot be asked.
+        source: a folder, an image, a list (`.txt`, one path a line) or table of images, or paths.
+        output: skipped if it lies in the folder.
+        texts: expressions for every image.
+        prompts: a file of expressions: `.txt`, one a line, for every image; a table, each for its own image.
+        glob: pattern for the files of a folder; `*` matches `/` too, `**/` also matches no folder, and a pattern
+            without `/` is compared with the file name.
+        check: raises `TextError` for an expression that cannot be encoded.
 
     Raises:
-        ManifestError: there is nothing to do, or a list or table cannot be understood.
-        TextError: an expression cannot be asked; the file and line are named.
+        ManifestError: there are no images, or a list or table is malformed.
+        TextError: an expression cannot be encoded; the message names the file and line.
     """
-    if prompts is not None and texts:
-        raise ManifestError("give expressions one by one or as a file of prompts, not both")
-    if prompts is not None and prompts.suffix.lower() not in (_LIST, *TABLES):
-        raise ManifestError(f"{prompts} is no file of prompts by its name: {_LIST}, one a line, or {', '.join(TABLES)}")
-    if glob is not None and not (isinstance(source, Path) and source.is_dir() and _for_all(prompts)):
-        raise ManifestError("glob chooses files of a folder; a list or table names its pictures")
-    own_table = isinstance(source, Path) and source.suffix.lower() in TABLES
-    table = source if own_table else None if _for_all(prompts) else prompts
-    if isinstance(table, Path):
-        if own_table and prompts is not None:
-            raise ManifestError(f"{source} is a table of pictures and expressions already; leave out {prompts}")
-        base = source if isinstance(source, Path) and source.is_dir() else table.parent
-        if table is prompts and base is table.parent and source != base:
-            raise ManifestError(f"{prompts} says which pictures are asked what; the input is their folder, not a list")
-        found = _from_table(table, base, texts, check)
+    _check_arguments(source, texts, prompts, glob)
+    if isinstance(source, Path) and _is_table(source):
+        if prompts is not None:
+            raise ManifestError(f"{source} is a table of images and expressions already: leave out {prompts}")
+        manifest = _tasks_of_table(source, source.parent, texts, check)
+    elif prompts is not None and _is_table(prompts):
+        manifest = _tasks_of_table(prompts, _image_folder(source, prompts), texts, check)
     else:
-        everywhere = tuple(texts or (_lines(prompts) if prompts is not None else ()))
-        if not everywhere:
-            raise ManifestError("no expression: say what to look for, or give a file of prompts")
-        _check_texts(everywhere, str(prompts) if prompts is not None else "texts", check)
-        found = _pictures(source, output, everywhere, glob)
-    if not found.tasks:
-        what = f" that match {glob!r}" if glob else ""
-        raise ManifestError(f"no pictures{what} in {source if isinstance(source, Path) else 'the list'}")
-    return found
+        manifest = _tasks_with_common_texts(source, output, texts, prompts, glob, check)
+    if not manifest.tasks:
+        condition = f" that match {glob!r}" if glob else ""
+        raise ManifestError(f"no images{condition} in {source if isinstance(source, Path) else 'the list of paths'}")
+    return manifest
 
 
-def _pictures(
-    source: Path | Sequence[str | os.PathLike[str]], output: Path, texts: tuple[str, ...], glob: str | None
+def _check_arguments(
+    source: Path | ImagePaths, texts: Sequence[str] | None, prompts: Path | None, glob: str | None
+) -> None:
+    if prompts is not None and texts:
+        raise ManifestError(f"expressions were given both one by one and in the file {prompts}: use one of the two")
+    if prompts is not None and prompts.suffix.lower() not in (LIST_SUFFIX, *TABLE_SUFFIXES):
+        raise ManifestError(
+            f"{prompts} is no file of prompts by its name: use {LIST_SUFFIX}, one expression a line, or a table, "
+            f"{', '.join(sorted(TABLE_SUFFIXES))}"
+        )
+    is_folder = isinstance(source, Path) and source.is_dir()
+    if glob is not None and not (is_folder and (prompts is None or not _is_table(prompts))):
+        raise ManifestError(f"glob ({glob!r}) selects files of a folder, but a list or table names its images")
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in TABLE_SUFFIXES
+
+
+def _image_folder(source: Path | ImagePaths, prompts: Path) -> Path:
+    """Return the folder to which the images in a table of prompts are relative."""
+    if isinstance(source, Path) and source.is_dir():
+        return source
+    if isinstance(source, Path) and not source.exists():
+        raise ManifestError(f"no such folder: {source}")
+    raise ManifestError(f"{prompts} names its own images: give their folder as the input, not a list or an image")
+
+
+def _tasks_of_table(table: Path, folder: Path, texts: Sequence[str] | None, check: CheckText) -> Manifest:
+    tasks = []
+    for row in read_table(table):
+        if row.texts and texts:
+            raise ManifestError(f"{row.location} has its own expressions: leave out the expressions for all images")
+        if not row.texts and not texts:
+            raise ManifestError(
+                f"{row.location} has no expression for {row.image}: add a text, or give expressions for all images"
+            )
+        row_texts = row.texts or tuple(texts or ())
+        _check_texts(row_texts, row.location, check)
+        tasks.append(_task(row.image, folder, row_texts))
+    return Manifest(_merged(tasks))
+
+
+def _tasks_with_common_texts(
+    source: Path | ImagePaths,
+    output: Path,
+    texts: Sequence[str] | None,
+    prompts: Path | None,
+    glob: str | None,
+    check: CheckText,
 ) -> Manifest:
+    common_texts = tuple(texts or (read_lines(prompts) if prompts is not None else ()))
+    if not common_texts:
+        raise ManifestError(
+            "no expression to segment: give texts or a file of prompts (command line: -t TEXT or --prompts FILE)"
+        )
+    _check_texts(common_texts, "texts" if prompts is None else str(prompts), check)
     if not isinstance(source, Path):
-        return Manifest(_once(_task(os.fspath(name), Path(), texts) for name in source))
+        return Manifest(_merged(_task(os.fspath(name), Path(), common_texts) for name in source))
     if source.is_dir():
-        return _folder(source, output, texts, glob)
+        return _tasks_of_folder(source, output, common_texts, glob)
     if not source.exists():
-        raise ManifestError(f"no such folder, list or picture: {source}")
-    if source.suffix.lower() == _LIST:
-        return Manifest(_once(_task(name, source.parent, texts) for name in _lines(source)))
-    return Manifest((Task(source.name, source, texts),))
+        raise ManifestError(f"no such folder, list or image: {source}")
+    if source.suffix.lower() == LIST_SUFFIX:
+        return Manifest(_merged(_task(name, source.parent, common_texts) for name in read_lines(source)))
+    return Manifest((Task(source.name, source, common_texts),))
 
 
-def _for_all(prompts: Path | None) -> bool:
-    """Whether a file of prompts, if any, says what to ask every picture, rather than each its own."""
-    return prompts is None or prompts.suffix.lower() == _LIST
-
-
-def _task(name: str, base: Path, texts: tuple[str, ...]) -> Task:
+def _task(name: str, folder: Path, texts: tuple[str, ...]) -> Task:
     try:
         os.fsencode(name)
     except UnicodeEncodeError as error:
-        raise ManifestError(f"{name!r} cannot be the path of a picture: {error}") from error
-    return Task(posixpath.normpath(Path(name).as_posix()), base / name, texts)
+        raise ManifestError(f"{name!r} cannot be the path of an image: {error}") from error
+    return Task(posixpath.normpath(Path(name).as_posix()), folder / name, texts)
 
 
-def _once(tasks: Iterable[Task]) -> tuple[Task, ...]:
-    """Each picture once, where it is first named, with all that is asked about it."""
-    known: dict[str, Task] = {}
+def _merged(tasks: Iterable[Task]) -> tuple[Task, ...]:
+    """Merge the tasks of each image into one, with all of its expressions, at the place of the first."""
+    merged: dict[str, Task] = {}
     for task in tasks:
-        earlier = known.get(task.image)
-        texts = task.texts if earlier is None else (*earlier.texts, *(t for t in task.texts if t not in earlier.texts))
-        known[task.image] = Task(task.image, task.path, texts)
-    return tuple(known.values())
+        known_texts = merged[task.image].texts if task.image in merged else ()
+        new_texts = tuple(text for text in task.texts if text not in known_texts) if known_texts else task.texts
+        merged[task.image] = Task(task.image, task.path, (*known_texts, *new_texts))
+    return tuple(merged.values())
 
 
-def _folder(folder: Path, output: Path, texts: tuple[str, ...], glob: str | None) -> Manifest:
+def _tasks_of_folder(folder: Path, output: Path, texts: tuple[str, ...], glob: str | None) -> Manifest:
     tasks: list[Task] = []
     passed_over = 0
-    for path, problem in _files(folder, output):
+    for path, problem in list_files(folder, output):
         image = path.relative_to(folder).as_posix()
-        if problem is None and not _is_wanted(path, image, glob):
+        if problem is None and not matches(path, image, glob):
             passed_over += 1
         else:
             tasks.append(Task(image, path, texts, problem))
     return Manifest(tuple(sorted(tasks, key=lambda task: os.fsencode(task.image))), passed_over)
 
 
-def _files(folder: Path, output: Path) -> Iterator[tuple[Path, str | None]]:
-    """All entries below that are no folders, and folders that cannot be read with the reason; links are not entered."""
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        yield folder, f"cannot read the folder {folder}: {error.strerror or error}"
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue  # such as what a desktop keeps beside pictures
-        path = folder / entry.name
-        try:
-            inside = entry.is_dir(follow_symlinks=False)
-            led = not inside and entry.is_dir()  # a link to a folder leads out of the tree, or round in it
-            ours = inside and output.exists() and path.samefile(output)
-        except OSError as error:  # such as a link to itself
-            yield path, f"cannot read {path}: {error.strerror or error}"
-            continue
-        if not inside and not led:
-            yield path, None
-        elif inside and not ours:
-            yield from _files(path, output)
-
-
-def _is_wanted(path: Path, image: str, glob: str | None) -> bool:
-    if glob is not None:
-        glob = glob.removeprefix("./")
-        matched = image if "/" in glob else path.name
-        return any(fnmatch.fnmatchcase(matched, each) for each in (glob, glob.replace("**/", "")))
-    ending = path.suffix.lower()
-    return ending in SUFFIXES or (ending not in _RAW and _begins_like_a_picture(path))
-
-
-def _begins_like_a_picture(path: Path) -> bool:
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait for a writer
-            return False
-        with path.open("rb") as file:
-            head = file.read(18)
-    except OSError:
-        return False
-    bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)  # reserved; two letters are the beginning of many a text
-    return head.startswith(_BEGINNINGS) or bitmap or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
-    return [line for line in (line.strip() for line in _text_of(path).split("\n")) if line]
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")  # line ends as they are: csv knows them
-    except OSError as error:
-        raise ManifestError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path} is not a text file in UTF-8 ({error})") from error
-
-
-def _from_table(table: Path, base: Path, texts: Sequence[str] | None, check: Callable[[str], object]) -> Manifest:
-    rows = _csv_rows(table) if table.suffix.lower() in (".csv", ".tsv") else _json_rows(table)
-    tasks = []
-    for where, name, own in rows:
-        if bool(own) == bool(texts):
-            raise ManifestError(
-                f"{where} has expressions of its own: leave out those for all pictures"
-                if own
-                else f"{where} says no expression for {name}: add a text, or give one for all pictures"
-            )
-        _check_texts(own or tuple(texts or ()), where, check)
-        tasks.append(_task(name, base, own or tuple(texts or ())))
-    return Manifest(_once(tasks))
-
-
-def _csv_rows(table: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
-    reader = csv.DictReader(io.StringIO(_text_of(table), newline=""), strict=True, delimiter=delimiter)
-    try:
-        if "image" not in (reader.fieldnames or ()):
-            raise ManifestError(f"{table}: the first line names the columns, image and text; it is {reader.fieldnames}")
-        for row in reader:
-            if None in row:
-                raise ManifestError(
-                    f"{table}, line {reader.line_num} has more columns than the first line: put a text that contains "
-                    "the separator in double quotes"
-                )
-            if not row["image"]:
-                raise ManifestError(f"{table}, line {reader.line_num}: no image")
-            yield f"{table}, line {reader.line_num}", row["image"], (row["text"],) if row.get("text") else ()
-    except csv.Error as error:
-        raise ManifestError(f"{table}, line {reader.line_num}: {error}") from error
-
-
-def _json_rows(table: Path) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    for number, line in enumerate(_text_of(table).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{table}, line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"{where} is not JSON: {error}") from error
-        image, text = (row.get("image"), row.get("text", [])) if isinstance(row, dict) else (None, None)
-        own = [text] if isinstance(text, str) else text
-        if not isinstance(image, str) or not image or not isinstance(own, list):
-            raise ManifestError(f'{where}: a line is {{"image": path, "text": one expression or a list of them}}')
-        if not all(isinstance(each, str) for each in own):
-            raise ManifestError(f"{where}: an expression is a string")
-        yield where, image, tuple(own)
-
-
-def _check_texts(texts: Sequence[str], where: str, check: Callable[[str], object]) -> None:
+def _check_texts(texts: Sequence[str], location: str, check: CheckText) -> None:
     for text in texts:
         try:
             check(text)
         except TextError as error:
-            raise TextError(f"{where}: {error}") from error
+            raise TextError(f"{location}: {error}") from error

@@ -1,9 +1,9 @@
-"""What files are called: the input tree mirrored, without collisions on any file system.
+"""File names in the output folder: they mirror the input tree, without collisions on any file system.
 
-`sub/a.jpg` becomes `sub/a.jpg-1.png` for the first expression. A name keeps its ending, so that `a.jpg` and `a.png`
-stay apart. Where a part of a path is not fit to be a name everywhere, where it is too long, or where another picture's
-path differs in case or Unicode form alone, the name gets twelve hexadecimal digits of the SHA-256 of the path:
-`a.jpg~0f3a...-1.png`. An expression is never part of a name.
+The first mask of `sub/a.jpg` is `sub/a.jpg-1.png`. The stem keeps the image's suffix, so that `a.jpg` and `a.png` get
+different names. Twelve hexadecimal digits of the SHA-256 of the image's path are appended, as in
+`a.jpg~0f3a...-1.png`, where a component of the path is too long or not a valid name on every file system, and where
+two paths differ only in case or Unicode normalization. Expressions are never part of a name.
 """
 
 import hashlib
@@ -11,69 +11,63 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
-_LONGEST: Final = 200  # bytes; file systems allow 255, of which number and ending need some
-_UNFIT: Final = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\\\ud800-\udfff]|^\.+$|^ +|[. ]+$')
-_MASK: Final = re.compile(r"-\d+(\.overlay)?\.png$", re.IGNORECASE)
-_RESERVED: Final = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows
-_OURS: Final = re.compile(
+_MAX_BYTES: Final = 200  # of a component; file systems allow 255, and number and suffix are appended
+_DIGEST_BYTES: Final = 40  # of the maximum, reserved for `~` and the digest
+_INVALID: Final = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\\\ud800-\udfff]|^\.+$|^ +|[. ]+$')
+_OUTPUT_IMAGE: Final = re.compile(r"-\d+(\.overlay)?\.png$", re.IGNORECASE)
+_RESERVED_ON_WINDOWS: Final = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_RECORD_FILE: Final = re.compile(  # files and folders that a run itself writes into the output folder
     r"(results|errors|job|coco)\b.*\.(jsonl?|parquet)|\.sspsam-tmp.*", re.IGNORECASE
-)  # folders too
+)
 
 
-def stems_of(images: Sequence[str]) -> list[str]:
-    """For each picture the path below the output folder that its files begin with.
+def output_stems(images: Sequence[str]) -> list[str]:
+    """Return for each image the path, relative to the output folder, with which the names of its files begin.
 
     Args:
-        images: paths of pictures, all different, with `/`.
+        images: paths of images, all different, separated by `/`.
     """
-    plain = [_plain(image) for image in images]
-    taken = Counter(_folded(stem) for stem in plain)
-    # what is a folder for one picture cannot be a file for another
-    taken.update({_folded(str(folder)) for stem in plain for folder in PurePosixPath(stem).parents})
+    valid_paths = [_valid_path(image) for image in images]
+    uses = Counter(_collision_key(path) for path in valid_paths)
+    # a path that is a folder for one image cannot be a file for another
+    uses.update({_collision_key(str(folder)) for path in valid_paths for folder in PurePosixPath(path).parents})
     return [
-        stem if taken[_folded(stem)] == 1 and _is_fit(image) else _marked(stem, image)
-        for stem, image in zip(plain, images, strict=True)
+        path if uses[_collision_key(path)] == 1 and path == image else _with_digest(path, image)
+        for path, image in zip(valid_paths, images, strict=True)
     ]
 
 
-def _parts(image: str) -> Iterable[str]:
-    """The names in a path; a drive or root is none of them."""
-    return [part for part in image.split("/") if part not in ("", ".")]
+def _valid_path(image: str) -> str:
+    """Return the path with every component replaced by a name that is valid on every file system."""
+    components = [component for component in image.split("/") if component not in ("", ".")]
+    *folders, name = [_valid_name(component) for component in components] or ["_"]
+    # a folder must not have the name of a mask or overlay that is written beside it
+    return "/".join((*(f"{folder}_" if _OUTPUT_IMAGE.search(folder) else folder for folder in folders), name))
 
 
-def _is_fit(image: str) -> bool:
-    return _plain(image) == image
+def _valid_name(component: str) -> str:
+    name = _INVALID.sub("_", component)
+    if _RESERVED_ON_WINDOWS.fullmatch(name) or _RECORD_FILE.fullmatch(name):
+        name = "_" + name
+    return _truncated(name, _MAX_BYTES)
 
 
-def _fit(part: str) -> str:
-    """A name that every file system takes."""
-    fit = _UNFIT.sub("_", part)
-    if _RESERVED.fullmatch(fit) or _OURS.fullmatch(fit):
-        fit = "_" + fit
-    return _shortened(fit, _LONGEST)
+def _truncated(name: str, max_bytes: int) -> str:
+    """Cut a name to a number of UTF-8 bytes, between characters."""
+    return name.encode(errors="replace")[:max_bytes].decode(errors="ignore")
 
 
-def _shortened(name: str, length: int) -> str:
-    return name.encode(errors="replace")[:length].decode(errors="ignore")
+def _collision_key(path: str) -> str:
+    """Return a key that is equal for paths which some file system treats as the same."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFKD", path).casefold())
 
 
-def _plain(image: str) -> str:
-    *folders, name = [_fit(part) for part in _parts(image)] or ["_"]
-    # no folder may have the name of a file that is made beside it
-    return "/".join((*(f"{part}_" if _MASK.search(part) else part for part in folders), name))
-
-
-def _folded(stem: str) -> str:
-    """The same for paths that some file system takes for the same."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFKD", stem).casefold())
-
-
-def _marked(stem: str, image: str) -> str:
-    folder, _, name = stem.rpartition("/")
+def _with_digest(path: str, image: str) -> str:
+    folder, _, name = path.rpartition("/")
     digest = hashlib.sha256(os.fsencode(image)).hexdigest()[:12]
-    marked = f"{_shortened(name, _LONGEST - 40)}~{digest}"
-    return f"{folder}/{marked}" if folder else marked
+    unique_name = f"{_truncated(name, _MAX_BYTES - _DIGEST_BYTES)}~{digest}"
+    return f"{folder}/{unique_name}" if folder else unique_name

@@ -1,4 +1,4 @@
-"""How a batch is run, and what became of it."""
+"""Options of a batch, and the summary that it returns."""
 
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -12,19 +12,23 @@ FORMATS: Final[tuple[Format, ...]] = ("mask", "overlay", "rle", "coco", "parquet
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How a batch is run; what of it changes the answers is compared when a run is resumed.
+    """Options of a batch. A run is resumed only if the options that change the answers are the same.
 
     Args:
-        formats: `"mask"`, an 8-bit PNG of 0 and 255 for each picture and expression; `"overlay"`, the picture with the
+        formats: `"mask"`, an 8-bit PNG of 0 and 255 for each image and expression; `"overlay"`, the image with the
             mask tinted; `"coco"`, one COCO file at the end; `"parquet"`, the results as one Parquet file at the end
             (extra `[ray]`); `"rle"`, no file: `results.jsonl` holds every mask anyway.
-        glob: which files of a folder; `*` stands for `/` too. None: those that are pictures by name or beginning.
-        shard: which of several independent runs this is.
-        overwrite: remove what an earlier run in the same folder wrote, and begin anew.
-        retry_errors: try again the pictures that failed in earlier runs.
-        max_errors: stop after more than so many pictures that cannot be done, earlier runs included; None: never.
+        glob: pattern for the files of a folder; `*` matches `/` too. None: files with the suffix or the first bytes
+            of an image.
+        shard: number of this run, if the batch is split into independent runs.
+        overwrite: remove the files of an earlier run in the same folder, and start again.
+        retry_errors: retry the images that failed in earlier runs.
+        max_errors: stop when more images than this have failed, earlier runs included; None: never.
         batch_size, workers: as in `SSPSAMPredictor.predict_batch`.
         mask_threshold, no_target_pixels, max_pixels: as in `SSPSAMPredictor.predict`.
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     formats: tuple[Format, ...] = ("mask",)
@@ -42,25 +46,25 @@ class BatchOptions:
     def __post_init__(self) -> None:
         unknown = [name for name in self.formats if name not in FORMATS]
         if unknown or not self.formats:
-            raise ValueError(f"formats are some of {', '.join(FORMATS)}, not {unknown or 'none'}")
+            raise ValueError(f"formats must be some of {', '.join(FORMATS)}, not {unknown or 'none'}")
         for name, least in (("batch_size", 1), ("workers", 1), ("max_errors", 0), ("max_pixels", 1)):
-            count = getattr(self, name)
-            if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < least):
-                raise ValueError(f"{name} is a whole number, {least} or more, not {count!r}")
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise ValueError(f"{name} must be a whole number, {least} or more, not {value!r}")
 
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """What became of a batch.
+    """Counts of a batch.
 
     Args:
-        pictures: of this run, all shards' parts left out.
-        done: by this call.
-        earlier: done by earlier calls that this one went on with.
-        failed: pictures that could not be done, by whichever call.
-        expressions: answered by this call.
-        no_target: how many of those answers are that there is no target.
-        passed_over: files of the folder that are no pictures.
+        pictures: images of this run, without the images of other shards.
+        done: images answered by this call.
+        earlier: images answered by earlier calls, which this call resumed.
+        failed: images that failed, in this call or in earlier ones.
+        expressions: answers of this call.
+        no_target: answers of this call that are "no target".
+        passed_over: files of the folder that are not images.
     """
 
     pictures: int
@@ -72,9 +76,9 @@ class BatchSummary:
     passed_over: int
 
     def __str__(self) -> str:
-        parts = [f"{self.done + self.earlier} of {self.pictures} pictures done"]
-        parts += [f"{self.earlier} of them earlier"] if self.earlier else []
-        parts += [f"{self.failed} failed"] if self.failed else []
-        parts += [f"{self.expressions} expressions answered, {self.no_target} of them with no target"]
-        parts += [f"{self.passed_over} other files passed over"] if self.passed_over else []
-        return ", ".join(parts)
+        counts = [f"{self.done + self.earlier} of {self.pictures} images done"]
+        counts += [f"{self.earlier} of them in earlier runs"] if self.earlier else []
+        counts += [f"{self.failed} failed"] if self.failed else []
+        counts += [f"{self.expressions} expressions answered, {self.no_target} of them with no target"]
+        counts += [f"{self.passed_over} other files skipped"] if self.passed_over else []
+        return ", ".join(counts)

@@ -1,4 +1,4 @@
-"""The results of a batch as a Parquet file (extra `[ray]`, which brings pyarrow)."""
+"""Results of a batch as a Parquet file (extra `[ray]`, which installs pyarrow)."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -7,63 +7,67 @@ from typing import Any, BinaryIO, Final
 from sspsam.batch.records import Line
 from sspsam.errors import MissingExtraError
 
-_ROWS: Final = 1000  # that are held in memory at a time
+_ROWS_IN_MEMORY: Final = 1000
 
 
 def write_parquet(file: BinaryIO, lines: Iterable[Line]) -> None:
-    """Write a row for each line, its fields as columns.
+    """Write one row for each line of results, with the line's entries as columns.
 
     Args:
         file: open for writing.
-        lines: of `results.jsonl`, iterated over once.
+        lines: of `results.jsonl`; iterated over once.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
     """
-    arrow, parquet = _pyarrow()
-    text, whole, real = arrow.string(), arrow.int64(), arrow.float64()
+    arrow, parquet = _import_pyarrow()
+    schema = _schema(arrow)
+    remaining = iter(lines)
+    with parquet.ParquetWriter(file, schema) as writer:
+        while chunk := list(islice(remaining, _ROWS_IN_MEMORY)):
+            rows = [{name: _with_valid_utf8(line.get(name)) for name in schema.names} for line in chunk]
+            writer.write_table(arrow.Table.from_pylist(rows, schema=schema))
+
+
+def require_pyarrow() -> None:
+    """Raise a `MissingExtraError` if pyarrow is not installed, so that a run fails before it computes anything."""
+    _import_pyarrow()
+
+
+def _schema(arrow: Any) -> Any:
+    text, integer, real = arrow.string(), arrow.int64(), arrow.float64()
     columns = {
         "image": text,
-        "number": whole,
-        "of": whole,
+        "number": integer,
+        "of": integer,
         "files": arrow.struct([("mask", text), ("overlay", text)]),
         "model": text,
         "fingerprint": text,
         "sspsam": text,
-        "version": whole,
+        "version": integer,
         "text": text,
         "no_target": arrow.bool_(),
-        "foreground_pixels": whole,
+        "foreground_pixels": integer,
         "score": real,
         "box": arrow.list_(real),
-        "mask_box": arrow.list_(whole),
-        "height": whole,
-        "width": whole,
-        "mask": arrow.struct([("size", arrow.list_(whole)), ("counts", text)]),
+        "mask_box": arrow.list_(integer),
+        "height": integer,
+        "width": integer,
+        "mask": arrow.struct([("size", arrow.list_(integer)), ("counts", text)]),
     }
-    schema = arrow.schema(columns)
-    rows = iter(lines)
-    with parquet.ParquetWriter(file, schema) as writer:
-        while part := list(islice(rows, _ROWS)):
-            said = [{name: _written(line.get(name)) for name in columns} for line in part]
-            writer.write_table(arrow.Table.from_pylist(said, schema=schema))
+    return arrow.schema(columns)
 
 
-def _written(value: Any) -> Any:
-    """Names of files that are no text in any encoding are written with escapes: Parquet takes UTF-8 alone."""
+def _with_valid_utf8(value: Any) -> Any:
+    """Escape undecodable bytes of file names in a value, because Parquet accepts valid UTF-8 only."""
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()
     if isinstance(value, dict):
-        return {key: _written(each) for key, each in value.items()}
+        return {key: _with_valid_utf8(entry) for key, entry in value.items()}
     return value
 
 
-def require_pyarrow() -> None:
-    """Find out before the work begins."""
-    _pyarrow()
-
-
-def _pyarrow() -> tuple[Any, Any]:
+def _import_pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow
         import pyarrow.parquet

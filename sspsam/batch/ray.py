@@ -1,8 +1,8 @@
-"""A batch on a Ray cluster (extra `[ray]`): the job of `sspsam.batch`, with the same files and lines, on many machines.
+"""A batch on a Ray cluster (extra `[ray]`): the same files and lines as `sspsam.batch.run_batch`, on many machines.
 
-A Ray Data pipeline of one predictor an actor: actors answer and write the files of pictures, into a folder that all
-machines see; the driver alone writes `results.jsonl` and `errors.jsonl`, in the order of the manifest. A picture that
-is answered twice, because a worker died, has the same bytes again and is recorded once.
+A Ray Data pipeline has one predictor in each actor. Actors compute answers and write the files of images into a folder
+that all machines share. The driver alone writes `results.jsonl` and `errors.jsonl`, in the order of the manifest. If a
+worker dies, its images are answered once more, with the same bytes, and recorded once.
 """
 
 import json
@@ -11,17 +11,19 @@ import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sspsam.batch.job import Answering, Batch, Source, Unit, outcomes_of
+from sspsam.batch.identity import AnswerIdentity
+from sspsam.batch.job import Batch, Chunk, Source, predict_chunks
 from sspsam.batch.options import BatchOptions, BatchSummary
 from sspsam.batch.records import Line
-from sspsam.batch.writing import PictureWriter, written
+from sspsam.batch.writing import ImageWriter, write_in_threads
 from sspsam.checkpoints.names import BUNDLED
 from sspsam.devices import checked_dtype, default_dtype
 from sspsam.errors import BatchError, MissingExtraError, SSPSAMError, warn
@@ -31,20 +33,33 @@ from sspsam.images.loading import pillow_pixel_limit
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.utils.batching import raise_if_error, result_or_error
 
-_UNITS: Final = 8  # units of work in a block, which is what is done again when a worker dies
+_CHUNKS_PER_BLOCK: Final = 8  # a block is what Ray computes again when a worker dies
 _Columns = dict[str, NDArray[Any]]
+
+
+class PretrainedOptions(TypedDict, total=False):
+    """Keyword arguments of `SSPSAMPredictor.from_pretrained`, without `device`, which the cluster determines."""
+
+    revision: str | None
+    dtype: str | torch.dtype | None
+    cache_dir: str | os.PathLike[str] | None
+    local_files_only: bool
+    token: str | bool | None
+    verify: bool | None
+    repository: str | None
+    embedding_cache: EmbeddingCache | str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where a batch runs.
+    """A Ray cluster and its use.
 
     Args:
-        address: of a Ray cluster, `"auto"` for the one of this machine; None: one that is started on this machine for
-            the batch. A program that is connected already stays so.
-        actors: predictors at work; None: as many as the cluster has room for.
-        cpus: cores for each.
-        gpus: of each; 0: it computes on the CPU. Less than 1 shares a GPU.
+        address: of a Ray cluster, `"auto"` for the cluster of this machine; None: start a cluster on this machine for
+            the batch. If the program is connected to a cluster already, that cluster is used.
+        actors: number of predictors; None: as many as the cluster has room for.
+        cpus: cores for each predictor.
+        gpus: GPUs for each predictor; 0: the predictors compute on the CPU. A fraction shares a GPU.
     """
 
     address: str | None = None
@@ -63,161 +78,250 @@ def run_batch_on_ray(
     options: BatchOptions | None = None,
     cluster: Cluster | None = None,
     progress: bool = False,
-    **loading: Any,
+    **pretrained: Unpack[PretrainedOptions],
 ) -> BatchSummary:
-    """`sspsam.batch.run_batch` on a Ray cluster; pictures, weights and `output` are where all its machines see them.
+    """`sspsam.batch.run_batch` on a Ray cluster. Images, weights and `output` must have the same paths on all machines.
 
     Args:
         source, output, texts, prompts, options, progress: as in `run_batch`.
-        model: as in `SSPSAMPredictor.from_pretrained`.
-        cluster: where.
-        loading: other arguments of `from_pretrained`, for every actor; `device` is chosen by `cluster`.
+        model: `name_or_path` of `SSPSAMPredictor.from_pretrained`.
+        cluster: where the predictors run.
+        pretrained: other arguments of `from_pretrained`, for every predictor.
+
+    Returns:
+        Counts of images and expressions.
 
     Raises:
+        TypeError: `from_pretrained` has no such argument, or the argument is `device`.
         MissingExtraError: Ray is not installed.
-        BatchError: as `run_batch`; also when an actor has other weights than the driver.
+        BatchError: as `run_batch`; also if an actor finds other weights than the driver.
         SSPSAMError: as `run_batch`.
     """
-    ray, cluster, options = _ray(), cluster or Cluster(), options or BatchOptions()
+    _check_names(pretrained)
+    ray, cluster, options = _import_ray(), cluster or Cluster(), options or BatchOptions()
     device = torch.device("cuda" if cluster.gpus else "cpu")
-    dtype = checked_dtype(loading["dtype"]) if loading.get("dtype") else default_dtype(device)
-    predictor = SSPSAMPredictor.from_pretrained(model, **{**loading, "device": "cpu"})
-    answering = Answering.like(predictor, device, dtype)
-    batch = Batch.of(source, output, texts, prompts, answering, options)
-    batch.output = batch.output.absolute()  # a worker is in another directory
-    load = {"name_or_path": _absolute(model), **loading, "device": device.type}
-    load["repository"] = loading.get("repository") or os.environ.get(REPOSITORY_VARIABLE)
-    if loading.get("cache_dir"):
-        load["cache_dir"] = os.path.abspath(loading["cache_dir"])
-    if cache := predictor.embedding_cache:
-        load["embedding_cache"] = EmbeddingCache(
-            cache.directory.absolute(), max_bytes=cache.max_bytes, dtype=cache.dtype
-        )
+    dtype = pretrained.get("dtype")
+    predictor = SSPSAMPredictor.from_pretrained(model, device="cpu", **pretrained)
+    identity = AnswerIdentity.from_predictor(
+        predictor, device, default_dtype(device) if dtype is None else checked_dtype(dtype)
+    )
+    output = Path(output).absolute()  # an actor has another working directory
+    batch = Batch.plan(source, output, texts, prompts, identity, options)
+    setup = ActorSetup(
+        model=_absolute_model(model),
+        device=device.type,
+        pretrained=_for_actors(pretrained, predictor.embedding_cache),
+        fingerprint=identity.fingerprint,
+        options=options,
+    )
 
-    def answered(units: Sequence[Unit], write: PictureWriter) -> Iterator[list[Line]]:
-        return _answered(ray, cluster, units, (load, answering.fingerprint, options, write))
+    def answer(chunks: Sequence[Chunk], write: ImageWriter) -> Iterator[list[Line]]:
+        return _lines_from_cluster(ray, cluster, chunks, setup, write)
 
     with _connected(ray, cluster.address):
-        return batch.run(answered, progress)
+        return batch.run(answer, progress)
 
 
-class Actor:  # what it raised, Ray would try again, and then show where it was raised rather than what it says
-    """Answers blocks of a dataset in one process of the cluster.
-
-    Args:
-        load: arguments of `from_pretrained`.
-        fingerprint: that the model must have.
-        options: of the batch.
-        write: writes the files.
-    """
-
-    def __init__(self, load: dict[str, Any], fingerprint: str, options: BatchOptions, write: PictureWriter) -> None:
-        self._options, self._write = options, write
-        self._predictor: SSPSAMPredictor | SSPSAMError = result_or_error(SSPSAMPredictor.from_pretrained, **load)
-        if isinstance(self._predictor, SSPSAMPredictor) and self._predictor.fingerprint != fingerprint:
-            self._predictor = BatchError(f"it found other weights under {load['name_or_path']} than the driver")
-
-    def __call__(self, block: _Columns) -> _Columns:
-        """Columns `first`, the number of a unit's first picture, and `unit` -> `number` of a picture, its `lines`."""
-        units: list[Unit] = [pickle.loads(unit) for unit in block["unit"]]
-        numbers = [
-            int(first) + index
-            for first, unit in zip(block["first"], units, strict=True)
-            for index in range(sum(not each.done for each in unit))
-        ]
-        lines = result_or_error(self._lines, units)
-        if isinstance(lines, SSPSAMError):
-            return {"number": np.array([-1]), "lines": np.array([json.dumps([type(lines).__name__, str(lines)])])}
-        return {"number": np.array(numbers), "lines": np.array(lines, dtype=object)}
-
-    def _lines(self, units: list[Unit]) -> list[str]:
-        predictor = raise_if_error(self._predictor)
-        with pillow_pixel_limit(self._options.max_pixels):
-            return [json.dumps(each) for each in written(outcomes_of(units, predictor, self._options), self._write)]
+def _check_names(pretrained: PretrainedOptions) -> None:
+    """Raise a `TypeError` for arguments that do not exist, before anything is loaded or started."""
+    if "device" in pretrained:
+        raise TypeError("run_batch_on_ray() has no argument 'device': Cluster(gpus=1) puts each predictor on a GPU")
+    known = PretrainedOptions.__annotations__
+    unknown = [name for name in pretrained if name not in known]
+    if unknown:
+        raise TypeError(
+            f"run_batch_on_ray() has no argument {unknown[0]!r}; besides its own it takes {', '.join(known)}, as "
+            "SSPSAMPredictor.from_pretrained does"
+        )
 
 
-def _answered(
-    ray: ModuleType, cluster: Cluster, units: Sequence[Unit], arguments: tuple[Any, ...]
-) -> Iterator[list[Line]]:
-    """The lines of each picture, in order, each once."""
-    if not units:
-        return
-    items, pictures = [], 0
-    for unit in units:
-        items.append({"first": pictures, "unit": pickle.dumps(unit)})
-        pictures += sum(not each.done for each in unit)
-    answers = ray.data.from_items(items, override_num_blocks=-(-len(items) // _UNITS)).map_batches(
-        Actor,
-        fn_constructor_args=arguments,
-        batch_size=_UNITS,
-        compute=ray.data.ActorPoolStrategy(size=_actors(ray, cluster, len(items))),
-        num_cpus=None if cluster.gpus else cluster.cpus,
-        num_gpus=cluster.gpus or None,
-    )
-    early: dict[int, list[Line]] = {}
-    following = 0
-    for row in _rows(ray, answers):
-        found = json.loads(row["lines"])
-        if row["number"] < 0:
-            raise BatchError(f"a worker stopped: {found[0]}: {found[1]}")
-        early[row["number"]] = found
-        while following in early:
-            yield early.pop(following)
-            following += 1
-
-
-def _rows(ray: ModuleType, answers: Any) -> Iterator[dict[str, Any]]:
-    try:
-        yield from answers.iter_rows()
-    except ray.exceptions.RayError as error:
-        said = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise BatchError(f"the cluster failed: {said[-1].strip()}") from error
-
-
-def _actors(ray: ModuleType, cluster: Cluster, units: int) -> int:
-    """How many actors to start.
-
-    Raises:
-        BatchError: a cluster of this machine has no room for one; Ray would wait for it for ever.
-    """
-    name, each = ("GPU", cluster.gpus) if cluster.gpus else ("CPU", cluster.cpus)
-    largest = max((node["Resources"].get(name, 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
-    if largest < each:
-        lack = f"an actor is to have {each:g} {name}s, and no machine of the cluster has more than {largest:g}"
-        if cluster.address is None:
-            raise BatchError(lack)
-        warn(f"{lack}: waiting for one that has")  # clusters grow when they are asked
-    if cluster.actors is not None:
-        return cluster.actors
-    room = ray.cluster_resources().get(name, 0.0) / each
-    return max(1, min(int(room), -(-units // _UNITS)))
-
-
-@contextmanager
-def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
-    """Connect to a cluster, or start one, for as long as it is needed."""
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init(address=address, log_to_driver=False)
-    context = ray.data.DataContext.get_current()
-    before = context.enable_progress_bars, context.execution_options.preserve_order
-    context.enable_progress_bars = False  # the batch has a bar of its own
-    context.execution_options.preserve_order = True  # lines are written in order: none should wait for long
-    try:
-        yield
-    finally:
-        context.enable_progress_bars, context.execution_options.preserve_order = before
-        if ours:
-            ray.shutdown()
-
-
-def _absolute(model: str | os.PathLike[str]) -> str:
-    """The path of a checkpoint that is here; a name stays a name, as `sspsam.hub` reads it."""
+def _absolute_model(model: str | os.PathLike[str]) -> str:
+    """Return the absolute path of a local checkpoint; other names are returned unchanged, for `sspsam.hub`."""
     is_path = model != BUNDLED and os.path.exists(model)
     return os.path.abspath(model) if is_path else os.fspath(model)
 
 
-def _ray() -> ModuleType:
+def _for_actors(pretrained: PretrainedOptions, cache: EmbeddingCache | None) -> PretrainedOptions:
+    """Replace everything that depends on the driver's working directory or environment variables."""
+    resolved = pretrained.copy()
+    resolved["repository"] = pretrained.get("repository") or os.environ.get(REPOSITORY_VARIABLE)
+    if cache_dir := pretrained.get("cache_dir"):
+        resolved["cache_dir"] = os.path.abspath(cache_dir)
+    if cache is not None:
+        resolved["embedding_cache"] = EmbeddingCache(
+            cache.directory.absolute(), max_bytes=cache.max_bytes, dtype=cache.dtype
+        )
+    return resolved
+
+
+@dataclass(frozen=True)
+class ActorSetup:
+    """Everything that an actor needs to load its predictor.
+
+    Args:
+        model: `name_or_path` of `SSPSAMPredictor.from_pretrained`.
+        device: kind of the actor's device.
+        pretrained: other arguments of `from_pretrained`.
+        fingerprint: expected fingerprint of the model.
+        options: of the batch.
+    """
+
+    model: str
+    device: str
+    pretrained: PretrainedOptions
+    fingerprint: str
+    options: BatchOptions
+
+    def load_predictor(self) -> SSPSAMPredictor:
+        """Load the predictor.
+
+        Raises:
+            BatchError: the weights are not those of the driver.
+            SSPSAMError: as `from_pretrained`.
+        """
+        predictor = SSPSAMPredictor.from_pretrained(self.model, device=self.device, **self.pretrained)
+        if predictor.fingerprint != self.fingerprint:
+            raise BatchError(
+                f"the weights of {self.model} on this machine are not those that the driver loaded: copy the same "
+                "checkpoint to all machines"
+            )
+        return predictor
+
+
+class Actor:
+    """Answers blocks of a dataset in one process of the cluster.
+
+    Errors are returned as values: Ray would retry a block that raises, and report a traceback instead of the message.
+
+    Args:
+        setup: of the predictor.
+        write: writes the files of an image.
+    """
+
+    def __init__(self, setup: ActorSetup, write: ImageWriter) -> None:
+        self._options, self._write = setup.options, write
+        self._predictor: SSPSAMPredictor | SSPSAMError = result_or_error(setup.load_predictor)
+
+    def __call__(self, block: _Columns) -> _Columns:
+        """Answer the images of a block.
+
+        Args:
+            block: columns `first`, the number of the first image of each chunk, and `chunk`, the pickled chunk.
+
+        Returns:
+            Columns `number` and `lines` with one row for each image: its number, and its lines as JSON. After an
+            error, one row with number -1 and, as JSON, the name and message of the error.
+        """
+        chunks: list[Chunk] = [pickle.loads(chunk) for chunk in block["chunk"]]
+        lines = result_or_error(self._json_lines, chunks)
+        if isinstance(lines, SSPSAMError):
+            return {"number": np.array([-1]), "lines": np.array([json.dumps([type(lines).__name__, str(lines)])])}
+        numbers = [
+            int(first) + index
+            for first, chunk in zip(block["first"], chunks, strict=True)
+            for index in range(_unrecorded(chunk))
+        ]
+        return {"number": np.array(numbers), "lines": np.array(lines, dtype=object)}
+
+    def _json_lines(self, chunks: list[Chunk]) -> list[str]:
+        predictor = raise_if_error(self._predictor)
+        with pillow_pixel_limit(self._options.max_pixels):
+            outcomes = predict_chunks(chunks, predictor, self._options)
+            return [json.dumps(lines) for lines in write_in_threads(outcomes, self._write)]
+
+
+def _unrecorded(chunk: Chunk) -> int:
+    return sum(not image.is_recorded for image in chunk)
+
+
+def _lines_from_cluster(
+    ray: ModuleType, cluster: Cluster, chunks: Sequence[Chunk], setup: ActorSetup, write: ImageWriter
+) -> Iterator[list[Line]]:
+    """Yield the lines of each image, in order and once."""
+    if not chunks:
+        return
+    rows = _run_pipeline(ray, cluster, _pipeline_items(chunks), setup, write)
+    early: dict[int, list[Line]] = {}  # lines of images whose predecessors are not finished
+    next_number = 0
+    for row in rows:
+        lines = json.loads(row["lines"])
+        if row["number"] < 0:
+            name, message = lines
+            raise BatchError(f"a worker stopped: {name}: {message}")
+        early[row["number"]] = lines
+        while next_number in early:
+            yield early.pop(next_number)
+            next_number += 1
+
+
+def _pipeline_items(chunks: Sequence[Chunk]) -> list[dict[str, Any]]:
+    """Pickle chunks, and number the images in them that are not recorded."""
+    items: list[dict[str, Any]] = []
+    first = 0
+    for chunk in chunks:
+        items.append({"first": first, "chunk": pickle.dumps(chunk)})
+        first += _unrecorded(chunk)
+    return items
+
+
+def _run_pipeline(
+    ray: ModuleType, cluster: Cluster, items: list[dict[str, Any]], setup: ActorSetup, write: ImageWriter
+) -> Iterator[dict[str, Any]]:
+    dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // _CHUNKS_PER_BLOCK)).map_batches(
+        Actor,
+        fn_constructor_args=(setup, write),
+        batch_size=_CHUNKS_PER_BLOCK,
+        compute=ray.data.ActorPoolStrategy(size=_actor_count(ray, cluster, len(items))),
+        num_cpus=None if cluster.gpus else cluster.cpus,
+        num_gpus=cluster.gpus or None,
+    )
+    try:
+        yield from dataset.iter_rows()
+    except ray.exceptions.RayError as error:
+        messages = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise BatchError(f"the Ray cluster failed: {messages[-1].strip()}") from error
+
+
+def _actor_count(ray: ModuleType, cluster: Cluster, chunks: int) -> int:
+    """Return the number of actors to start.
+
+    Raises:
+        BatchError: a cluster of this machine has no room for one actor; Ray would wait for ever.
+    """
+    resource, needed = ("GPU", cluster.gpus) if cluster.gpus else ("CPU", cluster.cpus)
+    largest = max((node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    if largest < needed:
+        shortage = (
+            f"each predictor needs {needed:g} {resource}s, and no machine of the cluster has more than {largest:g}"
+        )
+        if cluster.address is None:
+            raise BatchError(f"{shortage}: ask for fewer {resource}s for each predictor")
+        warn(f"{shortage}: waiting for a machine that has them")  # some clusters add machines on demand
+    if cluster.actors is not None:
+        return cluster.actors
+    room = int(ray.cluster_resources().get(resource, 0.0) / needed)
+    return max(1, min(room, -(-chunks // _CHUNKS_PER_BLOCK)))
+
+
+@contextmanager
+def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start one, and disconnect at the end; an existing connection is used and kept."""
+    connects = not ray.is_initialized()
+    if connects:
+        ray.init(address=address, log_to_driver=False)
+    context = ray.data.DataContext.get_current()
+    before = context.enable_progress_bars, context.execution_options.preserve_order
+    context.enable_progress_bars = False  # the batch has a progress bar of its own
+    context.execution_options.preserve_order = True  # so that few lines have to wait for their predecessors
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.execution_options.preserve_order = before
+        if connects:
+            ray.shutdown()
+
+
+def _import_ray() -> ModuleType:
     try:
         import ray
         import ray.data

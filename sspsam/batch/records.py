@@ -1,4 +1,4 @@
-"""Files of lines that only grow, and of which a crash costs no more than the line that was being written."""
+"""Append-only files of JSON lines. After a crash, only the lines of the image that was being written are lost."""
 
 import json
 import math
@@ -8,12 +8,16 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from sspsam.errors import BatchError
 from sspsam.utils.files import storage_errors
 
 Line = dict[str, Any]
+
+# the shard boundaries are the same for every chunk size that divides this, because images are encoded one by one on a
+# CPU and four at a time on a GPU, and both may work on shards of the same batch
+_SHARD_GRANULARITY: Final = 4
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Shard:
 
     Args:
         number: of this run, from 1.
-        count: of all.
+        count: number of runs.
     """
 
     number: int = 1
@@ -30,72 +34,76 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise ValueError(f"there is no run {self.number} of {self.count}; they are numbered from 1")
+            raise ValueError(f"there is no run {self.number} of {self.count}; runs are numbered from 1")
 
     def name(self, stem: str, suffix: str = "") -> str:
-        """What a file of the record is called in this run."""
+        """Return the name of a record file of this run: `results.jsonl`, or `results.2-of-8.jsonl` in a shard."""
         return f"{stem}{suffix}" if self.count == 1 else f"{stem}.{self.number}-of-{self.count}{suffix}"
 
-    def part(self, length: int, unit: int) -> range:
-        """Which of `length` items are this run's: in order and in whole units, so that results can be joined.
+    def part(self, length: int, chunk_size: int) -> range:
+        """Return the indices of this run's items, contiguous and in whole chunks, so that results can be concatenated.
 
-        The parts are the same for every unit that divides four, for it is one on a CPU and four on a GPU.
+        Args:
+            length: number of items of all runs.
+            chunk_size: items that are encoded together.
         """
-        unit = math.lcm(unit, 4)
-        units = -(-length // unit)
-        first, last = (min(length, units * number // self.count * unit) for number in (self.number - 1, self.number))
+        granularity = math.lcm(chunk_size, _SHARD_GRANULARITY)
+        groups = -(-length // granularity)
+        first, last = (
+            min(length, groups * number // self.count * granularity) for number in (self.number - 1, self.number)
+        )
         return range(first, last)
 
 
 @dataclass
 class Record:
-    """A file of lines that only grows.
+    """An append-only file of JSON lines, grouped by image.
 
     Args:
         path: of the file.
-        file: the same, open without a buffer for appending.
-        end: bytes that are known to be whole.
-        done: pictures that it says everything about.
+        file: the same file, open for appending without a buffer.
+        end: length in bytes of the complete groups.
+        images: images whose groups are complete.
     """
 
     path: Path
     file: FileIO
     end: int = 0
-    done: set[str] = field(default_factory=set)
+    images: set[str] = field(default_factory=set)
 
     @classmethod
-    def opened(cls, path: Path, stack: ExitStack) -> Self:
-        """The record in a file, which the stack closes."""
+    def open(cls, path: Path, stack: ExitStack) -> Self:
+        """Open a record; the stack closes its file."""
         with storage_errors(path):
             return cls(path, stack.enter_context(path.open("a+b", buffering=0)))
 
     def recover(self) -> None:
-        """Read all lines, and cut off what a crash left unfinished: a torn line, a picture of which lines are missing.
+        """Read all lines and cut off an incomplete end: a torn line, or an image without all of its lines.
 
         Raises:
-            BatchError: a line in the middle is not ours.
+            BatchError: a line in the middle is damaged.
         """
         image, missing, position, torn = "", 0, 0, None
-        for number, line in enumerate(self.lines(), 1):
+        for line_number, line in enumerate(self.lines(), 1):
             if torn is not None:
                 raise BatchError(
-                    f"{self.path}, line {torn} is damaged, and there are lines behind it: repair it, or begin anew "
-                    "with overwrite"
+                    f"line {torn} of {self.path} is damaged, and more lines follow it: repair the line, or start again "
+                    "with overwrite=True (command line: --overwrite)"
                 )
             position += len(line)
-            about = _read(line)
-            if about is None or (missing and about.image != image):
-                torn = number
+            header = _line_header(line)
+            if header is None or (missing and header.image != image):
+                torn = line_number
                 continue
-            image, missing = about.image, about.of - about.number
+            image, missing = header.image, header.of - header.number
             if missing == 0:
-                self.done.add(image)
+                self.images.add(image)
                 self.end = position
         with storage_errors(self.path):
             self.file.truncate(self.end)
 
     def append(self, lines: list[Line]) -> None:
-        """Write lines, all of one picture, and wait until they are on disk; on failure none of them stays."""
+        """Write all lines of one image and flush them to disk; on failure none of the lines stays in the file."""
         data = "".join(json.dumps(line) + "\n" for line in lines).encode()
         with storage_errors(self.path):
             try:
@@ -108,34 +116,36 @@ class Record:
                     self.file.truncate(self.end)
                 raise
         self.end += len(data)
-        self.done.add(lines[0]["image"])
+        self.images.add(lines[0]["image"])
 
     def lines(self) -> Iterator[bytes]:
-        """The file's lines, in order."""
+        """Yield the lines of the file in order."""
         with storage_errors(self.path), self.path.open("rb") as file:
             yield from file
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all lines."""
         with storage_errors(self.path):
             self.file.truncate(0)
         self.end = 0
-        self.done.clear()
+        self.images.clear()
 
 
 @dataclass(frozen=True)
-class _Line:
+class _LineHeader:
+    """Image of a line, and the number of the line among the lines of its image."""
+
     image: str
     number: int
     of: int
 
 
-def _read(line: bytes) -> _Line | None:
-    """What a line says, None where it is torn."""
+def _line_header(line: bytes) -> _LineHeader | None:
+    """Parse a line; return None if the line is torn or damaged."""
     if not line.endswith(b"\n"):
         return None
     try:
-        about = json.loads(line)
-        return _Line(str(about["image"]), int(about.get("number", 1)), int(about.get("of", 1)))
+        values = json.loads(line)
+        return _LineHeader(str(values["image"]), int(values.get("number", 1)), int(values.get("of", 1)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -1,4 +1,4 @@
-"""What a batch writes: a picture's files first, each complete and renamed into its place, then its lines, in order."""
+"""Output of a batch: the files of an image, each written atomically, then the lines of the image, in task order."""
 
 import os
 from collections import deque
@@ -16,121 +16,147 @@ from sspsam.errors import BatchError, SSPSAMError, StorageError
 from sspsam.segmentation.result import Segmentation, mask_image, png_bytes
 from sspsam.utils.files import make_directory, replace_file
 
-_ENDINGS: Final[dict[Format, str]] = {"mask": ".png", "overlay": ".overlay.png"}
-_WRITERS: Final = 2
-_UNWRITTEN: Final = 8  # pictures that may wait to be written while the model goes on,
-_UNWRITTEN_BYTES: Final = 256 << 20  # or so much of their masks
+_SUFFIXES: Final[dict[Format, str]] = {"mask": ".png", "overlay": ".overlay.png"}
+_WRITER_THREADS: Final = 2
+_MAX_PENDING_IMAGES: Final = 8  # images that wait for a writer thread while the model computes
+_MAX_PENDING_BYTES: Final = 256 << 20  # of their masks
 
 Outcome = list[Segmentation] | SSPSAMError
 
 
 @dataclass(frozen=True)
-class PictureWriter:
-    """Writes the files of pictures below a folder; threads and processes may do so side by side.
+class ImageOutcome:
+    """Result of one image.
 
     Args:
-        output: the folder.
-        temporary: folder on the same file system for what is not complete.
-        formats: which files.
-        made_by: is said in every line.
+        task: the image and its expressions.
+        stem: output stem of the image.
+        outcome: one segmentation for each expression, or the error of the image.
+    """
+
+    task: Task
+    stem: str
+    outcome: Outcome
+
+    @property
+    def mask_bytes(self) -> int:
+        """Memory that the masks occupy."""
+        if isinstance(self.outcome, SSPSAMError):
+            return 0
+        return sum(segmentation.mask.nbytes for segmentation in self.outcome)
+
+
+@dataclass(frozen=True)
+class ImageWriter:
+    """Writes the masks and overlays of images; threads and processes may write to one folder in parallel.
+
+    Args:
+        output: folder of the run.
+        temporary: folder on the same file system for incomplete files.
+        formats: kinds of files to write.
+        provenance: entries that every line gets: the model, its fingerprint and the version of sspsam.
     """
 
     output: Path
     temporary: Path
     formats: tuple[Format, ...]
-    made_by: Mapping[str, str]
+    provenance: Mapping[str, str]
 
-    def __call__(self, task: Task, stem: str, outcome: Outcome) -> list[Line]:
-        """Write a picture's files.
-
-        Args:
-            task: what was asked.
-            stem: what the names of the files begin with.
-            outcome: what came of it.
+    def __call__(self, image: ImageOutcome) -> list[Line]:
+        """Write the files of an image.
 
         Returns:
-            The lines to record, for a picture that failed the one for `errors.jsonl`.
+            The lines for `results.jsonl`, or one line for `errors.jsonl` if the image failed.
 
         Raises:
             StorageError: a file cannot be written.
         """
+        name, outcome = image.task.image, image.outcome
         if isinstance(outcome, SSPSAMError):
-            return [{"image": task.image, "error": type(outcome).__name__, "message": str(outcome)}]
+            return [{"image": name, "error": type(outcome).__name__, "message": str(outcome)}]
         lines = []
         for number, result in enumerate(outcome, 1):
-            names = {form: f"{stem}-{number}{end}" for form, end in _ENDINGS.items() if form in self.formats}
-            for form, name in names.items():
-                self._place(name, png_bytes(mask_image(result.mask) if form == "mask" else result.overlay()))
-            about = {"image": task.image, "number": number, "of": len(outcome), "files": names}
-            lines.append({**about, **self.made_by, **result.to_dict()})
+            files = self._write_files(f"{image.stem}-{number}", result)
+            position = {"image": name, "number": number, "of": len(outcome), "files": files}
+            lines.append({**position, **self.provenance, **result.to_dict()})
         return lines
 
-    def _place(self, name: str, data: bytes) -> None:
+    def _write_files(self, stem: str, result: Segmentation) -> dict[Format, str]:
+        names = {kind: f"{stem}{suffix}" for kind, suffix in _SUFFIXES.items() if kind in self.formats}
+        for kind, name in names.items():
+            self._write_file(name, png_bytes(mask_image(result.mask) if kind == "mask" else result.overlay()))
+        return names
+
+    def _write_file(self, name: str, data: bytes) -> None:
         path = self.output / name
         if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.output)):
-            raise StorageError(f"{path} leads out of {self.output} by a link: remove the link")
+            raise StorageError(f"a link in the path of {path} leads out of {self.output}: remove the link")
         make_directory(path.parent)
         replace_file(path, data, within=self.temporary)
 
 
 class Recorder:
-    """Writes lines, and counts.
+    """Appends lines to the ledger and counts them.
 
     Args:
-        ledger: gets them.
-        max_errors: stop after more pictures that failed; None: never.
-        failures: pictures that failed before.
-        advance: is called for every picture.
+        ledger: record of the run.
+        max_errors: stop when more images than this have failed; None: never.
+        failed: images that failed in earlier runs.
+        advance: called once for every image.
     """
 
-    def __init__(self, ledger: Ledger, max_errors: int | None, failures: int, advance: Callable[[], object]) -> None:
-        self.ledger, self.max_errors, self.failures, self.advance = ledger, max_errors, failures, advance
-        self.pictures = self.expressions = self.no_target = 0
+    def __init__(self, ledger: Ledger, max_errors: int | None, failed: int, advance: Callable[[], object]) -> None:
+        self.ledger, self.max_errors, self.failed, self.advance = ledger, max_errors, failed, advance
+        self.images = self.expressions = self.no_target = 0
 
     def record(self, lines: list[Line]) -> None:
-        """Write the lines of a picture whose files are written.
+        """Append the lines of an image whose files are written.
 
         Raises:
-            BatchError: too many pictures failed.
+            BatchError: more than `max_errors` images have failed.
         """
         if "error" in lines[0]:
             self.ledger.errors.append(lines)
-            self.failures += 1
-            if self.max_errors is not None and self.failures > self.max_errors:
+            self.failed += 1
+            if self.max_errors is not None and self.failed > self.max_errors:
                 raise BatchError(
-                    f"stopped at {lines[0]['image']}, for more than {self.max_errors} pictures failed: "
+                    f"stopped at {lines[0]['image']}, because more than {self.max_errors} images failed: "
                     f"{lines[0]['message']}"
                 )
         else:
             self.ledger.results.append(lines)
-            self.pictures += 1
+            self.images += 1
             self.expressions += len(lines)
             self.no_target += sum(line["no_target"] for line in lines)
         self.advance()
 
 
-def written(outcomes: Iterable[tuple[Task, str, Outcome]], write: PictureWriter) -> Iterator[list[Line]]:
-    """Have the files of pictures written by threads, beside whoever makes the outcomes; their lines, in order.
+def write_in_threads(outcomes: Iterable[ImageOutcome], write: ImageWriter) -> Iterator[list[Line]]:
+    """Write the files of images in threads, while the caller's iterable computes the next outcomes.
 
     Args:
-        outcomes: tasks, stems of their files, and what came of them.
-        write: writes.
+        outcomes: results of images.
+        write: writes the files of one image.
+
+    Yields:
+        The lines of each image, in the order of `outcomes`.
     """
-    waiting: deque[tuple[Future[list[Line]], int]] = deque()
-    held = 0
-    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="sspsam-write") as pool:
+    pending: deque[tuple[Future[list[Line]], int]] = deque()
+    pending_bytes = 0
+    with ThreadPoolExecutor(_WRITER_THREADS, thread_name_prefix="sspsam-write") as pool:
         try:
-            for task, stem, outcome in outcomes:
-                size = 0 if isinstance(outcome, SSPSAMError) else sum(each.mask.nbytes for each in outcome)
-                waiting.append((pool.submit(write, task, stem, outcome), size))
-                held += size
-                del outcome  # what is written is not kept until the next comes
-                while waiting and (len(waiting) > _UNWRITTEN or held > _UNWRITTEN_BYTES or waiting[0][0].done()):
-                    future, size = waiting.popleft()
-                    held -= size
+            for outcome in outcomes:
+                pending.append((pool.submit(write, outcome), outcome.mask_bytes))
+                pending_bytes += outcome.mask_bytes
+                del outcome  # so that the masks of a written image are freed before the next outcome is computed
+                while pending and (
+                    len(pending) > _MAX_PENDING_IMAGES or pending_bytes > _MAX_PENDING_BYTES or pending[0][0].done()
+                ):
+                    future, size = pending.popleft()
+                    pending_bytes -= size
                     yield future.result()
-            while waiting:
-                yield waiting.popleft()[0].result()
+            while pending:
+                yield pending.popleft()[0].result()
         finally:
-            for future, _ in waiting:
+            for future, _ in pending:
                 future.cancel()

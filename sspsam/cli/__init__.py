@@ -1,6 +1,6 @@
-"""The command line. Standard output carries data, standard error the rest.
+"""The `sspsam` command. Standard output carries data; messages go to standard error.
 
-Exit status: 0 all was done (no target is an answer), 1 something failed, 2 wrong usage.
+Exit status: 0 everything succeeded (no target is an answer), 1 something failed, 2 wrong usage.
 """
 
 import click
@@ -14,7 +14,7 @@ from sspsam.cli.segment import segment
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sspsam")
 def main() -> None:
-    """Point at things in a picture with words."""
+    """Segment the region of an image that a text refers to, with SSP-SAM."""
 
 
 for _command in (segment, batch, convert, models, download, verify, cache):

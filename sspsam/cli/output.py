@@ -1,4 +1,4 @@
-"""What all commands share: how they fail."""
+"""Messages on standard error, and the exit status after an error."""
 
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from sspsam.errors import SSPSAMError
 
 @contextmanager
 def failing_cleanly() -> Iterator[None]:
-    """An error of ours ends the command with its message and status 1, without a traceback."""
+    """End the command with status 1 and one line, without a traceback, when an `SSPSAMError` is raised inside."""
     try:
         yield
     except SSPSAMError as error:
@@ -20,5 +20,5 @@ def failing_cleanly() -> Iterator[None]:
 
 
 def complain(message: str) -> None:
-    """Say what went wrong, on standard error."""
+    """Print a message on standard error."""
     click.echo(f"sspsam: {message}", err=True)

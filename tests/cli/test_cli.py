@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it."""
+"""`sspsam segment`, `sspsam convert`, and the installed command."""
 
 import json
 import shutil
@@ -8,15 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 from pycocotools import mask as coco
 
-from sspsam.cli import main
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+from tests.support.command import run_command as run
 
 
 @pytest.fixture
@@ -41,7 +36,7 @@ def test_segment_prints_a_line_for_each_result_and_writes_masks(photographs, tin
         assert Image.open(file).size == (90, 60)
 
 
-def test_overlays_and_json_are_written_too(photographs, tiny_model, tmp_path) -> None:
+def test_segment_writes_overlays_and_json(photographs, tiny_model, tmp_path) -> None:
     out = tmp_path / "out"
     done = run("segment", photographs[0], "-t", "the mug", "--model", tiny_model, "-o", out, "--format", "overlay")
     assert done.exit_code == 0, done.stderr
@@ -53,7 +48,7 @@ def test_overlays_and_json_are_written_too(photographs, tiny_model, tmp_path) ->
     assert coco.decode(plain["mask"]).shape == (60, 90)
 
 
-def test_file_names_of_any_script_and_length_are_written(photographs, tiny_model, tmp_path) -> None:
+def test_file_names_of_any_script_and_length_are_valid(photographs, tiny_model, tmp_path) -> None:
     long = [tmp_path / ("写" * 80 + ".png"), tmp_path / ("é" * 120 + ".png"), tmp_path / "- odd\nname.png"]
     for path in long:
         shutil.copy(photographs[0], path)
@@ -62,32 +57,32 @@ def test_file_names_of_any_script_and_length_are_written(photographs, tiny_model
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
-def test_usage_that_can_do_nothing_is_refused_at_once(photographs, tiny_model, tmp_path) -> None:
+def test_wrong_usage_has_exit_status_two(photographs, tiny_model, tmp_path) -> None:
     assert run("segment", photographs[0], "-t", " ", "--model", tiny_model).exit_code == 2
     assert run("segment", photographs[0], "-t", "x", "--model", tiny_model, "--format", "overlay").exit_code == 2
     assert run("segment", photographs[0], "-t", "x").exit_code == 2
 
 
-def test_a_bad_picture_does_not_stop_the_others_but_fails_the_command(photographs, tiny_model, tmp_path) -> None:
+def test_unreadable_image_fails_the_command_but_not_the_other_images(photographs, tiny_model, tmp_path) -> None:
     bad = tmp_path / "bad.jpg"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"no image")
     done = run("segment", bad, photographs[0], tmp_path / "none.png", "-t", "the mug", "--model", tiny_model)
     assert done.exit_code == 1
     assert len(done.stdout.splitlines()) == 1
     assert "bad.jpg" in done.stderr
     assert "none.png" in done.stderr
-    assert "2 of 3 pictures failed" in done.stderr
+    assert "2 of 3 images failed" in done.stderr
 
 
-def test_one_limit_of_pixels_holds_and_pillows_own_is_not_heard(photographs, tiny_model, monkeypatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # the picture has 5,400
+def test_pixel_limit_of_sspsam_replaces_that_of_pillow(photographs, tiny_model, monkeypatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # the image has 5,400
     done = run("segment", photographs[0], "-t", "the mug", "--model", tiny_model)
     assert done.exit_code == 0, done.stderr
     assert "DecompressionBomb" not in done.stderr
-    assert Image.MAX_IMAGE_PIXELS == 1000  # as it was
+    assert Image.MAX_IMAGE_PIXELS == 1000  # restored
 
 
-def test_wrong_usage_is_two_and_a_missing_model_is_one(photographs, tmp_path) -> None:
+def test_wrong_usage_is_status_two_and_a_missing_checkpoint_is_status_one(photographs, tmp_path) -> None:
     assert run("segment", photographs[0]).exit_code == 2
     assert run("segment").exit_code == 2
     assert run("nonsense").exit_code == 2
@@ -97,13 +92,13 @@ def test_wrong_usage_is_two_and_a_missing_model_is_one(photographs, tmp_path) ->
     assert "none" in done.stderr
 
 
-def test_a_wrong_device_fails_with_its_message(photographs, tiny_model) -> None:
+def test_unknown_device_is_named(photographs, tiny_model) -> None:
     done = run("segment", photographs[0], "-t", "x", "--model", tiny_model, "--device", "toaster")
     assert done.exit_code == 1
     assert "toaster" in done.stderr
 
 
-def test_convert_writes_a_checkpoint_that_segment_takes(photographs, tiny_checkpoint, tmp_path) -> None:
+def test_convert_writes_a_checkpoint_that_segment_loads(photographs, tiny_checkpoint, tmp_path) -> None:
     done = run("convert", tiny_checkpoint, tmp_path / "own", "--dtype", "float16", "--source", "tests")
     assert done.exit_code == 0, done.stderr
     config = json.loads((tmp_path / "own" / "config.json").read_text())
@@ -112,7 +107,7 @@ def test_convert_writes_a_checkpoint_that_segment_takes(photographs, tiny_checkp
     assert run("segment", photographs[0], "-t", "x", "--model", tmp_path / "own").exit_code == 0
 
 
-def test_convert_says_what_is_wrong_with_a_file(tmp_path) -> None:
+def test_convert_names_the_damaged_file(tmp_path) -> None:
     (tmp_path / "bad.pth").write_bytes(b"nothing")
     done = run("convert", tmp_path / "bad.pth", tmp_path / "own")
     assert done.exit_code == 1
@@ -120,7 +115,7 @@ def test_convert_says_what_is_wrong_with_a_file(tmp_path) -> None:
     assert not (tmp_path / "own").exists()
 
 
-def test_an_output_that_cannot_be_written_fails_cleanly(photographs, tiny_model, tmp_path) -> None:
+def test_unwritable_output_is_named_without_a_traceback(photographs, tiny_model, tmp_path) -> None:
     (tmp_path / "file").touch()
     done = run("segment", photographs[0], "-t", "x", "--model", tiny_model, "-o", tmp_path / "file" / "deeper")
     assert done.exit_code == 1

@@ -1,4 +1,4 @@
-"""Pictures as they lie about on real disks: of every kind that Pillow opens, and of every kind that it cannot."""
+"""Image files of every kind that Pillow opens, and broken files of every kind that it does not open."""
 
 import os
 import struct
@@ -11,36 +11,36 @@ from PIL import Image
 from sspsam.shapes import draw_scene
 
 
-def write_bad_pictures(folder: Path) -> tuple[set[str], set[str]]:
-    """Write odd but good pictures and bad ones; returns the names of both."""
+def write_bad_images(folder: Path) -> tuple[set[str], set[str]]:
+    """Write unusual readable images and unreadable files; return the names of the readable and of the unreadable."""
     folder.mkdir(parents=True, exist_ok=True)
     pixels = draw_scene(3, (60, 90)).pixels
-    picture = Image.fromarray(pixels)
+    scene = Image.fromarray(pixels)
     good = {
         "sixteen.png": Image.fromarray(pixels[..., 0].astype(np.uint16) * 257),
-        "cmyk.jpg": picture.convert("CMYK"),
-        "one.png": picture.crop((0, 0, 1, 1)),
-        "palette.gif": picture.convert("P"),
-        "alpha.png": picture.convert("RGBA"),
-        "x" * 246 + ".png": picture,
-        "🦊 fox.png": picture,
-        "two\nlines.png": picture,
-        "-rf.png": picture,
+        "cmyk.jpg": scene.convert("CMYK"),
+        "one.png": scene.crop((0, 0, 1, 1)),
+        "palette.gif": scene.convert("P"),
+        "alpha.png": scene.convert("RGBA"),
+        "x" * 246 + ".png": scene,
+        "🦊 fox.png": scene,
+        "two\nlines.png": scene,
+        "-rf.png": scene,
     }
     for name, image in good.items():
         image.save(folder / name)
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        picture.save(folder / f"turned{orientation}.jpg", exif=exif)
-        good[f"turned{orientation}.jpg"] = picture
-    picture.save(folder / "really-a-png.jpg", format="PNG")
-    picture.save(folder / "no-ending", format="JPEG")
+        scene.save(folder / f"turned{orientation}.jpg", exif=exif)
+        good[f"turned{orientation}.jpg"] = scene
+    scene.save(folder / "really-a-png.jpg", format="PNG")
+    scene.save(folder / "no-ending", format="JPEG")
     (folder / "whole.png").write_bytes((folder / "alpha.png").read_bytes())
 
     bad = {
         "empty.jpg": b"",
-        "text.png": b"not a picture at all",
+        "text.png": b"not an image at all",
         "truncated.png": (folder / "alpha.png").read_bytes()[:200],
         "truncated.jpg": (folder / "turned1.jpg").read_bytes()[:400],
         "bomb.png": _bomb(20_000, 20_000),
@@ -54,12 +54,12 @@ def write_bad_pictures(folder: Path) -> tuple[set[str], set[str]]:
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "secret.png").write_bytes((folder / "alpha.png").read_bytes())
     (folder / "secret.png").chmod(0)
-    (bad if not os.access(folder / "secret.png", os.R_OK) else good)["secret.png"] = b""  # root may read everything
+    (bad if not os.access(folder / "secret.png", os.R_OK) else good)["secret.png"] = b""  # root can read every file
     return {*good, "really-a-png.jpg", "no-ending", "whole.png"}, {*bad, "pipe.png", "dangling.png", "loop.png"}
 
 
 def _bomb(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it has very many pixels."""
+    """Return a PNG of a few bytes whose header states a large number of pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,0 +1,53 @@
+"""Removal of the files that an earlier run wrote, for a run with `overwrite`."""
+
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from sspsam.utils.files import storage_errors
+
+REMOVING: Final = "removing"  # key in the job file of a run that is removing an earlier run's files
+_OUTPUT_IMAGE: Final = re.compile(r"(.+)-\d+(\.overlay)?\.png", re.DOTALL)
+
+
+def remove_earlier_run(
+    output: Path, result_lines: Iterable[bytes], summary_files: Iterable[str], stems: Collection[str]
+) -> None:
+    """Remove the files of an earlier run, and the folders that are empty afterwards; the record files stay.
+
+    Args:
+        output: folder of the run.
+        result_lines: lines of `results.jsonl`, which name the files.
+        summary_files: names of the files that are made from all results.
+        stems: output stems of the run's images; files with these stems are removed although no line names them.
+    """
+    root = Path(os.path.realpath(output))
+    files = {*summary_files, *_files_in_lines(result_lines), *_unrecorded_files(root, stems)}
+    folders: set[Path] = set()
+    for path in (Path(os.path.realpath(root / name)) for name in files):
+        if path.is_relative_to(root) and path != root:
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
+            folders.update(folder for folder in path.parents if folder != root and folder.is_relative_to(root))
+    for folder in sorted(folders, reverse=True):  # subfolders before their parents
+        with suppress(OSError):  # not empty, or already removed
+            folder.rmdir()
+
+
+def _files_in_lines(result_lines: Iterable[bytes]) -> Iterator[str]:
+    for line in result_lines:
+        with suppress(ValueError, TypeError, AttributeError):
+            yield from map(str, json.loads(line).get("files", {}).values())
+
+
+def _unrecorded_files(root: Path, stems: Collection[str]) -> Iterator[str]:
+    """Yield masks and overlays that have one of the stems; a run may be stopped before it writes their lines."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name).relative_to(root).as_posix()
+            if (match := _OUTPUT_IMAGE.fullmatch(path)) and match[1] in stems:
+                yield path

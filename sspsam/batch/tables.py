@@ -1,0 +1,98 @@
+"""Lists (`.txt`) and tables (CSV or TSV with a header, or JSON lines) of images and expressions."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sspsam.errors import ManifestError
+
+LIST_SUFFIX: Final = ".txt"
+TABLE_SUFFIXES: Final = frozenset((".csv", ".tsv", ".jsonl", ".ndjson"))
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a table.
+
+    Args:
+        location: file and line, for errors.
+        image: path of the image as written.
+        texts: expressions; empty if the row has none.
+    """
+
+    location: str
+    image: str
+    texts: tuple[str, ...]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file that are not blank, without surrounding white space."""
+    return [line for line in (line.strip() for line in _read_text(path).split("\n")) if line]
+
+
+def read_table(path: Path) -> Iterator[TableRow]:
+    """Yield the rows of a table.
+
+    Raises:
+        ManifestError: the file cannot be read, or a row is malformed; the message names the line.
+    """
+    return _csv_rows(path) if path.suffix.lower() in (".csv", ".tsv") else _json_rows(path)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")  # not read_text: the csv module needs the original line ends
+    except OSError as error:
+        raise ManifestError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path} is not a text file in UTF-8 ({error})") from error
+
+
+def _csv_rows(path: Path) -> Iterator[TableRow]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True, delimiter=delimiter)
+    try:
+        if "image" not in (reader.fieldnames or ()):
+            raise ManifestError(
+                f"{path}: the first line has to name the columns, image and text; it is {reader.fieldnames}"
+            )
+        for row in reader:
+            yield _csv_row(row, f"{path}, line {reader.line_num}")
+    except csv.Error as error:
+        raise ManifestError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _csv_row(row: dict[str | Any, str | Any], location: str) -> TableRow:
+    if None in row:  # the key under which `csv` collects surplus values
+        raise ManifestError(
+            f"{location} has more columns than the first line: put a text that contains the separator in double quotes"
+        )
+    if not row["image"]:
+        raise ManifestError(f"{location}: no image")
+    return TableRow(location, row["image"], (row["text"],) if row.get("text") else ())
+
+
+def _json_rows(path: Path) -> Iterator[TableRow]:
+    for number, line in enumerate(_read_text(path).split("\n"), 1):
+        if line.strip():
+            yield _json_row(line, f"{path}, line {number}")
+
+
+def _json_row(line: str, location: str) -> TableRow:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{location} is not JSON: {error}") from error
+    image, text = (row.get("image"), row.get("text", [])) if isinstance(row, dict) else (None, None)
+    texts = [text] if isinstance(text, str) else text
+    if not isinstance(image, str) or not image or not isinstance(texts, list):
+        raise ManifestError(
+            f'{location} is not of the form {{"image": path, "text": an expression or a list of expressions}}'
+        )
+    if not all(isinstance(expression, str) for expression in texts):
+        raise ManifestError(f"{location}: an expression must be a string")
+    return TableRow(location, image, tuple(texts))
