@@ -8,6 +8,7 @@ import click
 from sspsam._version import __version__
 from sspsam.cli.batch import batch
 from sspsam.cli.models import cache, convert, download, models, verify
+from sspsam.cli.output import prepare_streams
 from sspsam.cli.segment import segment
 
 
@@ -15,6 +16,7 @@ from sspsam.cli.segment import segment
 @click.version_option(__version__, prog_name="sspsam")
 def main() -> None:
     """Segment the region of an image that a text refers to, with SSP-SAM."""
+    prepare_streams()
 
 
 for _command in (segment, batch, convert, models, download, verify, cache):

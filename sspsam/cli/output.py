@@ -1,12 +1,32 @@
-"""Messages on standard error, and the exit status after an error."""
+"""Lines on standard output, messages on standard error, and the exit status after an error.
 
+Everything that comes from a file or a name is printed with its control characters escaped, so that it can neither forge
+a line nor steer the terminal.
+"""
+
+import errno
+import io
+import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
 
-from sspsam.errors import SSPSAMError
+from sspsam.errors import SSPSAMError, StorageError
+from sspsam.utils.paths import printable
+
+
+def prepare_streams() -> None:
+    """Make both streams take every character, and show each warning as one line of the command.
+
+    A stream that cannot encode a character, such as one in cp1252, gets its escape sequence.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = lambda message, *_, **__: complain(str(message))
 
 
 @contextmanager
@@ -19,6 +39,23 @@ def failing_cleanly() -> Iterator[None]:
         sys.exit(1)
 
 
+def print_row(*fields: object) -> None:
+    """Print a line of tab-separated fields on standard output.
+
+    Raises:
+        StorageError: standard output cannot be written, as on a full disk. Later lines are dropped.
+    """
+    try:
+        click.echo("\t".join(printable(str(field)) for field in fields))
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader has gone: click ends the command
+            raise
+        # the stream still holds the line and would fail again when it is closed
+        with open(os.devnull, "wb") as devnull:
+            os.dup2(devnull.fileno(), sys.stdout.fileno())
+        raise StorageError(f"cannot write to standard output: {error.strerror or error}") from error
+
+
 def complain(message: str) -> None:
-    """Print a message on standard error."""
-    click.echo(f"sspsam: {message}", err=True)
+    """Print a message as one line on standard error."""
+    click.echo(f"sspsam: {printable(message)}", err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sspsam.cli.options import ModelOptions, check_texts, model_options, required_model
-from sspsam.cli.output import complain, failing_cleanly
+from sspsam.cli.output import complain, failing_cleanly, print_row
 from sspsam.errors import SSPSAMError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class _ResultWriter:
         stem = self._unused_stem(image)
         for number, result in enumerate(results, 1):
             file = self._write_file(f"{stem}-{number}", result)
-            click.echo(self._line(image, result, file))
+            print_row(*self._fields(image, result, file))
 
     def _unused_stem(self, image: Path) -> str:
         """Return a stem that no other image of this run has, so that `a.jpg` and `b/A.png` do not overwrite each other.
@@ -132,11 +132,11 @@ class _ResultWriter:
             replace_file(path, png_bytes(result.overlay()))
         return path
 
-    def _line(self, image: Path, result: "Segmentation", file: Path | None) -> str:
+    def _fields(self, image: Path, result: "Segmentation", file: Path | None) -> list[str]:
         if self.output_format == "json":
             paths: dict[str, Any] = {"image": str(image), "file": None if file is None else str(file)}
-            return json.dumps({**paths, **result.to_dict()})
+            return [json.dumps({**paths, **result.to_dict()})]
         verdict = "no-target" if result.no_target else "target"
         box = ",".join(f"{value:.1f}" for value in result.box)
         text = " ".join(result.text.split())
-        return "\t".join([str(image), text, verdict, f"{result.score:.4f}", box, str(file or "-")])
+        return [str(image), text, verdict, f"{result.score:.4f}", box, str(file or "-")]
