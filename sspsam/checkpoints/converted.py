@@ -22,7 +22,8 @@ from typing import Final
 from filelock import FileLock
 
 from sspsam.checkpoints.convert_process import convert_in_subprocess
-from sspsam.checkpoints.format import CONFIG_NAME, WEIGHTS_NAME, sha256_of
+from sspsam.checkpoints.digests import sha256_of
+from sspsam.checkpoints.directory import CONFIG_NAME, WEIGHTS_NAME
 from sspsam.checkpoints.hub_cache import digest_of_blob
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.names import Source, is_plain_path

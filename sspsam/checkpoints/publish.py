@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from sspsam.checkpoints.format import CONFIG_NAME, WEIGHTS_NAME, read_config
+from sspsam.checkpoints.directory import CHECKPOINT_FILES, read_config
 from sspsam.checkpoints.hub_errors import explained
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.config import ModelConfig

@@ -183,9 +183,7 @@ def _mask_decoder(config: SAMConfig) -> dict[str, Shape]:
     for index in range(config.decoder_layers):
         shapes |= _within(f"transformer.layers.{index}", _decoder_layer(config))
     for index in range(tokens):
-        shapes |= _within(
-            f"output_hypernetworks_mlps.{index}", _mlp(width, width, width // 8, _HYPERNETWORK_LAYERS)
-        )
+        shapes |= _within(f"output_hypernetworks_mlps.{index}", _mlp(width, width, width // 8, _HYPERNETWORK_LAYERS))
     return shapes
 
 
