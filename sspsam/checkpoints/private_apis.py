@@ -9,9 +9,9 @@
 """
 
 import sys
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO, Final, cast
 
 from sspsam.errors import CheckpointError, warn
@@ -90,9 +90,8 @@ def _no_way_to_check(path: Path) -> str:
 # huggingface_hub
 
 
-@cache
-def http_package() -> Any:
-    """The HTTP package whose errors `huggingface_hub` lets through; None if it cannot be found."""
+def _http_package() -> ModuleType | None:
+    """The HTTP package whose exceptions `huggingface_hub` lets through; None if it is not found."""
     from huggingface_hub.errors import HfHubHTTPError
 
     for kind in HfHubHTTPError.__mro__:
@@ -104,7 +103,7 @@ def http_package() -> Any:
 
 def http_error_kinds(*names: str) -> tuple[type[Exception], ...]:
     """The named exception classes of that HTTP package, without those that it does not have."""
-    kinds = (getattr(http_package(), name, None) for name in names)
+    kinds = (getattr(_http_package(), name, None) for name in names)
     return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.authors_checkpoint import tiny_architecture
 from sspsam import errors
+from sspsam.checkpoints import digests
 from sspsam.checkpoints import format as checkpoint
 from sspsam.checkpoints.format import load_checkpoint, save_checkpoint
 from sspsam.config import ModelConfig
@@ -27,7 +28,7 @@ def rewrite(directory: Path, state: dict[str, torch.Tensor]) -> None:
     """Other weights under a configuration that is right in everything else, digest and fingerprint included."""
     save_file(state, directory / "model.safetensors")
     config = ModelConfig.from_json((directory / "config.json").read_text())
-    digest = checkpoint.sha256_of(directory / "model.safetensors")
+    digest = digests.sha256_of(directory / "model.safetensors")
     changed = ModelConfig(config.architecture, weights_sha256=digest)
     (directory / "config.json").write_text(changed.to_json())
 
@@ -145,8 +146,8 @@ def test_a_flipped_byte_is_caught_at_first_and_after_a_good_load(copy: Path) -> 
 
 def test_the_digest_is_computed_once_for_each_state_of_a_file(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Path] = []
-    real = checkpoint.sha256_of
-    monkeypatch.setattr(checkpoint, "sha256_of", lambda path: looked.append(path) or real(path))
+    real = digests.sha256_of
+    monkeypatch.setattr(digests, "sha256_of", lambda path: looked.append(path) or real(path))
     load_checkpoint(copy)
     load_checkpoint(copy)
     assert len(looked) == 1
@@ -160,16 +161,16 @@ def test_the_digest_is_computed_once_for_each_state_of_a_file(copy: Path, monkey
     assert len(looked) == 3
 
 
-@pytest.mark.parametrize("step", ["sha256_of", "load_file"])
-def test_a_file_that_changes_while_it_is_read_is_refused(copy: Path, monkeypatch, step: str) -> None:
-    real = getattr(checkpoint, step)
+@pytest.mark.parametrize(("module", "step"), [(digests, "sha256_of"), (checkpoint, "load_file")])
+def test_a_file_that_changes_while_it_is_read_is_refused(copy: Path, monkeypatch, module, step: str) -> None:
+    real = getattr(module, step)
 
     def touched(path: Path) -> object:
         os.utime(path)
         return real(path)
 
     os.utime(copy / "model.safetensors")
-    monkeypatch.setattr(checkpoint, step, touched)
+    monkeypatch.setattr(module, step, touched)
     with pytest.raises(errors.CheckpointError, match="changed while it was being read"):
         load_checkpoint(copy)
 
@@ -178,7 +179,7 @@ def test_what_was_just_saved_need_not_be_read_for_its_digest(tmp_path: Path, mon
     config = ModelConfig(tiny_architecture())
     state = SSPSAM(config.architecture).state_dict()
     save_checkpoint(tmp_path, config, state)
-    monkeypatch.setattr(checkpoint, "sha256_of", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(digests, "sha256_of", lambda path: pytest.fail("read again"))
     load_checkpoint(tmp_path)
     monkeypatch.undo()
     flip(tmp_path / "model.safetensors", -1000)
@@ -216,7 +217,7 @@ def test_a_user_without_a_home_loads_all_the_same(copy: Path, monkeypatch: pytes
     def nowhere() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(checkpoint, "cache_home", nowhere)
+    monkeypatch.setattr(digests, "cache_home", nowhere)
     model, config = load_checkpoint(copy)
     save_checkpoint(copy, config, model.state_dict())
 

@@ -20,8 +20,8 @@ import pytest
 from sspsam import SSPSAMPredictor, errors
 from sspsam.checkpoints import converted, listing
 from sspsam.checkpoints.convert import convert_checkpoint
-from sspsam.checkpoints.download import HubOptions
-from sspsam.checkpoints.names import AUTHORS_REPOSITORY
+from sspsam.checkpoints.hub_options import HubOptions
+from sspsam.checkpoints.names import AUTHORS_REPOSITORY, Source
 from sspsam.hub import Resolved, resolve
 from tests.support.hub import FakeHub
 
@@ -50,15 +50,15 @@ def own(hub: FakeHub, tiny_model: Path) -> str:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Convert here instead of in a process of its own, which takes seconds to start; gives what was converted."""
-    converted: list[Path] = []
+    """Convert in this process instead of in a subprocess, which takes seconds to start; returns the converted files."""
+    files: list[Path] = []
 
-    def here(checkpoint: Path, out_dir: Path, source: converted.Source) -> None:
-        converted.append(checkpoint)
+    def convert_here(checkpoint: Path, out_dir: Path, source: Source) -> None:
+        files.append(checkpoint)
         convert_checkpoint(checkpoint, out_dir, source=str(source))
 
-    monkeypatch.setattr(converted, "convert_in_subprocess", here)
-    return converted
+    monkeypatch.setattr(converted, "convert_in_subprocess", convert_here)
+    return files
 
 
 @pytest.fixture
@@ -538,14 +538,14 @@ from pathlib import Path
 from sspsam import hub
 from sspsam.checkpoints import converted
 from sspsam.checkpoints import convert
-from sspsam.checkpoints.download import HubOptions
+from sspsam.checkpoints.hub_options import HubOptions
 cache, log, name = sys.argv[1:4]
-real = converted.in_own_process
+real = converted.convert_in_subprocess
 def logged(checkpoint, out_dir, source):
     with open(log, "a") as file:
         file.write("converted\\n")
     real(checkpoint, out_dir, source)
-converted.in_own_process = logged
+converted.convert_in_subprocess = logged
 children = []
 for line in sys.stdin:
     child = os.fork() if line == "start\\n" else None

@@ -11,11 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from sspsam import SSPSAMPredictor, errors
-from sspsam.checkpoints import converted, listing
-from sspsam.checkpoints import download as fetch
-from sspsam.checkpoints.converted import Source
-from sspsam.checkpoints.download import HubOptions
-from sspsam.checkpoints.names import AUTHORS_REPOSITORY
+from sspsam.checkpoints import convert_process, converted, hub_cache, listing
+from sspsam.checkpoints.download import list_files
+from sspsam.checkpoints.hub_options import HubOptions, Listing
+from sspsam.checkpoints.names import AUTHORS_REPOSITORY, Source
 from sspsam.cli import main
 from sspsam.hub import resolve
 from tests.support.hub import FakeHub
@@ -42,7 +41,7 @@ def own_files(tiny_model: Path) -> dict[str, bytes]:
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Convert in this process; the tests of the other one say so."""
-    monkeypatch.setattr(converted.sys, "frozen", True, raising=False)
+    monkeypatch.setattr(convert_process.sys, "frozen", True, raising=False)
 
 
 def damage(path: Path) -> None:
@@ -131,8 +130,8 @@ def test_a_blob_that_is_itself_a_link_still_tells_its_digest(tmp_path: Path) -> 
     store.write_bytes(b"")
     blob.symlink_to(store)
     pointer.symlink_to(Path("..") / "blobs" / ("a" * 64))
-    assert fetch.digest_of_blob(pointer) == "a" * 64
-    assert fetch.blob_of(pointer) == blob
+    assert hub_cache.digest_of_blob(pointer) == "a" * 64
+    assert hub_cache.blob_of(pointer) == blob
 
 
 # the repair command repairs
@@ -197,7 +196,7 @@ def test_what_was_fetched_before_a_kill_is_converted_without_a_network(hub, auth
     with pytest.raises(KeyboardInterrupt):
         resolve(NAME, options)
     monkeypatch.undo()
-    monkeypatch.setattr(converted.sys, "frozen", True, raising=False)
+    monkeypatch.setattr(convert_process.sys, "frozen", True, raising=False)
     assert {e.name: e.state for e in listing.published(options)}[NAME] == "downloaded"
     hub.down = True
     assert resolve(NAME, HubOptions(cache_dir=options.cache_dir, local_files_only=True)).path.is_dir()
@@ -230,11 +229,9 @@ def test_a_commit_that_is_here_is_never_asked_for(hub, authors, options) -> None
 
 
 def test_a_hub_that_tells_no_digests_is_asked_for_them_at_the_download(hub, authors, options, monkeypatch) -> None:
-    real = fetch.list_files
-
     def bare(*arguments):
-        listing = real(*arguments)
-        return fetch.Listing(listing.commit, dict.fromkeys(listing.files))
+        listing = list_files(*arguments)
+        return Listing(listing.commit, dict.fromkeys(listing.files))
 
     monkeypatch.setattr("sspsam.checkpoints.resolve.list_files", bare)
     hub.fail("/cdn/", lambda body: (body[:-5] + b"wrong", len(body)))
@@ -324,7 +321,7 @@ def test_a_local_file_that_is_not_there_is_not_asked_of_the_hub(hub, options) ->
 
 
 def test_what_is_printed_on_the_way_is_no_answer(hub, authors, options, tmp_path, monkeypatch) -> None:
-    monkeypatch.delattr(converted.sys, "frozen")
+    monkeypatch.delattr(convert_process.sys, "frozen")
     (tmp_path / "sitecustomize.py").write_text("import os\nprint('hello')\nprint({'kind': 'x'})\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])  # a path that is no string
@@ -333,8 +330,9 @@ def test_what_is_printed_on_the_way_is_no_answer(hub, authors, options, tmp_path
 
 
 def test_a_process_that_is_stopped_is_told_apart_from_a_bad_file(hub, authors, options, monkeypatch) -> None:
-    monkeypatch.delattr(converted.sys, "frozen")
-    monkeypatch.setattr(converted, "_START", "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.delattr(convert_process.sys, "frozen")
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    monkeypatch.setattr(convert_process, "_command", lambda: killed)
     with pytest.raises(errors.CheckpointError, match="exit status -9") as caught:
         resolve(NAME, options)
     assert "--delete" not in str(caught.value)
@@ -345,7 +343,7 @@ def test_a_full_disk_while_converting_names_a_way_out(hub, authors, options, mon
     def full(*_: object, **__: object) -> None:
         raise errors.NoSpaceError("too little")
 
-    monkeypatch.setattr(converted, "convert_checkpoint", full)
+    monkeypatch.setattr("sspsam.checkpoints.convert.convert_checkpoint", full)
     with pytest.raises(errors.NoSpaceError, match=r"sspsam download .* --cache-dir /a/larger/disk"):
         resolve(NAME, options)
     assert os.listdir(options.cache)  # what was fetched stays
@@ -435,7 +433,7 @@ def test_a_cache_that_became_read_only_serves_the_older_commit(hub, own_files, o
 
 
 def test_a_file_in_the_current_directory_is_not_run(hub, authors, options, tmp_path, monkeypatch) -> None:
-    monkeypatch.delattr(converted.sys, "frozen")
+    monkeypatch.delattr(convert_process.sys, "frozen")
     (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
     monkeypatch.chdir(tmp_path)
     assert resolve(NAME, options).path.is_dir()

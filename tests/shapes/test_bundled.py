@@ -23,9 +23,9 @@ from click.testing import CliRunner, Result
 from safetensors import safe_open
 
 import sspsam
-from sspsam import SSPSAMPredictor, errors, hub
+from sspsam import SSPSAMPredictor, errors
 from sspsam.checkpoints import listing
-from sspsam.checkpoints.download import HubOptions
+from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.format import load_checkpoint, read_config
 from sspsam.checkpoints.names import BUNDLED_LICENSE, missing_name_message
 from sspsam.cli import main
@@ -65,7 +65,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The bundled files of an installation that a test may break."""
     directory = tmp_path / "package" / "shapes"
     shutil.copytree(DIRECTORY, directory)
-    monkeypatch.setattr(hub, "BUNDLED_DIRECTORY", directory)
+    monkeypatch.setattr("sspsam.checkpoints.bundled.BUNDLED_DIRECTORY", directory)
     return directory
 
 
