@@ -6,7 +6,7 @@ implementation is in `sspsam.checkpoints`. Importing this module imports no PyTo
 
 from sspsam.checkpoints.hub_options import REPOSITORY_VARIABLE, HubOptions
 from sspsam.checkpoints.listing import CheckpointEntry, bundled, delete, published, verify
-from sspsam.checkpoints.resolve import Resolved, repair_command_in_errors, resolve
+from sspsam.checkpoints.resolve import Resolved, check_name, repair_command_in_errors, resolve
 
 __all__ = [
     "REPOSITORY_VARIABLE",
@@ -14,6 +14,7 @@ __all__ = [
     "HubOptions",
     "Resolved",
     "bundled",
+    "check_name",
     "delete",
     "published",
     "repair_command_in_errors",

@@ -96,7 +96,7 @@ def _raise_reported_error(output: bytes, status: int, checkpoint: Path) -> None:
         answer = json.loads(lines[-1] if lines else b"")
     except ValueError:
         answer = None
-    if not isinstance(answer, dict):
+    if status != 0 or not isinstance(answer, dict):
         raise CheckpointError(
             f"the subprocess that converted {checkpoint} ended without an answer (exit status {status}); perhaps there "
             "was too little memory. The file itself is good: free some memory and try again."

@@ -12,7 +12,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final
 
 from sspsam.errors import CheckpointError, warn
 
@@ -29,13 +29,20 @@ def index_as_torch_reads_it(path: Path) -> bytes:
         CheckpointError: this version of PyTorch has no known way to read the pickle alone; the file may be sound.
         Exception: PyTorch cannot read the archive.
     """
+    reader = _torch_file_reader()
+    if reader is not None:
+        try:
+            with path.open("rb") as file:
+                return bytes(reader(file).get_record(_INDEX))
+        except (AttributeError, TypeError):  # another interface than the one that this code was written for
+            pass
+    return _index_by_public_functions(path)
+
+
+def _torch_file_reader() -> Any:
     import torch
 
-    reader = getattr(torch._C, "PyTorchFileReader", None)
-    if not hasattr(reader, "get_record"):
-        return _index_by_public_functions(path)
-    with path.open("rb") as file:
-        return bytes(cast(Any, reader)(file).get_record(_INDEX))
+    return getattr(torch._C, "PyTorchFileReader", None)
 
 
 def _index_by_public_functions(path: Path) -> bytes:

@@ -38,6 +38,7 @@ from sspsam.checkpoints.names import (
     AUTHORS_REPOSITORY,
     BUNDLED,
     AuthorsCheckpoint,
+    Name,
     Published,
     Repository,
     RepositoryFile,
@@ -105,13 +106,37 @@ def resolve(
         HubError: the Hub cannot be reached, or refuses; each cause has a class of its own.
         CheckpointError, StorageError: the downloaded file cannot be converted or stored.
     """
+    if name_or_path == BUNDLED:  # only the string; a Path does not equal it
+        return Resolved(bundled_directory(options, repository), f"bundled with sspsam {__version__}", bundled=True)
+    found = _local_or_parsed(name_or_path)
+    if isinstance(found, Resolved):
+        return found
+    if isinstance(found, Repository):
+        return _from_repository(found, options, str(name_or_path))
+    if isinstance(found, RepositoryFile):
+        return _from_authors_file(found, options, refresh)
+    return _published(found, options, repository or os.environ.get(REPOSITORY_VARIABLE), refresh)
+
+
+def check_name(name_or_path: str | os.PathLike[str] | None) -> None:
+    """Raise the error of `resolve` for a name that is neither a local checkpoint nor of a known form.
+
+    Nothing is downloaded, and PyTorch is not imported, so a command can answer at once.
+
+    Raises:
+        CheckpointNotFoundError: as `resolve`.
+    """
+    if name_or_path != BUNDLED:
+        _local_or_parsed(name_or_path)
+
+
+def _local_or_parsed(name_or_path: str | os.PathLike[str] | None) -> Resolved | Name:
+    """A local checkpoint, or the parsed name of one on the Hub."""
     if name_or_path is None:
         raise CheckpointNotFoundError(missing_name_message())
     if not isinstance(name_or_path, str | os.PathLike):
         raise TypeError(f"a checkpoint is named by a string or a path, not {type(name_or_path).__name__}")
     name = os.fspath(name_or_path)
-    if name_or_path == BUNDLED:  # only the string; a Path does not equal it
-        return Resolved(bundled_directory(options, repository), f"bundled with sspsam {__version__}", bundled=True)
     local = _local(name)
     if local is not None:
         return local
@@ -119,12 +144,7 @@ def resolve(
         raise CheckpointNotFoundError(
             f"no directory {name[:200]}; make one with: sspsam convert CHECKPOINT.pth OUT_DIR"
         )
-    parsed = parse_name(name)
-    if isinstance(parsed, Repository):
-        return _from_repository(parsed, options, name)
-    if isinstance(parsed, RepositoryFile):
-        return _from_authors_file(parsed, options, refresh)
-    return _published(parsed, options, repository or os.environ.get(REPOSITORY_VARIABLE), refresh)
+    return parse_name(name)
 
 
 @contextmanager

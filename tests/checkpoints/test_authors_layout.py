@@ -140,5 +140,5 @@ def test_shapes_of_no_possible_model_are_refused(tiny: dict[str, Shape]) -> None
 
 
 def test_an_empty_checkpoint_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="not a whole SSP-SAM checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete SSP-SAM checkpoint"):
         read_architecture({})

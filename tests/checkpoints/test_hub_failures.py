@@ -432,10 +432,17 @@ def test_a_cache_that_became_read_only_serves_the_older_commit(hub, own_files, o
     assert resolve("owner/name", options) == before
 
 
-def test_a_file_in_the_current_directory_is_not_run(hub, authors, options, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("with_empty_entry", [False, True])
+def test_a_file_in_the_current_directory_is_not_run(
+    hub, authors, options, tmp_path, monkeypatch, with_empty_entry
+) -> None:
     monkeypatch.delattr(convert_process.sys, "frozen")
-    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
+    (tmp_path / "sspsam").mkdir()
+    for name in ("json.py", "subprocess.py", "torch.py", "sspsam/__init__.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
     monkeypatch.chdir(tmp_path)
+    if with_empty_entry:  # as in an interactive interpreter: the current directory
+        monkeypatch.setattr(sys, "path", ["", *sys.path])
     assert resolve(NAME, options).path.is_dir()
     assert not (tmp_path / "canary").exists()
 

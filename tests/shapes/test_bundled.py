@@ -25,8 +25,8 @@ from safetensors import safe_open
 import sspsam
 from sspsam import SSPSAMPredictor, errors
 from sspsam.checkpoints import listing
-from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.format import load_checkpoint, read_config
+from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.names import BUNDLED_LICENSE, missing_name_message
 from sspsam.cli import main
 from sspsam.hub import resolve
