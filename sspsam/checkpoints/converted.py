@@ -43,7 +43,7 @@ def directory_of(source: Source, options: HubOptions) -> Path:
 
 
 def is_converted(source: Source, options: HubOptions) -> bool:
-    """Whether a source was converted; the directory appears by a rename, so it is complete or absent."""
+    """True if a source was converted; the directory appears by a rename, so it is complete or absent."""
     directory = directory_of(source, options)
     recorded = _read_source(directory / _SOURCE_NAME, source.repository)
     return (

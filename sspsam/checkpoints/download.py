@@ -54,7 +54,7 @@ def _download(repository: str, path: str, options: HubOptions, command: str) -> 
 
 
 def list_files(repository: str, options: HubOptions, command: str) -> Listing:
-    """List all files of a repository at a commit; if the Hub cannot be asked, those that the cache holds.
+    """List all files of a repository at a commit; if the Hub cannot be reached, those in the cache.
 
     Args:
         repository: `owner/name`.
@@ -88,7 +88,7 @@ def _list_hub(repository: str, options: HubOptions, command: str) -> Listing:
 
 
 def _list_tree(repository: str, commit: str, options: HubOptions, command: str) -> dict[str, str | None]:
-    """The files by the request for a repository's tree; some mirrors leave them out of the information about it."""
+    """List the files by requesting the tree; some mirrors leave the files out of the information about a repository."""
     import huggingface_hub
     from huggingface_hub.hf_api import RepoFile
 

@@ -192,7 +192,7 @@ class _Request:
 
 
 def _is_token_refused(cause: BaseException) -> bool:
-    """Whether the Hub refused the token, or HTTP headers cannot hold it."""
+    """True if the Hub refused the token, or HTTP headers cannot hold it."""
     if isinstance(cause, (UnicodeEncodeError, *http_error_kinds("LocalProtocolError"))):
         return True
     headers = getattr(getattr(cause, "response", None), "headers", {})

@@ -16,7 +16,7 @@ _TOKEN: Final = re.compile(r"[!-~]+")
 
 
 def is_commit(revision: str) -> bool:
-    """Whether a revision is a full commit hash."""
+    """True if a revision is a full commit hash."""
     return _COMMIT.fullmatch(revision) is not None
 
 
@@ -66,7 +66,7 @@ class HubOptions:
 
     @property
     def offline(self) -> bool:
-        """Whether the network must not be used."""
+        """True if the network must not be used."""
         from huggingface_hub import constants
 
         return self.local_files_only or constants.HF_HUB_OFFLINE
@@ -92,7 +92,7 @@ class Listing:
     Args:
         commit: hash.
         files: SHA-256 by path; None where the Hub does not tell it.
-        hub_error: the reason why the Hub could not be asked and only files in the cache are listed; None: the listing
+        hub_error: the reason why only files in the cache are listed; None: the listing
             is the Hub's, and complete.
     """
 

@@ -80,11 +80,11 @@ class Published:
         return find_published(self, files)
 
     def is_stored_in(self, path: str) -> bool:
-        """Whether a file is this checkpoint, and not another one of its folder."""
+        """True if a file is this checkpoint and not another one of its folder."""
         return name_of_file(path) == self.name and _is_best(path)
 
     def is_certain(self, path: str) -> bool:
-        """Whether a file that `find` returned is right even if the repository has more files than were searched."""
+        """True if a file that `find` returned is right even if the repository has more files than were searched."""
         return _is_best(path)
 
 
@@ -105,11 +105,11 @@ class RepositoryFile:
         return self.path if self.path in files else None
 
     def is_stored_in(self, path: str) -> bool:
-        """Whether a path is that of this file."""
+        """True if a path is that of this file."""
         return path == self.path
 
     def is_certain(self, path: str) -> bool:
-        """Whether a file that `find` returned is right even if the repository has more files than were searched."""
+        """True if a file that `find` returned is right even if the repository has more files than were searched."""
         return path == self.path
 
 
@@ -170,7 +170,7 @@ def parse_name(name: str) -> Name:
 
 
 def is_plain_path(path: str) -> bool:
-    """Whether a path stays in its repository and can be printed on one line."""
+    """True if a path stays in its repository and can be printed on one line."""
     return path.isprintable() and all(part not in ("", ".", "..") for part in path.split("/"))
 
 
@@ -228,7 +228,7 @@ def name_of_file(path: str) -> str | None:
 
 
 def _is_best(path: str) -> bool:
-    """Whether a file is the best checkpoint of its folder, according to its name."""
+    """True if a file is the best checkpoint of its folder, according to its name."""
     return "best" in path.rpartition("/")[2]
 
 

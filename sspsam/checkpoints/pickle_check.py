@@ -11,7 +11,7 @@ from typing import Any, Final
 from sspsam.errors import CheckpointError, UnsafeCheckpointError
 
 _MAX_OPERATIONS: Final = 1 << 20  # ten times those of a complete training state
-_MAX_WORK: Final = 1 << 27  # sum of the sizes of everything pushed, counting again whatever is pushed again
+_MAX_WORK: Final = 1 << 27  # sum of the sizes of everything pushed, objects that are pushed again count again
 _MAX_DEPTH: Final = 100
 
 
@@ -90,7 +90,7 @@ class _PickleSimulation:
             step(self, argument)
             self._operations += 1
 
-    # operations; each takes the argument that stands in the pickle
+    # operations; each takes the argument of the operation in the pickle, or the popped objects
 
     def ignore(self, _: Any) -> None:
         """PROTO and FRAME, which create no object."""

@@ -108,14 +108,14 @@ def resolve(
     """
     if name_or_path == BUNDLED:  # only the string; a Path does not equal it
         return Resolved(bundled_directory(options, repository), f"bundled with sspsam {__version__}", bundled=True)
-    found = _local_or_parsed(name_or_path)
-    if isinstance(found, Resolved):
-        return found
-    if isinstance(found, Repository):
-        return _from_repository(found, options, str(name_or_path))
-    if isinstance(found, RepositoryFile):
-        return _from_authors_file(found, options, refresh)
-    return _published(found, options, repository or os.environ.get(REPOSITORY_VARIABLE), refresh)
+    local_or_parsed = _local_or_parsed(name_or_path)
+    if isinstance(local_or_parsed, Resolved):
+        return local_or_parsed
+    if isinstance(local_or_parsed, Repository):
+        return _from_repository(local_or_parsed, options, str(name_or_path))
+    if isinstance(local_or_parsed, RepositoryFile):
+        return _from_authors_file(local_or_parsed, options, refresh)
+    return _published(local_or_parsed, options, repository or os.environ.get(REPOSITORY_VARIABLE), refresh)
 
 
 def check_name(name_or_path: str | os.PathLike[str] | None) -> None:

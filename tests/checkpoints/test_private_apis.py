@@ -1,4 +1,4 @@
-"""What happens where PyTorch or huggingface_hub no longer has a private part that the library uses."""
+"""Versions of PyTorch and huggingface_hub without the private parts that the library uses."""
 
 import errno
 import sys
