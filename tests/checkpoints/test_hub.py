@@ -372,6 +372,10 @@ def test_a_download_that_is_cut_resumes_where_it_was(
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1_000_000)
     cuts = iter([5_000_000, 3_000_000])
     hub.fail("/cdn/", lambda body: (body, min(next(cuts, len(body)), len(body))))
+    if huggingface_hub.__version__.startswith("1."):  # may resume a cut download only when it is called again
+        for _ in range(2):
+            with contextlib.suppress(errors.DownloadError):
+                resolve("owner/name", options)
     found = resolve("owner/name", options)
     assert (found.path / "model.safetensors").read_bytes() == (tiny_model / "model.safetensors").read_bytes()
     assert [request.headers["range"] for request in hub.requests if "range" in request.headers] == [
@@ -418,7 +422,7 @@ def test_stale_partial_downloads_do_no_harm(hub, own_repository, options) -> Non
 
 
 def test_a_cache_without_symlinks_works(hub, own_repository, authors, options, quick, monkeypatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_SYMLINKS", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_SYMLINKS", True, raising=False)  # not in 1.0
     monkeypatch.setattr(huggingface_hub.file_download, "are_symlinks_supported", lambda *_: False)
     for name in ("owner/name", NAME):
         found = resolve(name, options)
