@@ -118,10 +118,10 @@ def delete_shared_blob(blob: Path, cache: Path) -> None:
     """Delete a file of the store that the repositories of a cache share, unless another repository uses it."""
     try:
         from huggingface_hub.utils._shared_blobs import sweep_shared_blob
-    except ImportError:
+
+        sweep_shared_blob(blob, cache_dir=cache)
+    except (ImportError, TypeError):  # another name or other arguments than those that this code was written for
         warn(
             f"{blob} was not deleted: huggingface_hub {version('huggingface_hub')} offers no known function to delete "
             "a file that cached repositories may share. It takes space, and does no harm."
         )
-        return
-    sweep_shared_blob(blob, cache_dir=cache)

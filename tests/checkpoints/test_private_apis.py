@@ -4,6 +4,7 @@ import errno
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,9 +119,10 @@ def _shared_store(cache: Path) -> Path:
     return shared
 
 
-def test_without_the_function_a_shared_blob_is_kept_with_a_warning(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("module", [None, SimpleNamespace(), SimpleNamespace(sweep_shared_blob=lambda blob: None)])
+def test_without_the_function_a_shared_blob_is_kept_with_a_warning(tmp_path: Path, monkeypatch, module) -> None:
     shared = _shared_store(tmp_path)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.utils._shared_blobs", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.utils._shared_blobs", module)
     with pytest.warns(errors.SSPSAMWarning, match=r"was not deleted: huggingface_hub \d"):
         deleted = delete_cached_files("owner/name", {"config.json"}, HubOptions(cache_dir=tmp_path))
     assert [path.name for path in deleted] == ["config.json"]
