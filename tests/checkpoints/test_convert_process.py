@@ -75,7 +75,7 @@ def test_an_error_of_the_subprocess_is_raised_with_its_class_and_message(replace
 
 @pytest.mark.parametrize("output", ["", "3", "{}", '{"kind": "NoSpaceError", "message": "no"}', "[", "null"])
 def test_output_of_a_subprocess_that_dies_is_not_taken_for_its_answer(replace_conversion: Replace, output) -> None:
-    show = f"os.write(1, {output!r}.encode()); print({output!r}, flush=True)"
+    show = f"print({output!r}, flush=True)"
     replace_conversion(f"{show}; os.kill(os.getpid(), 9)", at_start=show)
     with pytest.raises(errors.CheckpointError, match=r"exit status -9.*The file itself is good"):
         convert_in_subprocess(Path("a.pth"), Path("out"), SOURCE)
@@ -97,16 +97,16 @@ def test_the_subprocess_ends_when_its_parent_is_killed(replace_conversion: Repla
         "convert_in_subprocess(Path('a.pth'), Path('out'), Source('owner/name', 'a' * 40, 'c.pth'))\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, *map(str, sys.path)], cwd=tmp_path)
+    _wait_until((tmp_path / "pid").exists)
+    child = psutil.Process(int((tmp_path / "pid").read_text()))
     try:
-        _wait_until((tmp_path / "pid").exists)
-        child = psutil.Process(int((tmp_path / "pid").read_text()))
         assert child.is_running()
         parent.send_signal(signal.SIGKILL)
         parent.wait()
         _wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
     finally:
-        parent.kill()
-        parent.wait()
+        if child.is_running():
+            child.kill()
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
