@@ -1,12 +1,12 @@
-"""The only door to weights: a name becomes the directory of a local checkpoint.
+"""The public door to checkpoints: from a name to local files, and maintenance of the local files.
 
-`resolve` says which checkpoint a name means, and downloads and converts it where it is not here. Everything behind it
-is in `sspsam.checkpoints`.
+`resolve` finds a checkpoint by its name, and downloads and converts it if it is not on the local disk. The
+implementation is in `sspsam.checkpoints`. Importing this module imports no PyTorch.
 """
 
-from sspsam.checkpoints.hub_options import HubOptions
+from sspsam.checkpoints.hub_options import REPOSITORY_VARIABLE, HubOptions
 from sspsam.checkpoints.listing import CheckpointEntry, bundled, delete, published, verify
-from sspsam.checkpoints.resolve import REPOSITORY_VARIABLE, Resolved, repair_command_in_errors, resolve
+from sspsam.checkpoints.resolve import Resolved, check_name, repair_command_in_errors, resolve
 
 __all__ = [
     "REPOSITORY_VARIABLE",
@@ -14,6 +14,7 @@ __all__ = [
     "HubOptions",
     "Resolved",
     "bundled",
+    "check_name",
     "delete",
     "published",
     "repair_command_in_errors",

@@ -1,4 +1,7 @@
-"""The authors' names for every tensor, our names for the same, and the architecture read off the shapes (section 6)."""
+"""The layout of the authors' checkpoints: names of the tensors, and the architecture that their shapes imply.
+
+The layout is described in `docs/method.md`, section 6.
+"""
 
 import math
 import re
@@ -15,10 +18,10 @@ _LINGUISTIC, _VISUAL = "ssp.linguistic_attention_adapter.", "ssp.visual_attentio
 _GENERATOR = "ssp.prompt_generator."
 _GENERATOR_LAYER = r"vl_transformer\.encoder\.layers\.(\d+)\."
 
-# the first pattern that matches the whole name gives ours
+# patterns of the authors' names with the library's names; the first pattern that matches the whole name counts
 _RENAMED: Final = tuple(
-    (re.compile(pattern), ours)
-    for pattern, ours in (
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
         (_VISION_ATTENTION + r"qkv\.(weight|bias)", r"clip.visual.transformer.resblocks.\1.attn.in_proj_\2"),
         (_VISION_ATTENTION + r"proj\.(weight|bias)", r"clip.visual.transformer.resblocks.\1.attn.out_proj.\2"),
         (r"encoder\.visual\.(.+)", r"clip.visual.\1"),
@@ -58,27 +61,30 @@ _UNUSED: Final = {
 
 
 def unused(names: Iterable[str]) -> dict[str, str]:
-    """Which of the authors' tensors play no part in the computation, and why."""
-    return {name: why for name in names for pattern, why in _UNUSED.items() if re.fullmatch(pattern, name)}
+    """Return the authors' tensors that are not used in the computation, each with the reason."""
+    return {name: reason for name in names for pattern, reason in _UNUSED.items() if re.fullmatch(pattern, name)}
 
 
 def our_name(name: str) -> str | None:
-    """Our name of one of the authors' tensors; None where there is none."""
-    for pattern, ours in _RENAMED:
+    """Return the library's name for one of the authors' tensors; None if it is not known."""
+    for pattern, replacement in _RENAMED:
         match = pattern.fullmatch(name)
         if match:
-            return match.expand(ours)
+            return match.expand(replacement)
     return None
 
 
 def read_architecture(shapes: Mapping[str, Shape]) -> Architecture:
-    """Every dimension of an authors' checkpoint from the shapes of its tensors.
+    """Infer every dimension of an authors' checkpoint from the shapes of its tensors.
+
+    Numbers of attention heads and a few others have no trace in the shapes; they follow from the widths, or are the
+    authors' own.
 
     Args:
         shapes: by the authors' names.
 
     Raises:
-        CheckpointError: a tensor that tells a dimension is missing or has a shape that makes no sense.
+        CheckpointError: a tensor that determines a dimension is missing, or has an impossible shape.
     """
     reader = _ShapeReader(shapes)
     try:
@@ -88,15 +94,16 @@ def read_architecture(shapes: Mapping[str, Shape]) -> Architecture:
 
 
 class _ShapeReader:
-    """Answers how large each part is."""
+    """Reads the dimensions of each part of the model from the shapes of an authors' checkpoint."""
 
     def __init__(self, shapes: Mapping[str, Shape]) -> None:
         self.shapes = shapes
 
     def size(self, name: str, dimension: int, rank: int) -> int:
+        """One dimension of a tensor that must have `rank` dimensions."""
         shape = self.shapes.get(name)
         if shape is None:
-            raise CheckpointError(f"the checkpoint has no tensor {name!r}; it is not a whole SSP-SAM checkpoint")
+            raise CheckpointError(f"the checkpoint has no tensor {name!r}; it is not a complete SSP-SAM checkpoint")
         if len(shape) != rank:
             raise CheckpointError(f"tensor {name!r} has shape {list(shape)}; {rank} dimensions were expected")
         if shape[dimension] < 1:
@@ -104,17 +111,18 @@ class _ShapeReader:
         return shape[dimension]
 
     def count(self, prefix: str) -> int:
-        """How many numbered parts `prefix`0, `prefix`1, ... there are."""
+        """The number of numbered parts `prefix`0, `prefix`1, ..."""
         pattern = re.compile(re.escape(prefix) + r"(\d{1,6})\.")
         numbers = {int(match[1]) for match in map(pattern.match, self.shapes) if match}
         if numbers != set(range(len(numbers))):
             raise CheckpointError(f"the parts {prefix}* are not numbered without a gap: {sorted(numbers)[:20]}")
         return len(numbers)
 
-    def square(self, name: str, cells: int) -> int:
-        side = math.isqrt(max(0, cells))
-        if side * side != cells:
-            raise CheckpointError(f"tensor {name!r} has {cells} positions for patches, which is no square grid")
+    def grid_side(self, name: str, patches: int) -> int:
+        """The side of the square grid of that many patches; `name` is the tensor that tells their number."""
+        side = math.isqrt(max(0, patches))
+        if side * side != patches:
+            raise CheckpointError(f"tensor {name!r} has {patches} positions for patches, which is no square grid")
         return side
 
     def clip(self) -> CLIPConfig:
@@ -124,15 +132,15 @@ class _ShapeReader:
         layers, text_width = self.count(blocks), self.size("encoder.ln_final.weight", 0, 1)
         rewritten = [index for index in range(layers) if f"{blocks}{index}.attn.qkv.weight" in self.shapes]
         if rewritten and rewritten != list(range(rewritten[0], layers)):
-            raise CheckpointError(f"vision blocks {rewritten} are rewritten by surgery; it must be the last ones")
+            raise CheckpointError(f"vision blocks {rewritten} are rewritten by surgery; only the last blocks can be")
         return CLIPConfig(
-            image_size=patch * self.square(position, self.size(position, 0, 2) - 1),
+            image_size=patch * self.grid_side(position, self.size(position, 0, 2) - 1),
             patch_size=patch,
             vision_width=width,
             vision_layers=layers,
             vision_heads=max(1, width // 64),
             vision_mlp_width=self.size(blocks + "0.mlp.c_fc.weight", 0, 2),
-            surgery_layers=len(rewritten) or 6,  # saved before a forward pass: the authors' depth
+            surgery_layers=len(rewritten) or 6,  # none if saved before the first forward pass: then the authors' number
             embed_dim=self.size("encoder.text_projection", 1, 2),
             text_width=text_width,
             text_layers=self.count("encoder.transformer.resblocks."),
@@ -146,8 +154,9 @@ class _ShapeReader:
         encoder, decoder = "sam.image_encoder.", "sam.mask_decoder."
         grid, patch = self.size(encoder + "pos_embed", 1, 4), self.size(encoder + "patch_embed.proj.weight", 2, 4)
         layers, width = self.count(encoder + "blocks."), self.size(encoder + "pos_embed", 3, 4)
-        reach = [self.size(f"{encoder}blocks.{index}.attn.rel_pos_h", 0, 2) for index in range(layers)]
-        windows = sorted({(rows + 1) // 2 for rows in reach if rows != 2 * grid - 1})
+        # a block has 2 * side - 1 relative positions, where side is that of the grid or of its windows
+        positions = [self.size(f"{encoder}blocks.{index}.attn.rel_pos_h", 0, 2) for index in range(layers)]
+        windows = sorted({(rows + 1) // 2 for rows in positions if rows != 2 * grid - 1})
         if len(windows) > 1:
             raise CheckpointError(f"SAM's blocks have windows of several sizes: {windows}")
         prompt_width = self.size("sam.prompt_encoder.no_mask_embed.weight", 1, 2)
@@ -160,7 +169,7 @@ class _ShapeReader:
             heads=max(1, width // max(1, self.size(encoder + "blocks.0.attn.rel_pos_h", 1, 2))),
             mlp_width=self.size(encoder + "blocks.0.mlp.lin1.weight", 0, 2),
             window_size=windows[0] if windows else 14,
-            global_blocks=tuple(index for index, rows in enumerate(reach) if rows == 2 * grid - 1),
+            global_blocks=tuple(index for index, rows in enumerate(positions) if rows == 2 * grid - 1),
             prompt_width=prompt_width,
             mask_channels=self.size("sam.prompt_encoder.mask_downscaling.3.weight", 0, 4),
             decoder_layers=self.count(decoder + "transformer.layers."),

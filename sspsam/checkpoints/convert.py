@@ -1,4 +1,4 @@
-"""The authors' `.pth` checkpoints to the own format, without running anything that such a file may name.
+"""Conversion of the authors' `.pth` checkpoints to the library's own format; nothing that such a file names is run.
 
 A `.pth` file is a pickle inside a zip archive. Before anything is unpickled, the archive's structure is checked and
 every class and function that the pickle names is compared with a short list; the file's tensors are mapped, not read.
@@ -7,37 +7,35 @@ every class and function that the pickle names is compared with a short list; th
 import logging
 import os
 import threading
-import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from sspsam.checkpoints.archive_check import check_archive
 from sspsam.checkpoints.authors_layout import our_name, read_architecture, unused
-from sspsam.checkpoints.format import require_same_tensors, save_checkpoint
+from sspsam.checkpoints.directory import require_same_tensors
 from sspsam.checkpoints.pickle_check import check_pickle
-from sspsam.config import Architecture, ModelConfig
+from sspsam.checkpoints.saving import save_checkpoint
+from sspsam.checkpoints.tensor_shapes import tensor_shapes
+from sspsam.config import ModelConfig
 from sspsam.devices import dtype_name
-from sspsam.errors import CheckpointError, CheckpointNotFoundError
-from sspsam.models import SSPSAM
-
-_MAX_RECORDS: Final = 20_000
-_MAX_PICKLE_BYTES: Final = 8 << 20  # the published files have less than one
+from sspsam.errors import CheckpointError
 
 
 class _Ignored:
-    """Stands for what a training run keeps beside the tensors: takes anything, does nothing."""
+    """Stands in for objects that a training run saves beside the tensors: it accepts any arguments and keeps none."""
 
     def __init__(self, *_: object) -> None: ...
 
     def __setstate__(self, _: object) -> None: ...
 
 
-# training options and NumPy numbers, under the names of NumPy 2 and 1; nothing needs their values, so neither
-# library's own code ever sees what the file says about them
+# training options, and NumPy numbers under the names of NumPy 2 and 1; their values are not needed, so an `_Ignored` is
+# made in their place and no code of argparse or NumPy sees the file's content
 _EXTRAS: Final = (
     "argparse.Namespace",
     "numpy._core.multiarray.scalar",
@@ -46,7 +44,7 @@ _EXTRAS: Final = (
 )
 _STORAGES: Final = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _DTYPES: Final = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
-# less than `weights_only` allows: it also calls constructors that reserve as much memory as they are told to
+# less than `weights_only` allows: that also calls constructors that allocate as much memory as the file demands
 _ALLOWED: Final = frozenset(
     [
         *_EXTRAS,
@@ -63,9 +61,8 @@ _ALLOWED: Final = frozenset(
     ]
 )
 
-
 _LOG: Final = logging.getLogger(__name__)
-_LOADING: Final = threading.Lock()  # torch keeps what it may unpickle for the whole process
+_LOADING: Final = threading.Lock()  # torch.serialization.safe_globals changes the whole process
 
 
 def convert_checkpoint(
@@ -74,16 +71,18 @@ def convert_checkpoint(
     *,
     dtype: str | torch.dtype = "float32",
     source: str | None = None,
-    license: str | None = None,  # the word of the config file
+    license: str | None = None,  # named as the entry of config.json
 ) -> ModelConfig:
-    """Convert a checkpoint in the authors' layout to a directory in the own format.
+    """Convert a checkpoint in the authors' layout to a directory in the library's own format.
+
+    The architecture is inferred from the shapes of the tensors (`docs/method.md`, section 6).
 
     Args:
-        checkpoint: a `.pth` file; with or without `optimizer`, `args` and the like; attention names from before or
-            after CLIP's surgery. The architecture is read off the shapes.
-        out_dir: made if need be.
-        dtype: of the stored weights: `"float32"`, `"float16"` or `"bfloat16"`. They are widened to float32 on loading.
-        source: where the weights come from, for people; None: the file's name.
+        checkpoint: a `.pth` file, with or without `optimizer`, `args` and other entries of a training run, with names
+            of the attention weights from before or after CLIP's surgery.
+        out_dir: created if it does not exist.
+        dtype: of the stored weights: `"float32"`, `"float16"` or `"bfloat16"`. Loading widens them to float32.
+        source: origin of the weights, a free text for readers; None: the file's name.
         license: of the weights; None: unknown.
 
     Returns:
@@ -91,53 +90,60 @@ def convert_checkpoint(
 
     Raises:
         CheckpointNotFoundError: no such file.
-        UnsafeCheckpointError: the pickle names a class or function that has no place in a checkpoint; nothing was run.
+        UnsafeCheckpointError: the pickle names a class or function that no checkpoint needs; nothing was run.
         CheckpointError: damaged, incomplete, or not an SSP-SAM checkpoint.
         StorageError: `out_dir` cannot be written, or has too little space.
     """
     dtype = dtype_name(dtype)
     path = Path(checkpoint)
-    theirs = read_authors_state(path)
-    dropped = unused(theirs)
-    for why in dict.fromkeys(dropped.values()):
-        names = [name for name in dropped if dropped[name] == why]
-        _LOG.info("left out: %s (%s)", ", ".join(names), why)
+    authors_state = read_authors_state(path)
+    unused_tensors = unused(authors_state)
+    _log_unused(unused_tensors)
     try:
-        architecture = read_architecture({name: tuple(tensor.shape) for name, tensor in theirs.items()})
-        state = _renamed(theirs, dropped)
+        architecture = read_architecture(_shapes(authors_state))
+        state = _renamed(authors_state, unused_tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    _require_whole(architecture, state, path)
+    require_same_tensors(tensor_shapes(architecture), _shapes(state), str(path))
     config = ModelConfig(architecture, source=source or path.name, license=license or "unknown")
     return save_checkpoint(out_dir, config, state, dtype)
 
 
 def read_authors_state(path: Path) -> dict[str, Tensor]:
-    """The mapped tensors of an authors' checkpoint, by their names.
+    """Map the tensors of an authors' checkpoint; returns them by the authors' names.
 
     Raises:
         CheckpointNotFoundError, UnsafeCheckpointError, CheckpointError: as `convert_checkpoint`.
     """
-    records = _check_archive(path)
+    archive = check_archive(path)
+    check_pickle(archive.index, _ALLOWED, path)
     try:
         with _LOADING, torch.serialization.safe_globals([(_Ignored, name) for name in _EXTRAS]):
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {str(error)[:300]}") from error
+    tensors = {name: _checked_tensor(tensor, name, path) for name, tensor in _model_entries(content, path).items()}
+    sizes = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
+    if Counter(sizes.values()) - archive.tensor_sizes:
+        raise CheckpointError(f"{path} is damaged: its index claims sizes that its records do not have")
+    return tensors
+
+
+def _model_entries(content: Any, path: Path) -> dict[str, Any]:
+    """The entries of the model's state, without the prefix that `DataParallel` adds."""
     # dict's own methods: the file can give an OrderedDict attributes that hide them
     state = dict.get(content, "model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not dict.__len__(state):
         raise CheckpointError(f"{path} holds no 'model' state; it is not an SSP-SAM checkpoint")
-    prefix = "module." if all(str(name).startswith("module.") for name in dict.keys(state)) else ""  # from DataParallel
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in dict.items(state):
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{path}: entry {str(name)[:80]!r} of the state is no tensor but {type(tensor)}")
-        tensors[name.removeprefix(prefix)] = _checked_tensor(tensor, name, path)
-    sizes = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
-    if Counter(sizes.values()) - records:
-        raise CheckpointError(f"{path} is damaged: its index claims sizes that its records do not have")
-    return tensors
+    prefix = "module." if all(str(name).startswith("module.") for name in dict.keys(state)) else ""
+    entries: dict[str, Any] = {}
+    for name, value in dict.items(state):
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path}: entry {str(name)[:80]!r} of the state is a {type(value).__name__}, not a tensor"
+            )
+        entries[name.removeprefix(prefix)] = value
+    return entries
 
 
 def _checked_tensor(tensor: Tensor, name: str, path: Path) -> Tensor:
@@ -150,76 +156,30 @@ def _checked_tensor(tensor: Tensor, name: str, path: Path) -> Tensor:
     return tensor.detach()
 
 
-def _check_archive(path: Path) -> Counter[int]:
-    """Refuse what is no sound and harmless torch archive; returns the sizes of its tensor records."""
-    if not os.path.isfile(path):
-        kind = " (it is a directory)" if os.path.isdir(path) else ""
-        raise CheckpointNotFoundError(f"no such checkpoint file: {str(path)[:300]}{kind}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            pickle, records = _check_records(archive, path)
-        with path.open("rb") as file:  # torch has its own reader of zip archives; both must see the same pickle
-            same = torch._C.PyTorchFileReader(file).get_record("data.pkl") == pickle
-    except CheckpointError:
-        raise
-    except zipfile.BadZipFile as error:
-        raise CheckpointError(
-            f"{path} is damaged or no checkpoint of torch.save: {error}. If it is whole but was written by torch "
-            "1.5 or older, load and save it once with a current torch."
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # zipfile raises many kinds for hostile archives
-        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {str(error)[:300]}") from error
-    if not same:
-        raise CheckpointError(f"{path} is a zip archive that can be read in two ways")
-    check_pickle(pickle, _ALLOWED, path)
-    return records
+def _log_unused(unused_tensors: Mapping[str, str]) -> None:
+    for reason in dict.fromkeys(unused_tensors.values()):
+        names = [name for name in unused_tensors if unused_tensors[name] == reason]
+        _LOG.info("left out: %s (%s)", ", ".join(names), reason)
 
 
-def _check_records(archive: zipfile.ZipFile, path: Path) -> tuple[bytes, Counter[int]]:
-    entries = archive.infolist()
-    names = [entry.filename for entry in entries]
-    pickles = [name for name in names if name.endswith("/data.pkl")]
-    if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
-        raise CheckpointError(f"{path} is a TorchScript archive (CLIP alone, perhaps), not an SSP-SAM checkpoint")
-    if len(pickles) != 1 or len(entries) > _MAX_RECORDS or len(set(names)) != len(names):
-        raise CheckpointError(f"{path} is a zip archive, but not one that torch.save wrote")
-    for entry in entries:
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise CheckpointError(f"{path} is damaged: record {entry.filename[:100]!r} is compressed")
-    if archive.getinfo(pickles[0]).file_size > _MAX_PICKLE_BYTES:
-        raise CheckpointError(f"{path} is damaged: its index is larger than any checkpoint's")
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise CheckpointError(f"{path} is damaged: its records overlap")
-    damaged = archive.testzip()  # reads everything once; converting does so anyway
-    if damaged is not None:
-        raise CheckpointError(f"{path} is damaged: record {damaged[:100]!r} does not fit its checksum")
-    folder = pickles[0].removesuffix("data.pkl") + "data/"
-    sizes = Counter(entry.file_size for entry in entries if entry.filename.startswith(folder))
-    return archive.read(pickles[0]), sizes
-
-
-def _renamed(theirs: Mapping[str, Tensor], dropped: Mapping[str, str]) -> dict[str, Tensor]:
+def _renamed(authors_state: Mapping[str, Tensor], unused_tensors: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors by the library's names, without the unused ones."""
     state: dict[str, Tensor] = {}
-    strange: list[str] = []
-    for name, tensor in theirs.items():
-        if name in dropped:
+    unknown: list[str] = []
+    for name, tensor in authors_state.items():
+        if name in unused_tensors:
             continue
-        ours = our_name(name)
-        if ours is None:
-            strange.append(name[:200])
-        elif ours in state:
-            raise CheckpointError(f"the checkpoint holds {ours[:200]} twice, the second time as {name[:200]!r}")
+        new_name = our_name(name)
+        if new_name is None:
+            unknown.append(name[:200])
+        elif new_name in state:
+            raise CheckpointError(f"the checkpoint holds {new_name[:200]} twice, the second time as {name[:200]!r}")
         else:
-            state[ours] = tensor
-    if strange:
-        raise CheckpointError(f"the checkpoint has {len(strange)} tensors of no known use: {', '.join(strange[:10])}")
+            state[new_name] = tensor
+    if unknown:
+        raise CheckpointError(f"the checkpoint has {len(unknown)} tensors of no known use: {', '.join(unknown[:10])}")
     return state
 
 
-def _require_whole(architecture: Architecture, state: Mapping[str, Tensor], path: Path) -> None:
-    with torch.device("meta"):
-        model = SSPSAM(architecture)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    require_same_tensors(expected, {name: tuple(tensor.shape) for name, tensor in state.items()}, str(path))
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -1,10 +1,10 @@
-"""Checkpoints from the Hub that were converted here: kept beside their source, made once, found again without asking.
+"""The local store of converted checkpoints: each file of the Hub is converted once and found again without a network.
 
     <root>/<owner>--<name>/<commit>/<path, readable and hashed>/   config.json, model.safetensors, source.json
-    <root>/<owner>--<name>/names/<name, readable and hashed>.json   which commit and path a name was resolved to
+    <root>/<owner>--<name>/names/<name, readable and hashed>.json   note: the commit and path that a name resolved to
 
-`root` is `sspsam-converted` in the cache of `huggingface_hub`. The files in it are read as data that anything may have
-happened to: a note that does not fit its place counts as none.
+`root` is the folder `sspsam-converted` in the cache of `huggingface_hub`. Its files are untrusted: a note or
+`source.json` that does not fit its place is ignored.
 """
 
 import contextlib
@@ -22,102 +22,108 @@ from typing import Final
 from filelock import FileLock
 
 from sspsam.checkpoints.convert_process import convert_in_subprocess
-from sspsam.checkpoints.format import CONFIG_NAME, WEIGHTS_NAME, sha256_of
+from sspsam.checkpoints.digests import sha256_of
+from sspsam.checkpoints.directory import CHECKPOINT_FILES
 from sspsam.checkpoints.hub_cache import digest_of_blob
-from sspsam.checkpoints.hub_options import HubOptions
+from sspsam.checkpoints.hub_options import HubOptions, is_commit
 from sspsam.checkpoints.names import Source, is_plain_path
 from sspsam.errors import DigestMismatchError, SSPSAMError
 from sspsam.utils.files import make_directory, replace_file, storage_error
 
+_ROOT: Final = "sspsam-converted"
 _SOURCE_NAME: Final = "source.json"
 _NAMES: Final = "names"
+_MAX_PATH_LENGTH: Final = 4096
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def directory_of(source: Source, options: HubOptions) -> Path:
-    """Where the conversion of a source is kept, made or not."""
-    return _repository(source.repository, options) / source.commit / _file_name(source.path)
+    """The directory of a source's conversion, whether it exists or not."""
+    return _repository_folder(source.repository, options) / source.commit / _file_name(source.path)
 
 
-def is_whole(source: Source, options: HubOptions) -> bool:
-    """Whether the conversion was finished: it takes its place by one renaming, so it is whole or not there."""
+def is_converted(source: Source, options: HubOptions) -> bool:
+    """True if a source was converted; the directory appears by a rename, so it is complete or absent."""
     directory = directory_of(source, options)
-    note = _read(directory / _SOURCE_NAME, source.repository)
+    recorded = _read_source(directory / _SOURCE_NAME, source.repository)
     return (
-        note is not None
-        and (note.commit, note.path) == (source.commit, source.path)
-        and all(os.path.isfile(directory / name) for name in (CONFIG_NAME, WEIGHTS_NAME))
+        recorded is not None
+        and (recorded.commit, recorded.path) == (source.commit, source.path)
+        and all(os.path.isfile(directory / name) for name in CHECKPOINT_FILES)
     )
 
 
-def recall(repository: str, name: str, options: HubOptions) -> Source | None:
-    """What a name was resolved to before; its conversion may be there or not."""
-    return _read(_note(repository, name, options), repository)
+def conversions_of(repository: str, options: HubOptions) -> Iterator[Source]:
+    """The source of every conversion in the store that comes from a repository."""
+    for path in sorted(_repository_folder(repository, options).glob(f"*/*/{_SOURCE_NAME}")):
+        source = _read_source(path, repository)
+        if source is not None and directory_of(source, options) == path.parent:
+            yield source
 
 
-def remember(name: str, source: Source, options: HubOptions) -> None:
-    """Note what a name was resolved to; a cache that cannot be written costs the next load a question, no more."""
-    if recall(source.repository, name, options) != source:
-        note = _note(source.repository, name, options)
+# notes: the source that a name resolved to
+
+
+def noted_source(repository: str, name: str, options: HubOptions) -> Source | None:
+    """The source that a name resolved to before, converted or not; None without a note."""
+    return _read_source(_note_path(repository, name, options), repository)
+
+
+def note_source(name: str, source: Source, options: HubOptions) -> None:
+    """Note the source that a name resolved to.
+
+    Where the cache is not writable, no note is kept, and the next load asks the Hub again.
+    """
+    if noted_source(source.repository, name, options) != source:
+        note = _note_path(source.repository, name, options)
         with contextlib.suppress(OSError):
             make_directory(note.parent)
             replace_file(note, json.dumps(asdict(source)).encode())
 
 
-def conversions_of(repository: str, options: HubOptions) -> Iterator[Source]:
-    """Every conversion that is kept of a repository."""
-    for note in sorted(_repository(repository, options).glob(f"*/*/{_SOURCE_NAME}")):
-        source = _read(note, repository)
-        if source is not None and directory_of(source, options) == note.parent:
-            yield source
+def noted_sources(repository: str, options: HubOptions) -> Iterator[Source]:
+    """The sources of all notes about names of a repository."""
+    return (source for _, source in _notes(repository, options))
 
 
-def remembered(repository: str, options: HubOptions) -> Iterator[tuple[Path, Source]]:
-    """Every note about a name of a repository."""
-    for note in sorted((_repository(repository, options) / _NAMES).glob("*.json")):
-        source = _read(note, repository)
+def _notes(repository: str, options: HubOptions) -> Iterator[tuple[Path, Source]]:
+    for note in sorted((_repository_folder(repository, options) / _NAMES).glob("*.json")):
+        source = _read_source(note, repository)
         if source is not None:
             yield note, source
 
 
-def forget(source: Source, options: HubOptions) -> list[Path]:
-    """Delete a conversion and the notes that lead to it; returns what was deleted."""
-    directory = directory_of(source, options)
-    notes = [
-        note for note, other in remembered(source.repository, options) if directory_of(other, options) == directory
-    ]
-    deleted = [path for path in (directory, *notes) if path.exists()]
-    try:
-        if directory.parent.exists():
-            with FileLock(_lock(directory)):  # also where there is nothing yet: one may be about to take its place
-                if directory.exists():
-                    shutil.rmtree(directory)
-        for note in notes:
-            note.unlink(missing_ok=True)
-    except OSError as error:
-        raise storage_error(directory, error) from error
-    return deleted
+def _note_path(repository: str, name: str, options: HubOptions) -> Path:
+    file_name = _file_name(f"{name}@{options.revision or 'main'}") + ".json"
+    return _repository_folder(repository, options) / _NAMES / file_name
+
+
+# converting and deleting
 
 
 def convert_once(source: Source, fetch: Callable[[], Path], options: HubOptions) -> Path:
-    """The directory of a converted source; of several processes that ask at once, one converts and the others wait.
+    """Convert a source unless it is converted; of several processes at once, one converts and the others wait.
 
     Args:
-        source: what to convert; its digest is checked where it is known.
-        fetch: gives the `.pth` file; called only if there is something to convert.
-        options: where to keep it.
+        source: to convert; its digest is checked where it is known.
+        fetch: returns the path of the `.pth` file; called only if there is something to convert.
+        options: the cache that holds the store.
+
+    Returns:
+        The directory of the conversion.
 
     Raises:
         DigestMismatchError: the file is not the one that the Hub announced.
         CheckpointError, UnsafeCheckpointError, StorageError: as `convert_checkpoint`.
     """
     directory = directory_of(source, options)
-    if is_whole(source, options):
+    if is_converted(source, options):
         return directory
     checkpoint = fetch()
     make_directory(directory.parent)
     try:
-        with FileLock(_lock(directory)):
-            if not is_whole(source, options):
+        with FileLock(_lock_path(directory)):
+            if not is_converted(source, options):
                 _convert(source, checkpoint, directory)
     except OSError as error:
         raise error if isinstance(error, SSPSAMError) else storage_error(directory, error) from error
@@ -125,7 +131,8 @@ def convert_once(source: Source, fetch: Callable[[], Path], options: HubOptions)
 
 
 def _convert(source: Source, checkpoint: Path, directory: Path) -> None:
-    """With the lock held: whatever lies beside the directory was left by a process that was killed."""
+    """Convert into `directory`, whose lock the caller holds."""
+    # with the lock held, temporary directories can only be those of processes that were killed
     for stale in directory.parent.glob(glob.escape(directory.name) + ".*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
     shutil.rmtree(directory, ignore_errors=True)
@@ -142,36 +149,59 @@ def _convert(source: Source, checkpoint: Path, directory: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _read(note: Path, repository: str) -> Source | None:
-    """A note, if it is about this repository and can be meant: its parts become the names of directories."""
+def delete_conversion(source: Source, options: HubOptions) -> list[Path]:
+    """Delete a conversion and the notes that lead to it.
+
+    Returns:
+        The deleted directory and files.
+
+    Raises:
+        StorageError: they cannot be deleted.
+    """
+    directory = directory_of(source, options)
+    notes = [note for note, noted in _notes(source.repository, options) if directory_of(noted, options) == directory]
+    deleted = [path for path in (directory, *notes) if path.exists()]
     try:
-        found = json.loads(note.read_bytes())
-        source = Source(found["repository"], found["commit"], found["path"], found["sha256"])
-        sound = (
+        if directory.parent.exists():
+            with FileLock(_lock_path(directory)):  # another process may be about to finish this conversion
+                if directory.exists():
+                    shutil.rmtree(directory)
+        for note in notes:
+            note.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(directory, error) from error
+    return deleted
+
+
+# the layout of the store
+
+
+def _read_source(path: Path, repository: str) -> Source | None:
+    """A source from JSON; None if it is damaged, about another repository, or unsafe as the name of a directory."""
+    try:
+        entries = json.loads(path.read_bytes())
+        source = Source(entries["repository"], entries["commit"], entries["path"], entries["sha256"])
+        valid = (
             source.repository == repository
-            and re.fullmatch(r"[0-9a-f]{40}", source.commit) is not None
+            and is_commit(source.commit)
             and isinstance(source.path, str)
-            and len(source.path) < 4096
+            and len(source.path) < _MAX_PATH_LENGTH
             and is_plain_path(source.path)
-            and (source.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", source.sha256) is not None)
+            and (source.sha256 is None or _SHA256.fullmatch(source.sha256) is not None)
         )
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return source if sound else None
+    return source if valid else None
 
 
-def _repository(repository: str, options: HubOptions) -> Path:
-    return options.cache / "sspsam-converted" / repository.replace("/", "--")
-
-
-def _note(repository: str, name: str, options: HubOptions) -> Path:
-    return _repository(repository, options) / _NAMES / (_file_name(f"{name}@{options.revision or 'main'}") + ".json")
+def _repository_folder(repository: str, options: HubOptions) -> Path:
+    return options.cache / _ROOT / repository.replace("/", "--")
 
 
 def _file_name(text: str) -> str:
-    """A name that a person can read and no other text has, also where file names are short or know no case."""
+    """A readable file name that no other text has, also on file systems with short names or without case."""
     return re.sub(r"[^\w.+@-]", "_", text)[-60:] + "-" + hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _lock(directory: Path) -> Path:
+def _lock_path(directory: Path) -> Path:
     return directory.with_name(directory.name + ".lock")

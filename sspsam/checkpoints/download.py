@@ -1,34 +1,33 @@
-"""Files from the Hugging Face Hub through `huggingface_hub`, and what can go wrong in words that help.
+"""Download files from the Hugging Face Hub through `huggingface_hub`, with sspsam's own errors.
 
-Environment variables mean what they mean everywhere: `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`,
-`HF_TOKEN`, `HTTPS_PROXY`. Nothing here opens a socket for a file of a pinned commit that is in the cache.
+The environment variables of `huggingface_hub` apply: `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`,
+`HF_TOKEN`, `HTTPS_PROXY`. No socket is opened for a file of a pinned commit that is in the cache.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
 from sspsam.checkpoints.hub_cache import list_cache
-from sspsam.checkpoints.hub_errors import UNREACHABLE, explained, offline_message
+from sspsam.checkpoints.hub_errors import UNREACHABLE, offline_message, translated_errors
 from sspsam.checkpoints.hub_options import HubOptions, Listing, is_commit
-from sspsam.errors import (
-    HubError,
-    HubOfflineError,
-    ReadOnlyError,
-)
+from sspsam.errors import HubError, HubOfflineError, ReadOnlyError
 
 
 def fetch_file(repository: str, path: str, options: HubOptions, command: str) -> Path:
-    """A file of a repository, from the cache or the Hub.
+    """Return the local path of a file of a repository; the file is downloaded if it is not in the cache.
 
     Args:
         repository: `owner/name`.
         path: in the repository.
-        options: how to ask.
-        command: to try it again, for an error.
+        options: revision, cache, token, and whether the network may be used.
+        command: the command line that tries the download again, for errors.
+
+    Raises:
+        HubError, CheckpointNotFoundError, StorageError: each cause has a class of its own.
     """
     try:
         return _download(repository, path, options, command)
-    except (*UNREACHABLE, ReadOnlyError):  # a read-only cache must serve what it holds when a branch moves on
+    except (*UNREACHABLE, ReadOnlyError):  # read-only: the branch has a new commit, which cannot be stored
         if options.offline:
             raise
         try:
@@ -41,7 +40,7 @@ def fetch_file(repository: str, path: str, options: HubOptions, command: str) ->
 def _download(repository: str, path: str, options: HubOptions, command: str) -> Path:
     import huggingface_hub
 
-    with explained(repository, path, options, command):
+    with translated_errors(repository, path, options, command):
         return Path(
             huggingface_hub.hf_hub_download(
                 repository,
@@ -55,7 +54,16 @@ def _download(repository: str, path: str, options: HubOptions, command: str) -> 
 
 
 def list_files(repository: str, options: HubOptions, command: str) -> Listing:
-    """All files of a repository at a commit: asked of the Hub, or what the cache holds where that cannot be had."""
+    """List all files of a repository at a commit; if the Hub cannot be reached, those in the cache.
+
+    Args:
+        repository: `owner/name`.
+        options: revision, cache, token, and whether the network may be used.
+        command: the command line that tries again, for errors.
+
+    Raises:
+        HubError, CheckpointNotFoundError: the Hub cannot be reached or refuses, and the cache holds no file.
+    """
     try:
         if options.offline:
             raise HubOfflineError(offline_message(repository, options, command))
@@ -64,21 +72,28 @@ def list_files(repository: str, options: HubOptions, command: str) -> Listing:
         cached = list_cache(repository, options)
         if cached is None:
             raise
-        return replace(cached, missing=error)
+        return replace(cached, hub_error=error)
 
 
 def _list_hub(repository: str, options: HubOptions, command: str) -> Listing:
     import huggingface_hub
-    from huggingface_hub.hf_api import RepoFile
 
     api = huggingface_hub.HfApi()
-    with explained(repository, "", options, command):
+    with translated_errors(repository, "", options, command):
         info = api.model_info(repository, revision=options.revision, files_metadata=True, token=options.token)
     if not info.sha or not is_commit(info.sha):
         raise HubError(f"the Hub names no commit of {repository}; is HF_ENDPOINT a Hub? To try again, run: {command}")
     files = {file.rfilename: file.lfs.sha256 if file.lfs else None for file in info.siblings or []}
-    if not files:  # not every mirror lists them here
-        with explained(repository, "", options, command):
-            entries = list(api.list_repo_tree(repository, recursive=True, revision=info.sha, token=options.token))
-        files = {e.path: e.lfs.sha256 if e.lfs else None for e in entries if isinstance(e, RepoFile)}
-    return Listing(info.sha, files)
+    return Listing(info.sha, files or _list_tree(repository, info.sha, options, command))
+
+
+def _list_tree(repository: str, commit: str, options: HubOptions, command: str) -> dict[str, str | None]:
+    """List the files by requesting the tree; some mirrors leave the files out of the information about a repository."""
+    import huggingface_hub
+    from huggingface_hub.hf_api import RepoFile
+
+    with translated_errors(repository, "", options, command):
+        entries = list(
+            huggingface_hub.HfApi().list_repo_tree(repository, recursive=True, revision=commit, token=options.token)
+        )
+    return {entry.path: entry.lfs.sha256 if entry.lfs else None for entry in entries if isinstance(entry, RepoFile)}

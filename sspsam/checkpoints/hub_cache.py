@@ -1,4 +1,10 @@
-"""The layout of `huggingface_hub`'s cache on disk; no other module knows it."""
+"""The layout of `huggingface_hub`'s cache on disk; no other module depends on it.
+
+models--<owner>--<name>/refs/<branch>                 the commit that the branch was at
+models--<owner>--<name>/snapshots/<commit>/<path>     a file, or a link to its blob
+models--<owner>--<name>/blobs/<digest>                a blob, or a link to one in the shared store
+blobs/<2 digits>/<digest>                             the shared store
+"""
 
 import os
 import re
@@ -6,26 +12,47 @@ from pathlib import Path
 from typing import Final
 
 from sspsam.checkpoints.hub_options import HubOptions, Listing, is_commit
+from sspsam.checkpoints.private_apis import delete_shared_blob
 from sspsam.utils.files import storage_error
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def list_cache(repository: str, options: HubOptions) -> Listing | None:
-    """The files of a repository that the cache holds at the revision asked for; None: nothing."""
-    folder = repository_folder(repository, options)
+    """List the files of a repository that the cache holds at a revision; None if it holds none."""
+    folder = _repository_folder(repository, options)
     try:
         commit = options.commit or (folder / "refs" / (options.revision or "main")).read_text().strip()
     except (OSError, ValueError):
         return None
     if not is_commit(commit):
         return None
-    files = snapshot_files(folder / "snapshots" / commit)
+    files = _files_below(folder / "snapshots" / commit)
     return Listing(commit, {name: digest_of_blob(path) for name, path in files.items()}) if files else None
 
 
-def snapshot_files(snapshot: Path) -> dict[str, Path]:
-    """The files below a folder of the cache, by their path in the repository; none if it cannot be read."""
+def cached_snapshots(repository: str, options: HubOptions) -> dict[str, dict[str, Path]]:
+    """Every cached commit of a repository, with its cached files by their path in the repository."""
+    folder = _repository_folder(repository, options) / "snapshots"
+    return {snapshot.name: _files_below(snapshot) for snapshot in folder.glob("*")}
+
+
+def commit_of_file(file: Path, path: str) -> str:
+    """The commit that a cached file belongs to.
+
+    Args:
+        file: in the cache.
+        path: of the file in its repository.
+    """
+    return file.parents[path.count("/")].name  # <commit>/<path>
+
+
+def _repository_folder(repository: str, options: HubOptions) -> Path:
+    return options.cache / ("models--" + repository.replace("/", "--"))
+
+
+def _files_below(snapshot: Path) -> dict[str, Path]:
+    """Files below a folder by their relative path; empty if it cannot be read."""
     return {
         (Path(folder) / name).relative_to(snapshot).as_posix(): Path(folder) / name
         for folder, _, names in os.walk(snapshot)
@@ -33,52 +60,58 @@ def snapshot_files(snapshot: Path) -> dict[str, Path]:
     }
 
 
-def repository_folder(repository: str, options: HubOptions) -> Path:
-    """Where `huggingface_hub` keeps a repository."""
-    return options.cache / ("models--" + repository.replace("/", "--"))
-
-
 def blob_of(path: Path) -> Path | None:
-    """What a file of a snapshot links to, one step; None for a cache without links."""
+    """The target of a cached file's link, one step; None if the file is no link."""
     try:
         return Path(os.path.normpath(path.parent / os.readlink(path)))
-    except OSError:  # no link, or gone
+    except OSError:  # no link, or deleted meanwhile
         return None
 
 
 def digest_of_blob(path: Path) -> str | None:
-    """The SHA-256 that a cached large file must have: `huggingface_hub` names its blob by it. None: not known."""
+    """The SHA-256 that a cached large file must have, which is the name of its blob; None if it is not known."""
     blob = blob_of(path)
     return blob.name if blob is not None and _SHA256.fullmatch(blob.name) else None
 
 
 def delete_cached_files(repository: str, paths: set[str], options: HubOptions) -> list[Path]:
-    """Unlink files of a repository in the cache, and their blobs where no other file is the same blob."""
-    folder = repository_folder(repository, options)
-    snapshots = {path: snapshot_files(path) for path in (folder / "snapshots").glob("*")}
-    deleted: list[Path] = []
-    for snapshot, files in snapshots.items():
-        if options.commit in (None, snapshot.name):
-            deleted += [files[path] for path in sorted(paths) if path in files]
-    kept = {blob_of(file) for files in snapshots.values() for file in files.values() if file not in deleted}
+    """Delete files of a repository from the cache, and their blobs where no other cached file links to the same blob.
+
+    Args:
+        repository: `owner/name`.
+        paths: in the repository.
+        options: the cache; with a revision that is a commit, only this commit's files are deleted.
+
+    Returns:
+        The deleted files.
+
+    Raises:
+        StorageError: a file cannot be deleted.
+    """
+    snapshots = cached_snapshots(repository, options)
+    deleted = [
+        files[path]
+        for commit, files in snapshots.items()
+        for path in sorted(paths)
+        if path in files and options.commit in (None, commit)
+    ]
+    kept_blobs = {blob_of(file) for files in snapshots.values() for file in files.values() if file not in deleted}
+    blobs = _repository_folder(repository, options) / "blobs"
     for file in deleted:
         blob = blob_of(file)
         try:
             file.unlink(missing_ok=True)
-            if blob is not None and blob not in kept and blob.parent == folder / "blobs":  # else it is somebody's own
-                _unlink_blob(blob, options)
+            # a blob elsewhere is a file that the user linked into the cache
+            if blob is not None and blob not in kept_blobs and blob.parent == blobs:
+                _delete_blob(blob, options)
         except OSError as error:
             raise storage_error(file, error) from error
     return deleted
 
 
-def _unlink_blob(blob: Path, options: HubOptions) -> None:
-    """Unlink a blob, and what it links to in the store that repositories share, if no other uses that."""
+def _delete_blob(blob: Path, options: HubOptions) -> None:
+    """Delete a blob, and the file of the shared store that it links to unless another repository links to it."""
     shared = blob.resolve() if blob.is_symlink() else None
     blob.unlink(missing_ok=True)
     if shared is not None and shared.parent.parent == options.cache.resolve() / "blobs":
-        try:
-            from huggingface_hub.utils._shared_blobs import sweep_shared_blob
-        except ImportError:  # not public; without it the store keeps the file, as for any other program
-            return
-        sweep_shared_blob(shared, cache_dir=options.cache)
+        delete_shared_blob(shared, options.cache)

@@ -1,14 +1,20 @@
-"""Errors of `huggingface_hub` and of its transport as errors of sspsam that say what to do."""
+"""Translation of the errors of `huggingface_hub` and of its HTTP package into sspsam's, each with the command to run.
+
+An error of `huggingface_hub` often wraps the cause. The chain of causes is searched from the outside in, first for an
+answer of the Hub, then for a failure of the connection, then for one of the disk.
+"""
 
 import errno
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.names import AUTHORS_REPOSITORY
+from sspsam.checkpoints.private_apis import http_error_kinds
 from sspsam.errors import (
     DownloadError,
     HubAuthenticationError,
@@ -26,118 +32,180 @@ from sspsam.errors import (
     SSPSAMError,
 )
 
-_TRANSPORT: Final = {"ConnectError", "TimeoutException", "ProxyError", "NetworkError", "TransportError"}
-_BROKEN: Final = {"RemoteProtocolError", "ReadError", "ReadTimeout", "WriteError"}
-UNREACHABLE: Final = (HubConnectionError, HubServerError, DownloadError)  # then what is in the cache must do
+UNREACHABLE: Final = (HubConnectionError, HubServerError, DownloadError)  # a file in the cache is used instead
+_NO_SPACE: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", None))  # Windows has no quota
+_NOT_WRITABLE: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @contextmanager
-def explained(repository: str, path: str, options: HubOptions, command: str) -> Iterator[None]:
-    """Whatever `huggingface_hub` raises becomes the error of ours that says what to do.
+def translated_errors(repository: str, path: str, options: HubOptions, command: str) -> Iterator[None]:
+    """Translate every exception that `huggingface_hub` raises into an `SSPSAMError`.
 
     Args:
-        repository: asked for.
-        path: in it; empty for the whole.
-        options: how it was asked for.
-        command: to try it again.
+        repository: that is requested.
+        path: of the requested file in it; empty for the repository as a whole.
+        options: of the request.
+        command: the command line that tries again.
     """
     try:
         yield
     except SSPSAMError:
         raise
-    except Exception as error:  # its transport raises kinds of a package that we do not import
-        for cause in _chain(error):
-            explanation = _explain(cause, repository, path, options, command)
-            if explanation is not None:
-                raise explanation from error
-        raise _explain_rest(error, repository, path, options, command) from error
-
-
-def _explain(cause: BaseException, repository: str, path: str, options: HubOptions, command: str) -> SSPSAMError | None:
-    """What one link of a chain of errors means; None: ask the next one."""
-    from huggingface_hub import constants, errors
-
-    response = getattr(cause, "response", None)
-    status = getattr(response, "status_code", None)
-    said = getattr(response, "headers", {}).get("X-Error-Message", "")
-    revision = options.revision or "main"
-    if isinstance(cause, errors.OfflineModeIsEnabled):
-        return HubOfflineError(offline_message(repository, options, command))
-    if isinstance(cause, errors.GatedRepoError):
-        page = f"{constants.ENDPOINT}/{repository}"
-        return HubGatedError(f"{repository} is gated: accept its terms at {page}, then run: hf auth login")
-    if isinstance(cause, errors.RevisionNotFoundError):
-        newest = re.sub(r" --revision \S+", "", command)
-        return RevisionMissingError(f"{repository} has no revision {revision!r}. For its newest, run: {newest}")
-    if isinstance(cause, errors.RemoteEntryNotFoundError):
-        page = f"{constants.ENDPOINT}/{repository}/tree/{revision}"
-        look = "run: sspsam models --remote" if repository == AUTHORS_REPOSITORY else f"see {page}"
-        return HubFileMissingError(
-            f"{repository} has no file {path!r} at revision {revision!r}. For what it has, {look}"
-        )
-    if type(cause).__name__ in ("LocalProtocolError", "UnicodeEncodeError") or (
-        status == 401 and "credentials" in said
-    ):
-        # never with the cause: it may quote the token
-        return HubAuthenticationError(f"the token was not accepted for {repository}. Run: hf auth login")
-    if isinstance(cause, errors.RepositoryNotFoundError) or status in (401, 404):  # so the Hub hides private ones, too
-        return RepositoryMissingError(
-            f"the Hub shows no repository {repository!r} (and there is no directory of that name). Check the name; if "
-            "it is private, run: hf auth login"
-        )
-    if isinstance(cause, errors.HFValidationError):
-        return RepositoryMissingError(f"{repository!r} is no name of a repository. For names, run: sspsam models")
-    if status == 403:
-        return HubForbiddenError(
-            f"the Hub refuses access to {repository} with this token. With one that may, run: hf auth login"
-        )
-    if status is not None and (status >= 500 or status == 429):
-        return HubServerError(f"the Hub has a fault ({status}) at {constants.ENDPOINT}. Later, run: {command}")
-    if status is not None and status >= 400:
-        return HubError(f"the Hub answered {status} for {repository}. To try again, run: {command}")
-    if type(cause).__name__ in _BROKEN:
-        what = path or "the list of files"
-        return DownloadError(f"the connection broke off at {what} of {repository}. To try again, run: {command}")
-    if any(kind.__name__ in _TRANSPORT for kind in type(cause).__mro__):
-        return HubConnectionError(
-            f"cannot reach the Hub at {constants.ENDPOINT} for {repository}: {cause or type(cause).__name__}. Check "
-            f"the connection (behind a proxy, set HTTPS_PROXY; for a mirror, HF_ENDPOINT), then run: {command}"
-        )
-    return None
-
-
-def _explain_rest(error: Exception, repository: str, path: str, options: HubOptions, command: str) -> SSPSAMError:
-    """What is not the Hub's answer: the disk, the cache, or a download that broke off."""
-    from huggingface_hub import errors
-
-    cause = next((each for each in _chain(error) if isinstance(each, OSError) and each.errno), None)
-    if cause is not None and cause.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-        # HF_HOME would not do where HF_HUB_CACHE is set
-        return NoSpaceError(
-            f"no space left in {options.cache}. Free some or choose another --cache-dir; run: {command}"
-        )
-    if cause is not None and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-        where = f"{os.strerror(cause.errno)}: {cause.filename or options.cache}"
-        return ReadOnlyError(
-            f"the cache is not writable ({where}). Allow it or choose another --cache-dir; run: {command}"
-        )
-    if isinstance(error, errors.LocalEntryNotFoundError) and options.offline:
-        return HubOfflineError(offline_message(repository, options, command))
-    what = f"{path} of {repository}" if path else repository
-    if isinstance(error, OSError):
-        return DownloadError(f"the download of {what} broke off: {error} To try again, run: {command}")
-    return HubError(f"cannot fetch {what}: {type(error).__name__}: {error}. To try again, run: {command}")
+    except Exception as error:  # the HTTP package's exceptions have no base class that can be imported here
+        raise _Request(repository, path, options, command).translated(error) from error
 
 
 def offline_message(repository: str, options: HubOptions, command: str) -> str:
-    why = "local_files_only=True" if options.local_files_only else "HF_HUB_OFFLINE"
+    """The error message for a file that is not in the cache while the network must not be used."""
+    reason = "local_files_only=True" if options.local_files_only else "HF_HUB_OFFLINE"
     return (
-        f"{repository} is not in the cache {options.cache}, and the network must not be used ({why}). "
+        f"{repository} is not in the cache {options.cache}, and the network must not be used ({reason}). "
         f"Where there is a network, run: {command}"
     )
 
 
+@dataclass(frozen=True)
+class _Request:
+    """A request that failed; translates its error."""
+
+    repository: str
+    path: str
+    options: HubOptions
+    command: str
+
+    def translated(self, error: Exception) -> SSPSAMError:
+        for cause in _chain(error):
+            translation = self._refusal(cause) or self._status(cause) or self._connection(cause)
+            if translation is not None:
+                return translation
+        return self._disk(error) or self._other(error)
+
+    @property
+    def _revision(self) -> str:
+        return self.options.revision or "main"
+
+    def _refusal(self, cause: BaseException) -> SSPSAMError | None:
+        """An answer of the Hub for which `huggingface_hub` has an exception class."""
+        from huggingface_hub import constants, errors
+
+        page = f"{constants.ENDPOINT}/{self.repository}"
+        if isinstance(cause, errors.OfflineModeIsEnabled):
+            return HubOfflineError(offline_message(self.repository, self.options, self.command))
+        if isinstance(cause, errors.GatedRepoError):
+            return HubGatedError(f"{self.repository} is gated: accept its terms at {page}, then run: hf auth login")
+        if isinstance(cause, errors.RevisionNotFoundError):
+            unpinned = re.sub(r" --revision \S+", "", self.command)
+            return RevisionMissingError(
+                f"{self.repository} has no revision {self._revision!r}. For its newest, run: {unpinned}"
+            )
+        if isinstance(cause, errors.RemoteEntryNotFoundError):
+            authors = self.repository == AUTHORS_REPOSITORY
+            list_files = "run: sspsam models --remote" if authors else f"see {page}/tree/{self._revision}"
+            return HubFileMissingError(
+                f"{self.repository} has no file {self.path!r} at revision {self._revision!r}. To see its files, "
+                f"{list_files}"
+            )
+        if _is_token_refused(cause):
+            # never with the cause: it may quote the token
+            return HubAuthenticationError(f"the token was not accepted for {self.repository}. Run: hf auth login")
+        if isinstance(cause, errors.RepositoryNotFoundError):
+            return self._no_repository()
+        if isinstance(cause, errors.HFValidationError):
+            return RepositoryMissingError(
+                f"{self.repository!r} is not a valid name of a repository. To see valid names, run: sspsam models"
+            )
+        return None
+
+    def _status(self, cause: BaseException) -> SSPSAMError | None:
+        """An answer of the Hub with an HTTP status that is an error."""
+        from huggingface_hub import constants
+
+        status = _status_code(cause)
+        if status is None or status < 400:
+            return None
+        if status in (401, 404):  # the Hub answers so for private repositories, too
+            return self._no_repository()
+        if status == 403:
+            return HubForbiddenError(
+                f"the Hub refuses access to {self.repository} with this token. For a token with access, run: "
+                "hf auth login"
+            )
+        if status >= 500 or status == 429:
+            return HubServerError(
+                f"the Hub at {constants.ENDPOINT} answered with an error ({status}). Later, run: {self.command}"
+            )
+        return HubError(f"the Hub answered {status} for {self.repository}. To try again, run: {self.command}")
+
+    def _no_repository(self) -> SSPSAMError:
+        return RepositoryMissingError(
+            f"the Hub shows no repository {self.repository!r} (and there is no directory of that name). Check the "
+            "name; if the repository is private, run: hf auth login"
+        )
+
+    def _connection(self, cause: BaseException) -> SSPSAMError | None:
+        """A failure of the connection to the Hub."""
+        from huggingface_hub import constants
+
+        if isinstance(cause, http_error_kinds("RemoteProtocolError", "ReadError", "ReadTimeout", "WriteError")):
+            requested = self.path or "the list of files"
+            return DownloadError(
+                f"the connection broke at {requested} of {self.repository}. To try again, run: {self.command}"
+            )
+        if isinstance(cause, http_error_kinds("TransportError")):
+            return HubConnectionError(
+                f"cannot reach the Hub at {constants.ENDPOINT} for {self.repository}: {cause or type(cause).__name__}. "
+                "Check the connection (behind a proxy, set HTTPS_PROXY; for a mirror, HF_ENDPOINT), then run: "
+                f"{self.command}"
+            )
+        return None
+
+    def _disk(self, error: Exception) -> SSPSAMError | None:
+        """A failure of the disk that holds the cache."""
+        cause = next((cause for cause in _chain(error) if isinstance(cause, OSError) and cause.errno), None)
+        if cause is None:
+            return None
+        if cause.errno in _NO_SPACE:
+            # --cache-dir, because HF_HOME has no effect where HF_HUB_CACHE is set
+            return NoSpaceError(
+                f"no space left in {self.options.cache}. Free some space or choose another --cache-dir; run: "
+                f"{self.command}"
+            )
+        if cause.errno in _NOT_WRITABLE:
+            reason = f"{os.strerror(cause.errno or 0)}: {cause.filename or self.options.cache}"
+            return ReadOnlyError(
+                f"the cache is not writable ({reason}). Make it writable or choose another --cache-dir; run: "
+                f"{self.command}"
+            )
+        return None
+
+    def _other(self, error: Exception) -> SSPSAMError:
+        from huggingface_hub import errors
+
+        if isinstance(error, errors.LocalEntryNotFoundError) and self.options.offline:
+            return HubOfflineError(offline_message(self.repository, self.options, self.command))
+        requested = f"{self.path} of {self.repository}" if self.path else self.repository
+        if isinstance(error, OSError):
+            return DownloadError(f"the download of {requested} broke off: {error} To try again, run: {self.command}")
+        return HubError(
+            f"cannot download {requested}: {type(error).__name__}: {error}. To try again, run: {self.command}"
+        )
+
+
+def _is_token_refused(cause: BaseException) -> bool:
+    """True if the Hub refused the token, or HTTP headers cannot hold it."""
+    if isinstance(cause, (UnicodeEncodeError, *http_error_kinds("LocalProtocolError"))):
+        return True
+    headers = getattr(getattr(cause, "response", None), "headers", {})
+    return _status_code(cause) == 401 and "credentials" in headers.get("X-Error-Message", "")
+
+
+def _status_code(cause: BaseException) -> int | None:
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and the exceptions that it was raised from, outermost first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

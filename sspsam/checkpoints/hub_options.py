@@ -1,4 +1,4 @@
-"""How to ask the Hub, and what a repository holds."""
+"""Options of a request to the Hub, and the listing of a repository."""
 
 import os
 import re
@@ -10,18 +10,29 @@ from typing import Final
 
 from sspsam.errors import HubAuthenticationError, SSPSAMError
 
+REPOSITORY_VARIABLE: Final = "SSPSAM_REPOSITORY"  # names a repository of converted checkpoints
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _TOKEN: Final = re.compile(r"[!-~]+")
 
 
 def is_commit(revision: str) -> bool:
-    """Whether a revision is a full commit hash."""
+    """True if a revision is a full commit hash."""
     return _COMMIT.fullmatch(revision) is not None
 
 
 @dataclass(frozen=True)
 class HubOptions:
-    """How to ask the Hub; see `SSPSAMPredictor.from_pretrained`."""
+    """Options of a request to the Hub.
+
+    Args:
+        revision: branch, tag or commit; None: `main`.
+        cache_dir: the cache of `huggingface_hub`; None: its usual one (`HF_HUB_CACHE`, `HF_HOME`).
+        local_files_only: use no network.
+        token: of the Hub; None: the one of `hf auth login` or `HF_TOKEN`; False: none.
+
+    Raises:
+        HubAuthenticationError: the token has characters that no token has.
+    """
 
     revision: str | None = None
     cache_dir: Path | None = None
@@ -30,7 +41,7 @@ class HubOptions:
 
     def __post_init__(self) -> None:
         revision = self.revision or None
-        if revision and _COMMIT.fullmatch(revision.lower()):
+        if revision and is_commit(revision.lower()):
             revision = revision.lower()
         object.__setattr__(self, "revision", revision)
         if self.cache_dir is not None:
@@ -43,8 +54,8 @@ class HubOptions:
 
     @property
     def commit(self) -> str | None:
-        """The revision, if it is a whole commit."""
-        return self.revision if self.revision and _COMMIT.fullmatch(self.revision) else None
+        """The revision, if it is a full commit hash."""
+        return self.revision if self.revision and is_commit(self.revision) else None
 
     @property
     def cache(self) -> Path:
@@ -55,13 +66,13 @@ class HubOptions:
 
     @property
     def offline(self) -> bool:
-        """Whether the network must not be used."""
+        """True if the network must not be used."""
         from huggingface_hub import constants
 
         return self.local_files_only or constants.HF_HUB_OFFLINE
 
     def command(self, verb: str, name: str) -> str:
-        """The command that does `verb` to `name` with the same cache and revision."""
+        """The `sspsam` command line that applies `verb` to `name` with the same cache and revision."""
         words = ["sspsam", *verb.split(), name]
         if self.revision:
             words += ["--revision", self.revision]
@@ -69,15 +80,22 @@ class HubOptions:
             words += ["--cache-dir", str(self.cache_dir)]
         return shlex.join(words)
 
-    def elsewhere(self, name: str) -> str:
-        """The command that fetches `name` into another cache."""
+    def command_with_another_cache(self, name: str) -> str:
+        """The command line that downloads `name` into another cache."""
         return replace(self, cache_dir=Path("/a/larger/disk")).command("download", name)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a repository holds at one commit."""
+    """The files of a repository at one commit.
+
+    Args:
+        commit: hash.
+        files: SHA-256 by path; None where the Hub does not tell it.
+        hub_error: the reason why only files in the cache are listed; None: the listing
+            is the Hub's, and complete.
+    """
 
     commit: str
-    files: Mapping[str, str | None]  # path -> SHA-256 where the Hub knows it
-    missing: SSPSAMError | None = None  # why the Hub could not be asked, and only what the cache holds is listed
+    files: Mapping[str, str | None]
+    hub_error: SSPSAMError | None = None

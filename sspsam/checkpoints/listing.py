@@ -1,15 +1,18 @@
-"""What of the published checkpoints is here, and looking after it: listing, checking, deleting."""
+"""The local state of the published checkpoints, and maintenance: list, verify, delete."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
-from sspsam.checkpoints import converted
+from sspsam.checkpoints.bundled import bundled_gigabytes
+from sspsam.checkpoints.converted import conversions_of, delete_conversion, noted_source, noted_sources
+from sspsam.checkpoints.directory import CHECKPOINT_FILES, WEIGHTS_NAME, check_checkpoint
 from sspsam.checkpoints.download import list_files
-from sspsam.checkpoints.format import CONFIG_NAME, WEIGHTS_NAME, load_checkpoint
-from sspsam.checkpoints.hub_cache import delete_cached_files, list_cache, repository_folder, snapshot_files
-from sspsam.checkpoints.hub_options import HubOptions
+from sspsam.checkpoints.hub_cache import cached_snapshots, delete_cached_files, list_cache
+from sspsam.checkpoints.hub_options import REPOSITORY_VARIABLE, HubOptions
 from sspsam.checkpoints.names import (
     AUTHORS_LICENSE,
     AUTHORS_REPOSITORY,
@@ -17,112 +20,130 @@ from sspsam.checkpoints.names import (
     BUNDLED_LICENSE,
     BUNDLED_PURPOSE,
     DATASETS,
+    AuthorsCheckpoint,
     Name,
     Published,
     Repository,
     Source,
-    find_published,
     name_of_file,
     parse_name,
     published_names,
 )
-from sspsam.checkpoints.resolve import BUNDLED_DIRECTORY, REPOSITORY_VARIABLE, repair_command_in_errors, resolve
+from sspsam.checkpoints.resolve import repair_command_in_errors, resolve
 from sspsam.config import ModelConfig
 from sspsam.errors import CheckpointNotFoundError
 
-_GIGABYTES = {"224": 3.2, "336": 4.3}  # float32 weights; from the shapes of the published architectures
+# of float32 weights; from the shapes of the published architectures
+_GIGABYTES: Final[Mapping[str, float]] = MappingProxyType({"224": 3.2, "336": 4.3})
 
 
 @dataclass(frozen=True)
 class CheckpointEntry:
-    """A checkpoint in the table of `sspsam models`."""
+    """A row of the table of `sspsam models`.
+
+    Args:
+        name: of the checkpoint.
+        purpose: what it is good for.
+        gigabytes: size of its files; 0 for a bundled model of which a file is missing.
+        license: of the weights.
+        state: "ready", "downloaded" or "-" (neither); of the bundled model "bundled" or "missing".
+    """
 
     name: str
     purpose: str
-    gigabytes: float  # 0 if it is missing from the package
+    gigabytes: float
     license: str
-    state: str  # "ready", "downloaded" or "-"; of the bundled one "bundled" or "missing"
+    state: str
 
 
 def bundled() -> CheckpointEntry:
-    """The model that comes with the package."""
-    try:
-        gigabytes = sum((BUNDLED_DIRECTORY / each).stat().st_size for each in _OWN_FILES) / 1e9
-    except OSError:
-        return CheckpointEntry(BUNDLED, BUNDLED_PURPOSE, 0.0, BUNDLED_LICENSE, "missing")
-    return CheckpointEntry(BUNDLED, BUNDLED_PURPOSE, gigabytes, BUNDLED_LICENSE, "bundled")
+    """The row of the bundled model."""
+    gigabytes = bundled_gigabytes()
+    state = "missing" if gigabytes is None else "bundled"
+    return CheckpointEntry(BUNDLED, BUNDLED_PURPOSE, gigabytes or 0.0, BUNDLED_LICENSE, state)
 
 
 def published(options: HubOptions, *, remote: bool = False) -> list[CheckpointEntry]:
-    """The published checkpoints.
+    """The rows of the published checkpoints.
 
     Args:
-        options: where the cache is, and how to ask the Hub.
-        remote: ask the Hub which there are; otherwise the names that are expected, without a network.
+        options: the cache, and how to ask the Hub.
+        remote: ask the Hub which checkpoints are published; otherwise the expected names, without a network.
+
+    Raises:
+        HubError: the Hub cannot be reached, or refuses.
     """
     names = published_names()
     if remote:
         listing = list_files(AUTHORS_REPOSITORY, options, "sspsam models --remote")
-        if listing.missing:
-            raise listing.missing
+        if listing.hub_error:
+            raise listing.hub_error
         names = sorted({name for name in map(name_of_file, listing.files) if name})
     return [_entry(name, options) for name in names]
 
 
 def _entry(name: str, options: HubOptions) -> CheckpointEntry:
-    meant = parse_name(name)
-    if not isinstance(meant, Published):
-        raise CheckpointNotFoundError(f"{name!r} is no published name")
-    dataset = DATASETS.get(meant.dataset)
-    purpose = dataset.purpose if dataset else f"trained on {meant.dataset}"
-    return CheckpointEntry(name, purpose, _GIGABYTES[meant.variant], AUTHORS_LICENSE, _state(meant, options))
+    checkpoint = parse_name(name)
+    if not isinstance(checkpoint, Published):
+        raise CheckpointNotFoundError(f"{name!r} is not a published name")
+    dataset = DATASETS.get(checkpoint.dataset)
+    purpose = dataset.purpose if dataset else f"trained on {checkpoint.dataset}"
+    gigabytes = _GIGABYTES[checkpoint.variant]
+    return CheckpointEntry(name, purpose, gigabytes, AUTHORS_LICENSE, _state(checkpoint, options))
 
 
-def _state(meant: Published, options: HubOptions) -> str:
-    if any(_means(meant, source) for source in converted.conversions_of(AUTHORS_REPOSITORY, options)):
+def _state(checkpoint: Published, options: HubOptions) -> str:
+    if any(checkpoint.is_stored_in(source.path) for source in conversions_of(AUTHORS_REPOSITORY, options)):
         return "ready"
-    own = os.environ.get(REPOSITORY_VARIABLE)
-    held = list_cache(own, options) if own else None
-    if held and f"{meant.name}/{WEIGHTS_NAME}" in held.files:
+    if _is_cached_from_converted_repository(checkpoint, options):
         return "ready"
-    note = converted.recall(AUTHORS_REPOSITORY, meant.name, options)
-    listing = list_cache(AUTHORS_REPOSITORY, replace(options, revision=note.commit) if note else options)
-    return "downloaded" if listing and find_published(meant, listing.files) else "-"
+    noted = noted_source(AUTHORS_REPOSITORY, checkpoint.name, options)
+    cached = list_cache(AUTHORS_REPOSITORY, replace(options, revision=noted.commit) if noted else options)
+    return "downloaded" if cached and checkpoint.find(cached.files) else "-"
+
+
+def _is_cached_from_converted_repository(checkpoint: Published, options: HubOptions) -> bool:
+    repository = os.environ.get(REPOSITORY_VARIABLE)
+    cached = list_cache(repository, options) if repository else None
+    return cached is not None and f"{checkpoint.name}/{WEIGHTS_NAME}" in cached.files
 
 
 def verify(name: str, options: HubOptions) -> ModelConfig:
-    """Check a checkpoint that is here: its structure and the SHA-256 of its weights.
+    """Check a checkpoint on the local disk: its structure and the SHA-256 of its weights.
+
+    Returns:
+        Its configuration.
 
     Raises:
-        CheckpointNotFoundError, HubOfflineError: it is not here; nothing is fetched.
+        CheckpointNotFoundError, HubOfflineError: it is not on the local disk; nothing is downloaded.
         ConfigError, CheckpointError: it is damaged; the message names the file and the command that repairs it.
     """
-    found = resolve(name, replace(options, local_files_only=True))
-    with repair_command_in_errors(found):
-        _, config = load_checkpoint(found.path, verify=True)
-    return config
+    resolved = resolve(name, replace(options, local_files_only=True))
+    with repair_command_in_errors(resolved):
+        return check_checkpoint(resolved.path, verify=True).config
 
 
 def delete(name: str, options: HubOptions) -> list[Path]:
-    """Delete what is cached of a name: what was fetched and what was converted.
+    """Delete the downloaded and converted files of a checkpoint from the cache.
 
     Args:
-        name: published, `owner/name[/folder]` or `owner/name:path`.
-        options: the cache; with a revision that is a commit, only what belongs to it.
+        name: a published name, `owner/name[/folder]` or `owner/name:path`.
+        options: the cache; with a revision, only files of its commit are deleted.
 
     Returns:
-        What was deleted; empty if nothing was here.
+        The deleted files and directories; empty if the cache has none.
 
     Raises:
-        CheckpointNotFoundError: a local directory, which is yours to delete; the bundled model; or no name at all.
-        StorageError: it cannot be deleted.
+        CheckpointNotFoundError: the name is a local path or the bundled model, which are not in the cache, or has none
+            of the known forms.
+        StorageError: a file cannot be deleted.
     """
     if name == BUNDLED:
         raise CheckpointNotFoundError(
-            f"{BUNDLED!r} is bundled with sspsam and not in the cache; it goes when sspsam is uninstalled"
+            f"{BUNDLED!r} is bundled with sspsam and not in the cache; it is removed when sspsam is uninstalled"
         )
     try:
-        meant = parse_name(name)
+        parsed = parse_name(name)
     except CheckpointNotFoundError:
         if os.path.exists(name):
             raise CheckpointNotFoundError(
@@ -130,60 +151,55 @@ def delete(name: str, options: HubOptions) -> list[Path]:
             ) from None
         raise
     if options.revision and not options.commit:
-        commit = _commit_of(meant, options)
+        commit = _commit_of_branch(parsed, options)
         if commit is None:
             return []
         options = replace(options, revision=commit)
-    if isinstance(meant, Repository):
-        return delete_cached_files(meant.repository, {f"{_prefix(meant)}{each}" for each in _OWN_FILES}, options)
-    repository = AUTHORS_REPOSITORY if isinstance(meant, Published) else meant.repository
-    sources = list(_sources(meant, repository, options))
-    deleted = [path for source in sources for path in converted.forget(source, options)]
-    deleted += delete_cached_files(repository, {source.path for source in sources}, options)
-    own = os.environ.get(REPOSITORY_VARIABLE)
-    if own and isinstance(meant, Published):
-        deleted += delete_cached_files(own, {f"{meant.name}/{each}" for each in _OWN_FILES}, options)
+    if isinstance(parsed, Repository):
+        return delete_cached_files(parsed.repository, set(map(parsed.path_of, CHECKPOINT_FILES)), options)
+    return _delete_authors_checkpoint(parsed, options)
+
+
+def _delete_authors_checkpoint(checkpoint: AuthorsCheckpoint, options: HubOptions) -> list[Path]:
+    sources = _sources(checkpoint, options)
+    deleted = [path for source in sources for path in delete_conversion(source, options)]
+    deleted += delete_cached_files(checkpoint.repository, {source.path for source in sources}, options)
+    converted_repository = os.environ.get(REPOSITORY_VARIABLE)
+    if converted_repository and isinstance(checkpoint, Published):
+        folder = Repository(converted_repository, checkpoint.name)
+        deleted += delete_cached_files(converted_repository, set(map(folder.path_of, CHECKPOINT_FILES)), options)
     return deleted
 
 
-_OWN_FILES = (CONFIG_NAME, WEIGHTS_NAME)
+def _commit_of_branch(parsed: Name, options: HubOptions) -> str | None:
+    """The commit that a branch or tag had when it was last used; None if it was not."""
+    noted = None
+    if not isinstance(parsed, Repository):
+        noted = noted_source(parsed.repository, parsed.name, options)
+    cached = list_cache(parsed.repository, options)
+    return noted.commit if noted else cached.commit if cached else None
 
 
-def _prefix(meant: Repository) -> str:
-    return f"{meant.folder}/" if meant.folder else ""
+def _sources(checkpoint: AuthorsCheckpoint, options: HubOptions) -> list[Source]:
+    """The sources in the cache that a name means, whether converted, noted or only downloaded; each one once."""
+    noted = None
+    if isinstance(checkpoint, Published):
+        noted = noted_source(checkpoint.repository, checkpoint.name, options)
+    candidates = [
+        *conversions_of(checkpoint.repository, options),
+        *noted_sources(checkpoint.repository, options),
+        *_downloaded(checkpoint, options),
+    ]
+    sources: dict[tuple[str, str], Source] = {}
+    for source in candidates:
+        is_meant = checkpoint.is_stored_in(source.path) or source == noted
+        if is_meant and options.commit in (None, source.commit):
+            sources.setdefault((source.commit, source.path), source)
+    return list(sources.values())
 
 
-def _commit_of(meant: Name, options: HubOptions) -> str | None:
-    """The commit that a branch or tag stood for when it was last used."""
-    repository = AUTHORS_REPOSITORY if isinstance(meant, Published) else meant.repository
-    name = meant.name if isinstance(meant, Published) else f"{repository}:{getattr(meant, 'path', '')}"
-    note = converted.recall(repository, name, options)
-    listing = list_cache(repository, options)
-    return note.commit if note else listing.commit if listing else None
-
-
-def _means(meant: Name, source: Source) -> bool:
-    if isinstance(meant, Published):
-        return meant.is_best(source.path)
-    return not isinstance(meant, Repository) and source.path == meant.path
-
-
-def _sources(meant: Name, repository: str, options: HubOptions) -> Iterator[Source]:
-    """All that a name stands for in the cache: converted, noted, or just fetched."""
-    seen: set[tuple[str, str]] = set()
-    noted = (source for _, source in converted.remembered(repository, options))
-    fetched = _fetched(meant, repository, options)
-    known = converted.recall(repository, meant.name, options) if isinstance(meant, Published) else None
-    for source in (*converted.conversions_of(repository, options), *noted, *fetched):
-        key = (source.commit, source.path)
-        if (_means(meant, source) or source == known) and options.commit in (None, source.commit) and key not in seen:
-            seen.add(key)
-            yield source
-
-
-def _fetched(meant: Name, repository: str, options: HubOptions) -> Iterator[Source]:
-    for snapshot in (repository_folder(repository, options) / "snapshots").glob("*"):
-        files = snapshot_files(snapshot)
-        path = find_published(meant, files) if isinstance(meant, Published) else getattr(meant, "path", None)
-        if path in files and (not isinstance(meant, Published) or "best" in path):
-            yield Source(repository, snapshot.name, path)
+def _downloaded(checkpoint: AuthorsCheckpoint, options: HubOptions) -> Iterator[Source]:
+    for commit, files in cached_snapshots(checkpoint.repository, options).items():
+        path = checkpoint.find(files)
+        if path is not None and checkpoint.is_certain(path):
+            yield Source(checkpoint.repository, commit, path)

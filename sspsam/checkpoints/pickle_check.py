@@ -1,135 +1,224 @@
-"""What a pickle would do, found out without doing it."""
+"""Static check of a pickle: which classes and functions it names, and how large its objects would be."""
 
 import io
 import pickletools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from sspsam.errors import CheckpointError, UnsafeCheckpointError
 
-_MAX_OPERATIONS: Final = 1 << 20  # ten times those of a whole training state
-_MAX_WORK: Final = 1 << 27  # pieces handled, counting again whatever is mentioned again
+_MAX_OPERATIONS: Final = 1 << 20  # ten times those of a complete training state
+_MAX_WORK: Final = 1 << 27  # sum of the sizes of everything pushed, objects that are pushed again count again
 _MAX_DEPTH: Final = 100
 
 
-@dataclass(slots=True)
-class _Piece:
-    """What the pickle would make, unmade: how large and how deeply nested it is."""
-
-    size: int = 1  # parts, and characters of text, each counted as often as it is mentioned
-    depth: int = 0
-    text: str = ""  # of a string or a name; of a tuple, its last entry's
-    closed: bool = False  # mentioned a second time, so whole: changing it afterwards would tie a knot
-
-
 def check_pickle(pickle: bytes, allowed: frozenset[str], path: Path) -> None:
-    """Refuse a pickle that names anything beyond `allowed`, or that is small but grows; nothing of it is run.
+    """Refuse a pickle that names anything beyond `allowed`, or whose objects would be far larger; nothing is unpickled.
+
+    Args:
+        pickle: to check.
+        allowed: full names of the classes and functions that the pickle may name.
+        path: of the checkpoint, for errors.
 
     Raises:
         UnsafeCheckpointError: it names another class or function.
-        CheckpointError: it is damaged, or would grow beyond any checkpoint.
+        CheckpointError: it is damaged, or its objects would be larger than those of any checkpoint.
     """
-    named: set[str] = set()
+    simulation = _PickleSimulation()
+    failure: Exception | None = None
     try:
-        _follow(pickle, named)
-        complaint = None
+        simulation.run(pickle)
     except Exception as error:  # a damaged pickle can raise anything
-        complaint = error
-    strange = sorted(name[:200] for name in named - allowed)
-    if strange:
+        failure = error
+    forbidden = sorted(name[:200] for name in simulation.names - allowed)
+    if forbidden:
         raise UnsafeCheckpointError(
-            f"{path} names {', '.join(strange[:10])}, which has no place in a checkpoint. It was not run. "
+            f"{path} names {', '.join(forbidden[:10])}, which no checkpoint needs. It was not run. "
             "If you trust the file, load it with torch yourself and save its 'model' state alone."
-        ) from complaint
-    if complaint is not None:
-        raise CheckpointError(f"{path} is damaged: its index: {str(complaint)[:300]}") from complaint
+        ) from failure
+    if failure is not None:
+        raise CheckpointError(f"{path} is damaged: its index: {str(failure)[:300]}") from failure
 
 
-def _follow(pickle: bytes, named: set[str]) -> None:
-    """Go through a pickle's operations with `_Piece`s in place of objects, noting the names of classes and functions.
+@dataclass(slots=True)
+class _Object:
+    """Size and depth of an object that the pickle would create.
 
-    `weights_only` runs nothing foreign, but it hashes and prints what it reads, and a tuple of forty times "the last
-    one, twice" is some hundred bytes in the file and a million million parts when it is printed.
+    Args:
+        size: number of parts and of characters of text, each counted as often as it is referred to.
+        depth: of nesting.
+        text: of a string or a name; of a tuple, that of its last entry.
+        closed: whether the object was fetched from the memo. Changing it afterwards could make it contain itself.
     """
-    stack: list[_Piece] = []
-    marked: list[list[_Piece]] = []
-    memo: dict[object, _Piece] = {}
-    work = 0
 
-    def take(count: int) -> list[_Piece]:
-        if count > len(stack):
-            raise ValueError("it takes more than there is")
-        parts = stack[len(stack) - count :]
-        del stack[len(stack) - count :]
+    size: int = 1
+    depth: int = 0
+    text: str = ""
+    closed: bool = False
+
+
+class _PickleSimulation:
+    """Runs a pickle's operations on `_Object`s in place of the objects that they would create.
+
+    PyTorch's `weights_only` runs nothing foreign, but it hashes and prints what it reads: a tuple of forty times "the
+    previous tuple, twice" is some hundred bytes in the file and 10^12 parts when it is printed.
+    """
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()  # of classes and functions, complete up to the operation that fails
+        self._stack: list[_Object] = []
+        self._outer_stacks: list[list[_Object]] = []  # one for each open mark
+        self._memo: dict[object, _Object] = {}
+        self._operations = 0
+        self._work = 0
+
+    def run(self, pickle: bytes) -> None:
+        """Run all operations up to the end of the pickle.
+
+        Raises:
+            Exception: of any kind; the pickle is damaged, or its objects would be too large.
+        """
+        for opcode, argument, _ in pickletools.genops(io.BytesIO(pickle)):
+            if opcode.name == "STOP":
+                return
+            step = _STEPS.get(opcode.name)
+            if step is None:
+                raise ValueError(f"it uses the operation {opcode.name}, which torch.save does not")
+            step(self, argument)
+            self._operations += 1
+
+    # operations; each takes the argument of the operation in the pickle, or the popped objects
+
+    def ignore(self, _: Any) -> None:
+        """PROTO and FRAME, which create no object."""
+
+    def push_constant(self, _: Any) -> None:
+        self._push(_Object())
+
+    def push_text(self, text: Any) -> None:
+        self._push(_Object(size=1 + len(str(text)), text=str(text)))
+
+    def push_global(self, name: Any) -> None:
+        text = str(name).replace(" ", ".")
+        self.names.add(text)
+        self._push(_Object(text=text))
+
+    def refuse_instance(self, name: Any) -> None:
+        self.names.add(str(name).replace(" ", "."))
+        raise ValueError("it uses the operation INST, which torch.save does not")
+
+    def refuse_stack_global(self, _: Any) -> None:
+        self.names.add(".".join(part.text for part in self._pop(2)))
+        raise ValueError("it uses the operation STACK_GLOBAL, which torch.save does not")
+
+    def refuse_extension(self, code: Any) -> None:
+        self.names.add(f"extension {code}")
+        raise ValueError("it uses an extension code, which torch.save does not")
+
+    def mark(self, _: Any) -> None:
+        self._outer_stacks.append(self._stack)
+        self._stack = []
+
+    def put(self, key: Any) -> None:
+        self._memo[key] = self._stack[-1]
+
+    def memoize(self, _: Any) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def get(self, key: Any) -> None:
+        fetched = self._memo[key]
+        fetched.closed = True
+        self._push(fetched)
+
+    def build_tuple(self, parts: list[_Object]) -> None:
+        self._push(_combined(_Object(text=parts[-1].text if parts else ""), parts))
+
+    def call(self, parts: list[_Object]) -> None:
+        function, arguments = parts
+        if function.text == "_codecs.encode" and arguments.text != "latin1":
+            raise ValueError("it encodes text in a way that can enlarge it")
+        self.build(parts)
+
+    def build(self, parts: list[_Object]) -> None:
+        self._push(_combined(_Object(), parts))
+
+    def change(self, parts: list[_Object]) -> None:
+        """Put parts into the object below them on the stack."""
+        changed = self._stack.pop()
+        if changed.closed:
+            raise ValueError("it changes an object that it has already used")
+        size = changed.size
+        self._push(_combined(changed, parts, size))
+
+    # the stack
+
+    def pop_parts(self, count: int | None) -> list[_Object]:
+        """Pop the topmost objects; None: all above the last mark, and the mark."""
+        if count is not None:
+            return self._pop(count)
+        parts, self._stack = self._stack, self._outer_stacks.pop()
         return parts
 
-    for number, (operation, argument, _) in enumerate(pickletools.genops(io.BytesIO(pickle))):
-        name, made, into = operation.name, _Piece(), None
-        if name in ("GLOBAL", "INST"):
-            made.text = str(argument).replace(" ", ".")
-            named.add(made.text)
-        elif name == "STACK_GLOBAL":
-            named.add(".".join(part.text for part in take(2)))
-        elif name in ("EXT1", "EXT2", "EXT4"):
-            named.add(f"extension {argument}")
-        if name in ("BINUNICODE", "SHORT_BINSTRING", "SHORT_BINUNICODE"):  # the last in newer pickles, to name names
-            made = _Piece(size=1 + len(str(argument)), text=str(argument))
-        elif name == "MARK":
-            marked.append(stack)
-            stack = []
-            continue
-        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
-            continue
-        elif name in ("BINGET", "LONG_BINGET"):
-            made = memo[argument]
-            made.closed = True
-        elif name in _TAKES:
-            count, changes = _TAKES[name]
-            parts = stack if count is None else take(count)
-            if count is None:
-                stack = marked.pop()
-            if name == "REDUCE" and parts[0].text == "_codecs.encode" and parts[1].text != "latin1":
-                raise ValueError("it encodes text in a way that can grow")
-            into = stack.pop() if changes else None
-            if into is not None and into.closed:
-                raise ValueError("it changes what it has already used")
-            known = [into, *parts] if into is not None else parts
-            made = into or made
-            made.size = 1 + sum(part.size for part in known)
-            made.depth = max([made.depth, *(1 + part.depth for part in parts)])
-            if name.startswith("TUPLE") and parts:
-                made.text = parts[-1].text
-        elif name == "STOP":
-            return
-        elif name in ("PROTO", "FRAME"):
-            continue
-        elif name not in _PLAIN:
-            raise ValueError(f"it uses the operation {name}, which torch.save does not")
-        stack.append(made)
-        work += made.size
-        if work > _MAX_WORK or made.depth > _MAX_DEPTH or number > _MAX_OPERATIONS:
-            raise ValueError("it is small but would grow beyond any checkpoint, or is nested too deeply")
+    def _pop(self, count: int) -> list[_Object]:
+        if count > len(self._stack):
+            raise ValueError("it takes more from the stack than there is")
+        parts = self._stack[len(self._stack) - count :]
+        del self._stack[len(self._stack) - count :]
+        return parts
+
+    def _push(self, pushed: _Object) -> None:
+        self._stack.append(pushed)
+        self._work += pushed.size
+        if self._work > _MAX_WORK or pushed.depth > _MAX_DEPTH or self._operations > _MAX_OPERATIONS:
+            raise ValueError("it is small but its objects would be larger than any checkpoint, or nested too deeply")
 
 
-_PLAIN: Final = frozenset(
-    {"GLOBAL", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
-    | {"EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT"}
+def _combined(whole: _Object, parts: list[_Object], size: int = 0) -> _Object:
+    """`whole`, which had this size, after the parts were put into it."""
+    whole.size = 1 + size + sum(part.size for part in parts)
+    whole.depth = max([whole.depth, *(1 + part.depth for part in parts)])
+    return whole
+
+
+_Step = Callable[[_PickleSimulation, Any], None]
+
+
+def _taking(count: int | None, combine: Callable[[_PickleSimulation, list[_Object]], None]) -> _Step:
+    """The operation that pops `count` objects, or all above the last mark for None, and combines them."""
+    return lambda simulation, _: combine(simulation, simulation.pop_parts(count))
+
+
+_S = _PickleSimulation
+_STEPS: Final[Mapping[str, _Step]] = MappingProxyType(
+    {
+        **dict.fromkeys(("PROTO", "FRAME"), _S.ignore),
+        **dict.fromkeys(("NONE", "NEWTRUE", "NEWFALSE"), _S.push_constant),
+        **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _S.push_constant),
+        **dict.fromkeys(("EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT"), _S.push_constant),
+        # the last only in newer pickles, for the names of STACK_GLOBAL
+        **dict.fromkeys(("BINUNICODE", "SHORT_BINSTRING", "SHORT_BINUNICODE"), _S.push_text),
+        "GLOBAL": _S.push_global,
+        "INST": _S.refuse_instance,
+        "STACK_GLOBAL": _S.refuse_stack_global,
+        **dict.fromkeys(("EXT1", "EXT2", "EXT4"), _S.refuse_extension),
+        "MARK": _S.mark,
+        **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _S.put),
+        "MEMOIZE": _S.memoize,
+        **dict.fromkeys(("BINGET", "LONG_BINGET"), _S.get),
+        "TUPLE": _taking(None, _S.build_tuple),
+        "TUPLE1": _taking(1, _S.build_tuple),
+        "TUPLE2": _taking(2, _S.build_tuple),
+        "TUPLE3": _taking(3, _S.build_tuple),
+        "BINPERSID": _taking(1, _S.build),
+        "REDUCE": _taking(2, _S.call),
+        "NEWOBJ": _taking(2, _S.build),
+        "APPEND": _taking(1, _S.change),
+        "APPENDS": _taking(None, _S.change),
+        "SETITEM": _taking(2, _S.change),
+        "SETITEMS": _taking(None, _S.change),
+        "BUILD": _taking(1, _S.change),
+    }
 )
-# how many pieces an operation takes (None: all since the last mark), and whether it changes the one below them
-_TAKES: Final[Mapping[str, tuple[int | None, bool]]] = {
-    "TUPLE": (None, False),
-    "TUPLE1": (1, False),
-    "TUPLE2": (2, False),
-    "TUPLE3": (3, False),
-    "BINPERSID": (1, False),
-    "REDUCE": (2, False),
-    "NEWOBJ": (2, False),
-    "APPEND": (1, True),
-    "APPENDS": (None, True),
-    "SETITEM": (2, True),
-    "SETITEMS": (None, True),
-    "BUILD": (1, True),
-}

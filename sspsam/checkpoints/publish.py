@@ -1,10 +1,10 @@
-"""Publishing a checkpoint on the Hub, with a model card that says whose work it is."""
+"""Upload a checkpoint to the Hub, with a model card that credits the authors."""
 
 import os
 from pathlib import Path
 
-from sspsam.checkpoints.format import CONFIG_NAME, WEIGHTS_NAME, read_config
-from sspsam.checkpoints.hub_errors import explained
+from sspsam.checkpoints.directory import CHECKPOINT_FILES, read_config
+from sspsam.checkpoints.hub_errors import translated_errors
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.config import ModelConfig
 
@@ -20,8 +20,8 @@ tags:
 
 # {name}
 
-SSP-SAM weights in the format of the Python library `sspsam` (`pip install sspsam`): point at things in a picture with
-words.
+SSP-SAM weights in the format of the Python library `sspsam` (`pip install sspsam`): referring expression segmentation,
+a mask for the object in an image that a text describes.
 
 ```python
 from sspsam import SSPSAMPredictor
@@ -36,11 +36,11 @@ result = predictor.predict("the mug on the left", image="photo.jpg")
 | licence of the weights | {license} |
 | CLIP | {clip} |
 | SAM | {sam} |
-| no target | fewer than {pixels} foreground pixels in a {frame} x {frame} frame |
+| no target | an answer with fewer than {pixels} foreground pixels in a {frame} x {frame} frame |
 | SHA-256 of `model.safetensors` | `{digest}` |
 | fingerprint | `{fingerprint}` |
 
-## Whose work this is
+## Authors
 
 The method and, where the source above says so, the weights are by W. Tang, X. Liu, Y. Sun and Z. Li: *SSP-SAM: SAM with
 Semantic-Spatial Prompt for Referring Expression Segmentation*, IEEE TCSVT 2025,
@@ -50,14 +50,19 @@ Anything (Meta, Apache License 2.0).
 
 
 def model_card(config: ModelConfig, repository: str) -> str:
-    """The README of a repository that holds a checkpoint."""
+    """Return the README of a repository that holds a checkpoint.
+
+    Args:
+        config: of the checkpoint.
+        repository: `owner/name`.
+    """
     clip, sam, post = config.architecture.clip, config.architecture.sam, config.postprocessing
-    spdx = config.license if config.license != "unknown" else "other"
+    license_name = config.license if config.license != "unknown" else "other"
     return _CARD.format(
         name=repository.rpartition("/")[2],
         repository=repository,
         source=_one_line(config.source),
-        license=_one_line(spdx),
+        license=_one_line(license_name),
         clip=f"{clip.vision_layers} layers of width {clip.vision_width}, patches of {clip.patch_size} at "
         f"{clip.image_size} pixels",
         sam=f"{sam.layers} layers of width {sam.width} at {sam.image_size} pixels",
@@ -69,7 +74,7 @@ def model_card(config: ModelConfig, repository: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Safe in a table and in the card's header."""
+    """The text without characters that end a cell of a table or a value of the card's YAML header."""
     return " ".join(text.split()).replace("|", "/").replace(":", ": ").replace(":  ", ": ")
 
 
@@ -80,12 +85,12 @@ def push_checkpoint(
 
     Args:
         directory: with `config.json` and `model.safetensors`.
-        repository: `owner/name`; made if need be.
-        private: whether a repository that is made is private.
-        token: that may write; None: the one of `hf auth login` or `HF_TOKEN`.
+        repository: `owner/name`; created if it does not exist.
+        private: whether a repository that is created is private.
+        token: with write access; None: the one of `hf auth login` or `HF_TOKEN`.
 
     Returns:
-        The commit.
+        The hash of the commit.
 
     Raises:
         CheckpointNotFoundError, ConfigError: no checkpoint there.
@@ -93,21 +98,19 @@ def push_checkpoint(
     """
     import huggingface_hub
 
-    config = read_config(Path(directory))
+    folder = Path(directory)
+    config = read_config(folder)
     card = model_card(config, repository).encode()
     options = HubOptions(token=token)
     api = huggingface_hub.HfApi(token=options.token)
-    with explained(repository, "", options, "hf auth whoami"):
+    with translated_errors(repository, "", options, "hf auth whoami"):
         api.create_repo(repository, private=private, exist_ok=True)
-        done = api.create_commit(
+        commit = api.create_commit(
             repository,
             [
                 huggingface_hub.CommitOperationAdd("README.md", card),
-                *(
-                    huggingface_hub.CommitOperationAdd(name, str(Path(directory) / name))
-                    for name in (CONFIG_NAME, WEIGHTS_NAME)
-                ),
+                *(huggingface_hub.CommitOperationAdd(name, str(folder / name)) for name in CHECKPOINT_FILES),
             ],
             commit_message=f"Upload SSP-SAM checkpoint {config.fingerprint[:12]}",
         )
-    return str(done.oid)
+    return str(commit.oid)

@@ -1,32 +1,48 @@
-"""Which checkpoint a name means, and having it here.
+"""From the name of a checkpoint to its local files; what is missing is downloaded and converted.
 
-A name is a directory; a `.safetensors` file with its `config.json` beside it; a Hub repository in the own format,
-`owner/name[/folder]`; a published checkpoint, `ssp-sam-336-refcoco`; any authors' file on the Hub,
-`owner/name:path/to/checkpoint.pth`; or `shapes`, the model that lies in the package. A path that exists is taken for a
-path before any other name, but the string `"shapes"` is always the bundled model: `"./shapes"` or a `Path` is a path.
+A name is one of:
+
+- a directory, or a `.safetensors` file with its `config.json` beside it;
+- `owner/name[/folder]`: a Hub repository in the library's own format;
+- `ssp-sam-336-refcoco` and so on: a published checkpoint;
+- `owner/name:path/to/checkpoint.pth`: any file in the authors' format on the Hub;
+- `shapes`: the model that is bundled with the package.
+
+A path that exists takes precedence over every other kind of name, except that the string `"shapes"` is always the
+bundled model; `"./shapes"` and `Path("shapes")` are paths.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from sspsam._version import __version__
-from sspsam.checkpoints import converted
+from sspsam.checkpoints.bundled import bundled_directory
+from sspsam.checkpoints.converted import (
+    conversions_of,
+    convert_once,
+    directory_of,
+    is_converted,
+    note_source,
+    noted_source,
+)
+from sspsam.checkpoints.directory import CONFIG_NAME, WEIGHTS_NAME
 from sspsam.checkpoints.download import fetch_file, list_files
-from sspsam.checkpoints.format import CONFIG_NAME, WEIGHTS_NAME
+from sspsam.checkpoints.hub_cache import commit_of_file
 from sspsam.checkpoints.hub_errors import UNREACHABLE
-from sspsam.checkpoints.hub_options import HubOptions, Listing
+from sspsam.checkpoints.hub_options import REPOSITORY_VARIABLE, HubOptions, Listing
 from sspsam.checkpoints.names import (
     AUTHORS_REPOSITORY,
     BUNDLED,
+    AuthorsCheckpoint,
+    Name,
     Published,
     Repository,
     RepositoryFile,
     Source,
-    find_published,
     is_plain_path,
     missing_name_message,
     name_of_file,
@@ -44,22 +60,22 @@ from sspsam.errors import (
     RevisionMissingError,
     SSPSAMError,
     StorageError,
-    warn,
 )
 
-REPOSITORY_VARIABLE: Final = "SSPSAM_REPOSITORY"
-BUNDLED_DIRECTORY: Final = Path(__file__).parents[1] / "bundled" / BUNDLED
+_MAX_LISTED: Final = 30  # files in an error
+_PICKLE_SUFFIXES: Final = (".pth", ".pt", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A checkpoint that is here.
+    """A checkpoint on the local disk.
 
     Args:
         path: a directory with `config.json` and `model.safetensors`, or a `.safetensors` file beside its configuration.
-        origin: where it comes from: `owner/name@commit[:path]`, the path itself, or the version it is bundled with.
-        repair: the command that removes its files, if they are damaged, so that they are fetched again; empty for what
-            is not in the cache.
+        origin: `owner/name@commit[:path]`, the local path as the caller gave it, or the version that it is bundled
+            with.
+        repair: the command that deletes its files if they are damaged, so that they are downloaded again; empty for
+            files that are not in the cache.
         bundled: whether it came with the package.
     """
 
@@ -76,27 +92,51 @@ def resolve(
     repository: str | None = None,
     refresh: bool = False,
 ) -> Resolved:
-    """Find the checkpoint that a name means; fetch and convert it if it is not here.
+    """Find a checkpoint by its name; download and convert it if it is not on the local disk.
 
     Args:
-        name_or_path: see this module.
+        name_or_path: one of the kinds of names in the docstring of this module.
         options: revision, cache, token, and whether the network may be used.
-        repository: a Hub repository that holds converted checkpoints in folders of their published names; None: the
-            environment variable `SSPSAM_REPOSITORY`, else none. Published names are looked for there first.
-        refresh: ask the Hub again what an unpinned name means.
+        repository: a Hub repository that holds converted checkpoints in folders of their published names, searched
+            first for published names; None: the environment variable `SSPSAM_REPOSITORY`, else none.
+        refresh: ask the Hub for the current commit of an unpinned name instead of using the noted one.
 
     Raises:
-        CheckpointNotFoundError: nothing of that name.
+        CheckpointNotFoundError: no checkpoint has this name.
         HubError: the Hub cannot be reached, or refuses; each cause has a class of its own.
-        CheckpointError, StorageError: what came cannot be converted or kept.
+        CheckpointError, StorageError: the downloaded file cannot be converted or stored.
     """
+    if name_or_path == BUNDLED:  # only the string; a Path does not equal it
+        return Resolved(bundled_directory(options, repository), f"bundled with sspsam {__version__}", bundled=True)
+    local_or_parsed = _local_or_parsed(name_or_path)
+    if isinstance(local_or_parsed, Resolved):
+        return local_or_parsed
+    if isinstance(local_or_parsed, Repository):
+        return _from_repository(local_or_parsed, options, str(name_or_path))
+    if isinstance(local_or_parsed, RepositoryFile):
+        return _from_authors_file(local_or_parsed, options, refresh)
+    return _published(local_or_parsed, options, repository or os.environ.get(REPOSITORY_VARIABLE), refresh)
+
+
+def check_name(name_or_path: str | os.PathLike[str] | None) -> None:
+    """Raise the error of `resolve` for a name that is neither a local checkpoint nor of a known form.
+
+    Nothing is downloaded, and PyTorch is not imported, so a command can answer at once.
+
+    Raises:
+        CheckpointNotFoundError: as `resolve`.
+    """
+    if name_or_path != BUNDLED:
+        _local_or_parsed(name_or_path)
+
+
+def _local_or_parsed(name_or_path: str | os.PathLike[str] | None) -> Resolved | Name:
+    """A local checkpoint, or the parsed name of one on the Hub."""
     if name_or_path is None:
         raise CheckpointNotFoundError(missing_name_message())
     if not isinstance(name_or_path, str | os.PathLike):
         raise TypeError(f"a checkpoint is named by a string or a path, not {type(name_or_path).__name__}")
     name = os.fspath(name_or_path)
-    if name_or_path == BUNDLED:  # the string; a Path equals none
-        return _bundled(options, repository)
     local = _local(name)
     if local is not None:
         return local
@@ -104,48 +144,24 @@ def resolve(
         raise CheckpointNotFoundError(
             f"no directory {name[:200]}; make one with: sspsam convert CHECKPOINT.pth OUT_DIR"
         )
-    meant = parse_name(name)
-    if isinstance(meant, Repository):
-        return _own_format(meant, options, name)
-    if isinstance(meant, RepositoryFile):
-        return _authors_file(meant, options, name, refresh)
-    return _published(meant, options, repository or os.environ.get(REPOSITORY_VARIABLE), refresh)
+    return parse_name(name)
 
 
 @contextmanager
-def repair_command_in_errors(found: Resolved) -> Iterator[None]:
-    """To an error about damaged files of the cache, add the command that makes them good again."""
+def repair_command_in_errors(resolved: Resolved) -> Iterator[None]:
+    """Add to an error about a damaged checkpoint the command that repairs it."""
     try:
         yield
     except (CheckpointError, ConfigError) as error:
-        if found.bundled:
+        if resolved.bundled:
             raise type(error)(f"{error} It came with the package: reinstall sspsam {__version__}.") from error
-        if not found.repair:
+        if not resolved.repair:
             raise
-        raise type(error)(f"{error} To have it fetched again, run: {found.repair}") from error
-
-
-def _bundled(options: HubOptions, repository: str | None) -> Resolved:
-    """The model that came with the package; never fetched, so nothing about the Hub can be asked of it."""
-    for word, value in (("revision", options.revision), ("repository", repository)):
-        if value:
-            raise CheckpointNotFoundError(
-                f"{BUNDLED!r} is bundled with sspsam {__version__} and not looked for on the Hub, so there is no "
-                f"{word} {value!r} of it; leave the {word} away"
-            )
-    missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (BUNDLED_DIRECTORY / name).is_file()]
-    if missing:
-        raise CheckpointNotFoundError(
-            f"the bundled model {BUNDLED!r} is incomplete: {BUNDLED_DIRECTORY} has no {' and no '.join(missing)}. "
-            f"Reinstall sspsam {__version__}."
-        )
-    if os.path.isfile(os.path.join(BUNDLED, CONFIG_NAME)):
-        warn(f"{BUNDLED!r} is the bundled model; for the checkpoint in the directory of that name say './{BUNDLED}'")
-    return Resolved(BUNDLED_DIRECTORY, f"bundled with sspsam {__version__}", bundled=True)
+        raise type(error)(f"{error} To have it downloaded again, run: {resolved.repair}") from error
 
 
 def _local(name: str) -> Resolved | None:
-    """A directory, or weights in one; an error for any other file."""
+    """A directory, or a weights file; None if there is no such path, an error for any other file."""
     if os.path.isdir(name) and name:
         return Resolved(Path(name), name)
     if not os.path.isfile(name):
@@ -153,136 +169,121 @@ def _local(name: str) -> Resolved | None:
     path = Path(name)
     if path.suffix == ".safetensors":
         if not (path.parent / CONFIG_NAME).is_file():
-            raise CheckpointNotFoundError(f"{path} has no {CONFIG_NAME} beside it, which says what model it is")
+            raise CheckpointNotFoundError(f"{path} has no {CONFIG_NAME} beside it, which describes the model")
         return Resolved(path, name)
-    if path.suffix in (".pth", ".pt", ".ckpt", ".bin"):
+    if path.suffix in _PICKLE_SUFFIXES:
         raise CheckpointNotFoundError(
             f"{path} is a pickled checkpoint; convert it once with: sspsam convert {path} OUT_DIR"
         )
     raise CheckpointNotFoundError(f"{path} is a file, not a checkpoint directory with {CONFIG_NAME} and {WEIGHTS_NAME}")
 
 
-def _own_format(meant: Repository, options: HubOptions, name: str) -> Resolved:
-    """Both files of a repository, at one commit."""
-    prefix = f"{meant.folder}/" if meant.folder else ""
-    again = options.command("download", name)
-    config = fetch_file(meant.repository, prefix + CONFIG_NAME, options, again)
-    depth = len(prefix.split("/"))  # .../snapshots/<commit>/<folder>/config.json
-    commit = config.parents[depth - 1].name
-    # the same commit, whatever is pushed meanwhile; the cache answers for it without a network
-    weights = fetch_file(meant.repository, prefix + WEIGHTS_NAME, replace(options, revision=commit), again)
+def _from_repository(checkpoint: Repository, options: HubOptions, name: str) -> Resolved:
+    """A checkpoint in the library's own format: both files at one commit."""
+    retry = options.command("download", name)
+    config_path = checkpoint.path_of(CONFIG_NAME)
+    config = fetch_file(checkpoint.repository, config_path, options, retry)
+    commit = commit_of_file(config, config_path)
+    # pinned: a push between the two downloads must not mix commits, and the cache answers without a network
+    pinned = replace(options, revision=commit)
+    weights = fetch_file(checkpoint.repository, checkpoint.path_of(WEIGHTS_NAME), pinned, retry)
     if weights.parent != config.parent:
         raise HubError(f"the cache holds the files of {name} in two places: {config.parent} and {weights.parent}")
-    return Resolved(config.parent, f"{meant.repository}@{commit}", options.command("cache --delete", name))
+    return Resolved(config.parent, f"{checkpoint.repository}@{commit}", options.command("cache --delete", name))
 
 
-def _published(meant: Published, options: HubOptions, own: str | None, refresh: bool) -> Resolved:
-    """A published checkpoint: from the repository of converted ones, else from the authors'."""
-    name = meant.name
-    known = _known(AUTHORS_REPOSITORY, name, options, meant.is_best)
-    if own and not (known and options.commit and converted.is_whole(known, options)):
-        try:
-            return _own_format(Repository(own, name), options, f"{own}/{name}")
-        except (HubFileMissingError, RevisionMissingError):
-            pass  # not converted there (yet); the authors' own repository follows
-        except SSPSAMError as error:
-            try:  # what is here of the authors' will do
-                return _authors(meant, replace(options, local_files_only=True), refresh=False)
-            except SSPSAMError:
-                why = f"({own} is asked first because {REPOSITORY_VARIABLE} or repository= names it.)"
-                raise type(error)(f"{error} {why}") from error
-    return _authors(meant, options, refresh)
-
-
-def _authors(meant: Published, options: HubOptions, refresh: bool) -> Resolved:
-    def find(listing: Listing) -> str | None:
-        path = find_published(meant, listing.files)
-        # of a cache that may hold another file of the folder by chance, only the best will do
-        return None if path and listing.missing and "best" not in path else path
-
-    def missing(listing: Listing) -> SSPSAMError:
-        return CheckpointNotFoundError(_not_published(meant, listing.files))
-
-    source = _source(AUTHORS_REPOSITORY, meant.name, options, refresh, meant.is_best, find, missing)
-    return _converted(source, options, meant.name)
-
-
-def _authors_file(meant: RepositoryFile, options: HubOptions, name: str, refresh: bool) -> Resolved:
-    def missing(listing: Listing) -> SSPSAMError:
-        held = _some(_checkpoints(listing.files))
-        return HubFileMissingError(f"{meant.repository} has no file {meant.path!r}; it holds {held}")
-
-    def find(listing: Listing) -> str | None:
-        return meant.path if meant.path in listing.files else None
-
-    def fits(path: str) -> bool:
-        return path == meant.path
-
-    return _converted(_source(meant.repository, name, options, refresh, fits, find, missing), options, name)
-
-
-def _source(
-    repository: str,
-    name: str,
-    options: HubOptions,
-    refresh: bool,
-    fits: Callable[[str], bool],
-    find: Callable[[Listing], str | None],
-    missing: Callable[[Listing], SSPSAMError],
-) -> Source:
-    """What a name stands for: as it was resolved before, else by the listing of the repository."""
-    known = _known(repository, name, options, fits)
-    if known and not refresh:
-        return known
+def _published(checkpoint: Published, options: HubOptions, repository: str | None, refresh: bool) -> Resolved:
+    """A published checkpoint: from a repository of converted ones if one is given, else from the authors'."""
+    noted = _noted_source(checkpoint, options)
+    if not repository or (noted and options.commit and is_converted(noted, options)):
+        return _from_authors_file(checkpoint, options, refresh)
+    folder = Repository(repository, checkpoint.name)
     try:
-        listing = list_files(repository, options, options.command("download", name))
-        path = find(listing)
-        if path is None:
-            raise listing.missing or missing(listing)
+        return _from_repository(folder, options, f"{repository}/{checkpoint.name}")
+    except (HubFileMissingError, RevisionMissingError):
+        return _from_authors_file(checkpoint, options, refresh)  # not in that repository
+    except SSPSAMError as error:
+        try:
+            return _from_authors_file(checkpoint, replace(options, local_files_only=True), refresh=False)
+        except SSPSAMError:
+            reason = f"({repository} is searched first because {REPOSITORY_VARIABLE} or repository= names it.)"
+            raise type(error)(f"{error} {reason}") from error
+
+
+def _from_authors_file(checkpoint: AuthorsCheckpoint, options: HubOptions, refresh: bool) -> Resolved:
+    """A checkpoint in the authors' format: downloaded and converted, if it is not yet."""
+    source = _source(checkpoint, options, refresh)
+    pinned = replace(options, revision=source.commit)
+    retry = options.command("download", checkpoint.name)
+    repair = options.command("cache --delete", checkpoint.name)
+    # noted before the conversion, so that a kill in between does not lose the download
+    note_source(checkpoint.name, source, options)
+    try:
+        convert_once(source, lambda: fetch_file(source.repository, source.path, pinned, retry), options)
+    except DigestMismatchError as error:
+        raise DigestMismatchError(f"{error} To have it downloaded again, run: {repair}") from error
+    except StorageError as error:
+        if isinstance(error, HubError) or retry in str(error):
+            raise
+        another_cache = options.command_with_another_cache(checkpoint.name)
+        raise type(error)(f"{error} Or use another cache: {another_cache}") from error
+    return Resolved(directory_of(source, options), str(source), repair)
+
+
+def _source(checkpoint: AuthorsCheckpoint, options: HubOptions, refresh: bool) -> Source:
+    """The file behind a name: as noted before, else from the listing of its repository."""
+    noted = _noted_source(checkpoint, options)
+    if noted and not refresh:
+        return noted
+    try:
+        listing = list_files(checkpoint.repository, options, options.command("download", checkpoint.name))
+        path = _path_in(listing, checkpoint)
     except (HubOfflineError, *UNREACHABLE):
-        if known and converted.is_whole(known, options):
-            return known
+        if noted and is_converted(noted, options):
+            return noted
         raise
-    return Source(repository, listing.commit, path, listing.files[path])
+    return Source(checkpoint.repository, listing.commit, path, listing.files[path])
 
 
-def _known(repository: str, name: str, options: HubOptions, fits: Callable[[str], bool]) -> Source | None:
-    """What a name was resolved to before; for a commit, also what was converted of it under another revision."""
-    known = converted.recall(repository, name, options)
-    if known is not None and options.commit in (None, known.commit):
-        return known
+def _path_in(listing: Listing, checkpoint: AuthorsCheckpoint) -> str:
+    path = checkpoint.find(listing.files)
+    if listing.hub_error is not None and (path is None or not checkpoint.is_certain(path)):
+        raise listing.hub_error  # the cache may hold another file of the folder by chance
+    if path is None:
+        raise _not_listed(checkpoint, listing.files)
+    return path
+
+
+def _noted_source(checkpoint: AuthorsCheckpoint, options: HubOptions) -> Source | None:
+    """The source that a name resolved to before; for a commit, also one converted under another revision."""
+    noted = noted_source(checkpoint.repository, checkpoint.name, options)
+    if noted is not None and options.commit in (None, noted.commit):
+        return noted
     if not options.commit:
         return None
-    held = converted.conversions_of(repository, options)
-    return next((source for source in held if source.commit == options.commit and fits(source.path)), None)
+    conversions = conversions_of(checkpoint.repository, options)
+    return next(
+        (source for source in conversions if source.commit == options.commit and checkpoint.is_stored_in(source.path)),
+        None,
+    )
 
 
-def _converted(source: Source, options: HubOptions, name: str) -> Resolved:
-    pinned = replace(options, revision=source.commit)
-    again = options.command("download", name)
-    found = Resolved(converted.directory_of(source, options), str(source), options.command("cache --delete", name))
-    converted.remember(name, source, options)  # before it is converted: what is fetched must not be lost to a kill
-    try:
-        converted.convert_once(source, lambda: fetch_file(source.repository, source.path, pinned, again), options)
-    except DigestMismatchError as error:
-        raise DigestMismatchError(f"{error} To have it fetched again, run: {found.repair}") from error
-    except StorageError as error:
-        if isinstance(error, HubError) or again in str(error):
-            raise
-        raise type(error)(f"{error} Or use another cache: {options.elsewhere(name)}") from error
-    return found
+def _not_listed(checkpoint: AuthorsCheckpoint, files: Collection[str]) -> SSPSAMError:
+    """The error for a repository without this checkpoint; it names what the repository has."""
+    paths = sorted(path for path in files if path.endswith(".pth") and is_plain_path(path))
+    if isinstance(checkpoint, RepositoryFile):
+        return HubFileMissingError(
+            f"{checkpoint.repository} has no file {checkpoint.path!r}; it holds {_listed(paths)}"
+        )
+    names = sorted({name for name in map(name_of_file, files) if name})
+    unnamed = [path for path in paths if name_of_file(path) is None]
+    return CheckpointNotFoundError(
+        f"{unknown_name_message(checkpoint.name, names)}. {AUTHORS_REPOSITORY} holds {_listed([*names, *unnamed])}."
+    )
 
 
-def _not_published(meant: Published, files: Iterable[str]) -> str:
-    names = sorted({each for each in map(name_of_file, files) if each})
-    held = [*names, *(path for path in _checkpoints(files) if name_of_file(path) is None)]
-    return f"{unknown_name_message(meant.name, names)}. {AUTHORS_REPOSITORY} holds {_some(held)}."
-
-
-def _checkpoints(files: Iterable[str]) -> list[str]:
-    return sorted(path for path in files if path.endswith(".pth") and is_plain_path(path))
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - 30} more" if len(names) > 30 else ""
-    return ", ".join(names[:30]) + rest if names else "no checkpoints"
+def _listed(names: Sequence[str]) -> str:
+    if not names:
+        return "no checkpoints"
+    rest = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + rest

@@ -1,4 +1,4 @@
-"""Commands about checkpoints: which there are, having them here, converting, checking, deleting."""
+"""Commands about checkpoints: list, download, verify, delete, convert. All but `convert` work without PyTorch."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 _revision = click.option("--revision", help="Branch, tag or commit on the Hub.")
 _cache_dir = click.option(
-    "--cache-dir", type=click.Path(path_type=Path, file_okay=False), help="Instead of the usual cache (HF_HOME)."
+    "--cache-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Cache of the Hub's files, instead of the usual one (HF_HOME).",
 )
 
 
@@ -24,18 +26,18 @@ def _options(revision: str | None, cache_dir: Path | None) -> "HubOptions":
 
 
 @click.command()
-@click.option("--remote", is_flag=True, help="Ask the Hub which there are.")
+@click.option("--remote", is_flag=True, help="Ask the Hub which checkpoints are published.")
 @_cache_dir
 def models(remote: bool, cache_dir: Path | None) -> None:
-    """List the bundled model and the published checkpoints: name, whether it is here, size, licence, what for.
+    """List the bundled model and the published checkpoints: name, state, size, licence, purpose.
 
-    "bundled" came with sspsam, "ready" is fetched and converted, "downloaded" is fetched. Without --remote the
-    published names are those that are expected; known for certain is ssp-sam-224-grefcoco.
+    The state is "bundled" (part of sspsam), "ready" (downloaded and converted), "downloaded", or "-". Without --remote
+    the published names are those that are expected; only ssp-sam-224-grefcoco is known to exist.
     """
     with failing_cleanly():
-        from sspsam.checkpoints import listing
+        from sspsam import hub
 
-        entries = [listing.bundled(), *listing.published(_options(None, cache_dir), remote=remote)]
+        entries = [hub.bundled(), *hub.published(_options(None, cache_dir), remote=remote)]
     for entry in entries:
         row = (entry.name, entry.state, _size(entry.gigabytes), entry.license, entry.purpose)
         click.echo("\t".join(row))
@@ -52,17 +54,17 @@ def _size(gigabytes: float) -> str:
 @_revision
 @_cache_dir
 def download(name: str, revision: str | None, cache_dir: Path | None) -> None:
-    """Fetch the checkpoint NAME, convert it if need be, and print its directory."""
+    """Download the checkpoint NAME, convert it if necessary, check it, and print its directory and origin."""
     with failing_cleanly():
         from sspsam import hub
-        from sspsam.checkpoints.format import load_checkpoint
+        from sspsam.checkpoints.directory import check_checkpoint
 
-        found = hub.resolve(name, _options(revision, cache_dir), refresh=True)
-        with hub.repair_command_in_errors(found):
-            load_checkpoint(found.path)
-    if found.bundled:
-        complain(f"{name} is already there: it comes with sspsam, and nothing is fetched")
-    click.echo(f"{found.path}\t{found.origin}")
+        resolved = hub.resolve(name, _options(revision, cache_dir), refresh=True)
+        with hub.repair_command_in_errors(resolved):
+            check_checkpoint(resolved.path)
+    if resolved.bundled:
+        complain(f"{name} is already there: it is bundled with sspsam, and nothing is downloaded")
+    click.echo(f"{resolved.path}\t{resolved.origin}")
 
 
 @click.command()
@@ -70,24 +72,24 @@ def download(name: str, revision: str | None, cache_dir: Path | None) -> None:
 @_revision
 @_cache_dir
 def verify(name: str, revision: str | None, cache_dir: Path | None) -> None:
-    """Check the checkpoint NAME that is here: its structure and the SHA-256 of its weights."""
+    """Check the local checkpoint NAME: its structure and the SHA-256 of its weights."""
     with failing_cleanly():
-        from sspsam.checkpoints import listing
+        from sspsam import hub
 
-        config = listing.verify(name, _options(revision, cache_dir))
+        config = hub.verify(name, _options(revision, cache_dir))
     click.echo(f"{name}\tgood\t{config.weights_sha256}")
 
 
 @click.command()
-@click.option("--delete", "name", required=True, metavar="NAME", help="Delete what was fetched and converted of NAME.")
+@click.option("--delete", "name", required=True, metavar="NAME", help="Delete the cached files of checkpoint NAME.")
 @_revision
 @_cache_dir
 def cache(name: str, revision: str | None, cache_dir: Path | None) -> None:
-    """Look after the cache."""
+    """Maintain the cache of downloaded and converted checkpoints."""
     with failing_cleanly():
-        from sspsam.checkpoints import listing
+        from sspsam import hub
 
-        deleted = listing.delete(name, _options(revision, cache_dir))
+        deleted = hub.delete(name, _options(revision, cache_dir))
     for path in deleted:
         click.echo(f"deleted\t{path}")
     if not deleted:
@@ -103,18 +105,18 @@ def cache(name: str, revision: str | None, cache_dir: Path | None) -> None:
     type=click.Choice(["float32", "float16", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Of the stored weights.",
+    help="Dtype of the stored weights.",
 )
-@click.option("--source", help="Where the weights come from, for the record.")
-@click.option("--license", "licence", help="Of the weights, for the record.")
-@click.option("--push", metavar="REPOSITORY", help="Then upload it to the Hub, with a model card: owner/name.")
+@click.option("--source", help="Origin of the weights, recorded in config.json.")
+@click.option("--license", "license_name", help="Licence of the weights, recorded in config.json.")
+@click.option("--push", metavar="REPOSITORY", help="Upload the result to this Hub repository, owner/name.")
 @click.option("--private", is_flag=True, help="Make the repository of --push private.")
 def convert(
     checkpoint: Path,
     out_dir: Path,
     dtype: str,
     source: str | None,
-    licence: str | None,
+    license_name: str | None,
     push: str | None,
     private: bool,
 ) -> None:
@@ -124,9 +126,9 @@ def convert(
 
         from sspsam.checkpoints.convert import convert_checkpoint
 
-        logging.basicConfig(format="sspsam: %(message)s")  # on standard error; this process is the command's own
+        logging.basicConfig(format="sspsam: %(message)s")  # to standard error; only a command may configure logging
         logging.getLogger("sspsam").setLevel(logging.INFO)
-        config = convert_checkpoint(checkpoint, out_dir, dtype=dtype, source=source, license=licence)
+        config = convert_checkpoint(checkpoint, out_dir, dtype=dtype, source=source, license=license_name)
         click.echo(f"{out_dir}\t{config.fingerprint}")
         if push:
             from sspsam.checkpoints.publish import push_checkpoint

@@ -1,4 +1,4 @@
-"""Names and the architecture read off the shapes."""
+"""Names of the authors' tensors, and the architecture inferred from their shapes."""
 
 import pytest
 import torch
@@ -29,17 +29,17 @@ def tiny() -> dict[str, Shape]:
 
 
 @pytest.mark.parametrize("name", _ARCHITECTURES)
-def test_the_architecture_is_read_off_the_shapes(name: str) -> None:
+def test_the_architecture_is_inferred_from_the_shapes(name: str) -> None:
     assert read_architecture(_shapes(_ARCHITECTURES[name])) == _ARCHITECTURES[name]
 
 
 @pytest.mark.parametrize("name", [name for name, a in _ARCHITECTURES.items() if a.clip.surgery_layers == 6])
-def test_before_surgery_the_shapes_tell_the_same(name: str) -> None:
+def test_shapes_from_before_surgery_give_the_same_architecture(name: str) -> None:
     assert read_architecture(_shapes(_ARCHITECTURES[name], after_surgery=False)) == _ARCHITECTURES[name]
 
 
 @pytest.mark.parametrize("variant", ["224", "336"])
-def test_the_published_architectures_are_read_off_their_shapes(variant: str) -> None:
+def test_the_published_architectures_are_inferred_from_their_shapes(variant: str) -> None:
     with torch.device("meta"):
         ours = SSPSAM(PUBLISHED[variant]).state_dict()
     shapes = {seed_name(name): tuple(tensor.shape) for name, tensor in ours.items()}
@@ -47,7 +47,7 @@ def test_the_published_architectures_are_read_off_their_shapes(variant: str) -> 
 
 
 @pytest.mark.parametrize("after_surgery", [True, False])
-def test_every_name_is_ours_or_unused_and_none_is_both_or_meets_another(after_surgery: bool) -> None:
+def test_every_name_is_renamed_or_unused_and_no_two_get_the_same_new_name(after_surgery: bool) -> None:
     architecture = tiny_architecture(**_SIX_DEEP)
     names = list(_shapes(architecture, after_surgery))
     dropped = unused(names)
@@ -64,12 +64,12 @@ def test_every_name_is_ours_or_unused_and_none_is_both_or_meets_another(after_su
      "vl_transformer.encoder.layers.x.norm1.bias", "img_proj.layers.1.weight", "norm_img.weight\n",
      "Encoder.visual.proj"],
 )  # fmt: skip
-def test_a_name_that_only_resembles_one_of_theirs_has_no_meaning(name: str) -> None:
+def test_a_name_that_only_resembles_an_authors_name_is_unknown(name: str) -> None:
     assert our_name(name) is None
     assert not unused([name])
 
 
-_TELLING = [
+_DETERMINING = [
     "encoder.visual.conv1.weight",
     "encoder.visual.positional_embedding",
     "encoder.visual.transformer.resblocks.0.mlp.c_fc.weight",
@@ -94,9 +94,9 @@ _TELLING = [
 ]
 
 
-@pytest.mark.parametrize("name", _TELLING)
+@pytest.mark.parametrize("name", _DETERMINING)
 @pytest.mark.parametrize("change", ["missing", "flat", "of too many dimensions", "empty"])
-def test_a_telling_tensor_that_is_missing_or_makes_no_sense_is_named(
+def test_a_missing_or_impossible_tensor_that_determines_a_dimension_is_named(
     name: str, change: str, tiny: dict[str, Shape]
 ) -> None:
     shapes = dict(tiny)
@@ -108,13 +108,13 @@ def test_a_telling_tensor_that_is_missing_or_makes_no_sense_is_named(
     assert name in str(caught.value)
 
 
-def test_patches_that_make_no_square_are_named(tiny: dict[str, Shape]) -> None:
+def test_a_number_of_patches_that_is_no_square_is_refused(tiny: dict[str, Shape]) -> None:
     name = "encoder.visual.positional_embedding"
     with pytest.raises(CheckpointError, match=rf"'{name}' has 38 positions"):
         read_architecture(tiny | {name: (39, 128)})
 
 
-def test_a_gap_in_the_numbering_is_named(tiny: dict[str, Shape]) -> None:
+def test_a_gap_in_the_numbering_is_refused(tiny: dict[str, Shape]) -> None:
     shapes = {name: shape for name, shape in tiny.items() if not name.startswith("sam.image_encoder.blocks.1.")}
     with pytest.raises(CheckpointError, match=r"sam.image_encoder.blocks.\* are not numbered without a gap: \[0, 2\]"):
         read_architecture(shapes)
@@ -140,5 +140,5 @@ def test_shapes_of_no_possible_model_are_refused(tiny: dict[str, Shape]) -> None
 
 
 def test_an_empty_checkpoint_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="not a whole SSP-SAM checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete SSP-SAM checkpoint"):
         read_architecture({})

@@ -1,4 +1,4 @@
-"""The authors' checkpoints to the own format."""
+"""Conversion of the authors' checkpoints to the library's own format."""
 
 import argparse
 import collections
@@ -35,10 +35,10 @@ def _files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*"))  # glob("*") of pathlib finds dotted names too
 
 
-def test_weights_arrive_exactly_under_our_names(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_weights_are_converted_exactly_under_the_new_names(state: dict[str, Tensor], tmp_path: Path) -> None:
     convert_checkpoint(write_checkpoint(tmp_path / "a.pth", state), tmp_path / "out")
     model, config = load_checkpoint(tmp_path / "out")
-    ours = model.state_dict()
+    converted = model.state_dict()
     pairs = {
         "encoder.visual.transformer.resblocks.2.attn.qkv.weight": (
             "clip.visual.transformer.resblocks.2.attn.in_proj_weight"
@@ -51,13 +51,13 @@ def test_weights_arrive_exactly_under_our_names(state: dict[str, Tensor], tmp_pa
         "bbox_embed.layers.0.bias": "ssp.box_head.layers.0.bias",
         "sam.mask_decoder.iou_token.weight": "sam.mask_decoder.iou_token.weight",
     }
-    for theirs, name in pairs.items():
-        assert torch.equal(state[theirs], ours[name]), name
+    for authors_name, name in pairs.items():
+        assert torch.equal(state[authors_name], converted[name]), name
     assert config.architecture == _ARCHITECTURE
     assert _files(tmp_path / "out") == ["config.json", "model.safetensors"]
 
 
-def test_what_a_training_run_keeps_beside_the_model_changes_nothing(
+def test_other_entries_of_a_training_run_change_nothing(
     state: dict[str, Tensor], expected: str, tmp_path: Path
 ) -> None:
     metadata = collections.OrderedDict(state)
@@ -96,7 +96,7 @@ def test_names_of_before_and_after_surgery_give_the_same_weights(tmp_path: Path)
     assert len(digests) == 1
 
 
-def test_the_unused_modules_may_be_missing_but_none_other_may_be_there(
+def test_unused_tensors_may_be_missing_and_unknown_ones_are_refused(
     state: dict[str, Tensor], expected: str, tmp_path: Path
 ) -> None:
     lean = {name: tensor for name, tensor in state.items() if not name.startswith(("img2img_attn.", "norm_text_cond"))}
@@ -165,7 +165,7 @@ def test_half_precision_halves_the_file_and_rounds_once(
     assert 0.5 < sizes[1] / sizes[0] < 0.55
 
 
-def test_a_checkpoint_in_half_or_double_precision_is_taken(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_a_checkpoint_in_half_or_double_precision_is_accepted(state: dict[str, Tensor], tmp_path: Path) -> None:
     for dtype in (torch.float64, torch.float16):
         path = write_checkpoint(tmp_path / "a.pth", {name: tensor.to(dtype) for name, tensor in state.items()})
         convert_checkpoint(path, tmp_path / "out")
@@ -221,7 +221,7 @@ def test_a_wrong_dtype_a_missing_file_and_a_file_in_the_way_are_told_apart(
         convert_checkpoint(path, path)
 
 
-def test_the_process_trusts_nothing_more_after_converting(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_converting_leaves_the_safe_globals_of_the_process_unchanged(state: dict[str, Tensor], tmp_path: Path) -> None:
     torch.serialization.add_safe_globals([argparse.Namespace])  # what a program may have done for itself
     try:
         before = set(torch.serialization.get_safe_globals())
@@ -231,7 +231,9 @@ def test_the_process_trusts_nothing_more_after_converting(state: dict[str, Tenso
         torch.serialization.clear_safe_globals()
 
 
-def test_what_the_process_trusts_is_not_trusted_here(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_the_safe_globals_of_the_process_are_not_allowed_in_a_checkpoint(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
     path = write_checkpoint(tmp_path / "a.pth", state, output_dir=Path("x"))
     with torch.serialization.safe_globals([Path, type(Path())]), pytest.raises(UnsafeCheckpointError, match="pathlib"):
         convert_checkpoint(path, tmp_path / "out")
@@ -248,7 +250,7 @@ def test_the_index_of_a_whole_training_state_is_far_below_the_limits(tmp_path: P
     assert len(convert.read_authors_state(path)) == 1600
 
 
-def test_what_is_left_out_is_said_by_name(
+def test_tensors_that_are_left_out_are_logged_by_name(
     tiny_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", logger="sspsam"):
@@ -262,7 +264,7 @@ def test_what_is_left_out_is_said_by_name(
         assert name in caplog.text
 
 
-def test_a_checkpoint_of_something_else_is_named(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "clip.pth", {"visual.conv1.weight": torch.zeros(8, 3, 4, 4)})
     with pytest.raises(CheckpointError, match=r"clip\.pth.*no tensor 'encoder"):
         convert_checkpoint(path, tmp_path / "own")

@@ -1,4 +1,4 @@
-"""Writing and loading the own format."""
+"""Saving and loading the library's own format."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.authors_checkpoint import tiny_architecture
 from sspsam import errors
+from sspsam.checkpoints import digests
 from sspsam.checkpoints import format as checkpoint
 from sspsam.checkpoints.format import load_checkpoint, save_checkpoint
 from sspsam.config import ModelConfig
@@ -24,10 +25,10 @@ def copy(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 def rewrite(directory: Path, state: dict[str, torch.Tensor]) -> None:
-    """Other weights under a configuration that is right in everything else, digest and fingerprint included."""
+    """Replace the weights; digest and fingerprint in the configuration are made to fit."""
     save_file(state, directory / "model.safetensors")
     config = ModelConfig.from_json((directory / "config.json").read_text())
-    digest = checkpoint.sha256_of(directory / "model.safetensors")
+    digest = digests.sha256_of(directory / "model.safetensors")
     changed = ModelConfig(config.architecture, weights_sha256=digest)
     (directory / "config.json").write_text(changed.to_json())
 
@@ -47,14 +48,14 @@ def test_every_tensor_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
-def test_the_library_reads_what_our_writer_writes(tiny_model: Path, tmp_path: Path) -> None:
+def test_safetensors_reads_what_save_checkpoint_writes(tiny_model: Path, tmp_path: Path) -> None:
     model, _ = load_checkpoint(tiny_model)
-    theirs = load_file(tiny_model / "model.safetensors")
-    assert theirs.keys() == model.state_dict().keys()
+    tensors = load_file(tiny_model / "model.safetensors")
+    assert tensors.keys() == model.state_dict().keys()
     for dtype in ("float32", "float16", "bfloat16"):
-        save_checkpoint(tmp_path / dtype, ModelConfig(tiny_architecture()), theirs, dtype)
+        save_checkpoint(tmp_path / dtype, ModelConfig(tiny_architecture()), tensors, dtype)
         back = load_file(tmp_path / dtype / "model.safetensors")
-        for name, tensor in theirs.items():
+        for name, tensor in tensors.items():
             assert torch.equal(back[name], tensor.to(getattr(torch, dtype)))
 
 
@@ -137,48 +138,48 @@ def test_a_flipped_byte_is_caught_at_first_and_after_a_good_load(copy: Path) -> 
     flip(copy / "model.safetensors", -1000)
     with pytest.raises(errors.DigestMismatchError, match=r"model\.safetensors"):
         load_checkpoint(copy)
-    with pytest.raises(errors.DigestMismatchError):  # a refusal is not remembered as a success
+    with pytest.raises(errors.DigestMismatchError):  # a refusal is not recorded as a success
         load_checkpoint(copy)
     flip(copy / "model.safetensors", -1000)
     load_checkpoint(copy)
 
 
 def test_the_digest_is_computed_once_for_each_state_of_a_file(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[Path] = []
-    real = checkpoint.sha256_of
-    monkeypatch.setattr(checkpoint, "sha256_of", lambda path: looked.append(path) or real(path))
+    hashed: list[Path] = []
+    real = digests.sha256_of
+    monkeypatch.setattr(digests, "sha256_of", lambda path: hashed.append(path) or real(path))
     load_checkpoint(copy)
     load_checkpoint(copy)
-    assert len(looked) == 1
+    assert len(hashed) == 1
     load_checkpoint(copy, verify=True)
-    assert len(looked) == 2
+    assert len(hashed) == 2
     os.utime(copy / "model.safetensors")
     load_checkpoint(copy)
-    assert len(looked) == 3
+    assert len(hashed) == 3
     os.utime(copy / "model.safetensors")
     load_checkpoint(copy, verify=False)
-    assert len(looked) == 3
+    assert len(hashed) == 3
 
 
-@pytest.mark.parametrize("step", ["sha256_of", "load_file"])
-def test_a_file_that_changes_while_it_is_read_is_refused(copy: Path, monkeypatch, step: str) -> None:
-    real = getattr(checkpoint, step)
+@pytest.mark.parametrize(("module", "step"), [(digests, "sha256_of"), (checkpoint, "load_file")])
+def test_a_file_that_changes_while_it_is_read_is_refused(copy: Path, monkeypatch, module, step: str) -> None:
+    real = getattr(module, step)
 
     def touched(path: Path) -> object:
         os.utime(path)
         return real(path)
 
     os.utime(copy / "model.safetensors")
-    monkeypatch.setattr(checkpoint, step, touched)
+    monkeypatch.setattr(module, step, touched)
     with pytest.raises(errors.CheckpointError, match="changed while it was being read"):
         load_checkpoint(copy)
 
 
-def test_what_was_just_saved_need_not_be_read_for_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_was_just_saved_is_not_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig(tiny_architecture())
     state = SSPSAM(config.architecture).state_dict()
     save_checkpoint(tmp_path, config, state)
-    monkeypatch.setattr(checkpoint, "sha256_of", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(digests, "sha256_of", lambda path: pytest.fail("read again"))
     load_checkpoint(tmp_path)
     monkeypatch.undo()
     flip(tmp_path / "model.safetensors", -1000)
@@ -197,7 +198,7 @@ def test_a_change_that_restores_the_times_is_still_noticed(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("record", [b"", b"{", b"[]", b"null", b"\xff"])
-def test_a_damaged_record_of_digests_costs_a_second_look_and_no_more(copy, record, tmp_path, monkeypatch) -> None:
+def test_a_damaged_record_of_digests_is_ignored_and_replaced(copy, record, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SSPSAM_HOME", str(tmp_path / "home"))
     load_checkpoint(copy)
     [file] = (tmp_path / "home" / "verified").iterdir()
@@ -212,11 +213,11 @@ def test_a_home_that_cannot_be_written_does_not_matter(copy: Path, tmp_path: Pat
     load_checkpoint(copy)
 
 
-def test_a_user_without_a_home_loads_all_the_same(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_can_load_and_save(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(checkpoint, "cache_home", nowhere)
+    monkeypatch.setattr(digests, "cache_home", nowhere)
     model, config = load_checkpoint(copy)
     save_checkpoint(copy, config, model.state_dict())
 
@@ -239,7 +240,7 @@ def test_nothing_is_changed_where_a_folder_stands_in_the_place_of_a_file(copy: P
     assert len(list(copy.iterdir())) == 2
 
 
-def test_what_is_missing_is_named(tmp_path: Path, copy: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path, copy: Path) -> None:
     with pytest.raises(errors.CheckpointNotFoundError, match=r"config\.json"):
         load_checkpoint(tmp_path)
     (copy / "model.safetensors").unlink()
@@ -258,7 +259,7 @@ def test_values_that_are_not_finite_are_not_saved(copy: Path) -> None:
     assert (copy / "model.safetensors").read_bytes() == before
 
 
-def test_too_little_space_is_seen_before_anything_is_written(copy: Path, tmp_path: Path, monkeypatch) -> None:
+def test_too_little_space_is_noticed_before_anything_is_written(copy: Path, tmp_path: Path, monkeypatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(errors.StorageError, match="free"):

@@ -1,4 +1,4 @@
-"""The Hub, the cache and the disk as an adversary, or plain bad luck, would have them."""
+"""Faults of the Hub, the cache and the disk, by accident or by an adversary."""
 
 import json
 import os
@@ -11,11 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from sspsam import SSPSAMPredictor, errors
-from sspsam.checkpoints import converted, listing
-from sspsam.checkpoints import download as fetch
-from sspsam.checkpoints.converted import Source
-from sspsam.checkpoints.download import HubOptions
-from sspsam.checkpoints.names import AUTHORS_REPOSITORY
+from sspsam.checkpoints import convert_process, converted, hub_cache, listing
+from sspsam.checkpoints.download import list_files
+from sspsam.checkpoints.hub_options import HubOptions, Listing
+from sspsam.checkpoints.names import AUTHORS_REPOSITORY, Source
 from sspsam.cli import main
 from sspsam.hub import resolve
 from tests.support.hub import FakeHub
@@ -40,9 +39,9 @@ def own_files(tiny_model: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convert in this process; the tests of the other one say so."""
-    monkeypatch.setattr(converted.sys, "frozen", True, raising=False)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convert in this process, except in tests of the subprocess, which delete `frozen`."""
+    monkeypatch.setattr(convert_process.sys, "frozen", True, raising=False)
 
 
 def damage(path: Path) -> None:
@@ -74,7 +73,7 @@ def test_white_space_around_a_token_and_an_empty_one_do_no_harm() -> None:
     assert HubOptions(token="").token is False
 
 
-# what lies in the cache is data
+# the content of the cache is untrusted
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ def test_white_space_around_a_token_and_an_empty_one_do_no_harm() -> None:
         "deep",
     ],
 )
-def test_a_note_that_does_not_fit_counts_as_none(hub, authors, options, tmp_path, record) -> None:
+def test_a_note_that_does_not_fit_its_place_is_ignored(hub, authors, options, tmp_path, record) -> None:
     resolve(NAME, options)
     [note] = (options.cache / "sspsam-converted").rglob("names/*.json")
     canary = tmp_path / "canary" / "docs"
@@ -124,22 +123,24 @@ def test_a_hub_that_names_a_path_for_a_commit_is_refused(hub, authors, options, 
     assert not (tmp_path / "evil").exists()
 
 
-def test_a_blob_that_is_itself_a_link_still_tells_its_digest(tmp_path: Path) -> None:
+def test_a_blob_that_is_itself_a_link_still_has_its_digest(tmp_path: Path) -> None:
     store, blob, pointer = tmp_path / "store", tmp_path / "blobs" / ("a" * 64), tmp_path / "snapshots" / "x.pth"
     for folder in (blob.parent, pointer.parent):
         folder.mkdir()
     store.write_bytes(b"")
     blob.symlink_to(store)
     pointer.symlink_to(Path("..") / "blobs" / ("a" * 64))
-    assert fetch.digest_of_blob(pointer) == "a" * 64
-    assert fetch.blob_of(pointer) == blob
+    assert hub_cache.digest_of_blob(pointer) == "a" * 64
+    assert hub_cache.blob_of(pointer) == blob
 
 
 # the repair command repairs
 
 
 @pytest.mark.parametrize("case", ["unpinned", "pinned", "own repository", "lost note"])
-def test_the_command_of_the_message_repairs(hub, authors, own_files, options, tiny_model, monkeypatch, case) -> None:
+def test_the_command_in_the_message_repairs_the_checkpoint(
+    hub, authors, own_files, options, tiny_model, monkeypatch, case
+) -> None:
     if case == "own repository":
         hub.add("us/converted", {f"{NAME}/{name}": data for name, data in own_files.items()})
         monkeypatch.setenv("SSPSAM_REPOSITORY", "us/converted")
@@ -169,9 +170,7 @@ def test_commands_name_the_same_cache_and_revision_and_are_quoted() -> None:
 # unreachable
 
 
-def test_a_repository_of_converted_models_that_fails_does_not_hide_what_is_here(
-    hub, authors, options, monkeypatch
-) -> None:
+def test_a_failing_converted_repository_does_not_hide_a_local_checkpoint(hub, authors, options, monkeypatch) -> None:
     before = resolve(NAME, options)
     monkeypatch.setenv("SSPSAM_REPOSITORY", "us/converted")
     hub.down = True
@@ -192,12 +191,12 @@ def test_a_cache_is_no_listing_of_the_repository(hub, tiny_checkpoint, options) 
     assert UNC in resolve(NAME, options).origin
 
 
-def test_what_was_fetched_before_a_kill_is_converted_without_a_network(hub, authors, options, monkeypatch) -> None:
+def test_a_file_downloaded_before_a_kill_is_converted_without_a_network(hub, authors, options, monkeypatch) -> None:
     monkeypatch.setattr(converted, "convert_in_subprocess", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         resolve(NAME, options)
     monkeypatch.undo()
-    monkeypatch.setattr(converted.sys, "frozen", True, raising=False)
+    monkeypatch.setattr(convert_process.sys, "frozen", True, raising=False)
     assert {e.name: e.state for e in listing.published(options)}[NAME] == "downloaded"
     hub.down = True
     assert resolve(NAME, HubOptions(cache_dir=options.cache_dir, local_files_only=True)).path.is_dir()
@@ -217,7 +216,7 @@ def test_both_files_are_of_one_commit_whatever_is_pushed_meanwhile(hub, own_file
     assert (found.path / "model.safetensors").read_bytes() == own_files["model.safetensors"]
 
 
-def test_a_commit_that_is_here_is_never_asked_for(hub, authors, options) -> None:
+def test_a_converted_commit_is_never_requested(hub, authors, options) -> None:
     before = resolve(NAME, options)
     for path in (options.cache / "models--wayneicloud--SSP-SAM").rglob("*.pth"):
         path.unlink()
@@ -229,14 +228,12 @@ def test_a_commit_that_is_here_is_never_asked_for(hub, authors, options) -> None
 # listings
 
 
-def test_a_hub_that_tells_no_digests_is_asked_for_them_at_the_download(hub, authors, options, monkeypatch) -> None:
-    real = fetch.list_files
+def test_without_digests_in_the_listing_those_of_the_download_are_checked(hub, authors, options, monkeypatch) -> None:
+    def list_without_digests(*arguments):
+        listing = list_files(*arguments)
+        return Listing(listing.commit, dict.fromkeys(listing.files))
 
-    def bare(*arguments):
-        listing = real(*arguments)
-        return fetch.Listing(listing.commit, dict.fromkeys(listing.files))
-
-    monkeypatch.setattr("sspsam.checkpoints.resolve.list_files", bare)
+    monkeypatch.setattr("sspsam.checkpoints.resolve.list_files", list_without_digests)
     hub.fail("/cdn/", lambda body: (body[:-5] + b"wrong", len(body)))
     with pytest.raises(errors.DigestMismatchError):
         resolve(NAME, options)
@@ -262,12 +259,12 @@ def test_an_odd_folder_does_not_spoil_the_table(hub, tiny_checkpoint, options) -
 # deleting
 
 
-def test_deleting_one_revision_leaves_the_other(hub, own_files, options) -> None:
+def test_deleting_one_revision_keeps_the_other(hub, own_files, options) -> None:
     first = hub.add("owner/name", own_files)
     second = hub.add("owner/name", own_files | {"new": b""})
     pinned = [HubOptions(revision=commit, cache_dir=options.cache_dir) for commit in (first, second)]
-    for each in pinned:
-        resolve("owner/name", each)
+    for options_of_commit in pinned:
+        resolve("owner/name", options_of_commit)
     assert listing.delete("owner/name", pinned[0])
     hub.down = True
     resolve("owner/name", pinned[1])
@@ -275,7 +272,7 @@ def test_deleting_one_revision_leaves_the_other(hub, own_files, options) -> None
         resolve("owner/name", HubOptions(revision=first, cache_dir=options.cache_dir, local_files_only=True))
 
 
-def test_deleting_leaves_blobs_that_others_share(hub, own_files, options) -> None:
+def test_deleting_keeps_blobs_that_other_files_share(hub, own_files, options) -> None:
     hub.add("owner/name", own_files | {f"sub/{name}": data for name, data in own_files.items()})
     for name in ("owner/name", "owner/name/sub"):
         resolve(name, options)
@@ -299,19 +296,19 @@ def test_every_spelling_and_every_older_commit_is_deleted(hub, authors, tiny_che
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "o/" + "x" * 300, "x" * 5000, "a\0b", "o/n:" + "x" * 3000 + ".pth"])
-def test_impossible_names_are_refused_by_name(hub, options, name) -> None:
-    for ask in (lambda: resolve(name, options), lambda: listing.delete(name, options) or resolve(name, options)):
+def test_impossible_names_are_refused(hub, options, name) -> None:
+    for call in (lambda: resolve(name, options), lambda: listing.delete(name, options) or resolve(name, options)):
         with pytest.raises(errors.SSPSAMError):
-            ask()
+            call()
 
 
-def test_a_home_in_the_cache_dir_is_expanded_once_for_all(monkeypatch, tmp_path) -> None:
+def test_a_home_in_the_cache_dir_is_expanded(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert HubOptions(cache_dir="~/c").cache == tmp_path / "c"
     assert HubOptions(revision="").revision is None
 
 
-def test_a_local_file_that_is_not_there_is_not_asked_of_the_hub(hub, options) -> None:
+def test_a_missing_local_file_is_not_requested_from_the_hub(hub, options) -> None:
     for name in ("out/model.pth", "out/model.safetensors"):
         with pytest.raises(errors.CheckpointNotFoundError, match="no such directory"):
             resolve(name, options)
@@ -323,8 +320,8 @@ def test_a_local_file_that_is_not_there_is_not_asked_of_the_hub(hub, options) ->
 # the process that converts
 
 
-def test_what_is_printed_on_the_way_is_no_answer(hub, authors, options, tmp_path, monkeypatch) -> None:
-    monkeypatch.delattr(converted.sys, "frozen")
+def test_output_printed_during_a_conversion_is_not_its_answer(hub, authors, options, tmp_path, monkeypatch) -> None:
+    monkeypatch.delattr(convert_process.sys, "frozen")
     (tmp_path / "sitecustomize.py").write_text("import os\nprint('hello')\nprint({'kind': 'x'})\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])  # a path that is no string
@@ -332,36 +329,37 @@ def test_what_is_printed_on_the_way_is_no_answer(hub, authors, options, tmp_path
     assert resolve(NAME, options).path.is_dir()
 
 
-def test_a_process_that_is_stopped_is_told_apart_from_a_bad_file(hub, authors, options, monkeypatch) -> None:
-    monkeypatch.delattr(converted.sys, "frozen")
-    monkeypatch.setattr(converted, "_START", "import os; os.kill(os.getpid(), 9)")
+def test_a_killed_conversion_is_not_reported_as_a_bad_file(hub, authors, options, monkeypatch) -> None:
+    monkeypatch.delattr(convert_process.sys, "frozen")
+    killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    monkeypatch.setattr(convert_process, "_command", lambda: killed)
     with pytest.raises(errors.CheckpointError, match="exit status -9") as caught:
         resolve(NAME, options)
     assert "--delete" not in str(caught.value)
     assert not list(options.cache.rglob("*.tmp"))
 
 
-def test_a_full_disk_while_converting_names_a_way_out(hub, authors, options, monkeypatch) -> None:
+def test_a_full_disk_while_converting_names_another_cache(hub, authors, options, monkeypatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise errors.NoSpaceError("too little")
 
-    monkeypatch.setattr(converted, "convert_checkpoint", full)
+    monkeypatch.setattr("sspsam.checkpoints.convert.convert_checkpoint", full)
     with pytest.raises(errors.NoSpaceError, match=r"sspsam download .* --cache-dir /a/larger/disk"):
         resolve(NAME, options)
-    assert os.listdir(options.cache)  # what was fetched stays
+    assert os.listdir(options.cache)  # the download is kept
 
 
-# found at a second look
+# several checkpoints, links and branches
 
 
 @pytest.fixture
 def two(hub: FakeHub, tiny_checkpoint: Path) -> str:
-    """The authors' repository with two checkpoints in one folder; gives its commit."""
+    """The authors' repository with two checkpoints in one folder; returns its commit."""
     last = UNC.replace("best_miou", "last")
     return hub.add(AUTHORS_REPOSITORY, {UNC: tiny_checkpoint.read_bytes(), last: tiny_checkpoint.read_bytes()})
 
 
-def test_another_file_of_the_folder_is_neither_taken_nor_deleted_for_the_best(hub, two, options) -> None:
+def test_another_file_of_the_folder_is_neither_used_nor_deleted_in_place_of_the_best(hub, two, options) -> None:
     pinned = HubOptions(revision=two, cache_dir=options.cache_dir)
     last = resolve(f"{AUTHORS_REPOSITORY}:{UNC.replace('best_miou', 'last')}", pinned)
     best = resolve(NAME, pinned)
@@ -401,14 +399,14 @@ def test_a_download_of_another_process_survives_a_delete(hub, own_files, options
     assert partial.exists()
 
 
-def test_the_repair_of_a_repository_given_as_an_argument_repairs_it(hub, own_files, options) -> None:
+def test_the_repair_command_works_for_a_repository_given_as_an_argument(hub, own_files, options) -> None:
     hub.add("us/converted", {f"{NAME}/{name}": data for name, data in own_files.items()})
     found = resolve(NAME, options, repository="us/converted")
     assert CliRunner().invoke(main, shlex.split(found.repair)[1:]).exit_code == 0
     assert not (found.path / "model.safetensors").exists()
 
 
-def test_a_pinned_name_that_is_here_asks_nobody_even_with_a_repository_of_ones_own(hub, authors, options) -> None:
+def test_a_converted_pinned_name_sends_no_request_even_with_a_converted_repository(hub, authors, options) -> None:
     pinned = HubOptions(revision=authors, cache_dir=options.cache_dir)
     before = resolve(NAME, pinned)
     hub.requests.clear()
@@ -416,7 +414,7 @@ def test_a_pinned_name_that_is_here_asks_nobody_even_with_a_repository_of_ones_o
     assert not hub.requests
 
 
-def test_download_of_what_is_here_works_without_a_network(hub, authors, options) -> None:
+def test_refreshing_a_converted_name_works_without_a_network(hub, authors, options) -> None:
     before = resolve(NAME, options)
     offline = HubOptions(cache_dir=options.cache_dir, local_files_only=True)
     assert resolve(NAME, offline, refresh=True).path == before.path
@@ -434,16 +432,23 @@ def test_a_cache_that_became_read_only_serves_the_older_commit(hub, own_files, o
     assert resolve("owner/name", options) == before
 
 
-def test_a_file_in_the_current_directory_is_not_run(hub, authors, options, tmp_path, monkeypatch) -> None:
-    monkeypatch.delattr(converted.sys, "frozen")
-    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
+@pytest.mark.parametrize("with_empty_entry", [False, True])
+def test_a_file_in_the_current_directory_is_not_run(
+    hub, authors, options, tmp_path, monkeypatch, with_empty_entry
+) -> None:
+    monkeypatch.delattr(convert_process.sys, "frozen")
+    (tmp_path / "sspsam").mkdir()
+    for name in ("json.py", "subprocess.py", "torch.py", "sspsam/__init__.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
     monkeypatch.chdir(tmp_path)
+    if with_empty_entry:  # as in an interactive interpreter: the current directory
+        monkeypatch.setattr(sys, "path", ["", *sys.path])
     assert resolve(NAME, options).path.is_dir()
     assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("path", [["x"], "\ud800", "../x", ""])
-def test_a_note_with_an_impossible_path_counts_as_none(hub, authors, options, path) -> None:
+def test_a_note_with_an_impossible_path_is_ignored(hub, authors, options, path) -> None:
     resolve(NAME, options)
     [note] = options.cache.rglob("names/*.json")
     note.write_text(json.dumps(json.loads(note.read_text()) | {"path": path}))

@@ -1,4 +1,4 @@
-"""Names, read without looking anything up."""
+"""Parsing of names, which looks nothing up."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from sspsam.checkpoints.names import (
 from sspsam.errors import CheckpointNotFoundError
 
 USUAL = {"refcoco", "refcoco+", "refcocog", "referit", "grefcoco", "phrasecut"}
-THEIRS = {
+AUTHORS_FOLDERS = {
     "refcoco": "unc",
     "refcoco+": "unc+",
     "refcocog": "gref_umd",
@@ -35,7 +35,9 @@ def listing(folders: dict[str, str]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("folders", [THEIRS, {name: name for name in USUAL}, {name: name.upper() for name in USUAL}])
+@pytest.mark.parametrize(
+    "folders", [AUTHORS_FOLDERS, {name: name for name in USUAL}, {name: name.upper() for name in USUAL}]
+)
 def test_every_published_name_is_found_by_the_authors_folders_and_by_the_usual_ones(folders: dict[str, str]) -> None:
     files = listing(folders)
     for name, folder in folders.items():
@@ -46,12 +48,12 @@ def test_every_published_name_is_found_by_the_authors_folders_and_by_the_usual_o
 
 
 def test_names_that_begin_alike_are_not_mistaken_for_each_other() -> None:
-    for name, folder in THEIRS.items():
-        files = listing({other: theirs for other, theirs in THEIRS.items() if other != name})
+    for name, folder in AUTHORS_FOLDERS.items():
+        files = listing({other: other_folder for other, other_folder in AUTHORS_FOLDERS.items() if other != name})
         assert find_published(Published("336", name), files) is None, folder
 
 
-def test_the_best_checkpoint_of_a_folder_is_taken() -> None:
+def test_the_best_checkpoint_of_a_folder_is_preferred() -> None:
     folder = "output/unc/336"
     files = [f"{folder}/{name}.pth" for name in ("checkpoint0079", "checkpoint", "checkpoint_best_acc")]
     assert find_published(Published("336", "refcoco"), files) == f"{folder}/checkpoint_best_acc.pth"
@@ -61,7 +63,7 @@ def test_the_best_checkpoint_of_a_folder_is_taken() -> None:
     assert find_published(Published("336", "refcoco"), [f"{folder}/log.txt"]) is None
 
 
-def test_a_published_name_is_read_in_every_spelling_of_its_dataset() -> None:
+def test_a_published_name_is_parsed_in_every_spelling_of_its_dataset() -> None:
     for dataset, known in DATASETS.items():
         for spelling in (dataset, *known.folders):
             assert parse_name(f"ssp-sam-336-{spelling}") == Published("336", dataset)
@@ -92,12 +94,12 @@ def test_repositories_folders_and_files_are_told_apart() -> None:
         "a b/c",
     ],
 )
-def test_what_means_nothing_is_refused(name: str) -> None:
+def test_a_name_of_no_known_form_is_refused(name: str) -> None:
     with pytest.raises(CheckpointNotFoundError, match="sspsam"):
         parse_name(name)
 
 
-def test_a_wrong_name_is_answered_with_the_nearest_and_no_name_with_all() -> None:
+def test_the_error_for_a_wrong_name_lists_the_nearest_and_for_a_missing_name_all() -> None:
     with pytest.raises(CheckpointNotFoundError, match="Did you mean ssp-sam-336-refcoco"):
         parse_name("sspsam-336-refcoco")
     with pytest.raises(CheckpointNotFoundError, match="ssp-sam-224-grefcoco"):

@@ -1,4 +1,4 @@
-"""Damaged and hostile checkpoints: each is refused with an error of ours, runs nothing, and costs little."""
+"""Damaged and hostile checkpoints: each is refused with an `SSPSAMError`, runs nothing, and costs little."""
 
 import collections
 import functools
@@ -43,7 +43,7 @@ _LAYOUT_FILES = ("config.json", "model.safetensors")
 
 @pytest.fixture(scope="module")
 def authors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sound authors' checkpoint with few words, so that hundreds of copies stay cheap."""
+    """A sound authors' checkpoint with a small vocabulary, so that hundreds of copies stay cheap."""
     state = authors_state(tiny_architecture(vocab_size=64))
     return write_checkpoint(tmp_path_factory.mktemp("hostile") / "good.pth", state)
 
@@ -103,7 +103,7 @@ def _whole(operations: bytes) -> Callable[[Path, Path], None]:
 
 
 def _doubled(levels: int, leaf: bytes = b"K\x01", kind: str = "tuple") -> bytes:
-    """The last one, twice, `levels` times over."""
+    """A container that holds the previous container twice, nested `levels` times."""
     get, put = (lambda n: b"j" + struct.pack("<I", 9_000_000 + n)), (lambda n: b"r" + struct.pack("<I", 9_000_000 + n))
     operations = leaf + put(0)
     for level in range(levels):
@@ -403,7 +403,7 @@ for path in sys.argv[2:]:
         convert_checkpoint(path, path + "-out")
         kind = "converted"
     except Exception as error:
-        kind = "ours" if isinstance(error, SSPSAMError) else "foreign"
+        kind = "SSPSAMError" if isinstance(error, SSPSAMError) else "other"
         message = f"{type(error).__name__}: {error}"
     seconds = time.perf_counter() - began
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) << 10
@@ -413,7 +413,7 @@ for path in sys.argv[2:]:
 
 @pytest.fixture(scope="module")
 def outcomes(authors_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    """What became of every hostile file, converted one after the other in a process of its own."""
+    """The outcome of converting each hostile file, one after the other in one subprocess."""
     folder = tmp_path_factory.mktemp("files")
     makers = {name: make for name, (make, _) in UNSAFE.items()} | DAMAGED
     paths = {}
@@ -431,11 +431,11 @@ def outcomes(authors_file: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 @pytest.mark.parametrize("name", UNSAFE)
-def test_a_pickle_that_names_anything_else_is_refused_and_the_name_is_told(
+def test_a_pickle_that_names_anything_else_is_refused_and_the_error_has_the_name(
     name: str, outcomes: dict[str, list[Any]]
 ) -> None:
     kind, message, seconds, grown, wrote = outcomes[name]
-    assert kind == "ours", message
+    assert kind == "SSPSAMError", message
     assert message.startswith(UnsafeCheckpointError.__name__), message
     assert UNSAFE[name][1] in message
     assert not wrote
@@ -446,7 +446,7 @@ def test_a_pickle_that_names_anything_else_is_refused_and_the_name_is_told(
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_hostile_file_is_refused_in_bounded_time_and_memory(name: str, outcomes: dict[str, list[Any]]) -> None:
     kind, message, seconds, grown, wrote = outcomes[name]
-    assert kind == "ours", f"{kind} {message}"
+    assert kind == "SSPSAMError", f"{kind} {message}"
     assert len(message) < 1500
     assert not wrote
     assert seconds < 15
@@ -478,7 +478,7 @@ def _flipped(data: bytes, position: int, chosen: random.Random) -> bytes:
 
 
 def _spans(path: Path) -> dict[str, tuple[int, int]]:
-    """Where an archive's index, first records' headers, weights and directory lie."""
+    """Positions of an archive's index, first records' headers, weights and directory."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         size = path.stat().st_size
@@ -512,7 +512,7 @@ def test_a_pth_with_a_changed_byte_is_refused_or_read_exactly(
     assert refusals >= {"header": 0, "index": tries - 2, "weights": tries - 4, "directory": tries // 4}[place]
 
 
-def test_an_index_with_a_changed_byte_and_a_right_checksum_ends_well_or_with_our_error(
+def test_an_index_with_a_changed_byte_and_a_right_checksum_converts_or_is_refused(
     authors_file: Path, tmp_path: Path
 ) -> None:
     records, path, chosen = _records(authors_file), tmp_path / "flipped.pth", random.Random(7)
@@ -545,13 +545,13 @@ _STATE_DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("told", _STATE_DAMAGE)
-def test_a_wrong_tensor_is_refused_and_named(told: str, authors_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", _STATE_DAMAGE)
+def test_a_wrong_tensor_is_refused_and_named(name: str, authors_file: Path, tmp_path: Path) -> None:
     state = torch.load(authors_file, weights_only=False)["model"]
-    _STATE_DAMAGE[told](state)
+    _STATE_DAMAGE[name](state)
     path = write_checkpoint(tmp_path / "wrong.pth", state)
     message = _refused(lambda: convert_checkpoint(path, tmp_path / "out"), CheckpointError)
-    assert told in message
+    assert name in message
     assert not list((tmp_path / "out").glob("*"))
     assert not list((tmp_path / "out").glob(".*"))
 
@@ -562,12 +562,12 @@ def copy(own_checkpoint: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", _LAYOUT_FILES)
-def test_an_own_file_cut_anywhere_is_refused(name: str, copy: Path) -> None:
+def test_a_converted_file_cut_anywhere_is_refused(name: str, copy: Path) -> None:
     data, chosen = (copy / name).read_bytes(), random.Random(name)
     ends = [0, 1, 7, 8, 9, len(data) - 2, *chosen.sample(range(len(data) - 2), 40)]
     for end in ends:
         (copy / name).write_bytes(data[:end])
-        for verify in (None, False):  # the structure alone tells, without the digest
+        for verify in (None, False):  # the structure alone shows it, without the digest
             _refused(lambda verify=verify: load_checkpoint(copy, verify=verify))
 
 
@@ -590,7 +590,7 @@ def test_a_changed_weight_is_caught_at_first_and_after_a_good_load(copy: Path) -
         load_checkpoint(copy)
         path.write_bytes(_flipped(data, position, chosen))
         _refused(lambda: load_checkpoint(copy), DigestMismatchError)
-        _refused(lambda: load_checkpoint(copy), DigestMismatchError)  # the failure is not remembered as a success
+        _refused(lambda: load_checkpoint(copy), DigestMismatchError)  # the failure is not recorded as a success
         _refused(lambda: load_checkpoint(copy, verify=True), DigestMismatchError)
 
 
@@ -643,7 +643,7 @@ def test_an_absurd_length_of_the_header_is_refused(length: int, copy: Path) -> N
 
 
 def _signed(content: dict[str, Any]) -> str:
-    """As a forger would: the fingerprint fits again."""
+    """The JSON of a forged configuration, whose fingerprint fits again."""
     content.pop("fingerprint", None)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
     return json.dumps({**content, "fingerprint": hashlib.sha256(canonical).hexdigest()})

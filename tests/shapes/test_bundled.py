@@ -1,6 +1,6 @@
-"""The model that comes with the package: found offline, never written to, never chosen unless it is named.
+"""The bundled model: found offline, never written to, never used unless it is named.
 
-Nothing here depends on how good its masks are.
+No test here depends on how good its masks are.
 """
 
 import json
@@ -23,10 +23,10 @@ from click.testing import CliRunner, Result
 from safetensors import safe_open
 
 import sspsam
-from sspsam import SSPSAMPredictor, errors, hub
+from sspsam import SSPSAMPredictor, errors
 from sspsam.checkpoints import listing
-from sspsam.checkpoints.download import HubOptions
 from sspsam.checkpoints.format import load_checkpoint, read_config
+from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.names import BUNDLED_LICENSE, missing_name_message
 from sspsam.cli import main
 from sspsam.hub import resolve
@@ -62,10 +62,10 @@ def state_of_the_package() -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The bundled files of an installation that a test may break."""
+    """A copy of the bundled files that a test may damage, used in their place."""
     directory = tmp_path / "package" / "shapes"
     shutil.copytree(DIRECTORY, directory)
-    monkeypatch.setattr(hub, "BUNDLED_DIRECTORY", directory)
+    monkeypatch.setattr("sspsam.checkpoints.bundled.BUNDLED_DIRECTORY", directory)
     return directory
 
 
@@ -93,7 +93,7 @@ def test_the_name_means_the_files_in_the_package() -> None:
 @pytest.mark.parametrize("verify", [None, True, False])
 @pytest.mark.parametrize("local_files_only", [True, False])
 @pytest.mark.parametrize("offline", [True, False])
-def test_it_loads_however_it_is_asked_for_and_asks_no_hub(
+def test_it_loads_with_any_options_and_sends_no_request(
     hub: FakeHub, monkeypatch, tmp_path, verify, local_files_only, offline
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
@@ -111,7 +111,7 @@ def test_it_predicts_with_nothing_but_the_package_opening_no_socket_and_starting
         def forbid(event, arguments):
             if event.startswith(("socket.__new__", "socket.connect", "socket.getaddrinfo", "subprocess", "os.system")):
                 raise RuntimeError(f"{event} {arguments}")
-        import torch, torchvision  # what these do is their own affair
+        import torch, torchvision  # imported before: what these open does not count
         sys.addaudithook(forbid)
         import numpy as np
         from sspsam import SSPSAMPredictor
@@ -132,7 +132,7 @@ def test_it_predicts_with_nothing_but_the_package_opening_no_socket_and_starting
 @pytest.mark.parametrize(
     "arguments", [{"revision": "main"}, {"repository": "us/converted"}], ids=["revision", "repository"]
 )
-def test_what_only_the_hub_has_cannot_be_asked_of_it(arguments: dict[str, str]) -> None:
+def test_options_that_only_the_hub_has_are_refused(arguments: dict[str, str]) -> None:
     [(word, value)] = arguments.items()
     with pytest.raises(errors.CheckpointNotFoundError, match=rf"bundled.*{word} '{value}'.*leave the {word} away"):
         load(**arguments)
@@ -141,7 +141,7 @@ def test_what_only_the_hub_has_cannot_be_asked_of_it(arguments: dict[str, str]) 
 # not by accident
 
 
-def test_a_directory_of_that_name_is_meant_only_by_a_path_and_the_name_warns_of_it(elsewhere: Path) -> None:
+def test_a_directory_of_that_name_needs_a_path_and_the_name_warns_of_it(elsewhere: Path) -> None:
     with pytest.warns(errors.SSPSAMWarning, match=re.escape("./shapes")):
         assert resolve("shapes").path == DIRECTORY
     with warnings.catch_warnings():
@@ -151,7 +151,7 @@ def test_a_directory_of_that_name_is_meant_only_by_a_path_and_the_name_warns_of_
             assert (found.path.resolve(), found.bundled) == (elsewhere, False)
 
 
-def test_a_directory_of_that_name_that_holds_no_checkpoint_disturbs_nobody(tmp_path, monkeypatch) -> None:
+def test_a_directory_of_that_name_without_a_checkpoint_gives_no_warning(tmp_path, monkeypatch) -> None:
     (tmp_path / "shapes").mkdir()
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
@@ -162,19 +162,19 @@ def test_a_directory_of_that_name_that_holds_no_checkpoint_disturbs_nobody(tmp_p
 @pytest.mark.parametrize(
     "name", [None, "", " ", "Shapes", "SHAPES", "shape", "shapes ", "shapes/", "./shapes", Path("shapes")]
 )
-def test_no_other_name_and_no_name_chooses_it(name: object, tmp_path, monkeypatch) -> None:
+def test_neither_another_name_nor_a_missing_name_means_it(name: object, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(errors.CheckpointNotFoundError):
         resolve(name)
 
 
-def test_nothing_falls_back_to_it_when_the_hub_has_not_what_was_named(hub: FakeHub, tmp_path) -> None:
+def test_a_checkpoint_that_the_hub_does_not_have_is_not_replaced_by_it(hub: FakeHub, tmp_path) -> None:
     for name in ("ssp-sam-336-refcoco", "owner/shapes", "owner/name:shapes"):
         with pytest.raises(errors.SSPSAMError):
             resolve(name, HubOptions(cache_dir=tmp_path))
 
 
-def test_the_answers_to_no_name_and_to_a_nearly_right_one_name_it() -> None:
+def test_the_errors_for_a_missing_and_for_a_nearly_right_name_mention_it() -> None:
     assert "'shapes' comes with sspsam, for drawn shapes only" in missing_name_message()
     with pytest.raises(errors.CheckpointNotFoundError, match="Did you mean shapes"):
         resolve("shape")
@@ -190,7 +190,7 @@ def test_its_weights_are_stored_in_half_precision_and_compute_in_single() -> Non
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
 
 
-def test_its_configuration_and_its_card_say_what_it_is_and_whose() -> None:
+def test_its_configuration_and_its_card_state_purpose_and_licence() -> None:
     config = read_config(DIRECTORY)
     assert config.license == BUNDLED_LICENSE
     assert config.source != "unknown"
@@ -199,13 +199,13 @@ def test_its_configuration_and_its_card_say_what_it_is_and_whose() -> None:
     assert "photographs mean nothing" in card
 
 
-def test_it_is_small_enough_to_be_carried_along() -> None:
+def test_it_is_small_enough_to_be_bundled() -> None:
     assert sum(path.stat().st_size for path in DIRECTORY.iterdir()) < 40e6
-    # in a wheel, which is compressed, the rows that all foreign words share take no room
+    # in a wheel, which is compressed, the equal rows of all words that it does not know take little space
     assert len(zlib.compress((DIRECTORY / "model.safetensors").read_bytes(), 1)) < 22e6
 
 
-def test_loading_writes_nothing_into_the_package_and_needs_no_place_to_remember(tmp_path, monkeypatch) -> None:
+def test_loading_writes_nothing_into_the_package_and_needs_no_writable_home(tmp_path, monkeypatch) -> None:
     (tmp_path / "file").touch()
     before = state_of_the_package()
     for home in (tmp_path / "home", tmp_path / "file" / "home"):  # nothing can be made in a file
@@ -217,7 +217,7 @@ def test_loading_writes_nothing_into_the_package_and_needs_no_place_to_remember(
     assert state_of_the_package() == before
 
 
-def test_files_and_folders_that_may_not_be_written_will_do(copy: Path) -> None:
+def test_read_only_files_and_folders_load(copy: Path) -> None:
     for path in (*copy.iterdir(), copy, copy.parent):
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
@@ -250,7 +250,7 @@ def test_two_processes_at_once_load_the_same_model_in_little_time(tmp_path) -> N
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_an_installation_without_its_files_says_which_and_to_reinstall(copy: Path, name: str) -> None:
+def test_the_error_for_an_incomplete_installation_names_the_file_and_the_next_step(copy: Path, name: str) -> None:
     (copy / name).unlink()
     with pytest.raises(errors.CheckpointNotFoundError, match=rf"has no {re.escape(name)}\. Reinstall sspsam"):
         load()
@@ -258,7 +258,7 @@ def test_an_installation_without_its_files_says_which_and_to_reinstall(copy: Pat
     assert run("models").stdout.startswith("shapes\tmissing\t-\t")
 
 
-def test_an_installation_without_the_folder_names_both_files(copy: Path) -> None:
+def test_the_error_for_an_installation_without_the_folder_names_both_files(copy: Path) -> None:
     shutil.rmtree(copy)
     with pytest.raises(errors.CheckpointNotFoundError, match=r"config\.json and no model\.safetensors\. Reinstall"):
         load(local_files_only=True)
@@ -280,7 +280,7 @@ def empty_the_configuration(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, flip_a_bit, empty_the_configuration])
-def test_damaged_files_are_refused_with_the_advice_to_reinstall(copy: Path, damage: Callable[[Path], None]) -> None:
+def test_the_error_for_damaged_files_says_to_reinstall(copy: Path, damage: Callable[[Path], None]) -> None:
     damage(copy)
     for fails in (load, lambda: listing.verify("shapes", HubOptions())):
         with pytest.raises((errors.CheckpointError, errors.ConfigError), match="reinstall sspsam"):
@@ -290,7 +290,7 @@ def test_damaged_files_are_refused_with_the_advice_to_reinstall(copy: Path, dama
 # the commands
 
 
-def test_it_is_listed_first_with_what_it_is_for() -> None:
+def test_it_is_listed_first_with_its_purpose() -> None:
     first, *others = run("models").stdout.splitlines()
     name, state, size, licence, purpose = first.split("\t")
     assert (name, state, licence) == ("shapes", "bundled", BUNDLED_LICENSE)
@@ -304,7 +304,7 @@ def test_it_is_verified_by_name() -> None:
     assert run("verify", "shapes").stdout == f"shapes\tgood\t{read_config(DIRECTORY).weights_sha256}\n"
 
 
-def test_downloading_it_says_that_it_is_there_and_prints_where(hub: FakeHub) -> None:
+def test_downloading_it_prints_its_directory_and_that_it_is_bundled(hub: FakeHub) -> None:
     done = run("download", "shapes")
     assert done.exit_code == 0
     assert done.stdout == f"{DIRECTORY}\t{ORIGIN}\n"
@@ -320,7 +320,7 @@ def test_it_is_not_deleted_with_the_cache(elsewhere: Path, copy: Path) -> None:
     assert (elsewhere / "config.json").exists()
 
 
-def test_pictures_are_segmented_with_it_from_the_command_line(tmp_path: Path, picture: np.ndarray) -> None:
+def test_images_are_segmented_with_it_from_the_command_line(tmp_path: Path, picture: np.ndarray) -> None:
     from PIL import Image
 
     Image.fromarray(picture).save(tmp_path / "a.png")

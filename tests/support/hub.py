@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on loopback: what the real client asks of it, and faults on demand."""
+"""A Hugging Face Hub on loopback: it answers the requests of the real client, with faults on demand."""
 
 import base64
 import hashlib
@@ -33,7 +33,7 @@ class Repo:
 
 @dataclass
 class Request:
-    """One request that arrived."""
+    """A request that was received."""
 
     method: str
     path: str
@@ -63,7 +63,8 @@ class FakeHub:
         self.tokens = {"hf_good"}
         self.uploads: dict[str, bytes] = {}
         self.down = False
-        # path -> a status to answer with, or what to make of a body: how many bytes to send, which bytes to send
+        # pattern of a path -> a status to answer with, or a function of the body that returns the body to send instead
+        # and how many of its bytes to send; status 0 closes the connection
         self.faults: list[tuple[str, int | Callable[[bytes], tuple[bytes, int]]]] = []
         self.delay: Callable[[], None] = lambda: None
 
@@ -211,8 +212,8 @@ class _Handler(BaseHTTPRequestHandler):
     # writing
 
     def create(self, body: bytes) -> None:
-        asked = json.loads(body)
-        name = f"{asked.get('organization') or 'me'}/{asked['name']}"
+        request = json.loads(body)
+        name = f"{request.get('organization') or 'me'}/{request['name']}"
         repo = self.hub.repos.setdefault(name, Repo())
         if not repo.commits:
             repo.commit({})
@@ -224,23 +225,23 @@ class _Handler(BaseHTTPRequestHandler):
     def preupload(self, body: bytes, *_: str) -> None:
         modes = [
             {
-                "path": each["path"],
-                "uploadMode": "lfs" if each["path"].endswith(LFS_SUFFIXES) else "regular",
+                "path": file["path"],
+                "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular",
                 "shouldIgnore": False,
                 "oid": None,
             }
-            for each in json.loads(body)["files"]
+            for file in json.loads(body)["files"]
         ]
         self.json({"files": modes})
 
     def lfs_batch(self, body: bytes, _: str) -> None:
         objects = [
             {
-                "oid": each["oid"],
-                "size": each["size"],
-                "actions": {"upload": {"href": f"{self.hub.url}/upload/{each['oid']}"}},
+                "oid": entry["oid"],
+                "size": entry["size"],
+                "actions": {"upload": {"href": f"{self.hub.url}/upload/{entry['oid']}"}},
             }
-            for each in json.loads(body)["objects"]
+            for entry in json.loads(body)["objects"]
         ]
         self.json({"transfer": "basic", "objects": objects}, "application/vnd.git-lfs+json")
 

@@ -1,0 +1,86 @@
+"""Checks of the zip archive that `torch.save` writes, before anything in it is unpickled."""
+
+import os
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sspsam.checkpoints.private_apis import index_as_torch_reads_it
+from sspsam.errors import CheckpointError, CheckpointNotFoundError
+
+_MAX_RECORDS: Final = 20_000
+_MAX_PICKLE_BYTES: Final = 8 << 20  # the published files have less than one
+_PICKLE: Final = "data.pkl"
+
+
+@dataclass(frozen=True)
+class CheckedArchive:
+    """The parts of a sound archive that later checks need.
+
+    Args:
+        index: the pickle, `data.pkl`.
+        tensor_sizes: how many records of tensor data have each size in bytes.
+    """
+
+    index: bytes
+    tensor_sizes: Counter[int]
+
+
+def check_archive(path: Path) -> CheckedArchive:
+    """Check that a file is an archive as `torch.save` writes it and that PyTorch reads the same pickle from it.
+
+    Raises:
+        CheckpointNotFoundError: no such file.
+        CheckpointError: not such an archive, damaged, or one that two readers of zip archives read differently.
+    """
+    if not os.path.isfile(path):
+        kind = " (it is a directory)" if os.path.isdir(path) else ""
+        raise CheckpointNotFoundError(f"no such checkpoint file: {str(path)[:300]}{kind}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            checked = _check_records(archive, path)
+        same = index_as_torch_reads_it(path) == checked.index  # PyTorch has its own reader of zip archives
+    except CheckpointError:
+        raise
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(
+            f"{path} is damaged or was not written by torch.save: {error}. If the file is complete but was written by "
+            "torch 1.5 or older, load and save it once with a current torch."
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # zipfile raises many kinds for hostile archives
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {str(error)[:300]}") from error
+    if not same:
+        raise CheckpointError(f"{path} is a zip archive that can be read in two ways")
+    return checked
+
+
+def _check_records(archive: zipfile.ZipFile, path: Path) -> CheckedArchive:
+    entries = archive.infolist()
+    pickle = _name_of_pickle([entry.filename for entry in entries], path)
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise CheckpointError(f"{path} is damaged: record {entry.filename[:100]!r} is compressed")
+    if archive.getinfo(pickle).file_size > _MAX_PICKLE_BYTES:
+        raise CheckpointError(f"{path} is damaged: its index is larger than that of any checkpoint")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise CheckpointError(f"{path} is damaged: its records overlap")
+    damaged = archive.testzip()  # reads the whole file once, as the conversion does afterwards
+    if damaged is not None:
+        raise CheckpointError(f"{path} is damaged: record {damaged[:100]!r} does not fit its checksum")
+    folder = pickle.removesuffix(_PICKLE) + "data/"
+    sizes = Counter(entry.file_size for entry in entries if entry.filename.startswith(folder))
+    return CheckedArchive(archive.read(pickle), sizes)
+
+
+def _name_of_pickle(names: list[str], path: Path) -> str:
+    """The name of the only pickle among the records of an archive."""
+    if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
+        raise CheckpointError(f"{path} is a TorchScript archive (CLIP alone, perhaps), not an SSP-SAM checkpoint")
+    pickles = [name for name in names if name.endswith(f"/{_PICKLE}")]
+    if len(pickles) != 1 or len(names) > _MAX_RECORDS or len(set(names)) != len(names):
+        raise CheckpointError(f"{path} is a zip archive, but not one that torch.save wrote")
+    return pickles[0]

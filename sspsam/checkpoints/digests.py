@@ -1,0 +1,115 @@
+"""SHA-256 of files, and a record of files whose digest was verified, so that each state of a file is hashed once.
+
+The record of a file is `<cache home>/verified/<SHA-256 of its path>.json`: its digest, size, times, inode and device.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Final
+
+from sspsam.errors import CheckpointError, DigestMismatchError
+from sspsam.utils.files import make_directory, replace_file
+from sspsam.utils.progress import progress
+
+_BLOCK_BYTES: Final = 8 << 20
+FileState = dict[str, int]
+
+
+def cache_home() -> Path:
+    """Folder of sspsam's own records: `SSPSAM_HOME`, else `XDG_CACHE_HOME/sspsam`, else `~/.cache/sspsam`.
+
+    Raises:
+        RuntimeError: none of them is set and the user has no home directory.
+    """
+    home = os.environ.get("SSPSAM_HOME")
+    if home:
+        return Path(home)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sspsam"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file, progress(f"checking {path.name}", path.stat().st_size) as advance:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
+
+
+def file_state(path: Path) -> FileState:
+    """Everything in a file's status that changes when its content is written."""
+    status = path.stat()
+    return {
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "ctime_ns": status.st_ctime_ns,
+        "inode": status.st_ino,
+        "device": status.st_dev,
+    }
+
+
+def require_unchanged(path: Path, state: FileState) -> None:
+    """Raise a `CheckpointError` unless a file is still in the state in which its check began."""
+    if file_state(path) != state:
+        raise CheckpointError(f"{path} changed while it was being read; load it again")
+
+
+def verify_digest(path: Path, state: FileState, expected: str, stated_in: str, verify: bool | None) -> None:
+    """Compare the SHA-256 of a file with the expected one.
+
+    Args:
+        path: the file.
+        state: of the file when its check began.
+        expected: hexadecimal; empty where none is stated, which no file fits.
+        stated_in: name of the file that states `expected`, for the error.
+        verify: None: unless a record says that the file was verified in this state. True: always. False: never.
+
+    Raises:
+        DigestMismatchError: another digest.
+        CheckpointError: the file cannot be read, or changed meanwhile.
+    """
+    if verify is False or (verify is None and _recorded(path) == {"sha256": expected, **state}):
+        return
+    try:
+        actual = sha256_of(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    if actual != expected:
+        raise DigestMismatchError(
+            f"{path} is not the file that was saved: its SHA-256 is {actual}, {stated_in} states "
+            f"{expected or 'none'}. The file was damaged or replaced; download or convert it again."
+        )
+    require_unchanged(path, state)
+    record_digest(path, state, expected)
+
+
+def record_digest(path: Path, state: FileState, digest: str) -> None:
+    """Record that a file had this digest in this state."""
+    record = _record_path(path)
+    if record is None:
+        return
+    # without the record the next load hashes the file again; nothing else depends on it
+    with contextlib.suppress(OSError):
+        make_directory(record.parent)
+        replace_file(record, json.dumps({"sha256": digest, **state}).encode())
+
+
+def _recorded(path: Path) -> object:
+    record = _record_path(path)
+    try:
+        return json.loads(record.read_bytes()) if record else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _record_path(path: Path) -> Path | None:
+    try:
+        home = cache_home()
+    except RuntimeError:  # the user has no home directory
+        return None
+    name = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
+    return home / "verified" / f"{name}.json"

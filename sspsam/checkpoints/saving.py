@@ -1,0 +1,106 @@
+"""Write a checkpoint directory: complete or not at all, tensor by tensor."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from sspsam.checkpoints.digests import file_state, record_digest
+from sspsam.checkpoints.directory import CONFIG_NAME, SAFETENSORS_DTYPES, WEIGHTS_NAME
+from sspsam.config import ModelConfig
+from sspsam.devices import DTYPES, dtype_name
+from sspsam.errors import CheckpointError, StorageError
+from sspsam.utils.files import atomic_replace, make_directory, require_free_space, write_file
+from sspsam.utils.progress import progress
+
+
+def save_checkpoint(
+    directory: str | os.PathLike[str],
+    config: ModelConfig,
+    state: Mapping[str, Tensor],
+    dtype: str | torch.dtype = "float32",
+) -> ModelConfig:
+    """Write a checkpoint; `directory` may be the one that `state` is mapped from.
+
+    Both files are written under temporary names in `directory` and synced to disk before either is renamed. Tensors
+    are converted one at a time, so no second model is in memory.
+
+    Args:
+        directory: created if it does not exist; other files in it are kept.
+        config: all but the digest of the weights, which is computed here.
+        state: tensors by name.
+        dtype: of the stored weights: `"float32"`, `"float16"` or `"bfloat16"`.
+
+    Returns:
+        The configuration as written, with the digest.
+
+    Raises:
+        CheckpointError: a tensor has values that are not finite, or not finite in `dtype`.
+        StorageError: too little space, or `directory` is not writable.
+    """
+    dtype = dtype_name(dtype)
+    directory = Path(directory)
+    if os.path.exists(directory) and not os.path.isdir(directory):
+        raise StorageError(f"{directory} is a file; a checkpoint is a directory")
+    size = sum(tensor.numel() for tensor in state.values()) * DTYPES[dtype].itemsize
+    require_free_space(directory, size, "the checkpoint")
+    make_directory(directory)
+    weights = directory / WEIGHTS_NAME
+    with atomic_replace(weights, directory / CONFIG_NAME) as [temporary_weights, temporary_config]:
+        digest = write_file(temporary_weights, lambda file: _write_safetensors(file, state, dtype))
+        config = dataclasses.replace(config, weights_sha256=digest)
+        write_file(temporary_config, lambda file: file.write(config.to_json().encode()))
+    # the digest was computed from the bytes that were written, so the first load need not hash them again
+    record_digest(weights, file_state(weights), digest)
+    return config
+
+
+def _write_safetensors(file: BinaryIO, state: Mapping[str, Tensor], dtype: str) -> str:
+    """Write the format tensor by tensor and return the file's SHA-256.
+
+    `safetensors.torch.save_file` needs all tensors in their final dtype at once, which for half precision is a second
+    model in memory.
+    """
+    names = sorted(state)
+    header = _header({name: state[name] for name in names}, dtype)
+    file.write(header)
+    digest = hashlib.sha256(header)
+    size = sum(tensor.numel() for tensor in state.values()) * DTYPES[dtype].itemsize
+    with progress("writing weights", size) as advance:
+        for name in names:
+            data = _tensor_bytes(name, state[name], dtype)
+            file.write(data)
+            digest.update(data)
+            advance(data.nbytes)
+    return digest.hexdigest()
+
+
+def _header(state: Mapping[str, Tensor], dtype: str) -> bytes:
+    """Everything before the data: 8 bytes of length, then JSON padded with spaces to a multiple of 8 bytes."""
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, tensor in state.items():
+        end = start + tensor.numel() * DTYPES[dtype].itemsize
+        entries[name] = {
+            "dtype": SAFETENSORS_DTYPES[dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _tensor_bytes(name: str, tensor: Tensor, dtype: str) -> memoryview:
+    stored = tensor.detach().to("cpu", DTYPES[dtype]).contiguous()
+    if not stored.isfinite().all():
+        raise CheckpointError(f"tensor {name!r} has values that are not finite in {dtype}; nothing was written")
+    data: memoryview = stored.reshape(-1).view(torch.uint8).numpy().data
+    return data
