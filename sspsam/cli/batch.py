@@ -78,6 +78,9 @@ def batch(
     model = required_model(model_options)
     check_batch_usage(source, model_options, text_options, cache_options, ray_options)
     with failing_cleanly():
+        from sspsam import hub
+
+        hub.check_name(model)  # an unknown name is answered before PyTorch is imported
         options = _batch_options(run_options, prediction_options)
         pretrained = _pretrained_options(model_options, prediction_options, cache_options)
         job = _BatchJob(source, output, text_options, model, pretrained, options)

@@ -6,17 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sspsam.cli.output import complain, failing_cleanly
+from sspsam.cli.options import cache_dir_option, revision_option
+from sspsam.cli.output import complain, failing_cleanly, log_to_standard_error, print_row
 
 if TYPE_CHECKING:
     from sspsam.checkpoints.hub_options import HubOptions
-
-_revision = click.option("--revision", help="Branch, tag or commit on the Hub.")
-_cache_dir = click.option(
-    "--cache-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Cache of the Hub's files, instead of the usual one (HF_HOME).",
-)
 
 
 def _options(revision: str | None, cache_dir: Path | None) -> "HubOptions":
@@ -27,7 +21,7 @@ def _options(revision: str | None, cache_dir: Path | None) -> "HubOptions":
 
 @click.command()
 @click.option("--remote", is_flag=True, help="Ask the Hub which checkpoints are published.")
-@_cache_dir
+@cache_dir_option
 def models(remote: bool, cache_dir: Path | None) -> None:
     """List the bundled model and the published checkpoints: name, state, size, licence, purpose.
 
@@ -38,9 +32,8 @@ def models(remote: bool, cache_dir: Path | None) -> None:
         from sspsam import hub
 
         entries = [hub.bundled(), *hub.published(_options(None, cache_dir), remote=remote)]
-    for entry in entries:
-        row = (entry.name, entry.state, _size(entry.gigabytes), entry.license, entry.purpose)
-        click.echo("\t".join(row))
+        for entry in entries:
+            print_row(entry.name, entry.state, _size(entry.gigabytes), entry.license, entry.purpose)
 
 
 def _size(gigabytes: float) -> str:
@@ -51,8 +44,8 @@ def _size(gigabytes: float) -> str:
 
 @click.command()
 @click.argument("name")
-@_revision
-@_cache_dir
+@revision_option
+@cache_dir_option
 def download(name: str, revision: str | None, cache_dir: Path | None) -> None:
     """Download the checkpoint NAME, convert it if necessary, check it, and print its directory and origin."""
     with failing_cleanly():
@@ -62,36 +55,36 @@ def download(name: str, revision: str | None, cache_dir: Path | None) -> None:
         resolved = hub.resolve(name, _options(revision, cache_dir), refresh=True)
         with hub.repair_command_in_errors(resolved):
             check_checkpoint(resolved.path)
-    if resolved.bundled:
-        complain(f"{name} is already there: it is bundled with sspsam, and nothing is downloaded")
-    click.echo(f"{resolved.path}\t{resolved.origin}")
+        if resolved.bundled:
+            complain(f"{name} is already there: it is bundled with sspsam, and nothing is downloaded")
+        print_row(resolved.path, resolved.origin)
 
 
 @click.command()
 @click.argument("name")
-@_revision
-@_cache_dir
+@revision_option
+@cache_dir_option
 def verify(name: str, revision: str | None, cache_dir: Path | None) -> None:
     """Check the local checkpoint NAME: its structure and the SHA-256 of its weights."""
     with failing_cleanly():
         from sspsam import hub
 
         config = hub.verify(name, _options(revision, cache_dir))
-    click.echo(f"{name}\tgood\t{config.weights_sha256}")
+        print_row(name, "good", config.weights_sha256)
 
 
 @click.command()
 @click.option("--delete", "name", required=True, metavar="NAME", help="Delete the cached files of checkpoint NAME.")
-@_revision
-@_cache_dir
+@revision_option
+@cache_dir_option
 def cache(name: str, revision: str | None, cache_dir: Path | None) -> None:
     """Maintain the cache of downloaded and converted checkpoints."""
     with failing_cleanly():
         from sspsam import hub
 
         deleted = hub.delete(name, _options(revision, cache_dir))
-    for path in deleted:
-        click.echo(f"deleted\t{path}")
+        for path in deleted:
+            print_row("deleted", path)
     if not deleted:
         complain(f"nothing of {name} is in the cache")
         sys.exit(1)
@@ -122,15 +115,12 @@ def convert(
 ) -> None:
     """Convert an authors' checkpoint to safetensors; nothing in it is run."""
     with failing_cleanly():
-        import logging
-
         from sspsam.checkpoints.convert import convert_checkpoint
 
-        logging.basicConfig(format="sspsam: %(message)s")  # to standard error; only a command may configure logging
-        logging.getLogger("sspsam").setLevel(logging.INFO)
+        log_to_standard_error()
         config = convert_checkpoint(checkpoint, out_dir, dtype=dtype, source=source, license=license_name)
-        click.echo(f"{out_dir}\t{config.fingerprint}")
+        print_row(out_dir, config.fingerprint)
         if push:
             from sspsam.checkpoints.publish import push_checkpoint
 
-            click.echo(f"{push}\t{push_checkpoint(out_dir, push, private=private)}")
+            print_row(push, push_checkpoint(out_dir, push, private=private))

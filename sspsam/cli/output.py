@@ -6,6 +6,7 @@ a line nor steer the terminal.
 
 import errno
 import io
+import logging
 import os
 import sys
 import warnings
@@ -54,6 +55,20 @@ def print_row(*fields: object) -> None:
         with open(os.devnull, "wb") as devnull:
             os.dup2(devnull.fileno(), sys.stdout.fileno())
         raise StorageError(f"cannot write to standard output: {error.strerror or error}") from error
+
+
+def log_to_standard_error() -> None:
+    """Print the library's log lines, each as one line of the command; only a command may configure logging."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableFormatter("sspsam: %(message)s"))
+    logger = logging.getLogger("sspsam")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def complain(message: str) -> None:

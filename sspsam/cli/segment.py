@@ -59,6 +59,9 @@ def segment(
 
 
 def _load_predictor(model: str, options: ModelOptions) -> "SSPSAMPredictor":
+    from sspsam import hub
+
+    hub.check_name(model)  # an unknown name is answered before PyTorch is imported
     from sspsam.predictor import SSPSAMPredictor
 
     return SSPSAMPredictor.from_pretrained(

@@ -1,4 +1,4 @@
-"""Streams that cannot encode or cannot be written, and names that would steer a terminal: one line each, in a subprocess."""
+"""Streams that cannot encode or cannot be written, and names that would steer a terminal; in a subprocess."""
 
 import os
 import subprocess
