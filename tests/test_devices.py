@@ -54,9 +54,7 @@ def make_encoders_overflow(monkeypatch: pytest.MonkeyPatch, *, in_float32: bool)
     monkeypatch.setattr(SSPSAM, "encode_image", overflowing)
 
 
-def test_an_image_that_overflows_is_encoded_again_in_float32(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_that_overflows_is_encoded_again_in_float32(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor, pixels = load(tiny_model, "bfloat16"), draw_scene(3, (70, 100)).pixels
     make_encoders_overflow(monkeypatch, in_float32=False)
     with pytest.warns(errors.SSPSAMWarning, match="bfloat16 overflowed"):

@@ -59,7 +59,11 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(saved) -> None:
             path.write_bytes(content)
             original = ImageEmbedding.load(path)
             assert torch.equal(loaded.sam_embedding, original.sam_embedding)
-            assert (loaded.height, loaded.width, loaded.fingerprint) == (original.height, original.width, original.fingerprint)
+            assert (loaded.height, loaded.width, loaded.fingerprint) == (
+                original.height,
+                original.width,
+                original.fingerprint,
+            )
 
 
 def test_a_truncated_file_is_refused(saved) -> None:

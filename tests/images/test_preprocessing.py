@@ -58,7 +58,9 @@ def stock_clip_input(pixels: Pixels, config: ModelConfig) -> torch.Tensor:
 @example(1, 1, 224, 1024)
 @example(12000, 3, 336, 1024)
 @example(448, 3, 224, 1024)  # a side of exactly 1.5 pixels
-def test_geometry_equals_segment_anythings_and_the_exact_fractions(height: int, width: int, clip: int, sam: int) -> None:
+def test_geometry_equals_segment_anythings_and_the_exact_fractions(
+    height: int, width: int, clip: int, sam: int
+) -> None:
     geometry = Geometry.of(height, width, clip, sam)
     stock = ResizeLongestSide.get_preprocess_shape(height, width, sam)
     assert (geometry.sam_height, geometry.sam_width) == tuple(max(1, side) for side in stock)
@@ -72,9 +74,7 @@ def test_geometry_equals_segment_anythings_and_the_exact_fractions(height: int, 
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 200_000), st.integers(1, 200_000), st.integers(1, 1024), st.integers(1, 1024))
-def test_an_image_lies_inside_its_squares_and_no_side_is_zero(
-    height: int, width: int, clip: int, sam: int
-) -> None:
+def test_an_image_lies_inside_its_squares_and_no_side_is_zero(height: int, width: int, clip: int, sam: int) -> None:
     geometry = Geometry.of(height, width, clip, sam)
     assert max(geometry.clip_height, geometry.clip_width) == clip
     assert max(geometry.sam_height, geometry.sam_width) == sam

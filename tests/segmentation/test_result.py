@@ -54,7 +54,9 @@ def test_save_writes_the_mask_as_an_8_bit_grey_png(result: Segmentation, tmp_pat
         assert np.array_equal(np.asarray(image), result.mask * np.uint8(255))
 
 
-def test_save_refuses_lossy_formats_and_missing_folders_and_writes_nothing(result: Segmentation, tmp_path: Path) -> None:
+def test_save_refuses_lossy_formats_and_missing_folders_and_writes_nothing(
+    result: Segmentation, tmp_path: Path
+) -> None:
     for name in ("mask.jpg", "mask"):
         with pytest.raises(StorageError, match=r"\.png"):
             result.save(tmp_path / name)
@@ -63,7 +65,9 @@ def test_save_refuses_lossy_formats_and_missing_folders_and_writes_nothing(resul
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_overlay_tints_the_mask_draws_its_outline_and_changes_nothing_else(result: Segmentation, image: np.ndarray) -> None:
+def test_an_overlay_tints_the_mask_draws_its_outline_and_changes_nothing_else(
+    result: Segmentation, image: np.ndarray
+) -> None:
     overlay = np.asarray(result.overlay(color=(255, 0, 0), opacity=0.5))
     inside, outline, outside = (20, 35), (9, 35), (50, 80)
     blended = (image[inside].astype(int) + np.array([255, 0, 0])) // 2

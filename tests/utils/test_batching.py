@@ -103,7 +103,11 @@ def test_an_invalid_expression_is_found_before_any_image_is_loaded(predictor) ->
         predictor.predict_batch([], "a string")
 
 
-@pytest.mark.parametrize("image", ["photo.jpg", Path("photo.jpg"), b"bytes", np.zeros((9, 9, 3), np.uint8)], ids=lambda image: type(image).__name__)
+@pytest.mark.parametrize(
+    "image",
+    ["photo.jpg", Path("photo.jpg"), b"bytes", np.zeros((9, 9, 3), np.uint8)],
+    ids=lambda image: type(image).__name__,
+)
 def test_a_single_image_in_place_of_an_iterable_is_a_type_error(predictor, image) -> None:
     with pytest.raises(TypeError, match=r"an iterable of images.*for one image use predict\(\)"):
         predictor.predict_batch(image, TEXTS)
