@@ -13,7 +13,7 @@ import sspsam
 
 PACKAGE = Path(sspsam.__file__).parent
 
-# rooms from the lowest to the highest: each may import those of earlier rows, never those of its own row or of later ones
+# rooms from the lowest to the highest: a room may import those of earlier rows, never those of its own or of later rows
 ROOM_ORDER = [
     ["errors", "_version"],
     ["utils", "shapes"],

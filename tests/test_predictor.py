@@ -379,6 +379,24 @@ def test_an_error_for_an_option_of_a_wrong_type_names_the_option(predictor, imag
     predictor.predict("the mug", image=image, no_target_pixels=np.int64(3), mask_threshold=np.float32(0.4))
 
 
+def test_an_error_for_a_misspelt_option_suggests_the_right_name(predictor, image) -> None:
+    with pytest.raises(TypeError, match=r"no option 'mask_treshold'.*did you mean 'mask_threshold'\?"):
+        predictor.predict("the mug", image=image, mask_treshold=0.5)
+    with pytest.raises(TypeError, match=r"no option 'explan'.*did you mean 'explain'\?"):
+        predictor.predict_batch([image], ["the mug"], explan=True)
+
+
+def test_an_error_for_an_unknown_option_lists_the_options(predictor, image) -> None:
+    for call in (
+        lambda: predictor.predict("the mug", image=image, colour="red"),
+        lambda: predictor.predict_batch([image], ["the mug"], colour="red"),
+    ):
+        with pytest.raises(TypeError, match="no option 'colour'") as caught:
+            call()
+        for name in ("mask_threshold", "no_target_pixels", "return_logits", "explain", "max_pixels"):
+            assert name in str(caught.value)
+
+
 def test_predict_refuses_an_image_of_more_than_max_pixels(predictor, image) -> None:
     with pytest.raises(errors.ImageTooLargeError):
         predictor.predict("the mug", image=image, max_pixels=5399)
