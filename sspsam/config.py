@@ -1,7 +1,7 @@
 """The frozen description of a model: every dimension, the preprocessing, the no-target rule, and the origin.
 
-`ModelConfig` is the content of `config.json`. Reading is strict: an unknown, missing or mistyped entry is a `ConfigError`
-that names it, and a configuration whose `fingerprint` does not fit its content is refused.
+`ModelConfig` is the content of `config.json`. Reading is strict: an unknown, missing or mistyped entry is a
+`ConfigError` that names it, and a configuration whose `fingerprint` does not fit its content is refused.
 """
 
 import dataclasses

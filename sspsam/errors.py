@@ -1,7 +1,7 @@
 """Every error and warning of sspsam, in one small tree.
 
-Each class is also the standard kind that it resembles, so that `except ValueError` and `except OSError` work as a caller
-expects. An argument of a wrong type raises a plain `TypeError`.
+Each class is also the standard kind that it resembles, so that `except ValueError` and `except OSError` work as a
+caller expects. An argument of a wrong type raises a plain `TypeError`.
 """
 
 import pickle

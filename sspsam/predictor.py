@@ -28,8 +28,8 @@ from sspsam.text.encoder import tokenizer_for
 class SSPSAMPredictor:
     """Referring expression segmentation: masks of the objects that expressions refer to.
 
-    An image is encoded once; then any number of expressions can be segmented in it. Threads may share a predictor if each
-    passes its own `embedding=`. A predictor changes no thread counts, random state or warning filters of the process;
+    An image is encoded once; then any number of expressions can be segmented in it. Threads may share a predictor if
+    each passes its own `embedding=`. A predictor changes no thread counts, random state or warning filters of the process;
     `sspsam.devices.ieee_float32` states the one process-wide setting that a call may change until it returns.
 
     A predictor that was loaded from a checkpoint can be pickled: the pickle names the checkpoint and holds no weights.
@@ -38,9 +38,9 @@ class SSPSAMPredictor:
         model: the network; it is set to evaluation mode and moved to `device`.
         config: of the model; the model must not change afterwards.
         device: None: a GPU if PyTorch finds one, else the CPU.
-        dtype: float32: everything in float32, TF32 off. float16 or bfloat16: mixed precision in the image encoders, whose
-            matrix products are computed in half precision; norms, softmax, residuals, everything else and the weights
-            stay in float32. None: float16 on a GPU, float32 elsewhere.
+        dtype: float32: everything in float32, TF32 off. float16 or bfloat16: mixed precision in the image encoders,
+            whose matrix products are computed in half precision; norms, softmax, residuals, everything else and the
+            weights stay in float32. None: float16 on a GPU, float32 elsewhere.
         embedding_cache: folder or `EmbeddingCache` for embeddings on disk; None: no cache. It is used by models that
             were loaded from a checkpoint, since other models have no lasting identity.
         checkpoint: that `model` was just loaded from; `from_pretrained` passes it. None: the model was made in memory.
@@ -388,8 +388,8 @@ def _unpickled(
     model, config = load_checkpoint(path)
     if config.fingerprint != identity.fingerprint:
         raise CheckpointError(
-            f"the pickled predictor was loaded from a checkpoint with the fingerprint {identity.fingerprint[:20]}..., but "
-            f"{path} has {config.fingerprint[:20]}...: pickle the predictor again, or restore the checkpoint"
+            f"the pickled predictor was loaded from a checkpoint with the fingerprint {identity.fingerprint[:20]}..., "
+            f"but {path} has {config.fingerprint[:20]}...: pickle the predictor again, or restore the checkpoint"
         )
     predictor = kind(
         model, config, device=identity.device, dtype=identity.dtype, embedding_cache=cache, checkpoint=checkpoint

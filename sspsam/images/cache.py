@@ -1,9 +1,9 @@
 """Embeddings on disk, so that a later question about an image costs no encoder pass, in any process.
 
-The cache holds one safetensors file for each image. The key of an entry covers everything that the embedding depends on:
-the bytes of the image file (the pixels, where there is no file), the model's fingerprint, which covers the preprocessing,
-and the precision. Entries are stored in a precision of their own; a new embedding is rounded to that precision too, so
-that no answer depends on cache hits.
+The cache holds one safetensors file for each image. The key of an entry covers everything that the embedding depends
+on: the bytes of the image file (the pixels, where there is no file), the model's fingerprint, which covers the
+preprocessing, and the precision. Entries are stored in a precision of their own; a new embedding is rounded to that
+precision too, so that no answer depends on cache hits.
 """
 
 import hashlib

@@ -50,7 +50,7 @@ _UPRIGHT: Final = {
 
 
 def load_image_with_digest(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Pixels, str]:
-    """Load as `load_image` does; return also the SHA-256 of the file's bytes, or of the pixels where there is no file."""
+    """Load as `load_image` does; return also the SHA-256 of the file's bytes, or of the pixels if there is no file."""
     if isinstance(image, str | os.PathLike):
         with _opened(image) as (file, path):
             digest = hashlib.file_digest(file, "sha256")

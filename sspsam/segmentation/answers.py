@@ -1,4 +1,4 @@
-"""The network's prediction for an expression -> `Segmentation`. The no-target decision is made here, in `segmentation()`."""
+"""The network's prediction for an expression -> `Segmentation`; `segmentation()` decides whether there is no target."""
 
 import difflib
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ class PredictOptions(TypedDict, total=False):
 
     Args:
         mask_threshold: probability from which a pixel is foreground; None: the model's (0.5).
-        no_target_pixels: fewer foreground pixels mean no target; None: the model's (50). They are counted at probability
-            0.5 in the authors' padded 512 x 512 frame, whatever `mask_threshold` is.
+        no_target_pixels: fewer foreground pixels mean no target; None: the model's (50). They are counted at
+            probability 0.5 in the authors' padded 512 x 512 frame, whatever `mask_threshold` is.
         return_logits: `"low_res"` or `"full"` to return logits as well.
         explain: whether to return the model's maps and word weights as well.
         max_pixels: largest width times height of an image, checked before decoding.

@@ -1,4 +1,4 @@
-"""The computation behind a predictor on one device: encode images, encode texts, answer expressions, one image or many."""
+"""The computation behind a predictor on one device: encode images and texts, answer expressions, one image or many."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,8 +33,8 @@ from sspsam.utils.batching import (
     result_or_error,
 )
 
-# expressions in one pass of the decoder: with two, every intermediate tensor stays in a CPU's cache and below 32 MB (see
-# models.image_encoder); a GPU needs many
+# expressions in one pass of the decoder: with two, every intermediate tensor stays in a CPU's cache and below 32 MB
+# (see models.image_encoder); a GPU needs many
 _DECODER_BATCH_SIZE: Final = {"cpu": 2}
 _GPU_DECODER_BATCH_SIZE: Final = 32
 _WORKERS: Final = 2  # threads that load images

@@ -26,7 +26,8 @@ class Explanation:
 
     Args:
         similarity: (G, G) float32 in [0, 1], similarity of the sentence and every patch of CLIP's padded square.
-        word_attention: (L,) float32, attention weight of every text position; sums to 1, start and end markers included.
+        word_attention: (L,) float32, attention weight of every text position, start and end markers included; their
+            sum is 1.
         words: each word of the expression with its weight; without the start and end markers.
         verification: (G, G) float32, word-level verification score of every patch.
     """

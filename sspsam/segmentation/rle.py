@@ -1,8 +1,8 @@
 """COCO's compressed run-length encoding of masks.
 
-The format is that of pycocotools (`rleToString` in maskApi.c): the mask is read column by column; runs of zeros and ones
-alternate, zeros first; from the third run on, the difference to the run two before is stored; five bits a character with
-a continuation bit, from character 48 on.
+The format is that of pycocotools (`rleToString` in maskApi.c): the mask is read column by column; runs of zeros and
+ones alternate, zeros first; from the third run on, the difference to the run two before is stored; five bits a
+character with a continuation bit, from character 48 on.
 """
 
 from typing import cast

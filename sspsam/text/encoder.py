@@ -16,8 +16,8 @@ from sspsam.models import SSPSAM, ExpressionFeatures
 from sspsam.text.tokenizer import Tokenizer, Word
 
 _CACHED_EXPRESSIONS: Final = 256  # about 160 kB each at the published widths
-# expressions in one pass of the text encoder. On a CPU a larger batch gains little, and one at a time keeps the last bits
-# of the features independent of the other expressions in the list
+# expressions in one pass of the text encoder. On a CPU a larger batch gains little, and one at a time keeps the last
+# bits of the features independent of the other expressions in the list
 _BATCH_SIZE: Final = {"cpu": 1}
 _GPU_BATCH_SIZE: Final = 64
 

@@ -120,16 +120,16 @@ class Tokenizer:
         if dropped:
             beginning, lost = _shortened(text.strip()[:60]), _shortened(self._bpe.decode(dropped).strip())
             warn(
-                f"the expression that begins {beginning!r} is longer than {self.context_length} tokens; these words are "
-                f"not read: {lost!r}"
+                f"the expression that begins {beginning!r} is longer than {self.context_length} tokens; "
+                f"these words are not read: {lost!r}"
             )
 
 
 def _check_length(text: str, context_length: int) -> None:
     if len(text) > MAX_TEXT_CHARACTERS:
         raise TextError(
-            f"the expression has {len(text):,} characters (it begins {text[:40]!r}); at most {MAX_TEXT_CHARACTERS:,} are "
-            f"allowed, and only about {context_length} word pieces are read"
+            f"the expression has {len(text):,} characters (it begins {text[:40]!r}); at most {MAX_TEXT_CHARACTERS:,} "
+            f"are allowed, and only about {context_length} word pieces are read"
         )
     longest = max(text.split(), key=len, default="")
     if len(longest) > MAX_WORD_CHARACTERS:

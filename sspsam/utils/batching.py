@@ -85,7 +85,8 @@ def compute_in_batches(
         compute: applied to a batch in the caller's thread. When memory runs out, the batch size is halved.
         batch_size: items that are computed together.
         workers: number of threads.
-        on_single_item_oom: returns the result of an item for which alone there is not enough memory, or raises the error.
+        on_single_item_oom: returns the result of an item for which alone there is not enough memory, or raises the
+            error.
 
     Raises:
         Exception: any error of `items`, `load` or `compute`, after the results of all earlier items.

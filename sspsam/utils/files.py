@@ -125,7 +125,7 @@ def write_file(path: Path, write: Callable[[BinaryIO], _Result]) -> _Result:
 
 
 def replace_file(path: Path, data: bytes, within: Path | None = None) -> None:
-    """Write `data` to `path` atomically: readers see the old or the complete new content. `within`: see `atomic_replace`."""
+    """Write `data` to `path` atomically: readers see the old or the complete new content; see `atomic_replace`."""
     with atomic_replace(path, within=within) as [temporary]:
         write_file(temporary, lambda file: file.write(data))
 
