@@ -29,8 +29,8 @@ class SSPSAMPredictor:
     """Referring expression segmentation: masks of the objects that expressions refer to.
 
     An image is encoded once; then any number of expressions can be segmented in it. Threads may share a predictor if
-    each passes its own `embedding=`. A predictor changes no thread counts, random state or warning filters of the process;
-    `sspsam.devices.ieee_float32` states the one process-wide setting that a call may change until it returns.
+    each passes its own `embedding=`. A predictor changes no thread counts, random state or warning filters of the
+    process; `sspsam.devices.ieee_float32` states the one process-wide setting that a call may change until it returns.
 
     A predictor that was loaded from a checkpoint can be pickled: the pickle names the checkpoint and holds no weights.
 
