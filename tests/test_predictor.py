@@ -77,23 +77,26 @@ def test_weights_are_packed_for_texts_only_until_the_model_moves(predictor, imag
     if kernels.onednn_packing() is None:
         pytest.skip("this PyTorch cannot pack weights for oneDNN")
 
-    def packed_layers() -> set[str]:
+    def packed_weights() -> dict[str, torch.Tensor]:
+        """Return the packed weights by the names of their layers; they have no public name above the model."""
         return {
-            name
+            name: value.packed
             for name, module in predictor._model.named_modules()
             for value in vars(module).values()
             if isinstance(value, kernels.PackedWeight) and value.packed is not None
         }
 
     embedding = predictor.encode(image)
-    assert packed_layers() == set()
+    assert packed_weights() == {}
     texts = ["a thing", "two things"]
     before = predictor.predict(texts, embedding=embedding, return_logits="low_res")
-    assert any(name.startswith("clip.text.transformer.resblocks.0") for name in packed_layers())
-    assert not [name for name in packed_layers() if "image_encoder" in name or "clip.visual" in name]
+    packed = packed_weights()
+    assert "clip.text.transformer.resblocks.0.attn" in packed
+    assert not [name for name in packed if "image_encoder" in name or "clip.visual" in name]
+    assert all(weight.is_mkldnn for weight in packed.values())
     state = {name: tensor.clone() for name, tensor in predictor._model.state_dict().items()}
     predictor.to("cpu")
-    assert packed_layers() == set()
+    assert packed_weights() == {}
     after = predictor.predict(texts, embedding=embedding, return_logits="low_res")
     for result, expected in zip(after, before, strict=True):
         assert np.array_equal(result.low_res_logits, expected.low_res_logits)
