@@ -1,4 +1,4 @@
-"""The configuration: round trips, validation of every entry, and the fingerprint."""
+"""`ModelConfig`: round trips through JSON, validation of every entry, and the fingerprint."""
 
 import dataclasses
 import json
@@ -26,10 +26,10 @@ def _leaves(content: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, An
 
 def _changed(path: Path, value: Any) -> str:
     content = json.loads(_CONFIG.to_json())
-    part = content
+    parent = content
     for name in path[:-1]:
-        part = part[name]
-    part[path[-1]] = value
+        parent = parent[name]
+    parent[path[-1]] = value
     return json.dumps(content)
 
 
@@ -47,24 +47,24 @@ def test_a_configuration_survives_json(architecture: Architecture) -> None:
         "größe 山",
         "CC0-1.0",
     )
-    again = ModelConfig.from_json(config.to_json())
-    assert again == config
-    assert again.fingerprint == config.fingerprint
-    assert again.to_json() == config.to_json()
+    copy = ModelConfig.from_json(config.to_json())
+    assert copy == config
+    assert copy.fingerprint == config.fingerprint
+    assert copy.to_json() == config.to_json()
 
 
-def test_a_source_that_is_no_utf8_survives_json_as_bytes() -> None:
+def test_a_source_that_utf8_cannot_encode_survives_json() -> None:
     config = dataclasses.replace(_CONFIG, source="file\udcff.pth")
     assert ModelConfig.from_json(config.to_json().encode().decode()) == config
 
 
 @pytest.mark.parametrize("path", _FIELDS, ids=".".join)
-def test_every_entry_is_in_the_fingerprint(path: Path) -> None:
+def test_a_change_of_any_entry_is_found_by_the_fingerprint(path: Path) -> None:
     old = _LEAVES[path]
     for new in _other_values(path, old):
         content = json.loads(_changed(path, new))
         content.pop("fingerprint")
-        with pytest.raises(ConfigError, match="its fingerprint no longer fits"):
+        with pytest.raises(ConfigError, match="was edited after it was saved: its fingerprint does not fit"):
             ModelConfig.from_json(json.dumps({**content, "fingerprint": _CONFIG.fingerprint}))
         break
     else:
@@ -72,7 +72,7 @@ def test_every_entry_is_in_the_fingerprint(path: Path) -> None:
 
 
 def _other_values(path: Path, old: Any) -> Iterator[Any]:
-    """Valid values that differ."""
+    """Yield valid values other than the old one."""
     candidates: list[Any]
     if path[-1] == "weights_sha256":
         candidates = ["b" * 64]
@@ -107,30 +107,30 @@ _BAD: dict[type, list[Any]] = {
 
 
 @pytest.mark.parametrize("path", _FIELDS, ids=".".join)
-def test_every_entry_is_validated(path: Path) -> None:
+def test_an_error_for_an_invalid_entry_names_the_file_and_the_entry(path: Path) -> None:
     for value in _BAD[type(_LEAVES[path])]:
         with pytest.raises(ConfigError) as caught:
-            ModelConfig.from_json(_changed(path, value), "there/config.json")
+            ModelConfig.from_json(_changed(path, value), "folder/config.json")
         message = str(caught.value)
         assert path[-1] in message, message
-        assert "fingerprint" not in message, f"{value} passed"
-        assert message.startswith("there/config.json")
+        assert "fingerprint" not in message, f"{value} was accepted"
+        assert message.startswith("folder/config.json")
         assert len(message) < 500
 
 
 @pytest.mark.parametrize("path", _LEAVES, ids=".".join)
-def test_every_entry_must_be_there(path: Path) -> None:
+def test_every_entry_is_required(path: Path) -> None:
     content = json.loads(_CONFIG.to_json())
-    part = content
+    parent = content
     for name in path[:-1]:
-        part = part[name]
-    del part[path[-1]]
+        parent = parent[name]
+    del parent[path[-1]]
     with pytest.raises(ConfigError):
         ModelConfig.from_json(json.dumps(content))
 
 
 @pytest.mark.parametrize("path", [(), ("architecture",), ("architecture", "clip"), ("preprocessing",)])
-def test_an_unknown_entry_is_named(path: Path) -> None:
+def test_an_error_for_an_unknown_entry_names_it(path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown entries: surprise"):
         ModelConfig.from_json(_changed((*path, "surprise"), 1))
 
@@ -151,7 +151,7 @@ _INCONSISTENT = {
     ("architecture", "ssp", "attention_heads"): 5,
     ("architecture", "ssp", "generator_heads"): 5,
     ("preprocessing", "clip_std"): [1, 0, 1],
-    ("preprocessing", "text_template"): "no place for words",
+    ("preprocessing", "text_template"): "no placeholder",
     ("postprocessing", "no_target_pixels"): -1,
     ("postprocessing", "mask_threshold"): 1.0,
     ("weights_sha256",): "A" * 64,
@@ -165,7 +165,7 @@ def test_entries_that_contradict_each_other_are_refused(path: Path) -> None:
     assert "fingerprint" not in str(caught.value)
 
 
-def test_lists_nested_to_any_depth_are_refused_with_our_error() -> None:
+def test_lists_nested_to_any_depth_are_a_config_error() -> None:
     limit = sys.getrecursionlimit()
     for name in ("source", "format_version", "architecture", "model_type"):
         for depth in [10, *range(limit - 120, limit + 20), 100_000]:
@@ -175,12 +175,12 @@ def test_lists_nested_to_any_depth_are_refused_with_our_error() -> None:
                 ModelConfig.from_json(text)
 
 
-def test_long_names_make_no_long_message() -> None:
+def test_the_message_for_a_very_long_name_is_short() -> None:
     with pytest.raises(ConfigError) as caught:
         ModelConfig.from_json(_changed(("x" * 500_000,), 1))
     assert len(str(caught.value)) < 1000
 
 
-def test_a_configuration_cannot_be_changed() -> None:
+def test_a_configuration_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         _CONFIG.source = "other"  # type: ignore[misc]

@@ -1,14 +1,16 @@
-"""Precision: what mixed means, what is put back, and what happens where half is too narrow."""
+"""Precision: mixed precision, PyTorch's process-wide settings, and overflow in half precision."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from sspsam import SSPSAMPredictor, errors
+from sspsam import SSPSAMPredictor, devices, errors
 from sspsam.devices import default_dtype, ieee_float32, inference_context
-from sspsam.models import ImageFeatures
+from sspsam.models import SSPSAM, ImageFeatures
 from sspsam.shapes import draw_scene
 
 TEXTS = ["the red circle", "a star"]
@@ -25,114 +27,178 @@ def test_the_default_is_float32_on_the_cpu_and_mixed_float16_on_a_gpu(tiny_model
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_mixed_precision_stays_near_float32_and_leaves_the_weights_alone(tiny_model: Path, dtype: str) -> None:
+def test_mixed_precision_is_close_to_float32_and_keeps_the_weights_in_float32(tiny_model: Path, dtype: str) -> None:
     pixels = draw_scene(3, (70, 100)).pixels
     exact = load(tiny_model, "float32").predict(TEXTS, image=pixels, return_logits="low_res")
     mixed = load(tiny_model, dtype)
     embedding = mixed.encode(pixels)
     assert embedding.sam_embedding.dtype == embedding.clip_features.dtype == torch.float32
     assert all(parameter.dtype is torch.float32 for parameter in mixed._model.parameters())
-    for ours, theirs in zip(mixed.predict(TEXTS, embedding=embedding, return_logits="low_res"), exact, strict=True):
-        scale = np.abs(theirs.low_res_logits).max()
-        difference = np.abs(ours.low_res_logits - theirs.low_res_logits).max()
+    results = mixed.predict(TEXTS, embedding=embedding, return_logits="low_res")
+    for result, expected in zip(results, exact, strict=True):
+        scale = np.abs(expected.low_res_logits).max()
+        difference = np.abs(result.low_res_logits - expected.low_res_logits).max()
         assert 0 < difference < 0.1 * scale
 
 
-def _overflowing(predictor: SSPSAMPredictor, monkeypatch: pytest.MonkeyPatch, *, always: bool) -> None:
-    """From now on the model's image encoders overflow in mixed precision, or always."""
-    model = predictor._model
-    encode = type(model).encode_image
+def make_encoders_overflow(monkeypatch: pytest.MonkeyPatch, *, in_float32: bool) -> None:
+    """Let the image encoders overflow in mixed precision, and in float32 as well if `in_float32`."""
+    encode = SSPSAM.encode_image
 
-    def overflow(clip: torch.Tensor, sam: torch.Tensor) -> list[ImageFeatures]:
+    def overflowing(model: SSPSAM, clip: torch.Tensor, sam: torch.Tensor) -> list[ImageFeatures]:
         features = encode(model, clip, sam)
-        if not always and not torch.is_autocast_enabled("cpu"):
+        if not in_float32 and not torch.is_autocast_enabled("cpu"):
             return features
-        return [ImageFeatures(each.clip, each.sam + torch.inf) for each in features]
+        return [ImageFeatures(image.clip, image.sam + torch.inf) for image in features]
 
-    monkeypatch.setattr(model, "encode_image", overflow)
+    monkeypatch.setattr(SSPSAM, "encode_image", overflowing)
 
 
-def test_a_picture_that_overflows_is_encoded_again_in_float32(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_that_overflows_is_encoded_again_in_float32(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor, pixels = load(tiny_model, "bfloat16"), draw_scene(3, (70, 100)).pixels
-    _overflowing(predictor, monkeypatch, always=False)
-    with pytest.warns(errors.SSPSAMWarning, match="bfloat16"):
+    make_encoders_overflow(monkeypatch, in_float32=False)
+    with pytest.warns(errors.SSPSAMWarning, match="bfloat16 overflowed"):
         embedding = predictor.encode(pixels)
     exact = load(tiny_model, "float32").encode(pixels)
     assert torch.allclose(embedding.sam_embedding, exact.sam_embedding, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::sspsam.errors.SSPSAMWarning")
-def test_what_overflows_in_float32_too_is_a_named_error(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overflow_in_float32_is_a_numerical_error(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_encoders_overflow(monkeypatch, in_float32=True)
     for dtype in ("float32", "bfloat16"):
         predictor = load(tiny_model, dtype)
-        _overflowing(predictor, monkeypatch, always=True)
         with pytest.raises(errors.NumericalError):
             predictor.encode(draw_scene(3, (70, 100)).pixels)
 
 
-def test_the_settings_for_tf32_are_put_back() -> None:
-    gpu = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    places = (*gpu, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
-    before = [place.fp32_precision for place in places]
-    with ieee_float32(torch.device("cuda", 0)):
-        assert [place.fp32_precision for place in places] == ["ieee", "ieee", *before[2:]]
+GPU_SETTINGS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+CPU_SETTINGS = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn)
+
+
+def precisions(settings: Iterable[Any]) -> list[str]:
+    return [setting.fp32_precision for setting in settings]
+
+
+@pytest.fixture
+def medium_precision() -> Iterator[None]:
+    """The application has lowered the precision of its float32 products."""
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+class RecordedSetting:
+    """A precision setting that records every change."""
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+        self.changes: list[str] = []
+
+    @property
+    def fp32_precision(self) -> str:
+        return self._value
+
+    @fp32_precision.setter
+    def fp32_precision(self, value: str) -> None:
+        self.changes.append(value)
+        self._value = value
+
+
+@pytest.mark.parametrize(
+    ("value", "changes"),
+    [("ieee", []), ("none", []), ("tf32", ["ieee", "tf32"]), ("bf16", ["ieee", "bf16"])],
+)
+def test_only_a_setting_below_ieee_precision_is_changed_and_restored(value: str, changes: list[str]) -> None:
+    setting = RecordedSetting(value)
+    float32_settings = devices._Float32Settings([(setting, RecordedSetting("none"))])
+    float32_settings.enter()
+    assert setting.fp32_precision in ("ieee", "none")
+    float32_settings.leave()
+    assert setting.changes == changes
+
+
+def test_ieee_float32_changes_no_setting_of_the_cpu_by_default() -> None:
+    before = precisions((*CPU_SETTINGS, *GPU_SETTINGS))
+    assert set(before[:3]) <= {"none", "ieee"}
     with ieee_float32(torch.device("cpu")):
-        assert [place.fp32_precision for place in places] == [*before[:2], "ieee", "ieee"]
-    assert [place.fp32_precision for place in places] == before
+        assert precisions((*CPU_SETTINGS, *GPU_SETTINGS)) == before
+    assert precisions((*CPU_SETTINGS, *GPU_SETTINGS)) == before
 
 
-def test_what_an_application_allows_its_own_products_does_not_reach_in() -> None:
+def test_ieee_float32_disables_tf32_on_a_gpu_and_restores_it() -> None:
+    before = precisions(GPU_SETTINGS)
+    assert before[1:] == ["tf32", "tf32"]  # PyTorch's default, so that this test can fail
+    cpu = precisions(CPU_SETTINGS)
+    with ieee_float32(torch.device("cuda", 0)):
+        assert not {"tf32", "bf16"} & set(precisions(GPU_SETTINGS))
+        assert precisions(GPU_SETTINGS)[1:] == ["ieee", "ieee"]
+        assert precisions(CPU_SETTINGS) == cpu
+    assert precisions(GPU_SETTINGS) == before
+
+
+@pytest.mark.usefixtures("medium_precision")
+def test_a_lower_precision_of_the_application_does_not_apply_to_the_model() -> None:
+    gpu, cpu = precisions(GPU_SETTINGS), precisions(CPU_SETTINGS)
+    assert cpu[0] == "bf16"
+    with inference_context(torch.device("cpu")):
+        assert precisions(CPU_SETTINGS) == ["ieee", *cpu[1:]]
+        assert precisions(GPU_SETTINGS) == gpu
+    assert precisions(CPU_SETTINGS) == cpu
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+@pytest.mark.usefixtures("medium_precision")
+def test_answers_do_not_depend_on_the_applications_precision(tiny_model: Path) -> None:
+    predictor, pixels = load(tiny_model, "float32"), draw_scene(3, (70, 100)).pixels
+    medium = predictor.predict(TEXTS, image=pixels, return_logits="low_res")
+    torch.set_float32_matmul_precision("highest")
+    highest = load(tiny_model, "float32").predict(TEXTS, image=pixels, return_logits="low_res")
+    for result, expected in zip(medium, highest, strict=True):
+        assert np.array_equal(result.low_res_logits, expected.low_res_logits)
+
+
+def test_the_last_of_several_threads_restores_the_settings() -> None:
+    before = precisions(GPU_SETTINGS)
+    first, second = ieee_float32(torch.device("cuda")), ieee_float32(torch.device("cuda"))
+    with first:
+        inside = precisions(GPU_SETTINGS)
+        second.__enter__()
+    assert precisions(GPU_SETTINGS) == inside != before
+    second.__exit__(None, None, None)
+    assert precisions(GPU_SETTINGS) == before
+
+
+def test_a_setting_that_follows_its_parent_still_follows_it_afterwards() -> None:
+    backends, before = torch.backends, torch.backends.fp32_precision
     try:
-        torch.set_float32_matmul_precision("medium")
-        with inference_context(torch.device("cpu")):
-            assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
-
-
-def test_threads_that_come_and_go_put_the_settings_back_when_the_last_has_gone() -> None:
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
-    before = [place.fp32_precision for place in places]
-    one, other = ieee_float32(torch.device("cuda")), ieee_float32(torch.device("cuda"))
-    with one:
-        other.__enter__()
-    assert [place.fp32_precision for place in places] == ["ieee"] * 3
-    other.__exit__(None, None, None)
-    assert [place.fp32_precision for place in places] == before
-
-
-def test_settings_that_follow_another_go_on_following_it() -> None:
-    everything, before = torch.backends, torch.backends.fp32_precision
-    try:
-        everything.fp32_precision = "tf32"
+        backends.fp32_precision = "tf32"
         with ieee_float32(torch.device("cuda")), ieee_float32(torch.device("cpu")):
             pass
-        everything.fp32_precision = "ieee"
-        assert everything.cuda.matmul.fp32_precision == everything.cudnn.conv.fp32_precision == "ieee"
+        backends.fp32_precision = "ieee"
+        assert backends.cuda.matmul.fp32_precision == backends.cudnn.conv.fp32_precision == "ieee"
+        assert backends.mkldnn.matmul.fp32_precision == "ieee"
     finally:
-        everything.fp32_precision = before
-        everything.cudnn.conv.fp32_precision = everything.cudnn.rnn.fp32_precision = "tf32"  # as PyTorch has them
+        backends.fp32_precision = before
+        backends.cudnn.conv.fp32_precision = backends.cudnn.rnn.fp32_precision = "tf32"  # PyTorch's defaults
 
 
 @pytest.mark.parametrize(("dtype", "allowed"), [("float16", 0.005), ("bfloat16", 0.05)])
-def test_values_whose_squares_overflow_in_half_do_not_spoil_an_embedding(
+def test_values_whose_squares_overflow_in_half_precision_keep_the_embedding_accurate(
     tiny_model: Path, dtype: str, allowed: float
 ) -> None:
     pixels = draw_scene(3, (70, 100)).pixels
     embeddings = []
-    for each in ("float32", dtype):
-        predictor = load(tiny_model, each)
+    for precision in ("float32", dtype):
+        predictor = load(tiny_model, precision)
         neck = predictor._model.sam.image_encoder.neck
-        neck[0].weight.data = neck[0].weight.data * 300  # which the norm behind it takes away again
+        neck[0].weight.data = neck[0].weight.data * 300  # the norm behind it divides by the same factor
         embeddings.append(predictor.encode(pixels).sam_embedding)
     exact, mixed = embeddings
     assert (mixed - exact).norm() < allowed * exact.norm()
 
 
-def test_an_applications_own_autocast_does_not_reach_in() -> None:
+def test_autocast_of_the_application_does_not_apply_to_the_model() -> None:
     with torch.autocast("cpu", torch.bfloat16), inference_context(torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32
 
@@ -147,6 +213,6 @@ def test_one_thread_and_two_give_the_same_embedding() -> None:
             embeddings.append(predictor.encode(draw_scene(3).pixels))
     finally:
         torch.set_num_threads(threads)
-    one, two = embeddings
-    assert torch.equal(one.clip_features, two.clip_features)
-    assert torch.equal(one.sam_embedding, two.sam_embedding)
+    with_one, with_two = embeddings
+    assert torch.equal(with_one.clip_features, with_two.clip_features)
+    assert torch.equal(with_one.sam_embedding, with_two.sam_embedding)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sspsam.config import ModelConfig
-from sspsam.devices import inference_context
+from sspsam.devices import inference_context, require_working_thread_pool
 from sspsam.errors import EmbeddingError, OutOfMemoryError, SSPSAMError
 from sspsam.identity import PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
@@ -123,6 +123,7 @@ class Pipeline:
     ) -> Iterator[Outcome]:
         """Answer about many images, lazily; see `SSPSAMPredictor.predict_batch`."""
         _check_batch_arguments(images, texts, batch_size, workers)
+        require_working_thread_pool()  # once, not for each image
         tokenize: Callable[..., Any] = partial(result_or_error, self.tokenize) if return_errors else self.tokenize
         pairs = pair_images_with_texts(images, texts, tokenize)
         outcomes = compute_in_batches(

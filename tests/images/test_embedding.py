@@ -1,4 +1,4 @@
-"""Embeddings on disk."""
+"""`ImageEmbedding` in a file and in a pickle."""
 
 import dataclasses
 import json
@@ -16,60 +16,66 @@ from sspsam.errors import EmbeddingError, ImageError, StorageError
 
 
 @pytest.fixture
-def saved(tiny_model: Path, picture: np.ndarray, tmp_path: Path) -> tuple[SSPSAMPredictor, ImageEmbedding, Path]:
+def saved(tiny_model: Path, image: np.ndarray, tmp_path: Path) -> tuple[SSPSAMPredictor, ImageEmbedding, Path]:
     predictor = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu")
-    embedding = predictor.encode(picture)
-    embedding.save(tmp_path / "picture.safetensors")
-    return predictor, embedding, tmp_path / "picture.safetensors"
+    embedding = predictor.encode(image)
+    embedding.save(tmp_path / "image.safetensors")
+    return predictor, embedding, tmp_path / "image.safetensors"
 
 
-def test_a_loaded_embedding_gives_the_same_answers(saved) -> None:
+def test_a_loaded_embedding_gives_the_same_answers_and_has_no_pixels(saved) -> None:
     predictor, embedding, path = saved
     loaded = ImageEmbedding.load(path)
-    fresh, stored = (predictor.predict("the mug", embedding=each, return_logits="full") for each in (embedding, loaded))
-    assert np.array_equal(fresh.logits, stored.logits)
-    assert fresh.box == stored.box
+    new, stored = (
+        predictor.predict("the mug", embedding=source, return_logits="full") for source in (embedding, loaded)
+    )
+    assert np.array_equal(new.logits, stored.logits)
+    assert new.box == stored.box
     assert loaded.pixels is None
     with pytest.raises(ImageError, match="overlay\\(image\\)"):
         stored.overlay()
 
 
-def test_only_the_primary_tensors_are_stored(saved) -> None:
+def test_a_file_holds_only_the_features(saved) -> None:
     _, embedding, path = saved
     with safe_open(path, framework="pt") as file:
         assert sorted(file.keys()) == ["clip_features", "sam_embedding"]
-    numbers = embedding.clip_features.numel() + embedding.sam_embedding.numel()
-    assert path.stat().st_size < 4 * numbers + 2000
+    values = embedding.clip_features.numel() + embedding.sam_embedding.numel()
+    assert path.stat().st_size < 4 * values + 2000
 
 
-def test_every_flipped_byte_is_refused(saved) -> None:
+def test_a_flipped_bit_is_refused_or_changes_nothing(saved) -> None:
     _, _, path = saved
-    good = path.read_bytes()
+    content = path.read_bytes()
     rng = np.random.default_rng(0)
-    places = [*range(8), *rng.integers(8, 700, 60).tolist(), *rng.integers(0, len(good), 40).tolist()]
-    for place in places:
-        path.write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
+    positions = [*range(8), *rng.integers(8, 700, 60).tolist(), *rng.integers(0, len(content), 40).tolist()]
+    for position in positions:
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0x10]) + content[position + 1 :])
         try:
             loaded = ImageEmbedding.load(path)
         except EmbeddingError:
             continue
-        else:  # a change that JSON does not see, such as another kind of white space
-            path.write_bytes(good)
-            same = ImageEmbedding.load(path)
-            assert torch.equal(loaded.sam_embedding, same.sam_embedding)
-            assert (loaded.height, loaded.width, loaded.fingerprint) == (same.height, same.width, same.fingerprint)
+        else:  # a change without a meaning in JSON, such as another kind of white space
+            path.write_bytes(content)
+            original = ImageEmbedding.load(path)
+            assert torch.equal(loaded.sam_embedding, original.sam_embedding)
+            assert (loaded.height, loaded.width, loaded.fingerprint) == (
+                original.height,
+                original.width,
+                original.fingerprint,
+            )
 
 
-def test_every_truncation_is_refused(saved) -> None:
+def test_a_truncated_file_is_refused(saved) -> None:
     _, _, path = saved
-    good = path.read_bytes()
-    for length in [0, 1, 7, 8, 9, 100, len(good) // 2, len(good) - 1]:
-        path.write_bytes(good[:length])
+    content = path.read_bytes()
+    for length in [0, 1, 7, 8, 9, 100, len(content) // 2, len(content) - 1]:
+        path.write_bytes(content[:length])
         with pytest.raises(EmbeddingError):
             ImageEmbedding.load(path)
 
 
-def test_a_newer_version_and_foreign_files_are_refused_with_the_reason(saved, tmp_path: Path) -> None:
+def test_newer_versions_foreign_files_and_missing_files_are_refused_with_the_reason(saved, tmp_path: Path) -> None:
     _, embedding, _ = saved
     tensors = {"clip_features": embedding.clip_features, "sam_embedding": embedding.sam_embedding}
     foreign = tmp_path / "foreign.safetensors"
@@ -84,46 +90,44 @@ def test_a_newer_version_and_foreign_files_are_refused_with_the_reason(saved, tm
 
 
 @pytest.mark.parametrize(
-    "about", [{"height": "0"}, {"height": "60.9"}, {"height": "1" * 4000}, {"height": None}, {"width": "999999999"}]
+    "changes", [{"height": "0"}, {"height": "60.9"}, {"height": "1" * 4000}, {"height": None}, {"width": "999999999"}]
 )
-def test_sizes_that_cannot_be_are_refused_even_with_a_right_digest(saved, tmp_path: Path, about) -> None:
+def test_impossible_sizes_are_refused_even_with_a_matching_digest(saved, changes) -> None:
     _, embedding, path = saved
-    write_again(embedding, path, about)
+    write_with_digest(embedding, path, changes)
     with pytest.raises(EmbeddingError, match=str(path)):
         ImageEmbedding.load(path)
 
 
-def test_tensors_of_another_precision_are_refused_even_with_a_right_digest(saved) -> None:
+def test_tensors_of_another_dtype_are_refused_even_with_a_matching_digest(saved) -> None:
     _, embedding, path = saved
     double = dataclasses.replace(embedding, clip_features=embedding.clip_features.double())
-    write_again(double, path, {})
+    write_with_digest(double, path, {})
     with pytest.raises(EmbeddingError, match="float32"):
         ImageEmbedding.load(path)
 
 
-def write_again(embedding: ImageEmbedding, path: Path, changes: dict[str, object]) -> None:
+def write_with_digest(embedding: ImageEmbedding, path: Path, changes: dict[str, object]) -> None:
     from sspsam.images.embedding import _digest
 
-    about = {"version": "1", "height": "60", "width": "90", "fingerprint": embedding.fingerprint} | changes
+    metadata = {"version": "1", "height": "60", "width": "90", "fingerprint": embedding.fingerprint} | changes
     tensors = {"clip_features": embedding.clip_features, "sam_embedding": embedding.sam_embedding}
-    about["sha256"] = _digest(about, tensors)
-    save_file(tensors, path, {"sspsam_embedding": json.dumps(about, sort_keys=True)})
+    metadata["sha256"] = _digest(metadata, tensors)
+    save_file(tensors, path, {"sspsam_embedding": json.dumps(metadata, sort_keys=True)})
 
 
-def test_saving_into_a_missing_folder_is_an_error_of_ours(saved, tmp_path: Path) -> None:
+def test_saving_into_a_missing_folder_is_a_storage_error(saved, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="nowhere"):
         saved[1].save(tmp_path / "nowhere" / "e.safetensors")
 
 
-def test_a_copy_on_another_device_is_kept_and_what_can_be_made_again_is_not_pickled(saved) -> None:
+def test_an_embedding_survives_pickle_with_its_pixels_and_geometry(saved) -> None:
     predictor, embedding, _ = saved
-    elsewhere = embedding.to("meta")
-    assert elsewhere.clip_features.device.type == "meta"
-    assert embedding.to("meta") is elsewhere  # so that it is prepared there once
-    assert embedding.to("cpu") is embedding
     result = predictor.predict("the red circle", embedding=embedding)
-    assert embedding.prepared is not None
-    read = pickle.loads(pickle.dumps(embedding))
-    assert read.prepared is read.moved is None
-    assert torch.equal(read.sam_embedding, embedding.sam_embedding)
-    assert predictor.predict("the red circle", embedding=read).score == result.score
+    plain = len(pickle.dumps(predictor.encode(embedding.pixels)))
+    assert len(pickle.dumps(embedding)) < plain + 100  # an embedding that was used takes no more space
+    copy = pickle.loads(pickle.dumps(embedding))
+    assert torch.equal(copy.sam_embedding, embedding.sam_embedding)
+    assert np.array_equal(copy.pixels, embedding.pixels)
+    assert copy.geometry == embedding.geometry
+    assert predictor.predict("the red circle", embedding=copy).to_dict() == result.to_dict()

@@ -1,4 +1,4 @@
-"""Pictures of every kind, shape and state of decay."""
+"""Images of every kind, shape and kind of damage."""
 
 import io
 import os
@@ -20,10 +20,10 @@ from PIL import ExifTags, Image, ImageFile, ImageSequence
 from sspsam.errors import ImageError, ImageNotFoundError, ImageTooLargeError, SSPSAMWarning
 from sspsam.images.loading import Pixels, load_image
 
-Turn = Callable[[Pixels], Pixels]
+Transform = Callable[[Pixels], Pixels]
 
-# what a camera stores of an upright picture, by EXIF orientation (EXIF 2.3, table of tag 274)
-STORED: dict[int, Turn] = {
+# pixels that a camera stores for an upright image, by EXIF orientation (EXIF 2.3, table of tag 274)
+STORED: dict[int, Transform] = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
     3: lambda upright: upright[::-1, ::-1],
@@ -46,7 +46,7 @@ def noise(height: int, width: int, channels: int = 3) -> Pixels:
 
 
 def blocks() -> Pixels:
-    """Flat squares, which JPEG keeps nearly as they are."""
+    """Flat squares, which JPEG changes little."""
     return np.kron(noise(3, 5), np.ones((16, 16, 1), dtype=np.uint8))
 
 
@@ -77,14 +77,14 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 def png(width: int, height: int, depth: int, color: int, *chunks: tuple[bytes, bytes]) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in [(b"IHDR", header), *chunks, (b"IEND", b"")])
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*content) for content in [(b"IHDR", header), *chunks, (b"IEND", b"")])
 
 
-# --- what can be passed ---
+# --- kinds of inputs ---
 
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
-def test_a_matrix_is_an_array_too() -> None:
+def test_a_numpy_matrix_is_loaded_as_an_array() -> None:
     grey = noise(4, 6, 1)
     assert np.array_equal(load_image(np.asmatrix(grey[..., 0])), np.repeat(grey, 3, axis=2))
 
@@ -94,7 +94,7 @@ def test_path_bytes_pil_and_array_give_the_same_pixels(tmp_path: Path, kind: str
     pixels = noise(13, 17)
     data = saved(pixels, kind, **({"lossless": True} if kind == "WEBP" else {}))
     strided = memoryview(bytes(byte for pair in zip(data, data, strict=True) for byte in pair))[::2]
-    path = tmp_path / "picture with spaces ü"
+    path = tmp_path / "image with spaces ü"
     path.write_bytes(data)
     for image in (
         path,
@@ -118,7 +118,7 @@ def test_path_bytes_pil_and_array_give_the_same_pixels(tmp_path: Path, kind: str
         lambda pixels: pixels[::-1, ::-1, ::-1].copy()[::-1, ::-1, ::-1],
     ],
 )
-def test_the_result_is_contiguous_and_shares_nothing_with_the_array(view: Turn) -> None:
+def test_the_result_is_contiguous_and_shares_no_memory_with_the_array(view: Transform) -> None:
     pixels = view(noise(6, 7))
     pixels.flags.writeable = False
     result = load_image(pixels)
@@ -129,7 +129,7 @@ def test_the_result_is_contiguous_and_shares_nothing_with_the_array(view: Turn) 
     assert not np.shares_memory(result, pixels)
 
 
-def test_arrays_mean_what_the_table_says() -> None:
+def test_arrays_are_converted_as_the_table_states() -> None:
     grey = noise(4, 6, 1)
     as_rgb = np.repeat(grey, 3, axis=2)
     assert np.array_equal(load_image(grey), as_rgb)
@@ -142,7 +142,7 @@ def test_arrays_mean_what_the_table_says() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
-def test_every_16_bit_value_is_scaled_and_none_is_clipped(dtype: str) -> None:
+def test_every_16_bit_value_is_scaled_and_not_clipped(dtype: str) -> None:
     values = np.arange(65536, dtype=dtype).reshape(256, 256)
     expected = np.rint(np.arange(65536) / 257).reshape(256, 256, 1)
     assert np.array_equal(load_image(values), np.repeat(expected, 3, axis=2))
@@ -162,53 +162,53 @@ def test_every_16_bit_value_is_scaled_and_none_is_clipped(dtype: str) -> None:
         (np.zeros((2, 2), complex), "complex128"),
         (np.zeros((3, 40, 50), np.uint8), "channel-first"),
         (np.zeros((1, 40, 50), np.uint8), "channel-first"),
-        (np.zeros((1, 40, 50, 3), np.uint8), "not a picture"),
-        (np.zeros((40, 50, 2), np.uint8), "not a picture"),
-        (np.zeros((40, 50, 0), np.uint8), "not a picture"),
-        (np.zeros(5, np.uint8), "not a picture"),
-        (np.array(5, np.uint8), "not a picture"),
+        (np.zeros((1, 40, 50, 3), np.uint8), "is not an image"),
+        (np.zeros((40, 50, 2), np.uint8), "is not an image"),
+        (np.zeros((40, 50, 0), np.uint8), "is not an image"),
+        (np.zeros(5, np.uint8), "is not an image"),
+        (np.array(5, np.uint8), "is not an image"),
         (np.zeros((0, 5, 3), np.uint8), "empty: 5 x 0"),
         (np.zeros((5, 0), np.uint8), "empty: 0 x 5"),
     ],
     ids=lambda value: f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else "",
 )
-def test_an_array_that_would_be_a_guess_is_refused(array: np.ndarray, message: str) -> None:
+def test_an_array_with_an_ambiguous_meaning_is_refused(array: np.ndarray, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         load_image(array)
 
 
 @pytest.mark.parametrize("image", [None, 3, 2.5, True, [[1]], ("a.png",), {}, np.uint8(3), io.BytesIO(), Image.Image])
-def test_what_is_no_picture_is_a_type_error(image: object) -> None:
-    with pytest.raises(TypeError, match="an image is a path, bytes, a PIL image or a NumPy array, not"):
+def test_an_object_that_is_not_an_image_is_a_type_error(image: object) -> None:
+    with pytest.raises(TypeError, match="an image must be a path, bytes, a PIL image or a NumPy array, not"):
         load_image(image)  # type: ignore[arg-type]
 
 
-def test_a_tensor_is_a_type_error_that_says_what_to_pass() -> None:
+def test_a_tensor_is_a_type_error_that_names_the_conversion() -> None:
     with pytest.raises(TypeError, match=r"Tensor; pass tensor\.permute"):
         load_image(torch.zeros(3, 4, 5))  # type: ignore[arg-type]
 
 
-# --- upright ---
+# --- orientation ---
 
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("kind", LOSSLESS)
-def test_every_exif_orientation_comes_out_upright(tmp_path: Path, kind: str, orientation: int) -> None:
+def test_every_exif_orientation_gives_an_upright_image(tmp_path: Path, kind: str, orientation: int) -> None:
     upright = noise(12, 20)
     data = saved(STORED[orientation](upright), kind, exif=exif(orientation), **LOSSLESS[kind])
-    (path := tmp_path / "picture").write_bytes(data)
+    (path := tmp_path / "image").write_bytes(data)
     for image in (path, data, opened(data), opened(data, loaded=True)):
         assert np.array_equal(load_image(image), upright)
 
 
 @pytest.mark.parametrize("orientation", STORED)
-def test_every_exif_orientation_of_a_jpeg_comes_out_upright(orientation: int) -> None:
+def test_every_exif_orientation_of_a_jpeg_gives_an_upright_image(orientation: int) -> None:
     data = saved(STORED[orientation](blocks()), "JPEG", quality=95, subsampling=0, exif=exif(orientation))
     for image in (data, opened(data), opened(data, loaded=True)):
         assert np.abs(load_image(image).astype(int) - blocks()).mean() < 3
 
 
-def test_exif_behind_the_pixels_of_a_png_counts_too() -> None:
+def test_exif_behind_the_pixels_of_a_png_is_applied() -> None:
     upright = noise(5, 9)
     tags = exif(6).tobytes().removeprefix(b"Exif\0\0")
     plain = saved(STORED[6](upright), "PNG")
@@ -216,7 +216,7 @@ def test_exif_behind_the_pixels_of_a_png_counts_too() -> None:
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 255, 65535])
-def test_an_orientation_that_does_not_exist_turns_nothing(orientation: int) -> None:
+def test_an_undefined_orientation_is_ignored(orientation: int) -> None:
     pixels = noise(5, 9)
     assert np.array_equal(load_image(saved(pixels, "PNG", exif=exif(orientation))), pixels)
 
@@ -233,7 +233,7 @@ def test_an_orientation_that_does_not_exist_turns_nothing(orientation: int) -> N
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_damaged_exif_does_not_cost_the_picture(kind: str, damaged: bytes) -> None:
+def test_an_image_with_damaged_exif_is_loaded_without_it(kind: str, damaged: bytes) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
     expected = load_image(saved(blocks(), kind, **options))
     data = saved(blocks(), kind, exif=damaged, **options)
@@ -244,17 +244,17 @@ def test_damaged_exif_does_not_cost_the_picture(kind: str, damaged: bytes) -> No
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "WEBP"])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
 def test_the_callers_pil_image_is_not_changed(kind: str, mode: str) -> None:
-    picture = Image.fromarray(noise(8, 11)).convert(mode)
+    source = Image.fromarray(noise(8, 11)).convert(mode)
     options = {} if kind == "GIF" else {"exif": exif(6)}
-    image, twin = (opened(saved(picture, kind, **options), loaded=True) for _ in range(2))
+    image, untouched = (opened(saved(source, kind, **options), loaded=True) for _ in range(2))
     load_image(image)
-    assert (image.mode, image.size, image.tobytes()) == (twin.mode, twin.size, twin.tobytes())
-    assert image.info == twin.info
-    assert dict(image.getexif()) == dict(twin.getexif())
-    assert image.getpalette() == twin.getpalette()
+    assert (image.mode, image.size, image.tobytes()) == (untouched.mode, untouched.size, untouched.tobytes())
+    assert image.info == untouched.info
+    assert dict(image.getexif()) == dict(untouched.getexif())
+    assert image.getpalette() == untouched.getpalette()
 
 
-# --- every mode ---
+# --- modes of Pillow ---
 
 _RED, _GREEN = np.meshgrid(np.arange(0, 256, 5), np.arange(0, 256, 15))
 RAMP = np.stack([_RED, _GREEN, np.full_like(_RED, 90)], axis=-1).astype(np.uint8)
@@ -273,7 +273,7 @@ def test_grey_and_palette_modes_keep_their_values(mode: str) -> None:
     assert np.array_equal(load_image(image), np.repeat(grey[..., None], 3, axis=2))
 
 
-def test_a_palette_means_its_colours() -> None:
+def test_a_palette_is_applied() -> None:
     image = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8), "P")
     image.putpalette([255, 0, 0, 0, 255, 0, 7, 8, 9])
     assert load_image(image).tolist() == [[[255, 0, 0], [0, 255, 0], [7, 8, 9]]]
@@ -301,7 +301,7 @@ def test_lab_is_converted_with_its_white_point() -> None:
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I;16N"])
-def test_16_bit_modes_are_scaled(mode: str) -> None:
+def test_16_bit_modes_are_scaled_by_1_257(mode: str) -> None:
     values = np.array([0, 128, 129, 256, 257, 32768, 65406, 65407, 65535])
     raw = values.astype({"I;16B": ">u2", "I;16N": "=u2"}.get(mode, "<u2")).tobytes()
     result = load_image(Image.frombytes(mode, (len(values), 1), raw))[0]
@@ -309,20 +309,20 @@ def test_16_bit_modes_are_scaled(mode: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_16_bit_files_are_scaled_even_where_they_are_dark(kind: str) -> None:
+def test_16_bit_files_are_scaled_even_if_all_values_are_small(kind: str) -> None:
     for brightest in (200, 65535):
         values = np.linspace(0, brightest, 60).astype(np.uint16).reshape(6, 10)
         result = load_image(saved(Image.fromarray(values), kind))
         assert np.array_equal(result[..., 1], np.rint(values / 257))
 
 
-def test_32_bit_integers_are_8_bit_or_16_bit_by_their_values() -> None:
+def test_the_values_of_32_bit_integers_determine_their_range() -> None:
     small, large = np.array([[0, 7, 255]], np.int32), np.array([[0, 257, 65535]], np.int32)
     assert load_image(Image.fromarray(small))[0, :, 0].tolist() == [0, 7, 255]
     assert load_image(Image.fromarray(large))[0, :, 0].tolist() == [0, 1, 255]
 
 
-def test_floats_are_fractions_or_bytes_by_their_values() -> None:
+def test_the_values_of_floats_determine_their_range() -> None:
     assert load_image(Image.fromarray(np.array([[0, 0.5, 1]], np.float32)))[0, :, 0].tolist() == [0, 128, 255]
     assert load_image(Image.fromarray(np.array([[0, 99.6, 255]], np.float32)))[0, :, 0].tolist() == [0, 100, 255]
 
@@ -332,13 +332,13 @@ def test_floats_are_fractions_or_bytes_by_their_values() -> None:
     [np.array([[-1, 5]], np.int32), np.array([[0, 65536]], np.int32)]
     + [np.array([[0, bad]], np.float32) for bad in (-0.5, 256, np.nan, np.inf, -np.inf)],
 )
-def test_wide_values_without_a_meaning_are_refused(values: np.ndarray) -> None:
+def test_32_bit_values_of_an_unknown_range_are_refused(values: np.ndarray) -> None:
     with pytest.raises(ImageError, match="guess"):
         load_image(Image.fromarray(values))
 
 
 def scanline(*values: int, depth: int = 8) -> tuple[bytes, bytes]:
-    """The pixels of a PNG of one row."""
+    """Return the chunk with the pixels of a PNG of one row."""
     return b"IDAT", zlib.compress(b"\0" + b"".join(value.to_bytes(depth // 8) for value in values))
 
 
@@ -369,7 +369,7 @@ def test_a_transparent_gif_is_composited_on_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBX", "CMYK", "HSV", "YCbCr", "I", "F", "LAB"])
-def test_a_stray_transparency_entry_does_not_cost_the_picture(mode: str) -> None:
+def test_a_transparency_entry_without_a_meaning_is_ignored(mode: str) -> None:
     image = Image.frombytes(mode, (2, 2), bytes(4 * len(Image.new(mode, (1, 1)).tobytes())))  # padding of 0 too
     expected = load_image(image)
     image.info["transparency"] = 300
@@ -380,7 +380,7 @@ def test_a_stray_transparency_entry_does_not_cost_the_picture(mode: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_several_frames_the_first_is_taken_with_a_warning(tmp_path: Path, kind: str) -> None:
+def test_the_first_of_several_frames_is_used_with_a_warning(tmp_path: Path, kind: str) -> None:
     frames = [Image.new("RGB", (6, 4), color) for color in ("red", "lime", "blue")]
     data = saved(
         frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {})
@@ -393,7 +393,7 @@ def test_of_several_frames_the_first_is_taken_with_a_warning(tmp_path: Path, kin
         assert np.array_equal(result, np.asarray(frames[0]))
 
 
-def test_the_current_frame_of_a_pil_image_is_taken_and_stays_current() -> None:
+def test_the_current_frame_of_a_pil_image_is_used_and_stays_current() -> None:
     frames = [Image.new("RGB", (6, 4), color) for color in ("red", "lime", "blue")]
     image = opened(saved(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     for index, _ in enumerate(ImageSequence.Iterator(image)):
@@ -402,7 +402,7 @@ def test_the_current_frame_of_a_pil_image_is_taken_and_stays_current() -> None:
         assert image.tell() == index
 
 
-def test_a_photograph_with_a_preview_gives_no_warning() -> None:
+def test_an_mpo_photograph_with_a_preview_gives_no_warning() -> None:
     photograph = Image.fromarray(blocks())
     data = saved(photograph, "MPO", save_all=True, append_images=[photograph.resize((8, 8))])
     assert opened(data).n_frames == 2
@@ -411,7 +411,7 @@ def test_a_photograph_with_a_preview_gives_no_warning() -> None:
         assert load_image(data).shape == blocks().shape
 
 
-def test_a_warning_made_an_error_stays_that_warning() -> None:
+def test_a_warning_that_is_turned_into_an_error_keeps_its_class() -> None:
     frames = [Image.new("RGB", (6, 4), color) for color in ("red", "lime")]
     data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     for image in (data, opened(data)):
@@ -421,19 +421,19 @@ def test_a_warning_made_an_error_stays_that_warning() -> None:
                 load_image(image)
 
 
-# --- too large ---
+# --- size limits ---
 
 
-def test_max_pixels_is_checked_before_anything_is_decoded() -> None:
-    bare_header = png(5000, 4000, 8, 2)
-    for image in (bare_header, opened(bare_header)):
+def test_max_pixels_is_checked_before_decoding() -> None:
+    header_only = png(5000, 4000, 8, 2)
+    for image in (header_only, opened(header_only)):
         with pytest.raises(ImageTooLargeError, match=r"5000 x 4000 = 20,000,000 pixels, more than .* 19,999,999"):
             load_image(image, max_pixels=19_999_999)
-        with pytest.raises(ImageError, match="damaged"):  # within the limit it is decoded, and found to be hollow
+        with pytest.raises(ImageError, match="damaged"):  # within the limit decoding starts, and finds no pixels
             load_image(image, max_pixels=20_000_000)
 
 
-def test_a_picture_of_exactly_max_pixels_is_taken() -> None:
+def test_an_image_of_exactly_max_pixels_is_accepted() -> None:
     pixels = noise(4, 5)
     for image in (pixels, Image.fromarray(pixels), saved(pixels, "PNG")):
         assert load_image(image, max_pixels=20).shape == (4, 5, 3)
@@ -441,7 +441,7 @@ def test_a_picture_of_exactly_max_pixels_is_taken() -> None:
             load_image(image, max_pixels=19)
 
 
-def test_what_pillow_itself_refuses_is_too_large_with_its_limit_untouched() -> None:
+def test_an_image_beyond_pillows_own_limit_is_too_large_and_the_limit_does_not_change() -> None:
     limit = Image.MAX_IMAGE_PIXELS
     with pytest.raises(ImageTooLargeError, match="MAX_IMAGE_PIXELS"):
         load_image(png(60000, 60000, 8, 2), max_pixels=10**12)
@@ -449,7 +449,7 @@ def test_what_pillow_itself_refuses_is_too_large_with_its_limit_untouched() -> N
 
 
 @pytest.mark.filterwarnings("ignore:Image was not the expected size")
-def test_an_icon_that_understates_its_size_is_too_large() -> None:
+def test_an_icon_whose_header_understates_its_size_is_too_large() -> None:
     data = saved(noise(300, 300), "PNG")
     icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(data), 22) + data
     with pytest.raises(ImageTooLargeError, match="300 x 300"):
@@ -457,17 +457,17 @@ def test_an_icon_that_understates_its_size_is_too_large() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (12000, 3)])
-def test_extreme_shapes_are_taken(size: tuple[int, int]) -> None:
+def test_images_of_extreme_shape_are_loaded(size: tuple[int, int]) -> None:
     pixels = noise(*size)
     assert np.array_equal(load_image(saved(pixels, "PNG")), pixels)
 
 
-# --- unreadable ---
+# --- unreadable inputs ---
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
-def test_a_truncated_file_is_damaged_not_half_a_picture(tmp_path: Path, kind: str, kept: float) -> None:
+def test_a_truncated_file_is_an_image_error_that_names_the_file(tmp_path: Path, kind: str, kept: float) -> None:
     data = saved(noise(40, 50), kind)
     (path := tmp_path / "half.bin").write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(ImageError, match=r"half\.bin"):
@@ -475,9 +475,9 @@ def test_a_truncated_file_is_damaged_not_half_a_picture(tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\0", b"just words, and not a picture", b"<svg/>", b"\xff\xd8", b"\x89PNG\r\n\x1a\n"]
+    "data", [b"", b"\0", b"just words, and not an image", b"<svg/>", b"\xff\xd8", b"\x89PNG\r\n\x1a\n"]
 )
-def test_bytes_that_are_no_picture_are_an_image_error(tmp_path: Path, data: bytes) -> None:
+def test_bytes_that_are_not_an_image_are_an_image_error(tmp_path: Path, data: bytes) -> None:
     (path := tmp_path / "no.png").write_bytes(data)
     with pytest.raises(ImageError, match=f"image of {len(data)} bytes"):
         load_image(data)
@@ -485,7 +485,7 @@ def test_bytes_that_are_no_picture_are_an_image_error(tmp_path: Path, data: byte
         load_image(path)
 
 
-def test_heic_names_the_plugin() -> None:
+def test_an_error_for_heic_names_the_plugin() -> None:
     with pytest.raises(ImageError, match="pillow-heif"):
         load_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 40)
 
@@ -514,7 +514,7 @@ def test_a_missing_file_is_also_a_file_not_found_error(tmp_path: Path) -> None:
         ("/dev/null", "not a regular file"),
     ],
 )
-def test_a_path_that_leads_to_no_picture_says_why(path: str, message: str) -> None:
+def test_an_error_for_an_unusable_path_gives_the_reason(path: str, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         load_image(path)
 
@@ -526,13 +526,13 @@ def test_a_fifo_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
         load_image(tmp_path / "pipe.png")
 
 
-def test_a_loop_of_links_is_an_image_error(tmp_path: Path) -> None:
+def test_a_loop_of_symbolic_links_is_an_image_error(tmp_path: Path) -> None:
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     with pytest.raises(ImageError, match=r"loop\.png"):
         load_image(tmp_path / "loop.png")
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root can read every file")
 def test_a_file_without_permission_is_an_image_error(tmp_path: Path) -> None:
     (path := tmp_path / "secret.png").write_bytes(saved(noise(2, 2), "PNG"))
     path.chmod(0)
@@ -544,12 +544,12 @@ def test_a_file_without_permission_is_an_image_error(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_opened_is_an_image_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def raise_error(*_: object, **__: object) -> None:
         raise error
 
-    (path := tmp_path / "there.png").write_bytes(saved(noise(2, 2), "PNG"))
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(ImageError, match=rf"there\.png: {error.strerror}"):
+    (path := tmp_path / "existing.png").write_bytes(saved(noise(2, 2), "PNG"))
+    monkeypatch.setattr(Path, "open", raise_error)
+    with pytest.raises(ImageError, match=rf"existing\.png: {error.strerror}"):
         load_image(path)
 
 
@@ -579,7 +579,7 @@ SEEDS = [
     st.lists(st.tuples(st.one_of(st.integers(0, 80), st.integers(0, 5000)), st.integers(0, 255)), max_size=6),
     st.integers(0, 30),
 )
-def test_hostile_bytes_give_a_picture_or_an_image_error(seed: bytes, changes: list[tuple[int, int]], cut: int) -> None:
+def test_changed_bytes_give_an_image_or_an_image_error(seed: bytes, changes: list[tuple[int, int]], cut: int) -> None:
     data = bytearray(seed[: len(seed) - cut])
     for position, value in changes:
         data[position % len(data)] = value
@@ -593,10 +593,10 @@ def test_hostile_bytes_give_a_picture_or_an_image_error(seed: bytes, changes: li
     assert 0 < pixels.shape[0] * pixels.shape[1] <= 100_000
 
 
-# --- nothing global ---
+# --- global state ---
 
 
-def test_nothing_global_is_changed() -> None:
+def test_loading_changes_no_global_state() -> None:
     def state() -> tuple[object, ...]:
         settings_ = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, ImageFile.MAXBLOCK
         return *settings_, list(warnings.filters), np.geterr(), dict(os.environ), Path.cwd(), threading.active_count()

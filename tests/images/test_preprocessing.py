@@ -1,4 +1,4 @@
-"""Tensors and geometry against torchvision and stock segment_anything, on pictures of every shape."""
+"""Model inputs and geometry of images of every shape, compared with torchvision and stock segment_anything."""
 
 from fractions import Fraction
 
@@ -28,8 +28,8 @@ def noise(height: int, width: int) -> Pixels:
     return np.random.default_rng(height * 20000 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-class Square(nn.Module):
-    """All that SAM's preprocessing asks of its image encoder."""
+class ImageEncoderStub(nn.Module):
+    """The attribute of an image encoder that SAM's preprocessing reads."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ class Square(nn.Module):
 
 def stock_sam_input(pixels: Pixels, config: ModelConfig) -> torch.Tensor:
     size, constants = config.architecture.sam.image_size, config.preprocessing
-    sam = Sam(Square(size), nn.Identity(), nn.Identity(), list(constants.sam_mean), list(constants.sam_std))
+    sam = Sam(ImageEncoderStub(size), nn.Identity(), nn.Identity(), list(constants.sam_mean), list(constants.sam_std))
     resized = ResizeLongestSide(size).apply_image(pixels)
     return sam.preprocess(torch.as_tensor(resized).permute(2, 0, 1).contiguous()[None])[0]
 
 
 def stock_clip_input(pixels: Pixels, config: ModelConfig) -> torch.Tensor:
-    """Section 1 of SSP_SAM.md in torchvision's words."""
+    """The CLIP input of docs/method.md, section 1, computed with torchvision."""
     size, constants = config.architecture.clip.image_size, config.preprocessing
     target = [max(1, round(Fraction(side * size, max(pixels.shape[:2])))) for side in pixels.shape[:2]]
     resized = TF.resize(TF.to_pil_image(pixels), target, InterpolationMode.BILINEAR)
@@ -58,10 +58,12 @@ def stock_clip_input(pixels: Pixels, config: ModelConfig) -> torch.Tensor:
 @example(1, 1, 224, 1024)
 @example(12000, 3, 336, 1024)
 @example(448, 3, 224, 1024)  # a side of exactly 1.5 pixels
-def test_geometry_is_segment_anythings_and_section_1(height: int, width: int, clip: int, sam: int) -> None:
+def test_geometry_equals_segment_anythings_and_the_exact_fractions(
+    height: int, width: int, clip: int, sam: int
+) -> None:
     geometry = Geometry.of(height, width, clip, sam)
-    theirs = ResizeLongestSide.get_preprocess_shape(height, width, sam)
-    assert (geometry.sam_height, geometry.sam_width) == tuple(max(1, side) for side in theirs)
+    stock = ResizeLongestSide.get_preprocess_shape(height, width, sam)
+    assert (geometry.sam_height, geometry.sam_width) == tuple(max(1, side) for side in stock)
     exact = [round(Fraction(side * clip, max(height, width))) for side in (height, width)]
     assert (geometry.clip_height, geometry.clip_width) == tuple(max(1, side) for side in exact)
     # rounding half of the free pixels less 0.1 leaves the odd pixel to the bottom and right
@@ -72,9 +74,7 @@ def test_geometry_is_segment_anythings_and_section_1(height: int, width: int, cl
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 200_000), st.integers(1, 200_000), st.integers(1, 1024), st.integers(1, 1024))
-def test_a_picture_always_lies_inside_its_squares_with_no_side_of_zero(
-    height: int, width: int, clip: int, sam: int
-) -> None:
+def test_an_image_lies_inside_its_squares_and_no_side_is_zero(height: int, width: int, clip: int, sam: int) -> None:
     geometry = Geometry.of(height, width, clip, sam)
     assert max(geometry.clip_height, geometry.clip_width) == clip
     assert max(geometry.sam_height, geometry.sam_width) == sam
@@ -87,16 +87,16 @@ def test_a_picture_always_lies_inside_its_squares_with_no_side_of_zero(
 @given(sides, sides)
 @example(128, 48)
 @example(1, 1)
-def test_inputs_are_torchvisions_and_segment_anythings_own(height: int, width: int) -> None:
+def test_inputs_equal_those_of_torchvision_and_segment_anything(height: int, width: int) -> None:
     pixels = noise(height, width)
     geometry = geometry_of(pixels, TINY)
     assert torch.equal(clip_input(pixels, geometry, TINY), stock_clip_input(pixels, TINY))
-    if min(ResizeLongestSide.get_preprocess_shape(height, width, 128)) > 0:  # segment_anything cannot do the rest
+    if min(ResizeLongestSide.get_preprocess_shape(height, width, 128)) > 0:  # segment_anything fails for a side of zero
         assert torch.equal(sam_input(pixels, geometry, TINY), stock_sam_input(pixels, TINY))
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (1365, 2048), (336, 336), (37, 1024), *EXTREME[5:]])
-def test_inputs_of_the_published_sizes_are_identical_too(shape: tuple[int, int]) -> None:
+def test_inputs_of_the_published_sizes_equal_those_of_torchvision_and_segment_anything(shape: tuple[int, int]) -> None:
     pixels = noise(*shape)
     geometry = geometry_of(pixels, SMALL)
     assert torch.equal(clip_input(pixels, geometry, SMALL), stock_clip_input(pixels, SMALL))
@@ -104,7 +104,7 @@ def test_inputs_of_the_published_sizes_are_identical_too(shape: tuple[int, int])
 
 
 @pytest.mark.parametrize("shape", EXTREME)
-def test_pictures_of_extreme_shape_are_taken(shape: tuple[int, int]) -> None:
+def test_images_of_extreme_shape_give_finite_inputs(shape: tuple[int, int]) -> None:
     pixels = noise(*shape)
     geometry = geometry_of(pixels, SMALL)
     clip, sam = clip_input(pixels, geometry, SMALL), sam_input(pixels, geometry, SMALL)
@@ -115,7 +115,7 @@ def test_pictures_of_extreme_shape_are_taken(shape: tuple[int, int]) -> None:
     assert bool(sam[:, : geometry.sam_height, : geometry.sam_width].any())
 
 
-def test_padding_is_zero_after_normalising() -> None:
+def test_padding_is_zero_after_normalisation() -> None:
     pixels = np.full((30, 90, 3), 255, dtype=np.uint8)
     geometry = geometry_of(pixels, TINY)
     clip, sam = clip_input(pixels, geometry, TINY), sam_input(pixels, geometry, TINY)
@@ -127,7 +127,7 @@ def test_padding_is_zero_after_normalising() -> None:
     assert bool((sam[:, : geometry.sam_height] > 0).all())
 
 
-def test_channels_are_red_green_blue_with_their_own_constants() -> None:
+def test_channels_are_in_rgb_order_with_a_constant_each() -> None:
     constants = Preprocessing(
         clip_mean=(0.1, 0.2, 0.3), clip_std=(0.5, 0.25, 0.125), sam_mean=(1.0, 2.0, 3.0), sam_std=(4.0, 5.0, 6.0)
     )
@@ -138,7 +138,7 @@ def test_channels_are_red_green_blue_with_their_own_constants() -> None:
     assert sam_input(pixels, geometry, config)[:, 0, 0].tolist() == pytest.approx([50 / 4, 100 / 5, 201 / 6])
 
 
-def test_the_callers_pixels_and_torchs_defaults_do_not_matter() -> None:
+def test_read_only_pixels_and_torchs_defaults_do_not_change_the_inputs() -> None:
     pixels = noise(20, 30)
     pixels.flags.writeable = False
     geometry = geometry_of(pixels, TINY)
@@ -146,7 +146,7 @@ def test_the_callers_pixels_and_torchs_defaults_do_not_matter() -> None:
     try:
         torch.set_default_dtype(torch.float64)
         with torch.device("meta"):
-            again = clip_input(pixels, geometry, TINY), sam_input(pixels, geometry, TINY)
+            inputs = clip_input(pixels, geometry, TINY), sam_input(pixels, geometry, TINY)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert all(torch.equal(one, other) for one, other in zip(expected, again, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(inputs, expected, strict=True))

@@ -1,4 +1,4 @@
-"""The words a user types against open_clip's own tokeniser."""
+"""Token ids and words of expressions, compared with open_clip's own tokenizer."""
 
 import re
 import time
@@ -11,8 +11,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from sspsam import text as text_module
 from sspsam.errors import SSPSAMError, SSPSAMWarning, TextError
+from sspsam.text import tokenizer as tokenizer_module
 from sspsam.text.tokenizer import MAX_WORD_CHARACTERS, Tokenizer
 
 LENGTH = 77
@@ -58,8 +58,8 @@ any_character = st.characters()  # lone surrogates included
 any_text = st.lists(st.one_of(st.sampled_from(SNIPPETS), st.text(any_character, max_size=6)), max_size=8).map("".join)
 
 
-def read(text: str) -> list[int] | None:
-    """The ids, or None where the text is refused as empty."""
+def token_ids_or_none(text: str) -> list[int] | None:
+    """Return the token ids, or None where the text is refused as empty."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SSPSAMWarning)
         try:
@@ -79,14 +79,14 @@ def sentence_of(text: str) -> str:
 @example("犬" * 100)
 @example("\ud83d\udc36 lone \udc36")
 @example("he said {} and {0}")
-def test_ids_are_open_clips_own(text: str) -> None:
+def test_token_ids_equal_those_of_open_clip(text: str) -> None:
     assume(not CONTROL.search(STOCK.clean_fn(sentence_of(text))))
     stock = STOCK(sentence_of(text), LENGTH)[0].tolist()
-    ours = read(text)
-    if ours is None:
-        assert stock[:4] == [START, STOCK.encoder[".</w>"], END, 0]  # nothing but the template's full stop
+    token_ids = token_ids_or_none(text)
+    if token_ids is None:
+        assert stock[:4] == [START, STOCK.encoder[".</w>"], END, 0]  # only the template's full stop
     else:
-        assert ours == stock
+        assert token_ids == stock
 
 
 @settings(max_examples=400, deadline=None)
@@ -99,19 +99,19 @@ def test_ids_are_open_clips_own(text: str) -> None:
 @example("<start_of_text> &amp;amp;amp;lt;end_of_text&amp;amp;amp;gt;")
 @example("<<end_of_text>>")
 @example("\uff1cend_of_text\uff1e")
-def test_a_text_never_holds_control_tokens_and_never_crashes(text: str) -> None:
-    ids = read(text)
+def test_no_text_produces_control_tokens_or_crashes(text: str) -> None:
+    ids = token_ids_or_none(text)
     if ids is None:
         return
     end = ids.index(END)
     assert ids[0] == START
     assert not {START, END} & set(ids[1:end])
     assert not any(ids[end + 1 :])
-    assert read(text) == ids  # the second time, from the cache
+    assert token_ids_or_none(text) == ids  # the second time from the cache of words
 
 
 @pytest.mark.parametrize("name", ["start_of_text>", "end_of_text>"])
-def test_control_tokens_in_a_text_are_plain_words(name: str) -> None:
+def test_control_tokens_in_a_text_are_tokenised_as_plain_words(name: str) -> None:
     plain = [*STOCK.encode("a <"), *STOCK.encode(f"{name} b.")]
     for text in (f"a <{name} b", f"A &lt;{name.upper()} b", f"a &amp;lt;{name} b"):
         ids = TOKENIZER(text).tolist()
@@ -122,8 +122,8 @@ def test_control_tokens_in_a_text_are_plain_words(name: str) -> None:
 @given(any_text)
 @example("a" * 300)
 @example("犬🐶" * 40)
-def test_words_tile_the_positions_between_the_markers(text: str) -> None:
-    ids = read(text)
+def test_words_cover_every_position_between_the_markers_once(text: str) -> None:
+    ids = token_ids_or_none(text)
     if ids is None:
         return
     words = TOKENIZER.words(np.array(ids))
@@ -133,13 +133,13 @@ def test_words_tile_the_positions_between_the_markers(text: str) -> None:
     assert all(word.stop > word.start and "</w>" not in word.text for word in words)
 
 
-def test_words_are_readable() -> None:
+def test_words_are_whole_words_of_the_text() -> None:
     words = TOKENIZER.words(TOKENIZER(" The brachiosaurus' tail, isn't it"))
     assert [word.text for word in words] == ["the", "brachiosaurus", "'", "tail", ",", "isn", "'t", "it", "."]
     assert max(word.stop - word.start for word in words) > 1  # a word of several pieces is one word
 
 
-def test_a_word_cut_in_its_middle_is_still_a_word() -> None:
+def test_a_word_that_is_truncated_in_its_middle_is_still_a_word() -> None:
     with pytest.warns(SSPSAMWarning):
         ids = TOKENIZER("dog " * 73 + "brachiosaurus")
     last = TOKENIZER.words(ids)[-1]
@@ -147,37 +147,37 @@ def test_a_word_cut_in_its_middle_is_still_a_word() -> None:
     assert "brachiosaurus".startswith(last.text)
 
 
-def test_case_and_surrounding_white_space_do_not_matter() -> None:
+def test_case_and_surrounding_white_space_have_no_effect() -> None:
     assert np.array_equal(TOKENIZER("\t The DOG\n"), TOKENIZER("the dog"))
 
 
-def test_another_template_and_another_length_are_kept() -> None:
+def test_template_and_context_length_are_configurable() -> None:
     ids = Tokenizer(9, "a photo of {}!")("Dog").tolist()
     assert ids == [START, *STOCK.encode("a photo of dog!"), END, 0, 0]
 
 
-def test_ids_are_int64_with_zeros_behind() -> None:
+def test_token_ids_are_int64_padded_with_zeros() -> None:
     ids = TOKENIZER("dog")
     assert ids.dtype == np.int64
     assert ids.shape == (LENGTH,)
     assert ids.tolist() == [START, 1929, STOCK.encoder[".</w>"], END, *[0] * 73]
 
 
-def test_a_text_that_is_too_long_is_cut_and_the_warning_quotes_the_rest() -> None:
-    with pytest.warns(SSPSAMWarning, match=r"77 tokens; not read: 'green zebra'") as caught:
+def test_a_text_that_is_too_long_is_truncated_and_the_warning_quotes_the_rest() -> None:
+    with pytest.warns(SSPSAMWarning, match=r"longer than 77 tokens; these words are not read: 'green zebra'") as caught:
         ids = TOKENIZER("dog " * 75 + "green zebra")
     assert len(caught) == 1
     assert ids.tolist() == [START, *[1929] * 75, END]
 
 
-def test_a_very_long_rest_is_quoted_in_part() -> None:
+def test_the_warning_quotes_only_the_beginning_of_a_very_long_rest() -> None:
     with pytest.warns(SSPSAMWarning) as caught:
         TOKENIZER("dog " * 900)
     assert str(caught[0].message).endswith(" ...'")
     assert len(str(caught[0].message)) < 500
 
 
-def test_cutting_only_the_templates_full_stop_is_silent() -> None:
+def test_truncating_only_the_templates_full_stop_gives_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert TOKENIZER("dog " * 75).tolist() == [START, *[1929] * 75, END]
@@ -185,7 +185,7 @@ def test_cutting_only_the_templates_full_stop_is_silent() -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t\n\u3000\u00a0", "\x00\x01", "\ufeff", "\x1b[0m", "&nbsp;"])
-def test_a_text_that_leaves_nothing_is_refused(text: str) -> None:
+def test_a_text_without_any_tokens_is_refused_as_empty(text: str) -> None:
     with pytest.raises(TextError, match="is empty") as caught:
         TOKENIZER(text)
     assert repr(text) in str(caught.value)
@@ -194,13 +194,13 @@ def test_a_text_that_leaves_nothing_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [None, 3, b"dog", ["dog"], ("dog",), np.array("dog"), object()])
-def test_a_text_of_another_type_is_a_type_error(text: object) -> None:
+def test_a_text_that_is_not_a_string_is_a_type_error(text: object) -> None:
     with pytest.raises(TypeError, match=f"a string, not {type(text).__name__}"):
         TOKENIZER(text)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("unit", ["a", "dog ", " ", "🐶", "&amp;", "\ud800"])
-def test_a_million_characters_are_refused_at_once(unit: str) -> None:
+def test_a_text_of_a_million_characters_is_refused_quickly(unit: str) -> None:
     started = time.perf_counter()
     with pytest.raises(TextError, match="1,000,000 characters"):
         TOKENIZER((unit * 1_000_000)[:1_000_000])
@@ -210,16 +210,16 @@ def test_a_million_characters_are_refused_at_once(unit: str) -> None:
 @pytest.mark.parametrize(
     "letters", ["abcdefghijklmnopqrstuvwxyz", "ﬀﬁﬂﬃﬄǆ", "😀🐶🚗👍🌍🎈", "éñøßłž", "犬猫鳥魚", "!?#*-_"]
 )
-def test_the_longest_word_that_is_allowed_is_read_in_seconds(letters: str) -> None:
+def test_the_longest_allowed_word_is_tokenised_within_seconds(letters: str) -> None:
     rng = np.random.default_rng(0)
     word = "".join(rng.choice(list(letters), MAX_WORD_CHARACTERS))
     started = time.perf_counter()
-    assert read(word) is not None
+    assert token_ids_or_none(word) is not None
     assert time.perf_counter() - started < 4  # measured: below 0.7 s
 
 
-def test_the_words_that_are_remembered_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_module, "_MAX_CACHED_WORDS", 10)
+def test_the_cache_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_module, "_MAX_CACHED_WORDS", 10)
     tokenizer = Tokenizer(LENGTH, "{}.")
     for number in range(30):
         text = "".join(chr(97 + int(digit)) for digit in str(number**9)) + " " + "x" * 70
@@ -229,12 +229,12 @@ def test_the_words_that_are_remembered_stay_bounded(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("template", ["{}{", "{}.{x}", "{}{0}", "a {} b"])
-def test_a_template_is_plain_text_around_its_place(template: str) -> None:
+def test_a_template_is_plain_text_around_its_placeholder(template: str) -> None:
     ids = Tokenizer(77, template)("the mug")
     assert ids[: (ids != 0).sum()].tolist()[1:-1] == STOCK.encode(re.sub(r"\{\}", "the mug", template))
 
 
-def test_many_ordinary_words_are_cut_and_the_full_stop_is_not_said_to_be_lost() -> None:
+def test_the_warning_of_truncation_does_not_quote_the_templates_full_stop() -> None:
     with pytest.warns(SSPSAMWarning, match="not read: 'mug the mug") as caught:
         Tokenizer(77, "{}.")("the mug " * 1000)
     assert "." not in str(caught[0].message).rpartition("not read: ")[2].replace(" ...", "")

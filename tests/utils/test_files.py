@@ -1,4 +1,4 @@
-"""Files take their place whole or not at all."""
+"""Atomic files: a reader sees the old content or the complete new content, never a part."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sspsam.errors import StorageError
-from sspsam.utils import files as storage
+from sspsam.utils import files
 from sspsam.utils.files import atomic_replace, replace_file, write_file
 
 
@@ -15,7 +15,7 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_a_file_is_replaced_and_whoever_has_the_old_one_open_keeps_it(tmp_path: Path) -> None:
+def test_an_open_file_keeps_its_content_when_it_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with path.open("rb") as old:
@@ -25,21 +25,21 @@ def test_a_file_is_replaced_and_whoever_has_the_old_one_open_keeps_it(tmp_path: 
     assert names(tmp_path) == ["file"]
 
 
-def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+def test_a_replaced_file_has_the_permissions_of_a_new_file(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     replace_file(tmp_path / "file", b"")
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def fail(*_: object) -> None:
+def raise_disk_full(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch, step: str) -> None:
+def test_a_full_disk_leaves_the_old_file_and_no_temporary_file(tmp_path: Path, monkeypatch, step: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    monkeypatch.setattr(storage.os, step, fail)
+    monkeypatch.setattr(files.os, step, raise_disk_full)
     with pytest.raises(StorageError, match=r"file.*No space left"):
         replace_file(path, b"new")
     monkeypatch.undo()
@@ -47,18 +47,18 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkey
     assert names(tmp_path) == ["file"]
 
 
-def test_nothing_takes_its_place_when_the_body_fails(tmp_path: Path) -> None:
-    def fail_between(first: Path, second: Path) -> None:
+def test_no_file_is_written_when_the_body_fails(tmp_path: Path) -> None:
+    def fail_after_the_first_file(first: Path, second: Path) -> None:
         with atomic_replace(first, second) as [temporary, _]:
-            write_file(temporary, lambda file: file.write(b"whole"))
+            write_file(temporary, lambda file: file.write(b"complete"))
             raise KeyError
 
     with pytest.raises(KeyError):
-        fail_between(tmp_path / "a", tmp_path / "b")
+        fail_after_the_first_file(tmp_path / "a", tmp_path / "b")
     assert names(tmp_path) == []
 
 
-def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_kept_and_its_target_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "target").write_bytes(b"old")
     (tmp_path / "link").symlink_to("target")
     replace_file(tmp_path / "link", b"new")
@@ -66,7 +66,7 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "target").read_bytes() == b"new"
 
 
-def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
+def test_folders_and_pipes_are_never_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     for name in ("pipe", "folder"):
@@ -77,8 +77,8 @@ def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
         replace_file(Path(""), b"")
 
 
-def test_the_longest_name_that_a_file_can_have_is_written(tmp_path: Path) -> None:
-    replace_file(tmp_path / ("x" * 255), b"whole")
+def test_the_longest_valid_file_name_is_written_and_invalid_names_raise_storage_error(tmp_path: Path) -> None:
+    replace_file(tmp_path / ("x" * 255), b"complete")
     assert names(tmp_path) == ["x" * 255]
     for name in ("x" * 256, "a\0b", "x/y"):
         (tmp_path / "x").touch()
@@ -86,8 +86,8 @@ def test_the_longest_name_that_a_file_can_have_is_written(tmp_path: Path) -> Non
             replace_file(tmp_path / name, b"")
 
 
-def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+def test_an_error_for_a_missing_directory_names_it(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="nowhere"):
         replace_file(tmp_path / "nowhere" / "file", b"")
-    with pytest.raises(OSError, match="nowhere"):  # also the standard kind
+    with pytest.raises(OSError, match="nowhere"):  # StorageError is also an OSError
         replace_file(tmp_path / "nowhere" / "file", b"")

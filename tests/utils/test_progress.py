@@ -1,4 +1,4 @@
-"""Progress is shown where somebody looks, and nowhere else."""
+"""Progress bars appear on a terminal, and nowhere else."""
 
 import io
 import sys
@@ -13,38 +13,38 @@ class Terminal(io.StringIO):
         return True
 
 
-def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
+def terminal_as_stderr(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
-    return screen
+    return terminal
 
 
-def count(total: int) -> None:
-    with progress("checking", total) as done:
+def advance(total: int) -> None:
+    with progress("checking", total) as update:
         for _ in range(10):
-            done(total // 10)
+            update(total // 10)
 
 
-def test_a_long_task_is_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = on_a_terminal(monkeypatch)
-    count(10**9)
+def test_a_large_total_shows_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_as_stderr(monkeypatch)
+    advance(10**9)
     assert "checking" in terminal.getvalue()
 
 
-def test_a_short_task_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = on_a_terminal(monkeypatch)
-    count(10**6)
+def test_a_small_total_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_as_stderr(monkeypatch)
+    advance(10**6)
     assert terminal.getvalue() == ""
 
 
-def test_nothing_is_shown_where_nobody_looks_or_nobody_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = on_a_terminal(monkeypatch)
+def test_no_bar_without_a_terminal_or_when_bars_are_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_as_stderr(monkeypatch)
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    count(10**9)
+    advance(10**9)
     monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS")
     monkeypatch.setattr(sys, "stderr", file := io.StringIO())
-    count(10**9)
+    advance(10**9)
     monkeypatch.setattr(sys, "stderr", None)
-    count(10**9)
+    advance(10**9)
     assert terminal.getvalue() == file.getvalue() == ""
