@@ -88,7 +88,11 @@ def test_none_after_set_image_is_an_error_and_not_an_answer_about_the_earlier_im
         predictor.predict("a")
 
 
-@pytest.mark.parametrize("bad", [None, 3, 2.5, object(), np.array(None), {}, solid(1).astype(float)], ids=repr)
+@pytest.mark.parametrize(
+    "bad",
+    [None, 3, 2.5, object(), np.array(None), {}, solid(1).astype(float)],
+    ids=["None", "int", "float", "object", "array of None", "dict", "array of floats"],
+)
 def test_a_bad_item_of_any_type_gives_an_error_in_its_place(predictor: SSPSAMPredictor, bad: object) -> None:
     first, error, last = seen_by(predictor, [solid(10), bad, solid(40)])
     assert (first, last) == (10, 40)
