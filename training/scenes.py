@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from sspsam.config import ModelConfig
 from sspsam.images.preprocessing import Geometry, clip_input, geometry_of, sam_input
 from sspsam.shapes import COLORS, OUTLINES, Noun, Question, Scene, Shape, ask, draw_scene
-from sspsam.shapes.drawing import any_size
+from sspsam.shapes.drawing import random_size
 from sspsam.shapes.parse import OPERATIONS
 from sspsam.shapes.words import NUMBERS
 from training.vocabulary import Vocabulary
@@ -192,7 +192,7 @@ def _parsed(question: Question) -> list[int]:
 
 def training_size(rng: np.random.Generator) -> tuple[int, int]:
     """Height and width: the aspects of the world at the size that the networks see, where drawing is cheap."""
-    height, width = any_size(rng)
+    height, width = random_size(rng)
     scale = rng.uniform(224, 384) / max(height, width)
     return max(48, round(height * scale)), max(48, round(width * scale))
 
