@@ -94,7 +94,7 @@ def test_the_area_of_every_kind_equals_that_of_its_outline(kind: str) -> None:
 
 
 def described(scene: Scene, text: str) -> list[Shape] | None:
-    """Shapes that a noun phrase describes, parsed from the text alone; None if it has other words than a noun phrase."""
+    """Shapes that a noun phrase describes, parsed from the text alone; None for other words."""
     words = re.sub(r"[.!?,']", " ", text.lower())
     words = re.sub(rf"\b({REQUEST_WORDS})\b", " ", words)
     for synonym, kind in SYNONYMS.items():
@@ -212,7 +212,7 @@ def test_a_scene_that_is_too_small_or_has_a_negative_number_of_shapes_is_refused
     assert draw_scene(0, (32, 2000)).pixels.shape == (32, 2000, 3)
 
 
-def test_a_scene_with_every_kind_still_gets_expressions_without_a_target() -> None:
+def test_an_absent_noun_names_a_colour_if_the_scene_has_every_kind() -> None:
     scene = next(scene for seed in range(100) if len((scene := draw_scene(seed, (96, 96), 8)).shapes) == 8)
     shapes = tuple(replace(shape, kind=kind) for shape, kind in zip(scene.shapes, OUTLINES, strict=True))
     every_kind = replace(scene, shapes=shapes)
