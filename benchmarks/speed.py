@@ -21,7 +21,7 @@ from sspsam.config import ModelConfig
 from sspsam.models import SSPSAM
 from sspsam.segmentation.result import Segmentation
 
-IMPLEMENTATIONS: Final = ("authors", "ours")  # keys of the numbers in the JSON file
+IMPLEMENTATIONS: Final = ("authors", "sspsam")  # keys of the numbers in the JSON file
 FOLDER_IMAGES: Final = 2
 FOLDER_EXPRESSIONS: Final = 3  # for each image of the folder
 MANY: Final = 16  # expressions in one call
@@ -32,10 +32,10 @@ _ResultT = TypeVar("_ResultT")
 
 @dataclass(frozen=True)
 class Setting:
-    """What a measurement runs on.
+    """Model, device and precision of a measurement.
 
     Args:
-        size: of the model, see `benchmarks.workload.architecture`.
+        size: name of the architecture, see `benchmarks.workload.architecture`.
         device: of both implementations.
         dtype: of `sspsam`'s image encoders; the authors' way computes in float32.
     """
@@ -71,17 +71,17 @@ class Comparison:
     device: torch.device
     times: Times = field(default_factory=dict)
 
-    def run(self, task: str, authors: Callable[[], list[Answer]], ours: Callable[[], list[Segmentation]]) -> float:
+    def run(self, task: str, authors: Callable[[], list[Answer]], sspsam: Callable[[], list[Segmentation]]) -> float:
         """Time both implementations of a task, and return the largest difference of their logits.
 
         The order alternates from round to round.
         """
-        times = self.times.setdefault(task, {"authors": [], "ours": []})
-        if len(times["ours"]) % 2:
+        times = self.times.setdefault(task, {"authors": [], "sspsam": []})
+        if len(times["sspsam"]) % 2:
             answers = self._timed(times["authors"], authors)
-            segmentations = self._timed(times["ours"], ours)
+            segmentations = self._timed(times["sspsam"], sspsam)
         else:
-            segmentations = self._timed(times["ours"], ours)
+            segmentations = self._timed(times["sspsam"], sspsam)
             answers = self._timed(times["authors"], authors)
         return _largest_difference(answers, segmentations)
 
@@ -136,7 +136,7 @@ def _round(comparison: Comparison, seed: int) -> float:
             comparison.run(
                 task,
                 partial(_authors_answers, authors, image, task_texts, authors_embedding),
-                partial(_our_answers, predictor, task_texts, embedding),
+                partial(_sspsam_answers, predictor, task_texts, embedding),
             )
         )
     return max(*differences, _folder_round(comparison, seed))
@@ -155,18 +155,18 @@ def _folder_round(comparison: Comparison, seed: int) -> float:
             for answer in _authors_answers(authors, image, image_texts, authors.encode_image(image))
         ]
 
-    def our_folder() -> list[Segmentation]:
+    def sspsam_folder() -> list[Segmentation]:
         results = predictor.predict_batch(images, texts, return_logits="low_res")
         return [segmentation for image_results in results for segmentation in image_results]
 
-    return comparison.run("iv", authors_folder, our_folder)
+    return comparison.run("iv", authors_folder, sspsam_folder)
 
 
 def _authors_answers(authors: AuthorsWay, image: Image.Image, texts: list[str], embedding: Tensor) -> list[Answer]:
     return [authors(image, text, embedding) for text in texts]
 
 
-def _our_answers(predictor: SSPSAMPredictor, texts: list[str], embedding: ImageEmbedding) -> list[Segmentation]:
+def _sspsam_answers(predictor: SSPSAMPredictor, texts: list[str], embedding: ImageEmbedding) -> list[Segmentation]:
     return predictor.predict(texts, embedding=embedding, return_logits="low_res")
 
 

@@ -52,8 +52,8 @@ def questions(
 ) -> Iterator[tuple[NDArray[np.uint8], list[LabelledExpression]]]:
     """Yield held-out images of a renderer, (h, w, 3) uint8 RGB, each with its expressions."""
     if renderer == "second":
-        for pixels, asked in scenes_and_questions(HELD_OUT_SEED, scenes, per_scene):
-            yield pixels, [LabelledExpression(question.text, question.kind, question.mask) for question in asked]
+        for pixels, labelled in scenes_and_questions(HELD_OUT_SEED, scenes, per_scene):
+            yield pixels, [LabelledExpression(question.text, question.kind, question.mask) for question in labelled]
         return
     for number in range(scenes):
         rng = np.random.default_rng(HELD_OUT_SEED + number)

@@ -6,7 +6,8 @@ expressions that a person could answer without doubt are generated.
 """
 
 from training.second_renderer.drawing import OUTLINES, Scene, Thing, draw_scene
-from training.second_renderer.questions import GENERATORS, AmbiguousDraw, Question, scenes_and_questions
+from training.second_renderer.expressions import GENERATORS, AmbiguousDraw
+from training.second_renderer.questions import Question, scenes_and_questions
 
 __all__ = [
     "GENERATORS",
