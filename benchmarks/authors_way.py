@@ -52,12 +52,12 @@ class AuthorsWay:
         self.surgery_layers = surgery_layers
         self.clip, self.size, self.grid = _clip(state)
         self.sam = _sam(state)
-        self.gru, self.word_attention, self.generator = self._attention_modules()
+        self.gru, self.patch_to_word_attention, self.generator = self._attention_modules()
         self.tokenize = open_clip.tokenizer.SimpleTokenizer(context_length=self.clip.context_length)
 
     def to(self, device: torch.device) -> "AuthorsWay":
         """Move all weights to a device."""
-        for module in (self.clip, self.sam, self.gru, self.word_attention, self.generator):
+        for module in (self.clip, self.sam, self.gru, self.patch_to_word_attention, self.generator):
             module.to(device)
         self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
         return self
@@ -100,7 +100,7 @@ class AuthorsWay:
         )
 
     def _clip_features(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Docs/method.md, section 2, and the weighting of patches by similarity in section 3.
+        """Compute docs/method.md, section 2, and the weighting of patches by similarity in section 3.
 
         Returns:
             (1, G*G, H) projected patches, (1, L, W) words, (1, G*G, 1) similarity.
@@ -114,7 +114,7 @@ class AuthorsWay:
         return patches, words, similarity
 
     def _ssp(self, patches: Tensor, words: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Docs/method.md, section 3.
+        """Compute the SSP encoder up to its prompt generator, docs/method.md, section 3.
 
         Returns:
             (1, 1 + P + G*G, D) rows of the prompt generator, (1, L) word attention, (1, G*G) verification.
@@ -183,7 +183,7 @@ class AuthorsWay:
         return attention / attention.sum(-1, keepdim=True)
 
     def _verify(self, patches: Tensor, tokens: Tensor, ids: Tensor) -> Tensor:
-        attended, _ = self.word_attention(patches, tokens, tokens, key_padding_mask=ids == 0)
+        attended, _ = self.patch_to_word_attention(patches, tokens, tokens, key_padding_mask=ids == 0)
         image, attended_words = self._mlp("img_proj", patches, 1), self._mlp("imgtext_proj", attended, 1)
         cosine = (F.normalize(image, dim=-1) * F.normalize(attended_words, dim=-1)).sum(-1)
         sigma = self.state["tf_sigma"]
@@ -214,7 +214,7 @@ class AuthorsWay:
         return low_res, iou
 
     def _logits512(self, low_res: Tensor) -> Tensor:
-        """Docs/method.md, section 5: (1, 1, M, M) -> (1, 1, 512, 512)."""
+        """(1, 1, M, M) logits -> (1, 1, 512, 512), docs/method.md, section 5."""
         in_sam_square = (self.sam.image_encoder.img_size,) * 2
         upsampled = F.interpolate(low_res, in_sam_square, mode="bilinear", align_corners=False)
         return F.interpolate(upsampled, (512, 512), mode="bilinear", align_corners=False)
