@@ -1,1 +1,1 @@
-"""Measurements; each module says the command that reproduces its numbers."""
+"""Measurements of speed, memory and precision; the docstring of each module names the command that runs it."""

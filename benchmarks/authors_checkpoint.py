@@ -1,7 +1,8 @@
 """Checkpoints in the authors' layout, of any architecture, with reproducible pseudo-random weights.
 
-The weights follow the same recipe as those behind the golden files: uniform numbers from raw Philox bits, keyed by the
-CRC-32 of the tensor's name and a seed, scaled so that activations keep a sensible size.
+The weights are generated as those of the golden files: uniform numbers from raw Philox bits, keyed by the CRC-32 of the
+tensor's name and a seed, and scaled so that activations keep a moderate size. The layout is that of docs/method.md,
+section 6.
 """
 
 import argparse
@@ -17,8 +18,9 @@ from torch import Tensor
 from sspsam.config import Architecture, CLIPConfig, SAMConfig, SSPConfig
 from sspsam.models import SSPSAM
 
-# our names to the authors', written independently of sspsam.layout, which has the other direction
-_TO_THEIRS = [
+# patterns of the library's names and the authors' names for them; written independently of
+# sspsam.checkpoints.authors_layout, which has the other direction
+_AUTHORS_NAMES = [
     (r"clip\.visual\.", "encoder.visual."),
     (r"clip\.text\.", "encoder."),
     (r"ssp\.linguistic_attention_adapter\.word_projection\.", "clip_proj."),
@@ -38,26 +40,30 @@ _TO_THEIRS = [
     (r"ssp\.prompt_generator\.norm\.", "norm."),
     (r"ssp\.box_head\.", "bbox_embed."),
 ]
-_IN_LAYERS = [(".attention.", ".self_attn."), (".mlp.layers.0.", ".linear1."), (".mlp.layers.1.", ".linear2.")]
+_AUTHORS_NAMES_IN_LAYERS = [
+    (".attention.", ".self_attn."),
+    (".mlp.layers.0.", ".linear1."),
+    (".mlp.layers.1.", ".linear2."),
+]
 
 
-def seed_name(ours: str) -> str:
-    """The authors' name of one of our tensors, as before surgery."""
-    for pattern, theirs in _TO_THEIRS:
-        name, count = re.subn("^" + pattern, theirs, ours)
+def seed_name(name: str) -> str:
+    """The authors' name of one of the library's tensors, in a file saved before CLIP surgery."""
+    for pattern, authors_prefix in _AUTHORS_NAMES:
+        authors_name, count = re.subn("^" + pattern, authors_prefix, name)
         if count:
-            if name.startswith("vl_transformer."):
-                for old, new in _IN_LAYERS:
-                    name = name.replace(old, new)
-            return name
-    return ours
+            if authors_name.startswith("vl_transformer."):
+                for library_part, authors_part in _AUTHORS_NAMES_IN_LAYERS:
+                    authors_name = authors_name.replace(library_part, authors_part)
+            return authors_name
+    return name
 
 
-def weight(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    """One pseudo-random tensor."""
+def _pseudo_random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Weights of one tensor, determined by its name, its shape and a seed."""
     count = int(np.prod(shape)) if shape else 1
     bits = np.random.Philox(key=[zlib.crc32(name.encode()), seed]).random_raw((count + 1) // 2)
-    uniform = bits.view(np.uint32)[:count].astype(np.float64) * 2.0**-31 - 1.0
+    uniform = bits.view(np.uint32)[:count].astype(np.float64) * 2.0**-31 - 1.0  # -1 to 1
     unit = torch.from_numpy(uniform.astype(np.float32).reshape(shape))
     leaf = name.rpartition(".")[2]
     if leaf == "logit_scale":
@@ -65,21 +71,28 @@ def weight(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     if leaf == "tf_sigma":
         return 0.5 + 0.1 * unit
     if leaf == "positional_encoding_gaussian_matrix":
-        return unit * 3**0.5
+        return unit * float(3**0.5)
     if leaf == "tf_scale" or (unit.dim() <= 1 and leaf == "weight"):
         return 1 + 0.1 * unit
     if unit.dim() <= 1:
         return 0.1 * unit
-    return unit * (3 / int(np.prod(shape[1:]))) ** 0.5
+    return unit * float((3 / int(np.prod(shape[1:]))) ** 0.5)
 
 
 def authors_state(architecture: Architecture, seed: int = 0, after_surgery: bool = True) -> dict[str, Tensor]:
-    """The `model` entry of an authors' checkpoint."""
+    """The `model` entry of an authors' checkpoint.
+
+    Args:
+        architecture: of the model.
+        seed: another seed gives other weights.
+        after_surgery: with the names of a file that was saved after a forward pass, in which CLIP surgery has replaced
+            attention modules; False: with stock names.
+    """
     with torch.device("meta"):
-        ours = SSPSAM(architecture).state_dict()
-    seeds = {seed_name(name): tuple(tensor.shape) for name, tensor in ours.items()}
+        model_state = SSPSAM(architecture).state_dict()
+    shapes: dict[str, tuple[int, ...]] = {seed_name(name): tuple(tensor.shape) for name, tensor in model_state.items()}
     width = architecture.sam.prompt_width
-    seeds |= {
+    shapes |= {
         "encoder.logit_scale": (),
         "img2img_attn.in_proj_weight": (3 * width, width),
         "img2img_attn.in_proj_bias": (3 * width,),
@@ -90,11 +103,12 @@ def authors_state(architecture: Architecture, seed: int = 0, after_surgery: bool
         "norm_text_cond_img.weight": (width,),
         "norm_text_cond_img.bias": (width,),
     }
-    state = {name: weight(name, shape, seed) for name, shape in seeds.items()}
-    return _as_after_surgery(state, architecture.clip) if after_surgery else state
+    state = {name: _pseudo_random_tensor(name, shape, seed) for name, shape in shapes.items()}
+    return _renamed_by_surgery(state, architecture.clip) if after_surgery else state
 
 
-def _as_after_surgery(state: dict[str, Tensor], clip: CLIPConfig) -> dict[str, Tensor]:
+def _renamed_by_surgery(state: dict[str, Tensor], clip: CLIPConfig) -> dict[str, Tensor]:
+    """Rename the attention of the rewritten vision blocks; one block's attention is stored twice."""
     first = clip.vision_layers - clip.surgery_layers
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -110,20 +124,26 @@ def _as_after_surgery(state: dict[str, Tensor], clip: CLIPConfig) -> dict[str, T
 
 
 def write_checkpoint(path: Path, state: dict[str, Tensor], **extra: Any) -> Path:
-    """Save as the authors do, with what stands beside `model` while training."""
-    beside: dict[str, Any] = {
+    """Save a checkpoint as the authors do, with the other entries that their training writes.
+
+    Args:
+        path: file to write.
+        state: the `model` entry.
+        extra: further entries, or replacements of the usual ones.
+    """
+    other_entries: dict[str, Any] = {
         "optimizer": {"state": {}, "param_groups": [{"lr": 1e-4, "params": []}]},
         "lr_scheduler": {"last_epoch": 79},
         "epoch": 79,
         "best": np.float64(0.75),
         "args": argparse.Namespace(dataset="unc", clip_max_norm=0.1, is_pretrain=False),
     }
-    torch.save({"model": state, **beside, **extra}, path)
+    torch.save({"model": state, **other_entries, **extra}, path)
     return path
 
 
 def small_architecture(variant: str) -> Architecture:
-    """The size behind the golden files: few CLIP and SAM layers, SSP encoder and mask decoder at full size."""
+    """Architecture of the golden files: few CLIP and SAM layers, SSP encoder and mask decoder at full size."""
     patch, size, width = {"224": (16, 224, 512), "336": (14, 336, 768)}[variant]
     clip = CLIPConfig(
         image_size=size,
@@ -153,7 +173,7 @@ def small_architecture(variant: str) -> Architecture:
 
 
 def tiny_architecture(**clip_changes: int) -> Architecture:
-    """Small enough for a test to build in a moment; every dimension differs from the published ones."""
+    """Architecture that is built within a fraction of a second; every dimension differs from the published ones."""
     clip = {
         "image_size": 48,
         "patch_size": 8,

@@ -1,8 +1,8 @@
-"""SSP-SAM as its definition reads, on stock modules: one expression at a time, nothing kept, nothing clever.
+"""SSP-SAM computed literally from its definition on stock modules: one expression at a time, without any caching.
 
-This is what our code is compared with, in speed and in numbers. It knows nothing of `sspsam`: it takes a checkpoint in
-the authors' layout, with the authors' names, and computes section by section from stock `open_clip` and
-`segment_anything` modules and plain functions.
+This is the baseline of the benchmarks and the second implementation that the tests compare `sspsam` with. It does not
+import `sspsam`: it takes a checkpoint with the authors' tensor names (docs/method.md, section 6) and computes the
+method section by section with stock `open_clip` and `segment_anything` modules and plain functions.
 """
 
 import math
@@ -25,18 +25,18 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Answer:
-    """What the definition gives for one expression."""
+    """Results for one expression, with intermediate values, named as in the golden files."""
 
-    clip_input: Tensor
-    similarity: Tensor
-    word_attention: Tensor
-    verify: Tensor
-    prompts: Tensor
-    box_norm: Tensor
-    box_xyxy: Tensor
-    low_res: Tensor
-    iou_pred: Tensor
-    logits512: Tensor
+    clip_input: Tensor  # (3, S, S)
+    similarity: Tensor  # (G, G)
+    word_attention: Tensor  # (L,)
+    verify: Tensor  # (G*G,)
+    prompts: Tensor  # (P, D)
+    box_norm: Tensor  # (4,) centre x, y, width, height, as fractions of CLIP's canvas
+    box_xyxy: Tensor  # (4,) x0, y0, x1, y1 in pixels of the image
+    low_res: Tensor  # (M, M) logits
+    iou_pred: Tensor  # (1,)
+    logits512: Tensor  # (512, 512)
 
 
 class AuthorsWay:
@@ -44,7 +44,7 @@ class AuthorsWay:
 
     Args:
         state: the `model` entry of an authors' checkpoint.
-        surgery_layers: how many of the last vision blocks run two paths.
+        surgery_layers: number of the last vision blocks that compute two paths (docs/method.md, section 2).
     """
 
     def __init__(self, state: State, surgery_layers: int = 6) -> None:
@@ -52,60 +52,84 @@ class AuthorsWay:
         self.surgery_layers = surgery_layers
         self.clip, self.size, self.grid = _clip(state)
         self.sam = _sam(state)
-        self.gru, self.verifying, self.generating = self._attending()
+        self.gru, self.patch_to_word_attention, self.generator = self._attention_modules()
         self.tokenize = open_clip.tokenizer.SimpleTokenizer(context_length=self.clip.context_length)
 
     def to(self, device: torch.device) -> "AuthorsWay":
-        """The same on another device."""
-        for module in (self.clip, self.sam, self.gru, self.verifying, self.generating):
+        """Move all weights to a device."""
+        for module in (self.clip, self.sam, self.gru, self.patch_to_word_attention, self.generator):
             module.to(device)
         self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
         return self
 
     @torch.no_grad()
-    def look(self, image: Image.Image) -> Tensor:
-        """SAM's embedding of a picture, (1, D, g, g)."""
+    def encode_image(self, image: Image.Image) -> Tensor:
+        """SAM's embedding of an RGB image, (1, D, g, g)."""
         resized = ResizeLongestSide(self.sam.image_encoder.img_size).apply_image(np.array(image))
         pixels = torch.as_tensor(resized, device=self.sam.device).permute(2, 0, 1)[None]
-        return self.sam.image_encoder(self.sam.preprocess(pixels))
+        embedding: Tensor = self.sam.image_encoder(self.sam.preprocess(pixels))
+        return embedding
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, text: str, embedding: Tensor | None = None) -> Answer:
-        """Answer one expression about an RGB picture, from the very beginning unless SAM's embedding is given."""
-        ids = self.tokenize(f"{text.strip().lower()}.").to(self.sam.device)
+        """Answer one expression about an RGB image.
+
+        Args:
+            image: RGB.
+            text: the expression.
+            embedding: from `encode_image`; None: SAM encodes the image again.
+        """
+        ids = self.tokenize(f"{text.strip().lower()}.").to(self.sam.device)  # (1, L)
         pixels, corner, ratio = self._clip_input(image)
-        features = self._image_features(pixels[None].to(self.sam.device))
+        patches, words, similarity = self._clip_features(pixels[None].to(self.sam.device), ids)
+        rows, attention, verify = self._ssp(patches, words, ids)
+        box = self._mlp("bbox_embed", rows[:, 0], self._count("bbox_embed.layers.")).sigmoid()[0]
+        prompts = rows[:, 1 : 1 + len(self.state["prompt_token.weight"])]  # (1, P, D)
+        low_res, iou = self._decode(self.encode_image(image) if embedding is None else embedding, prompts)
+        return Answer(
+            clip_input=pixels,
+            similarity=similarity[0, :, 0].view(self.grid, self.grid),
+            word_attention=attention[0],
+            verify=verify[0],
+            prompts=prompts[0],
+            box_norm=box,
+            box_xyxy=self._box_in_image(box, corner, ratio, image.size),
+            low_res=low_res[0, 0],
+            iou_pred=iou[0],
+            logits512=self._logits512(low_res)[0, 0],
+        )
+
+    def _clip_features(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute docs/method.md, section 2, and the weighting of patches by similarity in section 3.
+
+        Returns:
+            (1, G*G, H) projected patches, (1, L, W) words, (1, G*G, 1) similarity.
+        """
+        features = self._image_features(pixels)  # (1, 1 + G*G, C)
         words, sentence = self._text_features(ids)
         similarity = features[:, 1:] @ sentence[:, :, None]  # (1, G*G, 1)
         low, high = similarity.amin(1, keepdim=True), similarity.amax(1, keepdim=True)
         similarity = (similarity - low) / (high - low)
         patches = self._mlp("clip_img_proj", features[:, 1:] * similarity, self._count("clip_img_proj.layers."))
-        tokens = F.linear(words, self.state["clip_proj.weight"], self.state["clip_proj.bias"])
+        return patches, words, similarity
+
+    def _ssp(self, patches: Tensor, words: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the SSP encoder up to its prompt generator, docs/method.md, section 3.
+
+        Returns:
+            (1, 1 + P + G*G, D) rows of the prompt generator, (1, L) word attention, (1, G*G) verification.
+        """
+        tokens = F.linear(words, self.state["clip_proj.weight"], self.state["clip_proj.bias"])  # (1, L, H)
         attention = self._word_attention(tokens, ids)
-        summary = (attention[..., None] * tokens).sum(1)
+        sentence = (attention[..., None] * tokens).sum(1)  # (1, H)
         verify = self._verify(patches, tokens, ids)
         gated = F.layer_norm(patches, patches.shape[-1:], self.state["norm_img.weight"], self.state["norm_img.bias"])
         gated = gated * verify[..., None]
-        fused = F.linear(gated.tanh() * summary.tanh()[:, None], self.state["mlp.weight"], self.state["mlp.bias"])
-        rows = self._generate(fused)
-        box = self._mlp("bbox_embed", rows[:, 0], self._count("bbox_embed.layers.")).sigmoid()[0]
-        prompts = rows[:, 1 : 1 + len(self.state["prompt_token.weight"])]
-        low_res, iou = self._decode(self.look(image) if embedding is None else embedding, prompts)
-        large = F.interpolate(low_res, (self.sam.image_encoder.img_size,) * 2, mode="bilinear", align_corners=False)
-        return Answer(
-            pixels,
-            similarity[0, :, 0].view(self.grid, self.grid),
-            attention[0],
-            verify[0],
-            prompts[0],
-            box,
-            self._box_on_picture(box, corner, ratio, image.size),
-            low_res[0, 0],
-            iou[0],
-            F.interpolate(large, (512, 512), mode="bilinear", align_corners=False)[0, 0],
-        )
+        fused = F.linear(gated.tanh() * sentence.tanh()[:, None], self.state["mlp.weight"], self.state["mlp.bias"])
+        return self._generate(fused), attention, verify
 
     def _clip_input(self, image: Image.Image) -> tuple[Tensor, tuple[int, int], tuple[float, float]]:
+        """(3, S, S) canvas, left and top of the image in it, and its horizontal and vertical scale."""
         width, height = image.size
         new = [round(side * self.size / max(width, height)) for side in (height, width)]
         tensor = TF.to_tensor(TF.resize(image, new))
@@ -116,6 +140,7 @@ class AuthorsWay:
         return canvas, (left, top), (new[1] / width, new[0] / height)
 
     def _image_features(self, x: Tensor) -> Tensor:
+        """(1, 3, S, S) -> (1, 1 + G*G, C) features, normalised along the tokens; CLIP surgery in the last blocks."""
         visual = self.clip.visual
         x = visual._embeds(x)
         first = len(visual.transformer.resblocks) - self.surgery_layers
@@ -133,16 +158,19 @@ class AuthorsWay:
         tokens = new.clone()
         tokens[:, 0] = x[:, 0]
         features = visual.ln_post(tokens) @ visual.proj
-        return features / features.norm(dim=1, keepdim=True)
+        normalized: Tensor = features / features.norm(dim=1, keepdim=True)
+        return normalized
 
     @staticmethod
     def _attend(attention: nn.MultiheadAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         heads = attention.num_heads
-        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2) for x in (q, k, v))
         weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
-        return attention.out_proj((weights @ v).transpose(1, 2).flatten(2))
+        attended: Tensor = attention.out_proj((weights @ v).transpose(1, 2).flatten(2))
+        return attended
 
     def _text_features(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(1, L) token ids -> (1, L, W) words, (1, C) sentence of unit length."""
         clip = self.clip
         x = clip.token_embedding(ids) + clip.positional_embedding
         words = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask))
@@ -155,19 +183,19 @@ class AuthorsWay:
         return attention / attention.sum(-1, keepdim=True)
 
     def _verify(self, patches: Tensor, tokens: Tensor, ids: Tensor) -> Tensor:
-        attended, _ = self.verifying(patches, tokens, tokens, key_padding_mask=ids == 0)
-        image, words = self._mlp("img_proj", patches, 1), self._mlp("imgtext_proj", attended, 1)
-        cosine = (F.normalize(image, dim=-1) * F.normalize(words, dim=-1)).sum(-1)
+        attended, _ = self.patch_to_word_attention(patches, tokens, tokens, key_padding_mask=ids == 0)
+        image, attended_words = self._mlp("img_proj", patches, 1), self._mlp("imgtext_proj", attended, 1)
+        cosine = (F.normalize(image, dim=-1) * F.normalize(attended_words, dim=-1)).sum(-1)
         sigma = self.state["tf_sigma"]
         return self.state["tf_scale"] * torch.exp(-((1 - cosine) ** 2) / (2 * sigma**2))
 
     def _generate(self, fused: Tensor) -> Tensor:
         x = torch.cat([self.state["reg_token.weight"], self.state["prompt_token.weight"], fused[0]])[:, None]
-        place = self.state["vl_pos_embed.weight"][:, None]
+        position = self.state["vl_pos_embed.weight"][:, None]
         width = x.shape[-1]
-        for index, attention in enumerate(self.generating):
-            weights = self._below(f"vl_transformer.encoder.layers.{index}.")
-            x = x + attention(x + place, x + place, x)[0]
+        for index, attention in enumerate(self.generator):
+            weights = self._with_prefix(f"vl_transformer.encoder.layers.{index}.")
+            x = x + attention(x + position, x + position, x)[0]
             x = F.layer_norm(x, (width,), weights["norm1.weight"], weights["norm1.bias"])
             inner = F.relu(F.linear(x, weights["linear1.weight"], weights["linear1.bias"]))
             x = x + F.linear(inner, weights["linear2.weight"], weights["linear2.bias"])
@@ -185,28 +213,35 @@ class AuthorsWay:
         )
         return low_res, iou
 
-    def _box_on_picture(
+    def _logits512(self, low_res: Tensor) -> Tensor:
+        """(1, 1, M, M) logits -> (1, 1, 512, 512), docs/method.md, section 5."""
+        in_sam_square = (self.sam.image_encoder.img_size,) * 2
+        upsampled = F.interpolate(low_res, in_sam_square, mode="bilinear", align_corners=False)
+        return F.interpolate(upsampled, (512, 512), mode="bilinear", align_corners=False)
+
+    def _box_in_image(
         self, box: Tensor, corner: tuple[int, int], ratio: tuple[float, float], size: tuple[int, int]
     ) -> Tensor:
+        """(4,) box as fractions of CLIP's canvas -> corners in pixels of the image, clipped to it."""
         x, y, w, h = box.double()
         corners = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) * self.size
         corners = corners.cpu()
         inside = (corners - torch.tensor([*corner, *corner])).clamp(min=0) / torch.tensor([*ratio, *ratio]).double()
         return torch.minimum(inside, torch.tensor([*size, *size]))
 
-    def _attending(self) -> tuple[nn.GRU, nn.MultiheadAttention, nn.ModuleList]:
-        """The modules that have stock ones, built once: the GRU, patches to words, and the layers of the generator."""
+    def _attention_modules(self) -> tuple[nn.GRU, nn.MultiheadAttention, nn.ModuleList]:
+        """GRU, attention from patches to words, and attention of each layer of the prompt generator."""
         hidden = len(self.state["norm_img.weight"])
         gru = nn.GRU(hidden, hidden, batch_first=True, bidirectional=True)
-        gru.load_state_dict(self._below("text_proj."))
-        verifying = nn.MultiheadAttention(hidden, 8, batch_first=True)
-        verifying.load_state_dict(self._below("img2text_attn."))
-        generating = nn.ModuleList()
+        gru.load_state_dict(self._with_prefix("text_proj."))
+        word_attention = nn.MultiheadAttention(hidden, 8, batch_first=True)
+        word_attention.load_state_dict(self._with_prefix("img2text_attn."))
+        generator = nn.ModuleList()
         for index in range(self._count("vl_transformer.encoder.layers.")):
             attention = nn.MultiheadAttention(len(self.state["norm.weight"]), 8)
-            attention.load_state_dict(self._below(f"vl_transformer.encoder.layers.{index}.self_attn."))
-            generating.append(attention)
-        return gru.eval(), verifying.eval(), generating.eval()
+            attention.load_state_dict(self._with_prefix(f"vl_transformer.encoder.layers.{index}.self_attn."))
+            generator.append(attention)
+        return gru.eval(), word_attention.eval(), generator.eval()
 
     def _mlp(self, name: str, x: Tensor, layers: int) -> Tensor:
         for index in range(layers):
@@ -215,87 +250,106 @@ class AuthorsWay:
             x = F.relu(x) if index < layers - 1 else x
         return x
 
-    def _below(self, prefix: str) -> State:
+    def _with_prefix(self, prefix: str) -> State:
+        """Tensors whose names begin with a prefix, without the prefix."""
         return {name.removeprefix(prefix): tensor for name, tensor in self.state.items() if name.startswith(prefix)}
 
     def _count(self, prefix: str) -> int:
-        return len({name[len(prefix) :].partition(".")[0] for name in self.state if name.startswith(prefix)})
+        return _count(self.state, prefix)
 
 
-def _layers(state: State, prefix: str) -> int:
+def _count(state: State, prefix: str) -> int:
+    """Number of modules `prefix`0, `prefix`1, ..."""
     return len({name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)})
 
 
-def _clip(state: State) -> tuple[nn.Module, int, int]:
-    """Stock CLIP with the state's weights, its picture size and grid."""
-    ours = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
-    ours = {k: v for k, v in ours.items() if not k.startswith("visual.attn.")}
-    ours = {re.sub(r"attn\.qkv\.(weight|bias)", r"attn.in_proj_\1", k): v for k, v in ours.items()}
-    ours = {re.sub(r"attn\.proj\.(weight|bias)", r"attn.out_proj.\1", k): v for k, v in ours.items()}
-    width, _, patch, _ = ours["visual.conv1.weight"].shape
-    grid = math.isqrt(len(ours["visual.positional_embedding"]) - 1)
-    text_width = len(ours["ln_final.weight"])
+def _stock_clip_weights(state: State) -> State:
+    """CLIP's weights with stock names: the authors' files may hold the names of rewritten attention modules."""
+    weights = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
+    weights = {k: v for k, v in weights.items() if not k.startswith("visual.attn.")}
+    weights = {re.sub(r"attn\.qkv\.(weight|bias)", r"attn.in_proj_\1", k): v for k, v in weights.items()}
+    return {re.sub(r"attn\.proj\.(weight|bias)", r"attn.out_proj.\1", k): v for k, v in weights.items()}
+
+
+def _clip(state: State) -> tuple[open_clip.model.CLIP, int, int]:
+    """Stock CLIP with the weights of a state, the side of its canvas and of its patch grid."""
+    weights = _stock_clip_weights(state)
+    width, _, patch, _ = weights["visual.conv1.weight"].shape
+    grid = math.isqrt(len(weights["visual.positional_embedding"]) - 1)
+    text_width = len(weights["ln_final.weight"])
     clip = open_clip.model.CLIP(
-        embed_dim=ours["text_projection"].shape[1],
+        embed_dim=weights["text_projection"].shape[1],
         vision_cfg=open_clip.CLIPVisionCfg(
-            layers=_layers(ours, "visual.transformer.resblocks."),
+            layers=_count(weights, "visual.transformer.resblocks."),
             width=width,
             head_width=64,
             patch_size=patch,
             image_size=grid * patch,
         ),
         text_cfg=open_clip.CLIPTextCfg(
-            context_length=len(ours["positional_embedding"]),
-            vocab_size=len(ours["token_embedding.weight"]),
+            context_length=len(weights["positional_embedding"]),
+            vocab_size=len(weights["token_embedding.weight"]),
             width=text_width,
             heads=text_width // 64,
-            layers=_layers(ours, "transformer.resblocks."),
+            layers=_count(weights, "transformer.resblocks."),
         ),
         quick_gelu=True,
     )
-    clip.load_state_dict(ours, strict=True)
+    clip.load_state_dict(weights, strict=True)
     return clip.eval(), grid * patch, grid
 
 
 def _sam(state: State) -> Sam:
-    """Stock SAM with the state's weights."""
-    ours = {k.removeprefix("sam."): v for k, v in state.items() if k.startswith("sam.")}
-    _, grid, _, width = ours["image_encoder.pos_embed"].shape
-    patch = ours["image_encoder.patch_embed.proj.weight"].shape[-1]
-    depth = _layers(ours, "image_encoder.blocks.")
-    reach = [len(ours[f"image_encoder.blocks.{index}.attn.rel_pos_h"]) for index in range(depth)]
-    prompt_width = ours["prompt_encoder.no_mask_embed.weight"].shape[1]
-    cross = ours["mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight"]
-    sam = Sam(
-        ImageEncoderViT(
-            img_size=grid * patch,
-            patch_size=patch,
-            embed_dim=width,
-            depth=depth,
-            num_heads=width // ours["image_encoder.blocks.0.attn.rel_pos_h"].shape[1],
-            mlp_ratio=(len(ours["image_encoder.blocks.0.mlp.lin1.weight"]) + 0.5) / width,
-            out_chans=prompt_width,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=min((rows + 1) // 2 for rows in reach),
-            global_attn_indexes=[index for index, rows in enumerate(reach) if rows == 2 * grid - 1],
-        ),
-        PromptEncoder(
-            prompt_width, (grid, grid), (grid * patch,) * 2, ours["prompt_encoder.mask_downscaling.3.weight"].shape[0]
-        ),
-        MaskDecoder(
-            transformer_dim=prompt_width,
-            transformer=TwoWayTransformer(
-                depth=_layers(ours, "mask_decoder.transformer.layers."),
-                embedding_dim=prompt_width,
-                num_heads=8,
-                mlp_dim=len(ours["mask_decoder.transformer.layers.0.mlp.lin1.weight"]),
-                attention_downsample_rate=prompt_width // len(cross),
-            ),
-            num_multimask_outputs=len(ours["mask_decoder.mask_tokens.weight"]) - 1,
-            iou_head_depth=_layers(ours, "mask_decoder.iou_prediction_head.layers."),
-            iou_head_hidden_dim=len(ours["mask_decoder.iou_prediction_head.layers.0.weight"]),
-        ),
+    """Stock SAM with the weights of a state."""
+    weights = {name.removeprefix("sam."): tensor for name, tensor in state.items() if name.startswith("sam.")}
+    image_encoder = _sam_image_encoder(weights)
+    side, patch = image_encoder.img_size, weights["image_encoder.patch_embed.proj.weight"].shape[-1]
+    prompt_encoder = PromptEncoder(
+        embed_dim=weights["prompt_encoder.no_mask_embed.weight"].shape[1],
+        image_embedding_size=(side // patch,) * 2,
+        input_image_size=(side,) * 2,
+        mask_in_chans=weights["prompt_encoder.mask_downscaling.3.weight"].shape[0],
     )
-    sam.load_state_dict(ours, strict=True)
+    sam = Sam(image_encoder, prompt_encoder, _sam_mask_decoder(weights))
+    sam.load_state_dict(weights, strict=True)
     return sam.eval()
+
+
+def _sam_image_encoder(weights: State) -> ImageEncoderViT:
+    _, grid, _, width = weights["image_encoder.pos_embed"].shape
+    patch = weights["image_encoder.patch_embed.proj.weight"].shape[-1]
+    depth = _count(weights, "image_encoder.blocks.")
+    # a block has 2 * side - 1 relative positions, where side is that of its window, or the grid for global attention
+    positions = [len(weights[f"image_encoder.blocks.{index}.attn.rel_pos_h"]) for index in range(depth)]
+    return ImageEncoderViT(
+        img_size=grid * patch,
+        patch_size=patch,
+        embed_dim=width,
+        depth=depth,
+        num_heads=width // weights["image_encoder.blocks.0.attn.rel_pos_h"].shape[1],
+        mlp_ratio=(len(weights["image_encoder.blocks.0.mlp.lin1.weight"]) + 0.5) / width,
+        out_chans=weights["prompt_encoder.no_mask_embed.weight"].shape[1],
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=min((rows + 1) // 2 for rows in positions),
+        global_attn_indexes=[index for index, rows in enumerate(positions) if rows == 2 * grid - 1],
+    )
+
+
+def _sam_mask_decoder(weights: State) -> MaskDecoder:
+    width = weights["prompt_encoder.no_mask_embed.weight"].shape[1]
+    cross_attention = weights["mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight"]
+    transformer = TwoWayTransformer(
+        depth=_count(weights, "mask_decoder.transformer.layers."),
+        embedding_dim=width,
+        num_heads=8,
+        mlp_dim=len(weights["mask_decoder.transformer.layers.0.mlp.lin1.weight"]),
+        attention_downsample_rate=width // len(cross_attention),
+    )
+    return MaskDecoder(
+        transformer_dim=width,
+        transformer=transformer,
+        num_multimask_outputs=len(weights["mask_decoder.mask_tokens.weight"]) - 1,
+        iou_head_depth=_count(weights, "mask_decoder.iou_prediction_head.layers."),
+        iou_head_hidden_dim=len(weights["mask_decoder.iou_prediction_head.layers.0.weight"]),
+    )

@@ -1,6 +1,6 @@
-"""Encode a picture once, keep the embedding, and ask many questions of it.
+"""Encode an image once, store its embedding, and answer many expressions from it.
 
-python examples/ask_many.py MODEL_DIRECTORY PICTURE EMBEDDING_FILE TEXT ...
+python examples/ask_many.py MODEL_DIRECTORY IMAGE EMBEDDING_FILE TEXT ...
 """
 
 import sys
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from sspsam import ImageEmbedding, SSPSAMPredictor
 
-model, picture, stored, *texts = sys.argv[1:]
+model, image, embedding_file, *texts = sys.argv[1:]
 predictor = SSPSAMPredictor.from_pretrained(model)
-if Path(stored).exists():
-    embedding = ImageEmbedding.load(stored)
+if Path(embedding_file).exists():
+    embedding = ImageEmbedding.load(embedding_file)
 else:
-    embedding = predictor.encode(picture)
-    embedding.save(stored)
+    embedding = predictor.encode(image)
+    embedding.save(embedding_file)
 for result in predictor.predict(texts, embedding=embedding, explain=True):
     weights = " ".join(f"{word}:{weight:.2f}" for word, weight in result.explanation.words)
     print("nothing" if result.no_target else result.mask_box, result.text, f"[{weights}]", sep="\t")

@@ -1,9 +1,9 @@
-"""Ask the bundled model about a drawn scene: which shapes do the words mean, and which words mean nothing?
+"""Segment the shapes of a drawn scene that five expressions refer to; the last expression has no target.
 
-    python examples/first_steps.py [PICTURE [TEXT ...]]
+    python examples/first_steps.py [IMAGE [TEXT ...]]
 
-Writes an overlay for each expression, and all of them side by side. The model knows drawn shapes and nothing else; for
-photographs name another one, as the README says.
+Writes an overlay for each expression, and all overlays side by side. The bundled model knows drawn shapes only; for
+photographs, name another model, as the README explains.
 """
 
 import sys
@@ -16,9 +16,9 @@ from sspsam import SSPSAMPredictor
 SCENE = Path(__file__).parent / "shapes.png"
 TEXTS = ["the white heart", "the largest shape", "the shapes left of the orange square", "both white shapes", "a dog"]
 
-picture, texts = Path(*sys.argv[1:2] or [SCENE]), sys.argv[2:] or TEXTS
+image, texts = Path(*sys.argv[1:2] or [SCENE]), sys.argv[2:] or TEXTS
 predictor = SSPSAMPredictor.from_pretrained("shapes")
-predictor.set_image(picture)  # the picture is looked at once, however many expressions follow
+predictor.set_image(image)  # encodes the image once, for any number of expressions
 overlays = []
 for number, result in enumerate(predictor.predict(texts), 1):
     overlays.append(result.overlay(color=(40, 90, 255), opacity=0.65))

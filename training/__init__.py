@@ -1,5 +1,5 @@
-"""The recipe behind the bundled model `"shapes"`; not installed with the listing.
+"""Training of the bundled model `"shapes"`; part of the repository, not of the installed package.
 
-python -m training.train --output runs/shapes        # every stage, from nothing; the same command resumes
-python -m training.evaluate runs/shapes/model        # mIoU, Pr@k, N-acc, T-acc, and every kind of expression
+python -m training.train --output runs/shapes        # all stages, from scratch; the same command resumes
+python -m training.evaluate runs/shapes/model        # mIoU, Pr@k, N-acc, T-acc, and each kind of expression
 """

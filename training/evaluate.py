@@ -1,7 +1,7 @@
-"""Measures a model on scenes that no training saw: `python -m training.evaluate MODEL --output numbers.json`.
+"""Evaluate a model on held-out drawn scenes: `python -m training.evaluate MODEL --output numbers.json`.
 
-Through the public API alone, at the pictures' own size, on the library's scenes of other seeds and on those of a second
-renderer that shares no code with the first.
+The evaluation uses only the public API, at the original size of the images. The scenes come from `sspsam.shapes`, with
+seeds that training does not use, and from a second renderer that shares no code with it.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,100 +19,132 @@ from sspsam.shapes import ask, draw_scene
 from training.second_renderer import scenes_and_questions
 
 HELD_OUT_SEED = 900_000_000
-_RENDERERS = ("own", "second")
+RENDERERS = ("own", "second")
+
+
+class LabelledExpression(NamedTuple):
+    """A held-out expression, its kind, and the (h, w) bool mask of its targets."""
+
+    text: str
+    kind: str
+    mask: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How one question was answered.
+    """Score of a model's answer to one expression.
 
     Args:
-        kind: of expression.
-        target: whether there is one.
-        said_target: whether the model said so.
-        iou: of the masks, 0 to 1; where there is no target, 1 if the model said so.
+        kind: kind of expression.
+        has_target: True if the expression has a target.
+        predicted_target: True if the model predicts a target.
+        iou: intersection over union of the masks, 0 to 1; without a target, 1 if the model predicts none, else 0.
     """
 
     kind: str
-    target: bool
-    said_target: bool
+    has_target: bool
+    predicted_target: bool
     iou: float
 
 
-def questions(renderer: str, count: int, each: int) -> Iterator[tuple[NDArray[np.uint8], list[tuple[str, str, Any]]]]:
-    """Held-out pictures of a renderer, each with (text, kind, mask) of its questions."""
+def questions(
+    renderer: str, scenes: int, per_scene: int
+) -> Iterator[tuple[NDArray[np.uint8], list[LabelledExpression]]]:
+    """Yield held-out images of a renderer, (h, w, 3) uint8 RGB, each with its expressions."""
     if renderer == "second":
-        for pixels, asked in scenes_and_questions(HELD_OUT_SEED, count, each):
-            yield pixels, [(one.text, one.kind, one.mask) for one in asked]
+        for pixels, labelled in scenes_and_questions(HELD_OUT_SEED, scenes, per_scene):
+            yield pixels, [LabelledExpression(question.text, question.kind, question.mask) for question in labelled]
         return
-    for number in range(count):
+    for number in range(scenes):
         rng = np.random.default_rng(HELD_OUT_SEED + number)
         scene = draw_scene(rng)
-        found = ask(scene, rng, each)
-        yield scene.pixels, [(one.text, one.kind.removeprefix("no target: "), one.mask) for one in found]
+        yield (
+            scene.pixels,
+            [
+                LabelledExpression(question.text, question.kind.removeprefix("no target: "), question.mask)
+                for question in ask(scene, rng, per_scene)
+            ],
+        )
 
 
-def answers(predictor: SSPSAMPredictor, renderer: str, count: int, each: int) -> list[Answer]:
-    """A model's answers to held-out questions."""
+def answers(predictor: SSPSAMPredictor, renderer: str, scenes: int, per_scene: int) -> list[Answer]:
+    """Score a model's answers to held-out expressions.
+
+    Args:
+        predictor: with the model.
+        renderer: one of `RENDERERS`.
+        scenes: number of scenes.
+        per_scene: largest number of expressions for each scene.
+    """
     results = []
-    for pixels, asked in questions(renderer, count, each):
-        if not asked:
+    for pixels, expressions in questions(renderer, scenes, per_scene):
+        if not expressions:
             continue
         predictor.set_image(pixels)
-        for (_, kind, mask), found in zip(asked, predictor.predict([text for text, _, _ in asked]), strict=True):
-            target = bool(mask.any())
-            both, either = (mask & found.mask).sum(), (mask | found.mask).sum()
-            iou = both / either if target else float(found.no_target)
-            results.append(Answer(kind, target, not found.no_target, float(iou)))
+        predictions = predictor.predict([expression.text for expression in expressions])
+        for expression, prediction in zip(expressions, predictions, strict=True):
+            results.append(_scored(expression, prediction.mask, not prediction.no_target))
     return results
 
 
+def _scored(expression: LabelledExpression, mask: NDArray[np.bool_], predicted_target: bool) -> Answer:
+    has_target = bool(expression.mask.any())
+    if not has_target:
+        return Answer(expression.kind, has_target, predicted_target, float(not predicted_target))
+    intersection, union = (expression.mask & mask).sum(), (expression.mask | mask).sum()
+    return Answer(expression.kind, has_target, predicted_target, float(intersection / union))
+
+
 def summary(results: list[Answer]) -> dict[str, Any]:
-    """The usual numbers: mIoU and Pr@k over expressions with a target, N-acc, T-acc (gRefCOCO), and every kind."""
-    ious = np.array([each.iou for each in results if each.target])
-    without = [not each.said_target for each in results if not each.target]
+    """Metrics of a list of answers, over all of them and for each kind of expression.
+
+    Returns:
+        mIoU, Pr@k (share with an IoU above k) and T-acc over the expressions with a target, N-acc over those without
+        one (gRefCOCO); and under `kinds` the number of expressions, mIoU and N-acc of each kind, None where undefined.
+    """
+    ious = np.array([answer.iou for answer in results if answer.has_target])
     numbers: dict[str, Any] = {
         "expressions": len(results),
         "mIoU": float(ious.mean()),
         **{f"Pr@{level}": float((ious > level).mean()) for level in (0.5, 0.7, 0.9)},
-        "N-acc": float(np.mean(without)),
-        "T-acc": float(np.mean([each.said_target for each in results if each.target])),
+        "N-acc": float(np.mean([not answer.predicted_target for answer in results if not answer.has_target])),
+        "T-acc": float(np.mean([answer.predicted_target for answer in results if answer.has_target])),
     }
-    kinds = sorted({each.kind for each in results})
-    numbers["kinds"] = {kind: _of_kind([each for each in results if each.kind == kind]) for kind in kinds}
+    kinds = sorted({answer.kind for answer in results})
+    numbers["kinds"] = {kind: _kind_summary([answer for answer in results if answer.kind == kind]) for kind in kinds}
     return numbers
 
 
-def _of_kind(results: list[Answer]) -> dict[str, float | int | None]:
-    ious = [each.iou for each in results if each.target]
-    without = [not each.said_target for each in results if not each.target]
+def _kind_summary(results: list[Answer]) -> dict[str, float | int | None]:
+    ious = [answer.iou for answer in results if answer.has_target]
+    correct_rejections = [not answer.predicted_target for answer in results if not answer.has_target]
     return {
         "expressions": len(results),
         "mIoU": float(np.mean(ious)) if ious else None,
-        "N-acc": float(np.mean(without)) if without else None,
+        "N-acc": float(np.mean(correct_rejections)) if correct_rejections else None,
     }
 
 
 def table(numbers: dict[str, Any]) -> str:
-    """The numbers of one renderer as Markdown."""
-    heads = ("mIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9", "N-acc", "T-acc")
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    lines += [f"| {' | '.join(f'{numbers[head]:.3f}' for head in heads)} |", ""]
+    """The metrics of one renderer as Markdown."""
+    metrics = ("mIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9", "N-acc", "T-acc")
+    lines = [f"| {' | '.join(metrics)} |", "|" + "---|" * len(metrics)]
+    lines += [f"| {' | '.join(f'{numbers[metric]:.3f}' for metric in metrics)} |", ""]
     lines += ["| kind of expression | number | mIoU | N-acc |", "|---|---|---|---|"]
-    for kind, each in numbers["kinds"].items():
-        miou, n_acc = ("" if each[key] is None else f"{each[key]:.3f}" for key in ("mIoU", "N-acc"))
-        lines.append(f"| {kind} | {each['expressions']} | {miou} | {n_acc} |")
+    for kind, values in numbers["kinds"].items():
+        miou, n_acc = ("" if values[metric] is None else f"{values[metric]:.3f}" for metric in ("mIoU", "N-acc"))
+        lines.append(f"| {kind} | {values['expressions']} | {miou} | {n_acc} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """The command."""
+    """Parse the command line, evaluate, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help='a folder, or "shapes" for the bundled model')
-    parser.add_argument("--renderers", nargs="+", choices=_RENDERERS, default=list(_RENDERERS))
-    parser.add_argument("--scenes", type=int, default=300)
-    parser.add_argument("--questions", type=int, default=10, help="asked about each scene")
-    parser.add_argument("--output", type=Path, help="JSON file for the numbers")
+    parser.add_argument("model", help='a checkpoint folder, or "shapes" for the bundled model')
+    parser.add_argument("--renderers", nargs="+", choices=RENDERERS, default=list(RENDERERS))
+    parser.add_argument("--scenes", type=int, default=300, help="number of scenes of each renderer")
+    parser.add_argument("--questions", type=int, default=10, help="expressions for each scene")
+    parser.add_argument("--output", type=Path, help="JSON file for the metrics")
     arguments = parser.parse_args()
     predictor = SSPSAMPredictor.from_pretrained(arguments.model)
     numbers = {}

@@ -1,72 +1,104 @@
-"""Losses of the training, each weighted already: of masks, boxes and what is read inside the prompt generator."""
+"""Losses of the training, with their weights applied: masks, boxes, and auxiliary outputs of the prompt generator.
+
+X stands for any number of masks or boxes, T for the side of the square in which masks are learnt.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
-Losses = dict[str, Tensor]
-_DECIDING = 8  # pixels of the low-resolution mask that decide whether there is a target
+Losses = dict[str, Tensor]  # keys that begin with "#" are metrics: logged, but not part of the loss
+_DECIDING_PIXELS = 8  # the highest logits of the low-resolution mask, which decide whether there is a target
 
 
-def _dice(logits: Tensor, wanted: Tensor) -> Tensor:
-    """1 - the soft Dice coefficient of (X, pixels); what is empty should stay so."""
-    share = logits.sigmoid()
-    overlap = (share * wanted).sum(dim=1)
-    return (1 - (2 * overlap + 1) / (share.sum(dim=1) + wanted.sum(dim=1) + 1)).mean()
+def _dice(logits: Tensor, target: Tensor) -> Tensor:
+    """One minus the soft Dice coefficient of (X, pixels); adding 1 to both terms defines it for empty masks."""
+    probability = logits.sigmoid()
+    overlap = (probability * target).sum(dim=1)
+    return (1 - (2 * overlap + 1) / (probability.sum(dim=1) + target.sum(dim=1) + 1)).mean()
 
 
-def _focal(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Binary cross-entropy weighted by the square of the error (Lin et al. 2017), for soft labels."""
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    return (entropy * (logits.sigmoid() - wanted).square()).mean()
+def _focal(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy weighted by the squared error (Lin et al. 2017), for soft labels."""
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (entropy * (logits.sigmoid() - target).square()).mean()
 
 
-def mask_losses(low_res: Tensor, ious: Tensor, wanted: Tensor) -> Losses:
-    """(X, M, M) logits, (X,) SAM's guess of its IoU, (X, T, T) shares."""
-    side = wanted.shape[-1]
+def mask_losses(low_res: Tensor, predicted_ious: Tensor, target: Tensor) -> Losses:
+    """Losses of predicted masks and of their predicted IoUs.
+
+    Args:
+        low_res: (X, M, M) mask logits.
+        predicted_ious: (X,) SAM's estimate of the IoU of each mask.
+        target: (X, T, T) coverage of each pixel, 0 to 1.
+    """
+    side = target.shape[-1]
     logits = F.interpolate(low_res.unsqueeze(1), (side, side), mode="bilinear", align_corners=False).squeeze(1)
     with torch.no_grad():
-        found, true = logits >= 0, wanted >= 0.5
-        both, either = (found & true).sum(dim=(1, 2)), (found | true).sum(dim=(1, 2))
-        iou = torch.where(either > 0, both / either.clamp(min=1), 1.0)
+        predicted_mask, target_mask = logits >= 0, target >= 0.5
+        intersection = (predicted_mask & target_mask).sum(dim=(1, 2))
+        union = (predicted_mask | target_mask).sum(dim=(1, 2))
+        iou = torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
     return {
-        "dice": 4 * _dice(logits.flatten(1), wanted.flatten(1)),
-        "focal": 4 * 20 * _focal(logits, wanted),
-        "iou": F.mse_loss(ious, iou),
-        "#iou": iou[true.any(dim=(1, 2))].mean(),
+        "dice": 4 * _dice(logits.flatten(1), target.flatten(1)),
+        "focal": 4 * 20 * _focal(logits, target),
+        "iou": F.mse_loss(predicted_ious, iou),
+        "#iou": iou[target_mask.any(dim=(1, 2))].mean(),
     }
 
 
-def no_target_loss(low_res: Tensor, meant: Tensor) -> Losses:
-    """(X, M, M) logits, (X,) whether anything is meant: a few pixels decide, which count for little in a mask."""
-    highest = low_res.flatten(1).topk(_DECIDING, dim=1).values.mean(dim=1)
-    return {"no_target": 2 * F.binary_cross_entropy_with_logits(highest, meant.float())}
+def no_target_loss(low_res: Tensor, has_target: Tensor) -> Losses:
+    """Loss of the highest mask logits, few pixels that decide about the target but weigh little in the mask losses.
+
+    Args:
+        low_res: (X, M, M) mask logits.
+        has_target: (X,) bool.
+    """
+    highest = low_res.flatten(1).topk(_DECIDING_PIXELS, dim=1).values.mean(dim=1)
+    return {"no_target": 2 * F.binary_cross_entropy_with_logits(highest, has_target.float())}
 
 
-def box_losses(boxes: Tensor, wanted: Tensor) -> Losses:
-    """(X, 4) centre and size, (X, 4) corners; fractions."""
+def box_losses(boxes: Tensor, target: Tensor) -> Losses:
+    """L1 and generalized IoU losses.
+
+    Args:
+        boxes: (X, 4) centre x, y, width, height, as fractions of a square.
+        target: (X, 4) x0, y0, x1, y1, as fractions of the same square.
+    """
     center, half = boxes[:, :2], boxes[:, 2:] / 2
     corners = torch.cat([center - half, center + half], dim=1)
-    low, high = wanted[:, :2], wanted[:, 2:]
+    low, high = target[:, :2], target[:, 2:]
     difference = (boxes - torch.cat([(low + high) / 2, high - low], dim=1)).abs().sum(dim=1)
-    return {"l1": 5 * difference.mean(), "giou": 2 * generalized_box_iou_loss(corners, wanted, reduction="mean")}
+    return {"l1": 5 * difference.mean(), "giou": 2 * generalized_box_iou_loss(corners, target, reduction="mean")}
 
 
-def mark_losses(marks: Tensor, wanted: Tensor) -> Losses:
-    """(layers, E, marks, G*G) logits, (E, marks, G*G) shares."""
-    wanted = wanted.expand_as(marks)
+def mark_losses(marks: Tensor, target: Tensor) -> Losses:
+    """Losses of the patch maps that auxiliary heads predict from the prompt generator's layers.
+
+    Args:
+        marks: (layers, E, marks, G*G) logits.
+        target: (E, marks, G*G) coverage of each patch, 0 to 1.
+    """
+    target = target.expand_as(marks)
     losses = []
-    for logits, shares in zip(marks.unbind(2), wanted.unbind(2), strict=True):  # each of (layers, E, G*G)
-        some = shares.any(dim=2)  # what is rare, such as landmarks, is averaged over where it is, or it is never learnt
-        losses += [_dice(logits[chosen], shares[chosen]) for chosen in (some, ~some) if chosen.any()]
-    return {"marks": 2 * torch.stack(losses).mean() + 4 * F.binary_cross_entropy_with_logits(marks, wanted)}
+    for logits, coverage in zip(marks.unbind(2), target.unbind(2), strict=True):  # (layers, E, G*G)
+        # rare marks, such as landmarks, are averaged over the maps that contain them; otherwise they are not learnt
+        is_present = coverage.any(dim=2)
+        losses += [_dice(logits[maps], coverage[maps]) for maps in (is_present, ~is_present) if maps.any()]
+    return {"marks": 2 * torch.stack(losses).mean() + 4 * F.binary_cross_entropy_with_logits(marks, target)}
 
 
-def summary_losses(summary: Tensor, some: Tensor, candidates: Tensor) -> Losses:
-    """(layers, E, 1 + counts) logits, (E,) whether there is something, (E,) how many candidates there are."""
+def summary_losses(summary: Tensor, has_target: Tensor, candidates: Tensor) -> Losses:
+    """Losses of the existence and the count that auxiliary heads predict from the learned tokens.
+
+    Args:
+        summary: (layers, E, 1 + counts) logits of a target, and of each number of candidates.
+        has_target: (E,) bool.
+        candidates: (E,) number of candidates.
+    """
     exists, counts = summary[..., 0], summary[..., 1:].flatten(0, 1)
     return {
-        "exists": F.binary_cross_entropy_with_logits(exists, some.float().expand_as(exists)),
+        "exists": F.binary_cross_entropy_with_logits(exists, has_target.float().expand_as(exists)),
         "count": 0.5 * F.cross_entropy(counts, candidates.repeat(len(summary))),
     }

@@ -1,4 +1,4 @@
-"""What is trained, on how much, and how fast it learns: every number of the recipe."""
+"""Architectures, stages and hyperparameters of the training."""
 
 import dataclasses
 import types
@@ -14,37 +14,38 @@ class Stage:
     """One stage of the training.
 
     Args:
-        images: scenes it sees, each drawn for it alone.
-        batch: scenes a step, over all processes.
-        expressions: asked about each scene.
-        learning_rate: at its highest; rises over the first `warmup` of the stage, then falls as a cosine to a fiftieth.
-        weight_decay: of matrices.
-        warmup: share of the stage.
-        frozen: names of parameters begin so that do not learn any more.
-        slower: names of parameters begin so that learn at `slowness` times the rate, for they have learnt before.
-        slowness: see `slower`.
+        images: number of scenes; each is used once.
+        batch_size: scenes per step, summed over all processes.
+        expressions: largest number of expressions per scene.
+        learning_rate: peak; the rate rises over the first part of the stage, then falls as a cosine to a fiftieth.
+        weight_decay: of the matrices inside the networks.
+        warmup: the part of the stage over which the rate rises, as a fraction.
+        frozen_prefixes: parameters whose names begin so are not trained.
+        slow_prefixes: parameters whose names begin so, trained in earlier stages, learn at `slow_factor` times the
+            learning rate.
+        slow_factor: see `slow_prefixes`.
     """
 
     images: int
-    batch: int
+    batch_size: int
     expressions: int
     learning_rate: float
     weight_decay: float = 0.02
     warmup: float = 0.04
-    frozen: tuple[str, ...] = ()
-    slower: tuple[str, ...] = ()
-    slowness: float = 1.0
+    frozen_prefixes: tuple[str, ...] = ()
+    slow_prefixes: tuple[str, ...] = ()
+    slow_factor: float = 1.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model and how it is trained.
+    """An architecture and the stages of its training.
 
     Args:
-        architecture: of the model.
-        stages: in their order, by name.
-        vocabulary_rows: of the token embedding while training.
-        vocabulary_scenes: so many scenes are asked about to hear every word of the world.
+        architecture: of the finished model.
+        stages: in order, by name.
+        vocabulary_rows: rows of the token embedding during training.
+        vocabulary_scenes: number of scenes whose expressions are searched for tokens; enough to contain every one.
     """
 
     architecture: Architecture
@@ -54,7 +55,7 @@ class Recipe:
 
     @property
     def config(self) -> ModelConfig:
-        """The configuration of the model that comes of it; preprocessing and postprocessing are the published ones."""
+        """Configuration of the finished model; preprocessing and postprocessing are those of the published models."""
         return ModelConfig(
             self.architecture,
             source="trained from nothing on drawn shapes by the authors of sspsam (training/)",
@@ -62,8 +63,8 @@ class Recipe:
         )
 
     @property
-    def in_training(self) -> Architecture:
-        """The architecture with the small vocabulary."""
+    def training_architecture(self) -> Architecture:
+        """Architecture during training, with the small vocabulary."""
         clip = dataclasses.replace(self.architecture.clip, vocab_size=self.vocabulary_rows)
         return dataclasses.replace(self.architecture, clip=clip)
 
@@ -146,14 +147,14 @@ _SMOKE: Final = Architecture(
 )
 _JOINT: Final = Stage(
     images=21_000,
-    batch=8,
+    batch_size=8,
     expressions=12,
     learning_rate=7e-4,
-    frozen=("model.clip.visual.",),
-    slower=("model.sam.",),
-    slowness=0.3,
+    frozen_prefixes=("model.clip.visual.",),
+    slow_prefixes=("model.sam.",),
+    slow_factor=0.3,
 )
-_SMOKE_JOINT: Final = dataclasses.replace(_JOINT, images=8, batch=2, expressions=4, learning_rate=1e-3)
+_SMOKE_JOINT: Final = dataclasses.replace(_JOINT, images=8, batch_size=2, expressions=4, learning_rate=1e-3)
 
 RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
     {
@@ -161,25 +162,25 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
         "shapes": Recipe(
             _SHAPES,
             {
-                # CLIP's text encoder and the linguistic attention learn how expressions are built
-                "text": Stage(images=15_000, batch=8, expressions=16, learning_rate=1e-3),
-                # CLIP's image encoder learns which patch shows what, where, and how large
-                "clip": Stage(images=52_000, batch=8, expressions=0, learning_rate=8e-4),
-                # SAM learns the masks of what boxes or a point show
-                "sam": Stage(images=13_000, batch=8, expressions=0, learning_rate=8e-4),
-                # everything learns the masks of expressions
+                # CLIP's text encoder and the linguistic attention learn the structure of expressions
+                "text": Stage(images=15_000, batch_size=8, expressions=16, learning_rate=1e-3),
+                # CLIP's image encoder learns the attributes, the place and the size of the shape at each patch
+                "clip": Stage(images=52_000, batch_size=8, expressions=0, learning_rate=8e-4),
+                # SAM learns masks from prompts: boxes, or a point
+                "sam": Stage(images=13_000, batch_size=8, expressions=0, learning_rate=8e-4),
+                # all parts but CLIP's image encoder learn the masks of expressions
                 "joint": _JOINT,
-                # and again from a high learning rate (warm restarts, Loshchilov and Hutter 2017)
-                "refine": dataclasses.replace(_JOINT, images=36_000, slowness=0.5),
+                # the same, restarting at a high learning rate (warm restarts, Loshchilov and Hutter 2017)
+                "refine": dataclasses.replace(_JOINT, images=36_000, slow_factor=0.5),
             },
         ),
-        # a few steps of everything, to see that it runs
+        # a few steps of every stage, for tests
         "smoke": Recipe(
             _SMOKE,
             {
-                "text": Stage(images=8, batch=2, expressions=4, learning_rate=1e-3),
-                "clip": Stage(images=8, batch=2, expressions=0, learning_rate=1e-3),
-                "sam": Stage(images=8, batch=2, expressions=0, learning_rate=1e-3),
+                "text": Stage(images=8, batch_size=2, expressions=4, learning_rate=1e-3),
+                "clip": Stage(images=8, batch_size=2, expressions=0, learning_rate=1e-3),
+                "sam": Stage(images=8, batch_size=2, expressions=0, learning_rate=1e-3),
                 "joint": _SMOKE_JOINT,
                 "refine": _SMOKE_JOINT,
             },
@@ -188,7 +189,7 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
     }
 )
 
-# how often each kind of expression is asked: more often, the more steps it takes to answer
+# relative frequency of each kind of expression: kinds that need more reasoning steps occur more often
 KIND_WEIGHTS: Final[Mapping[str, float]] = types.MappingProxyType(
     {
         "color and shape": 10,
@@ -204,7 +205,7 @@ KIND_WEIGHTS: Final[Mapping[str, float]] = types.MappingProxyType(
     }
 )
 
-# punctuation becomes tokens of its own, together with the full stop of the template
+# punctuation is merged with the full stop of the text template into tokens of its own
 PHRASES: Final = (
     *(
         "red",

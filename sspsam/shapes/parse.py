@@ -1,4 +1,4 @@
-"""How an expression of the shapes world is built."""
+"""The structure of an expression of the shapes world."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -15,13 +15,13 @@ OPERATIONS: Final = (
 
 @dataclass(frozen=True)
 class Parse:
-    """How an expression is built.
+    """The structure of an expression.
 
     Args:
-        operation: what it does with the things that its noun fits, one of `OPERATIONS`.
-        noun: what it asks for; None where that is of the wide world.
-        landmark: what it mentions beside that, as that from which a relation is seen or that which is left out.
-        number: how many it speaks of, where it says so.
+        operation: selects targets among the shapes that the noun describes; one of `OPERATIONS`.
+        noun: describes the candidates; None if the expression names an object that the shapes world lacks.
+        landmark: the second noun: the reference of a relation, or the shapes that an exclusion leaves out.
+        number: the number of shapes that the expression names, if it names one.
     """
 
     operation: str

@@ -1,4 +1,4 @@
-"""The words of the shapes world: what things, sizes, places and relations are called."""
+"""Words of the shapes world: nouns, sizes, places, relations and phrases around an expression."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -13,7 +13,7 @@ NOUNS: Final[Mapping[str, tuple[str, ...]]] = {
     "diamond": ("diamond",),
     "heart": ("heart",),
 }
-ANY: Final = ("shape", "object", "thing", "one")
+ANY_KIND: Final = ("shape", "object", "thing", "one")
 NUMBERS: Final = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 SIZES: Final[Mapping[str, tuple[str, ...]]] = {
     "small": ("small", "small", "little", "tiny"),
@@ -28,8 +28,9 @@ _FOREIGN: Final = """
     girl; boy; people; dogs; cars; teapot; violin; dragon; ladder; bridge; tower; monkey; tiger; fish; soup; cake;
     wheel; rope; candle; coin
 """
-FOREIGN: Final = tuple(" ".join(thing.split()) for thing in _FOREIGN.split(";"))
-MIDDLE: Final = (
+# objects that the shapes world lacks
+FOREIGN: Final = tuple(" ".join(name.split()) for name in _FOREIGN.split(";"))
+MIDDLE_TEMPLATES: Final = (
     *("the {} in the middle", "the {} in the center", "the {} in the centre", "the {} closest to the middle"),
     *(
         "the middle {}",
@@ -40,7 +41,7 @@ MIDDLE: Final = (
     ),
     *("{} in the middle", "the {} in the middle of the picture", "the central {}"),
 )
-BESIDE: Final[Mapping[str, tuple[str, ...]]] = {
+RELATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "left": ("left of", "to the left of", "on the left of", "on the left side of", "that is left of"),
     "right": ("right of", "to the right of", "on the right of", "on the right side of", "which is right of"),
     "above": ("above", "above", "over", "that is above"),
@@ -52,7 +53,7 @@ COMPARATIVES: Final = {
     "biggest": ("bigger", "larger"),
     "smallest": ("smaller", "smaller"),
 }
-EXCEPT: Final = (
+EXCEPT_TEMPLATES: Final = (
     *("everything except {}", "everything but {}", "all shapes except {}", "all but {}"),
     *("all the shapes but {}", "everything other than {}", "everything apart from {}", "all objects except {}"),
     *("all except {}", "everything besides {}", "everything excluding {}", "all shapes other than {}"),
@@ -63,7 +64,7 @@ EXCEPT: Final = (
         "all the other shapes but not {}",
     ),
 )
-COLORED: Final = (
+COLORED_TEMPLATES: Final = (
     *("everything {color}", "anything {color}", "all {color}", "{color}", "the {color}", "the {one} that is {color}"),
     *(
         "the {ones} that are {color}",
@@ -74,11 +75,11 @@ COLORED: Final = (
     *("{color} colored {ones}", "the {color} coloured {one}", "all {ones} in {color}", "all that is {color}"),
     *("the {ones} of {color} color", "{color} items", "every {color} item", "{color} figures", "the {color} figure"),
 )
-HERE: Final = (
+SCENE_SUFFIXES: Final = (
     *(" in the picture", " in this picture", " in the image", " in this image", " in the scene", " in the drawing"),
     *(" here", " there", " on the canvas", " that you see", " in this drawing", " as well"),
 )
-POLITELY: Final = (
+REQUESTS: Final = (
     *(
         "I want {}",
         "I need {}",
@@ -142,8 +143,8 @@ POLITELY: Final = (
 )
 
 
-def to_the_side(side: str) -> tuple[str, ...]:
-    """Ways to say that something is the leftmost or the rightmost."""
+def side_templates(side: str) -> tuple[str, ...]:
+    """Templates for the leftmost or rightmost of the shapes that a noun describes."""
     return (
         *(f"the {side}most {{}}", f"the {{}} on the {side}", f"the {side} {{}}", f"the {{}} furthest {side}"),
         *(f"the {{}} on the {side} side", f"the {{}} at the {side}", f"the {{}} on the far {side}", f"{side}most {{}}"),
@@ -156,8 +157,8 @@ def to_the_side(side: str) -> tuple[str, ...]:
     )
 
 
-def at_the_end(end: str) -> tuple[str, ...]:
-    """Ways to say that something is the topmost or the lowest."""
+def end_templates(end: str) -> tuple[str, ...]:
+    """Templates for the topmost or lowest of the shapes that a noun describes."""
     return (
         *(f"the {end}most {{}}", f"the {{}} at the {end}", f"the {{}} at the very {end}", f"the {end} {{}}"),
         *(f"the {{}} on the {end}", f"the {{}} nearest the {end}", f"{end}most {{}}", f"{{}} at the {end}"),
@@ -165,12 +166,12 @@ def at_the_end(end: str) -> tuple[str, ...]:
     )
 
 
-def in_the_corner(vertical: tuple[str, str], side: str) -> tuple[str, ...]:
-    """Ways to say that something lies in a corner."""
+def corner_templates(ends: tuple[str, str], side: str) -> tuple[str, ...]:
+    """Templates for the shape nearest a corner; `ends` are two words for the top or the bottom."""
     return tuple(
-        way.format(f"{end} {side}")
-        for end in vertical
-        for way in (
+        template.format(f"{end} {side}")
+        for end in ends
+        for template in (
             *("the {{}} in the {} corner", "the {{}} in the {} corner", "the {{}} at the {}", "the {} {{}}"),
             *(
                 "the {{}} in the {}",

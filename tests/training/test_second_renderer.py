@@ -1,4 +1,4 @@
-"""The second renderer draws what it says and means what the words say, by another reading of the words."""
+"""The second renderer: areas of outlines, colours, and targets, which an independent parser of the texts confirms."""
 
 import math
 import re
@@ -10,7 +10,16 @@ from random import Random
 import numpy as np
 import pytest
 
-from training.second_renderer import ASKERS, OUTLINES, Asked, Scene, Thing, Undecided, draw_scene, scenes_and_questions
+from training.second_renderer import (
+    GENERATORS,
+    OUTLINES,
+    AmbiguousDraw,
+    Question,
+    Scene,
+    Thing,
+    draw_scene,
+    scenes_and_questions,
+)
 
 REFERENCE_COLORS = {
     "red": (215, 25, 25),
@@ -35,8 +44,8 @@ def scenes() -> list[Scene]:
     return [draw_scene(Random(f"test {i}")) for i in range(60)]
 
 
-def fitting(phrase: str, things: list[Thing]) -> list[Thing]:
-    """The things that a noun phrase fits; none where it names what this world does not have."""
+def described(phrase: str, things: list[Thing]) -> list[Thing]:
+    """Things that a noun phrase describes; none if it names an object that this world lacks."""
     words = re.sub(r"^(all the|all|the|an|a) ", "", phrase).strip()
     for size, name in [("small", "small"), ("large", "large"), ("big", "large")]:
         if words.startswith(f"{size} "):
@@ -48,33 +57,19 @@ def fitting(phrase: str, things: list[Thing]) -> list[Thing]:
     return things if singular in ANYTHING else [thing for thing in things if thing.shape == SHAPES.get(singular)]
 
 
-def understood(text: str, scene: Scene) -> list[Thing]:
-    """What an undressed expression means in the scene."""
-    things, (height, width) = list(scene.things), scene.owner.shape
+def parsed_targets(text: str, scene: Scene) -> list[Thing]:
+    """Targets of an expression without request, capitals and punctuation."""
+    things = list(scene.things)
     if text.startswith("everything") and " except" not in text and " but" not in text:
         return things
     if parts := re.fullmatch(r"(.+?) (?:except for|except|but) (the .+)", text):
-        inside = things if parts[1] == "everything" else fitting(parts[1], things)
-        return [thing for thing in inside if thing not in fitting(parts[2], inside)]
+        base = things if parts[1] == "everything" else described(parts[1], things)
+        return [thing for thing in base if thing not in described(parts[2], base)]
     if parts := re.fullmatch(r"(.+?) (?:to the )?(left of|right of|above|below|next to) (the .+)", text):
-        anchors, candidates = fitting(parts[3], things), fitting(parts[1], things)
-        if not (anchors and candidates):
-            return []
-        (anchor,) = anchors
-        if parts[2] == "next to":
-            others = [thing for thing in things if thing is not anchor]
-            nearest = min(others, key=lambda t: math.hypot(t.x - anchor.x, t.y - anchor.y))
-            return [nearest] if nearest in candidates else []
-        holds = {
-            "left of": lambda t: t.x < anchor.x,
-            "right of": lambda t: t.x > anchor.x,
-            "above": lambda t: t.y < anchor.y,
-            "below": lambda t: t.y > anchor.y,
-        }[parts[2]]
-        return [thing for thing in candidates if holds(thing)]
+        return related(parts[2], described(parts[1], things), described(parts[3], things), things)
     if parts := re.fullmatch(rf"(?:the )?({'|'.join(NUMBERS[2:])}) (.+)", text):
-        meant = fitting(parts[2], things)
-        return meant if len(meant) == NUMBERS.index(parts[1]) else []
+        counted = described(parts[2], things)
+        return counted if len(counted) == NUMBERS.index(parts[1]) else []
     extremes = {
         "smallest": lambda t: t.area,
         "largest": lambda t: -t.area,
@@ -85,57 +80,84 @@ def understood(text: str, scene: Scene) -> list[Thing]:
         "lowest": lambda t: -t.y,
     }
     if parts := re.fullmatch(rf"(?:the )?({'|'.join(extremes)}) (.+)", text):
-        return sorted(fitting(parts[2], things), key=extremes[parts[1]])[:1]
+        return sorted(described(parts[2], things), key=extremes[parts[1]])[:1]
     if parts := re.fullmatch(
         r"(.+) (?:in|on|at) the (?:(top|bottom|middle)|(?:(top|bottom) )?(left|right))(?: corner)?", text
     ):
-        down = {"top": lambda t: t.y, "bottom": lambda t: height - t.y}.get(parts[2] or parts[3] or "")
-        across = {"left": lambda t: t.x, "right": lambda t: width - t.x}.get(parts[4] or "")
-        if parts[2] == "middle":
-            down, across = lambda t: abs(t.y - height / 2), lambda t: abs(t.x - width / 2)
-        far = [f for f in (down, across) if f is not None]
-        return sorted(fitting(parts[1], things), key=lambda t: math.hypot(*(f(t) for f in far)))[:1]
-    return fitting(text, things)
+        return nearest_place(described(parts[1], things), parts[2] or parts[3] or "", parts[4] or "", scene)
+    return described(text, things)
 
 
-def questions(kind: str, empty: bool) -> list[tuple[Scene, str, list[Thing]]]:
-    found = []
+def related(relation: str, candidates: list[Thing], landmarks: list[Thing], things: list[Thing]) -> list[Thing]:
+    if not (landmarks and candidates):
+        return []
+    (landmark,) = landmarks
+    if relation == "next to":
+        others = [thing for thing in things if thing is not landmark]
+        nearest = min(others, key=lambda t: math.hypot(t.x - landmark.x, t.y - landmark.y))
+        return [nearest] if nearest in candidates else []
+    holds = {
+        "left of": lambda t: t.x < landmark.x,
+        "right of": lambda t: t.x > landmark.x,
+        "above": lambda t: t.y < landmark.y,
+        "below": lambda t: t.y > landmark.y,
+    }[relation]
+    return [thing for thing in candidates if holds(thing)]
+
+
+def nearest_place(candidates: list[Thing], row: str, column: str, scene: Scene) -> list[Thing]:
+    height, width = scene.labels.shape
+    vertical = {
+        "top": lambda t: t.y,
+        "bottom": lambda t: height - t.y,
+        "middle": lambda t: t.y - height / 2,
+    }.get(row)
+    horizontal = {
+        "left": lambda t: t.x,
+        "right": lambda t: width - t.x,
+        "middle": lambda t: t.x - width / 2,
+    }.get("middle" if row == "middle" else column)
+    axes = [axis for axis in (vertical, horizontal) if axis is not None]
+    return sorted(candidates, key=lambda t: math.hypot(*(axis(t) for axis in axes)))[:1]
+
+
+def expressions(kind: str, no_target: bool) -> list[tuple[Scene, str, list[Thing]]]:
+    results = []
     for index, scene in enumerate(scenes()):
-        chance = Random(f"{kind} {index}")
+        rng = Random(f"{kind} {index}")
         for _ in range(10):
             try:
-                text, meant = ASKERS[kind](scene, chance, empty)
-            except Undecided:
+                text, targets = GENERATORS[kind](scene, rng, no_target)
+            except AmbiguousDraw:
                 continue
-            if bool(meant) != empty:
-                found.append((scene, text, meant))
-    return found
+            if bool(targets) != no_target:
+                results.append((scene, text, targets))
+    return results
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[Asked]:
-    return list(
-        chain.from_iterable(questions for _, questions in scenes_and_questions(seed=3, count=120, questions=10))
-    )
+def questions() -> list[Question]:
+    scenes = scenes_and_questions(seed=3, count=120, questions=10)
+    return list(chain.from_iterable(questions for _, questions in scenes))
 
 
-def test_the_same_seed_draws_and_asks_the_same() -> None:
-    once, again = list(scenes_and_questions(7, 3, 6)), list(islice(scenes_and_questions(7, 30, 6), 3))
-    for (image, asked), (same_image, same_asked) in zip(once, again, strict=True):
+def test_the_same_seed_gives_the_same_images_and_questions() -> None:
+    first, second = list(scenes_and_questions(7, 3, 6)), list(islice(scenes_and_questions(7, 30, 6), 3))
+    for (image, questions), (same_image, same_questions) in zip(first, second, strict=True):
         np.testing.assert_array_equal(image, same_image)
-        assert [(a.text, a.kind) for a in asked] == [(a.text, a.kind) for a in same_asked]
-        assert all((a.mask == b.mask).all() for a, b in zip(asked, same_asked, strict=True))
+        assert [(q.text, q.kind) for q in questions] == [(q.text, q.kind) for q in same_questions]
+        assert all((a.mask == b.mask).all() for a, b in zip(questions, same_questions, strict=True))
     other, _ = next(scenes_and_questions(8, 1, 6))
-    assert other.shape != once[0][0].shape or (other != once[0][0]).any()
+    assert other.shape != first[0][0].shape or (other != first[0][0]).any()
 
 
-def test_pictures_and_masks_have_the_promised_form() -> None:
-    for image, asked in scenes_and_questions(11, 20, 5):
+def test_images_and_masks_have_the_documented_shapes_and_dtypes() -> None:
+    for image, questions in scenes_and_questions(11, 20, 5):
         assert image.dtype == np.uint8
         assert image.ndim == 3
         assert 160 <= min(image.shape[:2]) <= max(image.shape[:2]) <= 1024
-        assert len({a.text for a in asked}) == len(asked) == 5
-        assert all(a.mask.dtype == bool and a.mask.shape == image.shape[:2] for a in asked)
+        assert len({q.text for q in questions}) == len(questions) == 5
+        assert all(q.mask.dtype == bool and q.mask.shape == image.shape[:2] for q in questions)
 
 
 @pytest.mark.parametrize(
@@ -160,13 +182,13 @@ def test_an_outline_has_the_area_of_its_closed_form_and_lies_in_the_unit_circle(
     np.testing.assert_array_equal(inside, inside[:, ::-1])
 
 
-def test_every_thing_is_seen_in_its_colour_and_apart_from_the_background() -> None:
+def test_every_thing_is_visible_in_its_colour_and_differs_from_the_background() -> None:
     for scene in scenes():
         assert 1 <= len(scene.things) <= 8
-        assert max(scene.owner.ravel()) == len(scene.things)
-        background = np.median(scene.image[scene.owner == 0], axis=0)
+        assert max(scene.labels.ravel()) == len(scene.things)
+        background = np.median(scene.image[scene.labels == 0], axis=0)
         for index, thing in enumerate(scene.things, start=1):
-            rows, columns = np.nonzero(scene.owner == index)
+            rows, columns = np.nonzero(scene.labels == index)
             assert thing.area == len(rows) > 0.15 * thing.radius**2
             assert (thing.x, thing.y) == pytest.approx((columns.mean() + 0.5, rows.mean() + 0.5))
             color = np.median(scene.image[rows, columns], axis=0)
@@ -175,43 +197,45 @@ def test_every_thing_is_seen_in_its_colour_and_apart_from_the_background() -> No
             assert math.dist(color, background) > 30
 
 
-@pytest.mark.parametrize("empty", [False, True])
-@pytest.mark.parametrize("kind", ASKERS)
-def test_another_reading_of_the_words_means_the_same(kind: str, empty: bool) -> None:
-    found = questions(kind, empty)
-    assert (len(found) > 60) != (kind == "foreign" and not empty)
-    for scene, text, meant in found:
-        assert set(understood(text, scene)) == set(meant), text
-        assert scene.mask(meant).sum() == sum(thing.area for thing in meant)
+@pytest.mark.parametrize("no_target", [False, True])
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_an_independent_parser_finds_the_same_targets(kind: str, no_target: bool) -> None:
+    results = expressions(kind, no_target)
+    assert (len(results) > 60) != (kind == "foreign" and not no_target)
+    for scene, text, targets in results:
+        assert set(parsed_targets(text, scene)) == set(targets), text
+        assert scene.mask(targets).sum() == sum(thing.area for thing in targets)
 
 
-def test_superlatives_and_places_are_clear_to_an_eye() -> None:
-    for scene, text, (best,) in questions("superlative", empty=False):
-        rivals = [t for t in fitting(re.sub(r"^(the )?\w+ ", "", text), list(scene.things)) if t != best]
-        assert all(max(t.area, best.area) >= 1.149 * min(t.area, best.area) for t in rivals), text
-    for scene, text, (best,) in questions("place", empty=False):
-        height, width = scene.owner.shape
+def test_superlatives_and_places_have_a_clear_margin() -> None:
+    for scene, text, (target,) in expressions("superlative", no_target=False):
+        candidates = described(re.sub(r"^(the )?\w+ ", "", text), list(scene.things))
+        others = [thing for thing in candidates if thing != target]
+        assert all(max(t.area, target.area) >= 1.149 * min(t.area, target.area) for t in others), text
+    for scene, text, (target,) in expressions("place", no_target=False):
+        height, width = scene.labels.shape
         if "corner" in text:
-            assert ("left" in text) == (best.x < width / 2)
-            assert ("top" in text) == (best.y < height / 2)
+            assert ("left" in text) == (target.x < width / 2)
+            assert ("top" in text) == (target.y < height / 2)
 
 
-def test_all_kinds_are_asked_with_and_without_a_target(asked: list[Asked]) -> None:
-    kinds, empty = Counter(a.kind for a in asked), Counter(a.kind for a in asked if a.no_target)
-    assert set(kinds) == set(empty) == set(ASKERS)
-    assert min(kinds.values()) > len(asked) / 20
-    assert empty["foreign"] == kinds["foreign"]
-    assert all(0.08 < empty[kind] / kinds[kind] < 0.4 for kind in kinds if kind != "foreign")
-    wrong = [
-        a.text for a in asked if a.kind == "number" and a.no_target and re.search("|".join(NUMBERS[2:]), a.text.lower())
+def test_every_kind_occurs_with_and_without_a_target(questions: list[Question]) -> None:
+    kinds, without_target = Counter(q.kind for q in questions), Counter(q.kind for q in questions if q.no_target)
+    assert set(kinds) == set(without_target) == set(GENERATORS)
+    assert min(kinds.values()) > len(questions) / 20
+    assert without_target["foreign"] == kinds["foreign"]
+    assert all(0.08 < without_target[kind] / kinds[kind] < 0.4 for kind in kinds if kind != "foreign")
+    number_words = "|".join(NUMBERS[2:])
+    wrong_numbers = [
+        q for q in questions if q.kind == "number" and q.no_target and re.search(number_words, q.text.lower())
     ]
-    assert len(wrong) > empty["number"] / 2
-    assert 0.25 < empty.total() / len(asked) < 0.33
+    assert len(wrong_numbers) > without_target["number"] / 2
+    assert 0.25 < without_target.total() / len(questions) < 0.33
 
 
-def test_words_come_dressed_in_several_ways(asked: list[Asked]) -> None:
-    texts = [a.text for a in asked]
-    for sign in (
+def test_texts_vary_in_requests_capitals_and_punctuation(questions: list[Question]) -> None:
+    texts = [q.text for q in questions]
+    patterns = (
         r"\.$",
         r"!$",
         r"\?$",
@@ -223,6 +247,7 @@ def test_words_come_dressed_in_several_ways(asked: list[Asked]) -> None:
         "^all ",
         "plus sign",
         "dis[ck]",
-    ):
-        assert any(re.search(sign, text) for text in texts), sign
+    )
+    for pattern in patterns:
+        assert any(re.search(pattern, text) for text in texts), pattern
     assert not any(re.search(r"  |\ba [aeiou](?!ne)|\ban [^aeiou]|\{", text) for text in texts)

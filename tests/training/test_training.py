@@ -1,4 +1,4 @@
-"""The recipe of the bundled model: every stage runs, resumes where it stopped, and ends as a checkpoint."""
+"""Training of the bundled model: stages, resuming, several processes, data, losses, export and evaluation."""
 
 import contextlib
 import json
@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from sspsam import SSPSAMPredictor
 from sspsam.checkpoints.format import load_checkpoint
 from sspsam.shapes import ask, draw_scene
-from training import attention, losses, train
+from training import attention, losses, train, trainer
+from training.datasets import ATTRIBUTES, PARSE_SIZES, TARGET_SIDE, SceneDataset
 from training.evaluate import Answer, answers, summary, table
 from training.recipe import RECIPES
-from training.scenes import ATTRIBUTES, PARSE_SIZES, TARGET_SIDE, Examples
-from training.vocabulary import Vocabulary, vocabulary_of
+from training.trainer import Trainer
+from training.vocabulary import Vocabulary, load_or_create_vocabulary
 
 SMOKE = RECIPES["smoke"]
 STAGES = list(SMOKE.stages)
@@ -34,7 +35,7 @@ def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which all stages of the smoke recipe have run."""
+    """Output folder of all stages of the smoke recipe."""
     folder = tmp_path_factory.mktemp("run")
     train.main(["--recipe", "smoke", "--output", str(folder), "--log-steps", "2"])
     return folder
@@ -42,10 +43,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def vocabulary(run: Path) -> Vocabulary:
-    return vocabulary_of(SMOKE, run)
+    return load_or_create_vocabulary(SMOKE, run)
 
 
-def test_every_stage_learns_and_says_what_it_lost(run: Path) -> None:
+def test_every_stage_logs_finite_losses(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == [stage for stage in STAGES for _ in range(2)]
     for line in lines:
@@ -65,16 +66,18 @@ def test_every_stage_learns_and_says_what_it_lost(run: Path) -> None:
     } <= set(lines[-1])
 
 
-def test_a_later_stage_takes_up_what_an_earlier_one_learnt(tmp_path: Path, run: Path, vocabulary: Vocabulary) -> None:
+def test_a_later_stage_starts_from_the_weights_of_earlier_stages(
+    tmp_path: Path, run: Path, vocabulary: Vocabulary
+) -> None:
     for stage in ("text", "clip", "sam"):
         (tmp_path / f"{stage}.pt").write_bytes((run / f"{stage}.pt").read_bytes())
     vocabulary.save(tmp_path / "vocabulary.json")
-    arguments = train._arguments(["--recipe", "smoke", "--output", str(tmp_path)])
-    begun = train.Trainer("joint", arguments, 0).objective.state_dict()
+    options = train.parse_options(["--recipe", "smoke", "--output", str(tmp_path)])
+    initial = Trainer("joint", options, 0).objective.state_dict()
     (tmp_path / "joint.pt").write_bytes((run / "joint.pt").read_bytes())
-    again = train.Trainer("refine", arguments, 0).objective.state_dict()
-    assert all(torch.equal(again[key], learnt) for key, learnt in weights(run, "joint").items())
-    for stage, part in (
+    initial_refine = Trainer("refine", options, 0).objective.state_dict()
+    assert all(torch.equal(initial_refine[key], trained) for key, trained in weights(run, "joint").items())
+    for stage, prefix in (
         ("text", "model.clip.text."),
         ("text", "model.ssp.linguistic_attention_adapter."),
         ("text", "heads.parse."),
@@ -82,25 +85,27 @@ def test_a_later_stage_takes_up_what_an_earlier_one_learnt(tmp_path: Path, run: 
         ("clip", "heads.attributes."),
         ("sam", "model.sam."),
     ):
-        taken = [key for key in begun if key.startswith(part)]
-        assert taken
-        learnt = weights(run, stage)
-        assert all(torch.equal(begun[key], learnt[key]) for key in taken)
+        keys = [key for key in initial if key.startswith(prefix)]
+        assert keys
+        trained = weights(run, stage)
+        assert all(torch.equal(initial[key], trained[key]) for key in keys)
 
 
-def test_what_is_frozen_stays_and_what_is_not_learns(run: Path) -> None:
+def test_frozen_parameters_stay_and_the_others_change(run: Path) -> None:
     before, after = (weights(run, stage) for stage in ("clip", "joint"))
     visual = [key for key in before if key.startswith("model.clip.visual.")]
     assert all(torch.equal(before[key], after[key]) for key in visual)
-    for part in ("model.clip.text.", "model.ssp.", "model.sam."):
-        earlier = weights(run, "sam") if part == "model.sam." else before
-        assert any(not torch.equal(earlier[key], after[key]) for key in after if key.startswith(part))
+    for prefix in ("model.clip.text.", "model.ssp.", "model.sam."):
+        earlier = weights(run, "sam") if prefix == "model.sam." else before
+        assert any(not torch.equal(earlier[key], after[key]) for key in after if key.startswith(prefix))
 
 
-def test_processes_that_do_not_divide_the_batch_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_processes_that_do_not_divide_the_batch_size_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         train.main(["--recipe", "smoke", "--output", str(tmp_path), "--processes", "3"])
-    assert "does not divide" in capsys.readouterr().err
+    assert "--processes 3 does not divide" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--images", "--processes", "--threads", "--log-steps"])
@@ -111,38 +116,40 @@ def test_numbers_below_one_are_refused(option: str, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize(("stage", "earlier"), [("joint", "text"), ("refine", "joint")])
-def test_a_stage_without_an_earlier_one_names_what_is_missing(tmp_path: Path, stage: str, earlier: str) -> None:
-    with pytest.raises(FileNotFoundError, match=rf"stage {stage}.*stage {earlier} learnt.*{earlier}\.pt: run") as error:
+def test_a_stage_without_its_earlier_stage_names_the_missing_checkpoint(
+    tmp_path: Path, stage: str, earlier: str
+) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"stage {stage}.*stage {earlier},.*{earlier}\.pt .*: run") as error:
         train.main(["--recipe", "smoke", "--output", str(tmp_path), "--stages", stage])
-    assert ("--start" in str(error.value)) == (stage == "joint")  # no other stage begins from a finished model
+    assert ("--start" in str(error.value)) == (stage == "joint")  # no other stage can start from a finished model
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(
     tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(trainer, "SAVE_SECONDS", 0.0)
     steps = 0
-    learn = train.Trainer._learn
+    train_step = Trainer._train_step
 
-    def stopped(self: train.Trainer, *arguments: object) -> dict[str, float]:
+    def interrupted_step(self: Trainer, *arguments: object) -> dict[str, float]:
         nonlocal steps
         steps += 1
         if steps == 3:
             raise KeyboardInterrupt
-        return learn(self, *arguments)
+        return train_step(self, *arguments)
 
-    monkeypatch.setattr(train.Trainer, "_learn", stopped)
+    monkeypatch.setattr(Trainer, "_train_step", interrupted_step)
     command = ["--recipe", "smoke", "--output", str(tmp_path), "--stages", "clip"]
     with pytest.raises(KeyboardInterrupt):
         train.main(command)
     assert torch.load(tmp_path / "clip.pt", weights_only=True)["step"] == 2
     train.main(command)
-    assert steps == 5  # two, the one that failed, and the two that were left
-    straight, resumed = weights(run, "clip"), weights(tmp_path, "clip")
-    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+    assert steps == 5  # two, the interrupted one, and the two that remained
+    uninterrupted, resumed = weights(run, "clip"), weights(tmp_path, "clip")
+    assert all(torch.equal(uninterrupted[key], resumed[key]) for key in uninterrupted)
 
 
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+def test_two_processes_train_the_same_weights_as_one(tmp_path: Path) -> None:
     for count in ("1", "2"):
         words = ["--recipe", "smoke", "--stages", "clip", "--precision", "float32", "--processes", count]
         train.main([*words, "--output", str(tmp_path / count)])
@@ -150,14 +157,14 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     assert all(torch.allclose(one[key], two[key], atol=2e-4) for key in one)
 
 
-def test_processes_of_which_only_some_ask_with_points_learn_together(tmp_path: Path) -> None:
+def test_processes_train_together_when_only_one_of_them_uses_point_prompts(tmp_path: Path) -> None:
     words = ["--recipe", "smoke", "--stages", "sam", "--images", "24", "--log-steps", "1", "--output", str(tmp_path)]
-    train.main([*words, "--processes", "2"])  # one scene each: in three steps of ten only one of them asks so
+    train.main([*words, "--processes", "2"])  # one scene each: in three of ten steps only one of them uses points
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 12
     assert all(weight.isfinite().all() for weight in weights(tmp_path, "sam").values())
 
 
-def test_the_processes_of_a_killed_training_end_even_where_interrupts_are_ignored(tmp_path: Path) -> None:
+def test_the_processes_of_a_killed_training_end_even_if_interrupts_are_ignored(tmp_path: Path) -> None:
     words = ["--recipe", "smoke", "--stages", "clip", "--images", "1000000", "--log-steps", "1", "--processes", "2"]
     command = [sys.executable, "-m", "training.train", *words, "--output", str(tmp_path)]
     running = subprocess.Popen(
@@ -166,13 +173,13 @@ def test_the_processes_of_a_killed_training_end_even_where_interrupts_are_ignore
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as shells begin what runs in the background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as shells start background jobs
     )
     try:
-        patience = time.monotonic() + 120
+        deadline = time.monotonic() + 120
         while not (tmp_path / "log.jsonl").exists():
             assert running.poll() is None
-            assert time.monotonic() < patience
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         running.kill()
         running.communicate(timeout=60)  # the pipe closes when the last process has ended
@@ -184,108 +191,110 @@ def test_the_processes_of_a_killed_training_end_even_where_interrupts_are_ignore
 def test_the_result_is_a_checkpoint_of_the_library(run: Path, vocabulary: Vocabulary) -> None:
     predictor = SSPSAMPredictor.from_pretrained(run / "model", device="cpu")
     assert predictor.config.architecture == SMOKE.architecture
-    found = predictor.predict(["the red circle", "a dog"], image=draw_scene(3).pixels)
-    assert found[0].mask.shape == draw_scene(3).pixels.shape[:2]
-    # what the small vocabulary says in training, the large one says after it
-    learnt = weights(run, "refine")["model.clip.text.token_embedding.weight"]
-    spread = load_checkpoint(run / "model")[0].clip.text.token_embedding.weight
+    results = predictor.predict(["the red circle", "a dog"], image=draw_scene(3).pixels)
+    assert results[0].mask.shape == draw_scene(3).pixels.shape[:2]
+    # CLIP's token ids select the rows that the small vocabulary selected during training
+    trained = weights(run, "refine")["model.clip.text.token_embedding.weight"]
+    exported = load_checkpoint(run / "model")[0].clip.text.token_embedding.weight
     for text in ("the red circle", "an aardvark's left foot!"):
-        wanted = learnt[vocabulary.read(text)]
-        read = spread[torch.from_numpy(vocabulary.tokenizer(text))]
-        assert torch.allclose(read, wanted, atol=1e-3, rtol=1e-3)  # stored as float16
+        expected = trained[vocabulary.encode(text)]
+        actual = exported[torch.from_numpy(vocabulary.tokenizer(text))]
+        assert torch.allclose(actual, expected, atol=1e-3, rtol=1e-3)  # stored as float16
 
 
-def test_training_goes_on_from_a_finished_model(tmp_path: Path, run: Path, vocabulary: Vocabulary) -> None:
+def test_training_starts_from_a_finished_model(tmp_path: Path, run: Path, vocabulary: Vocabulary) -> None:
     vocabulary.save(tmp_path / "vocabulary.json")
-    arguments = ["--recipe", "smoke", "--output", str(tmp_path), "--start", str(run / "model")]
-    begun = train.Trainer("joint", train._arguments(arguments), 0).objective.model.state_dict()
-    for key, learnt in weights(run, "refine").items():
+    words = ["--recipe", "smoke", "--output", str(tmp_path), "--start", str(run / "model")]
+    initial = Trainer("joint", train.parse_options(words), 0).objective.model.state_dict()
+    for key, trained in weights(run, "refine").items():
         if key.startswith("model.") and "token_embedding" not in key:
-            assert torch.allclose(begun[key.removeprefix("model.")], learnt, atol=1e-3, rtol=1e-3)
+            assert torch.allclose(initial[key.removeprefix("model.")], trained, atol=1e-3, rtol=1e-3)
     embedding = "clip.text.token_embedding.weight"
-    used = [0, 1, *range(2, 2 + len(vocabulary.known)), vocabulary.size - 2, vocabulary.size - 1]
-    assert torch.allclose(begun[embedding][used], weights(run, "refine")[f"model.{embedding}"][used], atol=1e-3)
+    rows = [0, 1, *range(2, 2 + len(vocabulary.known)), vocabulary.size - 2, vocabulary.size - 1]
+    assert torch.allclose(initial[embedding][rows], weights(run, "refine")[f"model.{embedding}"][rows], atol=1e-3)
 
 
-def test_every_word_of_the_world_is_known_and_the_wide_world_is_not(vocabulary: Vocabulary) -> None:
-    def unknown(text: str) -> int:
-        return int((vocabulary.read(text) == 1).sum())
+def test_the_vocabulary_knows_every_word_but_foreign_nouns(vocabulary: Vocabulary) -> None:
+    def unknown_tokens(text: str) -> int:
+        return int((vocabulary.encode(text) == 1).sum())
 
-    asked = [question for seed in range(40) for question in ask(draw_scene(seed, (96, 96)), seed, 30)]
-    foreign = [question.text for question in asked if "foreign" in question.kind]
-    assert all(unknown(question.text) == 0 for question in asked if "foreign" not in question.kind)
+    questions = [question for seed in range(40) for question in ask(draw_scene(seed, (96, 96)), seed, 30)]
+    foreign = [question.text for question in questions if "foreign" in question.kind]
+    assert all(unknown_tokens(question.text) == 0 for question in questions if "foreign" not in question.kind)
     assert len(foreign) > 20
-    assert all(unknown(text) for text in foreign)
-    assert unknown("a dog") == 1
-    assert unknown("the hovercraft left of the dog") >= 2
+    assert all(unknown_tokens(text) for text in foreign)
+    assert unknown_tokens("a dog") == 1
+    assert unknown_tokens("the hovercraft left of the dog") >= 2
 
 
-def test_the_targets_of_an_example_are_those_of_its_scene(vocabulary: Vocabulary) -> None:
-    examples = Examples(SMOKE.config, 5, 4, vocabulary, 10)
+def test_the_tensors_of_an_example_agree_with_one_another(vocabulary: Vocabulary) -> None:
+    dataset = SceneDataset(SMOKE.config, 5, 4, vocabulary, 10)
     for index in range(10):
-        example = examples[index]
+        example = dataset[index]
         shapes = len(example.masks)
         assert example.masks.shape == (shapes, TARGET_SIDE, TARGET_SIDE)
         assert example.masks.sum(dim=0).max() <= 1.001  # masks are disjoint
-        assert example.patches.shape == (shapes, SMOKE.architecture.clip.grid**2)
+        assert example.patch_coverage.shape == (shapes, SMOKE.architecture.clip.grid**2)
         assert example.attributes[:, : ATTRIBUTES.index("small")].sum(dim=1).eq(2).all()  # one colour, one kind
-        assert example.meant.shape == (len(example.token_ids), shapes) == example.candidates.shape
-        assert (example.candidates >= example.meant).all()  # what is meant is what the noun fits, or some of it
+        assert example.targets.shape == (len(example.token_ids), shapes) == example.candidates.shape
+        assert (example.candidates >= example.targets).all()  # every target is a candidate
         assert example.parse.shape == (len(example.token_ids), len(PARSE_SIZES))
         assert (example.parse < torch.tensor(PARSE_SIZES)).all()
         for mask, box in zip(example.masks, example.boxes * TARGET_SIDE, strict=True):
             rows, columns = (torch.nonzero(mask.sum(dim=axis) > 0) for axis in (1, 0))
             tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             assert torch.allclose(torch.stack(tight).float(), box, atol=1.01)
-    again = Examples(SMOKE.config, 5, 4, vocabulary, 10)[3]
-    assert torch.equal(again.sam_input, examples[3].sam_input)
-    assert torch.equal(again.token_ids, examples[3].token_ids)
+    same = SceneDataset(SMOKE.config, 5, 4, vocabulary, 10)[3]
+    assert torch.equal(same.sam_input, dataset[3].sam_input)
+    assert torch.equal(same.token_ids, dataset[3].token_ids)
 
 
-@pytest.mark.parametrize("how", ["alone", "bool mask", "float mask", "broadcast mask", "causal"])
-def test_plain_attention_is_the_fused_one_with_its_gradients(how: str) -> None:
+@pytest.mark.parametrize("mask", ["none", "bool", "float", "broadcast", "causal"])
+def test_plain_attention_and_its_gradients_equal_the_fused_ones(mask: str) -> None:
     torch.manual_seed(0)
     inputs = [torch.randn(2, 3, tokens, 4, dtype=torch.float64, requires_grad=True) for tokens in (5, 6, 6)]
     options: dict[str, object] = {}
-    if how == "bool mask":
+    if mask == "bool":
         options["attn_mask"] = torch.arange(6).view(1, 1, 1, 6) < 4
-    elif how in ("float mask", "broadcast mask"):
-        shape = (2, 3, 5, 6) if how == "float mask" else (3, 1, 6)
+    elif mask in ("float", "broadcast"):
+        shape = (2, 3, 5, 6) if mask == "float" else (3, 1, 6)
         options["attn_mask"] = torch.randn(shape, dtype=torch.float64, requires_grad=True)
         inputs.append(options["attn_mask"])
-    elif how == "causal":
+    elif mask == "causal":
         inputs[0] = torch.randn(2, 3, 6, 4, dtype=torch.float64, requires_grad=True)
         options["is_causal"] = True
-    wanted = F.scaled_dot_product_attention(*inputs[:3], **options)
+    fused = F.scaled_dot_product_attention(*inputs[:3], **options)
     with attention.PlainAttention():
-        found = F.scaled_dot_product_attention(*inputs[:3], **options)
-    assert "_Attention" in found.grad_fn.name()
-    assert "_Attention" not in wanted.grad_fn.name()
-    assert torch.allclose(found, wanted)
-    direction = torch.randn_like(wanted)
-    for ours, theirs in zip(*(torch.autograd.grad(x, inputs, direction) for x in (found, wanted)), strict=True):
-        assert torch.allclose(ours, theirs)
+        plain = F.scaled_dot_product_attention(*inputs[:3], **options)
+    assert "_Attention" in plain.grad_fn.name()
+    assert "_Attention" not in fused.grad_fn.name()
+    assert torch.allclose(plain, fused)
+    direction = torch.randn_like(fused)
+    gradients = (torch.autograd.grad(output, inputs, direction) for output in (plain, fused))
+    for plain_gradient, fused_gradient in zip(*gradients, strict=True):
+        assert torch.allclose(plain_gradient, fused_gradient)
 
 
-def test_plain_attention_computes_in_the_precision_of_autocast_and_gives_gradients_of_its_inputs() -> None:
+def test_plain_attention_computes_in_the_dtype_of_autocast_with_gradients_in_the_dtype_of_its_inputs() -> None:
     torch.manual_seed(0)
     inputs = [torch.randn(2, 40, 16, requires_grad=True) for _ in range(3)]
-    wanted = F.scaled_dot_product_attention(*inputs)
+    fused = F.scaled_dot_product_attention(*inputs)
     with torch.autocast("cpu", torch.bfloat16), attention.PlainAttention():
-        found = F.scaled_dot_product_attention(*inputs)
-    assert found.dtype is torch.bfloat16
-    assert torch.allclose(found.float(), wanted, atol=0.03)
-    for ours, theirs in zip(*(torch.autograd.grad(x.float().sum(), inputs) for x in (found, wanted)), strict=True):
-        assert ours.dtype is torch.float32
-        assert torch.allclose(ours, theirs, atol=0.03)
+        plain = F.scaled_dot_product_attention(*inputs)
+    assert plain.dtype is torch.bfloat16
+    assert torch.allclose(plain.float(), fused, atol=0.03)
+    gradients = (torch.autograd.grad(output.float().sum(), inputs) for output in (plain, fused))
+    for plain_gradient, fused_gradient in zip(*gradients, strict=True):
+        assert plain_gradient.dtype is torch.float32
+        assert torch.allclose(plain_gradient, fused_gradient, atol=0.03)
 
 
-def test_losses_are_least_where_the_answer_is_right() -> None:
-    wanted = torch.zeros(2, TARGET_SIDE, TARGET_SIDE)
-    wanted[0, 16:64, 32:96] = 1
-    low_res = F.avg_pool2d(wanted, 8) * 40 - 20  # (2, 16, 16): the second means nothing
-    right = losses.mask_losses(low_res, torch.ones(2), wanted)
-    wrong = losses.mask_losses(-low_res, torch.ones(2), wanted)
+def test_losses_are_near_zero_for_the_right_answer_and_large_for_its_opposite() -> None:
+    target = torch.zeros(2, TARGET_SIDE, TARGET_SIDE)
+    target[0, 16:64, 32:96] = 1
+    low_res = F.avg_pool2d(target, 8) * 40 - 20  # (2, 16, 16): the second mask is empty
+    right = losses.mask_losses(low_res, torch.ones(2), target)
+    wrong = losses.mask_losses(-low_res, torch.ones(2), target)
     assert right["dice"] < 0.2 < 3 < wrong["dice"]
     assert right["focal"] < 0.3 < 10 < wrong["focal"]
     assert right["iou"] < 1e-3
@@ -295,7 +304,7 @@ def test_losses_are_least_where_the_answer_is_right() -> None:
     assert all(float(loss) == pytest.approx(0, abs=1e-5) for loss in losses.box_losses(center, corners).values())
 
 
-def test_the_numbers_of_an_evaluation_are_counted_by_hand() -> None:
+def test_the_metrics_of_an_evaluation_match_a_count_by_hand() -> None:
     results = [
         Answer("shape", True, True, 0.95),
         Answer("shape", True, True, 0.6),
@@ -312,11 +321,11 @@ def test_the_numbers_of_an_evaluation_are_counted_by_hand() -> None:
     assert "| shape | 3 | 0.775 | 1.000 |" in table(numbers)
 
 
-def test_an_evaluation_asks_both_renderers_through_the_predictor(run: Path) -> None:
+def test_an_evaluation_scores_the_expressions_of_both_renderers(run: Path) -> None:
     predictor = SSPSAMPredictor.from_pretrained(run / "model", device="cpu")
     for renderer in ("own", "second"):
-        found = answers(predictor, renderer, 3, 4)
-        assert len(found) >= 6
-        assert {one.target for one in found} == {True, False} or len({one.kind for one in found}) > 1
-        assert all(0 <= one.iou <= 1 for one in found)
+        results = answers(predictor, renderer, 3, 4)
+        assert len(results) >= 6
+        assert {result.has_target for result in results} == {True, False} or len({r.kind for r in results}) > 1
+        assert all(0 <= result.iou <= 1 for result in results)
         assert np.isfinite(summary(answers(predictor, renderer, 6, 8))["mIoU"])
