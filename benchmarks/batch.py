@@ -46,12 +46,13 @@ def write_images(folder: Path, count: int) -> list[Path]:
 
 def model_alone(predictor: SSPSAMPredictor, paths: list[Path], texts: list[str]) -> float:
     """Seconds that encoding and answering take, for images that are decoded and resized beforehand."""
-    ready = [predictor._encoder.read(path, DEFAULT_MAX_PIXELS) for path in paths]
+    encoder = predictor._pipeline.images
+    ready = [encoder.preprocess(path, DEFAULT_MAX_PIXELS) for path in paths]
     batch_size = default_batch_size(predictor.device)  # that of a batch
     start = time.perf_counter()
     for first in range(0, len(ready), batch_size):
         chunk = ready[first : first + batch_size]
-        for embedding in predictor._encoder.encode(chunk, predictor.device, predictor.fingerprint):
+        for embedding in encoder.encode(chunk):
             predictor.predict(texts, embedding=raise_if_error(embedding))
     return time.perf_counter() - start
 

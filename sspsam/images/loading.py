@@ -332,9 +332,8 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Pixels:
     if isinstance(array, np.ma.MaskedArray):
         raise ImageError("the values under the mask of a masked array are undefined: pass array.filled(...)")
     array = np.asarray(array)  # np.matrix has a reshape of its own
-    if array.dtype == object:
-        content = array.item() if array.size == 1 else array
-        raise ImageTypeError(_wrong_type(content))
+    if array.dtype == object and array.size == 1:  # np.array(None)
+        raise ImageTypeError(_wrong_type(array.item()))
     name = f"the array of shape {array.shape}"
     channels = 1 if array.ndim == 2 else array.shape[-1] if array.ndim == 3 else 0
     if channels not in (1, 3, 4):

@@ -72,17 +72,17 @@ class Pipeline:
         cache: EmbeddingCache | None,
     ) -> None:
         self._model, self._config, self.identity, self.cache = model, config, identity, cache
-        self._images = ImageEncoder(model, config, identity, cache)
-        self._texts = TextEncoder(model, tokenizer, identity)
+        self.images = ImageEncoder(model, config, identity, cache)
+        self.texts = TextEncoder(model, tokenizer, identity)
         self._prepared = PreparedEmbeddings(model, config, identity)
 
     def tokenize(self, texts: str | Sequence[str]) -> list[TokenizedExpression]:
         """Check and tokenise expressions; see `TextEncoder.tokenize`."""
-        return self._texts.tokenize(texts)
+        return self.texts.tokenize(texts)
 
     def encode_image(self, image: ImageInput, max_pixels: int) -> ImageEmbedding:
         """Load and encode one image; see `SSPSAMPredictor.encode`."""
-        return raise_if_error(self._images.encode([self._images.preprocess(image, max_pixels)])[0])
+        return raise_if_error(self.images.encode([self.images.preprocess(image, max_pixels)])[0])
 
     def answer(
         self, embedding: ImageEmbedding, expressions: Sequence[TokenizedExpression], settings: AnswerSettings
@@ -95,7 +95,7 @@ class Pipeline:
             image, geometry = self._prepared.prepared(embedding)
 
             # Text: token ids -> text features
-            encoded = self._texts.encode(expressions)
+            encoded = self.texts.encode(expressions)
 
             # Segmentation: text features -> logits -> masks
             for start in range(0, len(encoded), batch_size):
@@ -103,7 +103,7 @@ class Pipeline:
                 features = ExpressionFeatures.join([expression.features for expression in batch])
                 prediction = self._model.segment(image, features)
                 for row, expression in enumerate(batch):
-                    words = self._texts.words(expression.token_ids) if settings.explain else []
+                    words = self.texts.words(expression.token_ids) if settings.explain else []
                     row_prediction = Prediction(*(tensor[row : row + 1] for tensor in prediction))
                     results.append(
                         to_segmentation(
@@ -166,12 +166,12 @@ class Pipeline:
             return expressions
         if isinstance(image, SSPSAMError):
             return image
-        preprocessed = _loaded_or_error(self._images.preprocess, image, settings.max_pixels)
+        preprocessed = _loaded_or_error(self.images.preprocess, image, settings.max_pixels)
         return preprocessed if isinstance(preprocessed, SSPSAMError) else _LoadedImage(preprocessed, expressions)
 
     def _answer_loaded(self, settings: AnswerSettings, items: list[_LoadedImage | SSPSAMError]) -> list[Outcome]:
         """Encode the images of a batch together, then answer the expressions of each; errors keep their places."""
-        embeddings = iter(self._images.encode([item.image for item in items if isinstance(item, _LoadedImage)]))
+        embeddings = iter(self.images.encode([item.image for item in items if isinstance(item, _LoadedImage)]))
         outcomes: list[Outcome] = []
         for item in items:
             if isinstance(item, SSPSAMError):
