@@ -25,7 +25,6 @@ from sspsam.images.encoder import UNSAVED, ImageEncoder
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput
 from sspsam.images.preprocessing import PreprocessedImage
 from sspsam.models import SSPSAM, ExpressionFeatures, ImageFeatures, PreparedImage
-from sspsam.models.layers import PackedWeights, with_packed
 from sspsam.segmentation.answers import PredictOptions, ReturnLogits, to_segmentation
 from sspsam.segmentation.result import Segmentation
 from sspsam.text.encoder import TextEncoder, Tokenized
@@ -163,7 +162,6 @@ class SSPSAMPredictor:
         chosen = checked_device(device)
         self._model.to(chosen)
         self._device = chosen
-        self._packed = PackedWeights()
         self._reader.forget()
         return self
 
@@ -422,7 +420,7 @@ class SSPSAMPredictor:
         """Answers about one picture, in order."""
         results: list[Segmentation] = []
         chunk = _CHUNK.get(self._device.type, _CHUNK_ELSEWHERE)
-        with inference_context(self._device), with_packed(self._packed):
+        with inference_context(self._device):
             prepared = self._prepared(asked)
             expressions = self._reader.read(tokenized)
             for start in range(0, len(expressions), chunk):

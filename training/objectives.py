@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from sspsam.config import Architecture
 from sspsam.models import SSPSAM, ExpressionFeatures
-from sspsam.models.ssp_encoder import LinguisticFeatures, SSPOutput
+from sspsam.models.attention_adapters import LinguisticFeatures
+from sspsam.models.ssp_encoder import SSPOutput
 from sspsam.shapes import COLORS, OUTLINES
 from training.attention import plain_attention
 from training.losses import Losses, box_losses, mark_losses, mask_losses, no_target_loss, summary_losses
