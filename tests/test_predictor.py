@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.authors_checkpoint import tiny_architecture
 from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor, errors
 from sspsam.config import ModelConfig
-from sspsam.models import SSPSAM, layers
+from sspsam.models import SSPSAM, kernels
 
 
 @pytest.fixture
@@ -68,23 +68,24 @@ def test_what_is_the_pictures_is_computed_once(predictor, picture, monkeypatch) 
     assert embedding.to("meta").prepared is None  # it belongs to the device
 
 
-@pytest.mark.skipif(layers._pack() is None, reason="PyTorch has no oneDNN here")
-def test_weights_are_packed_for_questions_alone_and_only_as_long_as_they_stay_where_they_are(
-    predictor, picture
-) -> None:
+@pytest.mark.skipif(kernels.onednn_packing() is None, reason="PyTorch has no oneDNN here")
+def test_weights_are_packed_for_expressions_alone_and_only_until_the_model_moves(predictor, picture) -> None:
+    def packed_weights() -> dict[str, torch.Tensor]:
+        layers = {name: getattr(layer, "packed_weight", None) for name, layer in predictor._model.named_modules()}
+        return {
+            name: weight.packed for name, weight in layers.items() if weight is not None and weight.packed is not None
+        }
+
     embedding = predictor.encode(picture)
-    assert len(predictor._packed._kept) == 0
+    assert not packed_weights()
     first = predictor.predict(["a thing", "two things"], embedding=embedding, return_logits="low_res")
-    packed = predictor._packed
-    names = {id(parameter): name for name, parameter in predictor._model.named_parameters()}
-    kept = {names[id(weight)] for weight in packed._kept}
-    assert "clip.text.transformer.resblocks.0.attn.in_proj_weight" in kept
-    assert not [name for name in kept if "image_encoder" in name or "clip.visual" in name]
-    assert all(weight.is_mkldnn for weight in packed._kept.values())
+    packed = packed_weights()
+    assert "clip.text.transformer.resblocks.0.attn" in packed
+    assert not [name for name in packed if "image_encoder" in name or "clip.visual" in name]
+    assert all(weight.is_mkldnn for weight in packed.values())
     state = {name: tensor.clone() for name, tensor in predictor._model.state_dict().items()}
     predictor.to("cpu")
-    assert predictor._packed is not packed
-    assert len(predictor._packed._kept) == 0
+    assert not packed_weights()
     again = predictor.predict(["a thing", "two things"], embedding=embedding, return_logits="low_res")
     for one, other in zip(first, again, strict=True):
         assert np.array_equal(one.low_res_logits, other.low_res_logits)

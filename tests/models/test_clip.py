@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from benchmarks.authors_checkpoint import tiny_architecture
 from sspsam.models.clip import CLIPWithSurgery, SurgeryBlock, TextTransformer, VisionTransformer
 
-# an MLP width that open_clip's own ratio of widths would round down
+# feed-forward widths that are no multiple of the width
 CONFIG = dataclasses.replace(tiny_architecture().clip, vision_mlp_width=115, text_mlp_width=115)
 
 
@@ -29,7 +29,7 @@ def test_text_features_are_those_of_the_stock_transformer() -> None:
         width=CONFIG.text_width,
         layers=CONFIG.text_layers,
         heads=CONFIG.text_heads,
-        mlp_ratio=(CONFIG.text_mlp_width + 0.5) / CONFIG.text_width,  # open_clip rounds the product down
+        mlp_ratio=CONFIG.text_mlp_width / CONFIG.text_width,
         output_dim=CONFIG.embed_dim,
         act_layer=stock.QuickGELU,
         output_tokens=True,
@@ -54,7 +54,7 @@ def test_the_class_token_is_that_of_the_stock_vision_transformer() -> None:
         width=CONFIG.vision_width,
         layers=CONFIG.vision_layers,
         heads=CONFIG.vision_heads,
-        mlp_ratio=(CONFIG.vision_mlp_width + 0.5) / CONFIG.vision_width,  # open_clip rounds the product down
+        mlp_ratio=CONFIG.vision_mlp_width / CONFIG.vision_width,
         output_dim=CONFIG.embed_dim,
         act_layer=stock.QuickGELU,
     ).eval()

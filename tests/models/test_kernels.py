@@ -102,12 +102,19 @@ def test_a_weight_is_packed_only_for_several_rows_in_evaluation_mode_without_gra
     assert is_packed(layer) == (kernels.onednn_packing() is not None)
 
 
+def changed_as_often(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The tensor, with the count of changes of the other, so that the count does not tell them apart."""
+    while tensor._version < other._version:
+        tensor += 0
+    return tensor
+
+
 def double_in_place(layer: Linear) -> None:
     layer.weight.mul_(2)
 
 
 def replace_the_parameter(layer: Linear) -> None:
-    layer.weight = nn.Parameter(layer.weight * 2)
+    layer.weight = nn.Parameter(changed_as_often(layer.weight * 2, layer.weight))
 
 
 def load_a_state(layer: Linear) -> None:
@@ -115,7 +122,8 @@ def load_a_state(layer: Linear) -> None:
 
 
 def assign_a_state(layer: Linear) -> None:
-    layer.load_state_dict({name: tensor * 2 for name, tensor in layer.state_dict().items()}, assign=True)
+    state = {name: changed_as_often(tensor * 2, tensor) for name, tensor in layer.state_dict(keep_vars=True).items()}
+    layer.load_state_dict(state, assign=True)
 
 
 def round_to_half(layer: Linear) -> None:
