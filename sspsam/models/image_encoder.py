@@ -191,7 +191,7 @@ def _normalize(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def _rows_at_once(x: Tensor, window: int) -> int:
-    """Return the rows of a band of (B, g, g, width): on a CPU one row of windows or a few tokens' rows, else all."""
+    """Return the rows of a band of (B, g, g, width): on a CPU one row of windows or a few rows of tokens, else all."""
     return (window or _BAND_ROWS) if x.device.type == "cpu" else x.shape[1]
 
 

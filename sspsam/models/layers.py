@@ -20,7 +20,7 @@ class PackingLayer(nn.Module):
     packed_weight: PackedWeight | None = None  # None: the layer does not pack
 
     def packed_weight_in_evaluation(self) -> PackedWeight | None:
-        """The packed weight, or None in training mode, where a weight changes before packing it pays."""
+        """The packed weight, or None in training mode, where every step of the optimizer changes the weight."""
         return None if self.training else self.packed_weight
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
