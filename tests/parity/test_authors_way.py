@@ -1,4 +1,4 @@
-"""The predictor against the definition on stock modules, with other weights, sizes, images and texts than the golden files."""
+"""The predictor against the definition on stock modules, with other weights, images and texts than the golden files."""
 
 import importlib.util
 import sys
