@@ -40,7 +40,9 @@ class PackedWeight:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.drop()
+        self._packed: Tensor | None = None
+        self._source: Callable[[], Tensor | None] = lambda: None  # a weak reference to the weight that was packed
+        self._version = 0  # of that weight, PyTorch's count of its changes in place
 
     def __reduce__(self) -> tuple[type["PackedWeight"], tuple[()]]:
         """Leave the lock and the packed weight out of copies and pickles."""
@@ -54,9 +56,7 @@ class PackedWeight:
     def drop(self) -> None:
         """Free the packed weight."""
         with self._lock:
-            self._packed: Tensor | None = None
-            self._source: weakref.ref[Tensor] | None = None
-            self._version = -1
+            self._packed = None
 
     def of(self, weight: Tensor) -> Tensor:
         """Return the packed form of a weight, or the weight itself where PyTorch cannot pack it.
@@ -64,17 +64,20 @@ class PackedWeight:
         Args:
             weight: (out, in) float32 on the CPU.
         """
+        with self._lock:
+            if self._packed is None or self._source() is not weight or self._version != weight._version:
+                self._pack(weight)
+            return weight if self._packed is None else self._packed
+
+    def _pack(self, weight: Tensor) -> None:
         pack = onednn_packing()
         if pack is None or weight.is_inference():  # PyTorch does not count the changes of inference tensors
-            return weight
-        with self._lock:
-            source = None if self._source is None else self._source()
-            if self._packed is None or source is not weight or self._version != weight._version:
-                # always for the same number of rows: the layout, and with it the last bits of a product, must not
-                # depend on the product that came first
-                self._packed = pack(weight, _PACKED_FOR_ROWS)
-                self._source, self._version = weakref.ref(weight), weight._version
-            return self._packed
+            self._packed = None
+            return
+        # always for the same number of rows: the layout, and with it the last bits of a product, must not depend on the
+        # product that came first
+        self._packed = pack(weight, _PACKED_FOR_ROWS)
+        self._source, self._version = weakref.ref(weight), weight._version
 
 
 def linear(
