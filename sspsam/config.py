@@ -120,11 +120,6 @@ class SAMConfig:
         """Patches along each side of the image embedding."""
         return self.image_size // self.patch_size
 
-    @property
-    def mask_size(self) -> int:
-        """M, the side of the low-resolution logits: the decoder upscales the embedding grid by four."""
-        return 4 * self.grid
-
 
 @dataclass(frozen=True)
 class SSPConfig:

@@ -14,7 +14,7 @@ from benchmarks.authors_checkpoint import tiny_architecture
 from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor, errors
 from sspsam.checkpoints.format import load_checkpoint
 from sspsam.config import ModelConfig
-from sspsam.models import SSPSAM, ExpressionFeatures, ImageFeatures, PreparedImage
+from sspsam.models import SSPSAM, ExpressionFeatures, ImageFeatures, PreparedImage, kernels
 
 
 @pytest.fixture
@@ -73,7 +73,6 @@ def test_everything_that_depends_on_the_image_alone_is_computed_once(predictor, 
 
 
 def test_weights_are_packed_for_texts_only_until_the_model_moves(predictor, image) -> None:
-    kernels = pytest.importorskip("sspsam.models.kernels")
     if kernels.onednn_packing() is None:
         pytest.skip("this PyTorch cannot pack weights for oneDNN")
 

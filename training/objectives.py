@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sspsam.models import SSPSAM, ExpressionFeatures, ImageFeatures
-from sspsam.models.ssp_encoder import LinguisticFeatures, SSPOutput
+from sspsam.models.attention_adapters import LinguisticFeatures
+from sspsam.models.ssp_encoder import SSPOutput
 from training.attention import plain_attention
 from training.datasets import SceneExample, TextExample
 from training.heads import COUNTS, AuxiliaryHeads

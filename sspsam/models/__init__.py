@@ -1,29 +1,32 @@
 """The networks of SSP-SAM: tensors in, tensors out.
 
+The files follow the figure of the paper. `clip.py` encodes an image and an expression, `image_encoder.py` encodes the
+image for SAM. `attention_adapters.py`, `prompt_generator.py` and `ssp_encoder.py` turn CLIP's features into prompts and
+a box. `mask_decoder.py` and its `transformer.py` decode a mask from the prompts. `sam.py` joins the parts of SAM, and
+`sspsam.py` the whole network. `layers.py` holds the layers that several networks share, `kernels.py` what is specific
+to one backend, `stock.py` the imports from open_clip and segment_anything.
+
 Shape letters, used in every comment and docstring:
 
-    B  pictures in a batch            H  hidden width of the SSP encoder (512)
+    B  images in a batch              H  hidden width of the SSP encoder (512)
     E  expressions                    D  prompt width, and width of SAM's decoder (256)
     L  text positions (77)            P  prompt tokens (128)
-    G  side of CLIP's patch grid      M  side of the low-resolution mask logits (256)
-    C  CLIP's embedding width         g  side of SAM's embedding grid (64)
-    h w  height and width of a picture, pixels
+    n  text positions up to the       T  tokens of SAM's decoder: IoU, masks, prompts
+       last word of a batch           M  side of the low-resolution mask logits (256)
+    G  side of CLIP's patch grid      g  side of SAM's embedding grid (64)
+    C  CLIP's embedding width         N  image tokens of SAM's decoder (g*g)
+    h w  height and width of an image, pixels
 
-Section numbers such as "section 3" refer to the numerical definition of the method that the project is tested
-against: the paper is W. Tang et al., "SSP-SAM: SAM with Semantic-Spatial Prompt for Referring Expression
-Segmentation", IEEE TCSVT 2025, arXiv 2603.18086.
+The paper is W. Tang et al., "SSP-SAM: SAM with Semantic-Spatial Prompt for Referring Expression Segmentation", IEEE
+TCSVT 2025, arXiv 2603.18086. The computation is defined in `docs/method.md`.
 """
 
+from sspsam.models.attention_adapters import LinguisticAttentionAdapter, VisualAttentionAdapter
 from sspsam.models.clip import CLIPWithSurgery, TextFeatures
 from sspsam.models.layers import MLP
+from sspsam.models.prompt_generator import PromptGenerator
 from sspsam.models.sam import SAM
-from sspsam.models.ssp_encoder import (
-    LinguisticAttentionAdapter,
-    PromptGenerator,
-    SSPEncoder,
-    SSPOutput,
-    VisualAttentionAdapter,
-)
+from sspsam.models.ssp_encoder import SSPEncoder, SSPOutput
 from sspsam.models.sspsam import SSPSAM, ExpressionFeatures, ImageFeatures, Prediction, PreparedImage
 
 __all__ = [

@@ -1,28 +1,199 @@
-"""CLIP with surgery: image features for every patch, word features for every text position (section 2).
+"""CLIP with surgery: features of every patch of an image and of every position of a text (docs/method.md, section 2).
 
-The modules are open_clip's own; the way through them is ours.
+The modules are subclasses of open_clip's, with the same parameter names.
 """
 
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspsam.config import CLIPConfig
-from sspsam.models.layers import attend, linear
-from sspsam.models.stock import QuickGELU, TextTransformer, VisionTransformer
+from sspsam.models import stock
+from sspsam.models.kernels import linear
+from sspsam.models.layers import Linear, MultiheadAttention
 
 
 class TextFeatures(NamedTuple):
-    """What CLIP's text transformer says about each expression."""
+    """CLIP's features of E expressions."""
 
     words: Tensor  # (E, L, text width), after the final norm, not projected
     sentence: Tensor  # (E, C), unit length
 
 
+class FeedForward(nn.Module):
+    """The feed-forward part of CLIP's blocks.
+
+    Args:
+        width: width of the input and the output.
+        hidden_width: width between the two layers.
+        packed: whether to keep the weights packed; see `PackingLayer`.
+    """
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, width: int, hidden_width: int, *, packed: bool) -> None:
+        super().__init__()
+        self.c_fc = Linear(width, hidden_width, packed=packed)
+        self.gelu = stock.QuickGELU()
+        self.c_proj = Linear(hidden_width, width, packed=packed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        return self.c_proj(self.gelu(self.c_fc(x)))
+
+
+class _Block(stock.ResidualAttentionBlock):
+    """The layers of one pre-norm block.
+
+    Args:
+        width: width of the tokens.
+        heads: number of attention heads.
+        mlp_width: hidden width of the feed-forward part.
+        packed: whether to keep the weights packed; see `PackingLayer`.
+    """
+
+    ln_1: nn.LayerNorm
+    attn: MultiheadAttention
+    ln_2: nn.LayerNorm
+    mlp: FeedForward
+
+    def __init__(self, width: int, heads: int, mlp_width: int, *, packed: bool = False) -> None:
+        super().__init__(width, heads, mlp_ratio=1.0)
+        self.attn = MultiheadAttention(width, heads, packed=packed)
+        self.mlp = FeedForward(width, mlp_width, packed=packed)
+
+
+class ResidualAttentionBlock(_Block):
+    """One block of either transformer."""
+
+    def forward(self, x: Tensor, *, causal: bool = False) -> Tensor:
+        """(B or E, tokens, width) -> the same; `causal`: no token attends to a later one."""
+        x = x + self.attn.self_attend(self.ln_1(x), causal=causal)
+        return x + self.mlp(self.ln_2(x))
+
+
+class SurgeryBlock(_Block):
+    """One of the last vision blocks: the original path, and a new path that attends value to value."""
+
+    def forward(self, original: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 1+G*G, width) of both paths -> the same. Queries, keys and values all come from the original path."""
+        q, k, v = self.attn.project(self.ln_1(original))  # (B, heads, 1+G*G, width/heads) each
+        new = new + self.attn.attend_projected(v, v, v)
+        original = original + self.attn.attend_projected(q, k, v)
+        original = original + self.mlp(self.ln_2(original))
+        return original, new
+
+
+class Transformer(stock.Transformer):
+    """A stack of blocks.
+
+    Args:
+        width: width of the tokens.
+        heads: number of attention heads.
+        blocks: from first to last.
+    """
+
+    resblocks: nn.ModuleList
+
+    def __init__(self, width: int, heads: int, blocks: Iterable[_Block]) -> None:
+        super().__init__(width, layers=0, heads=heads)
+        self.resblocks.extend(blocks)
+        self.layers = len(self.resblocks)
+
+
+class VisionTransformer(stock.VisionTransformer):
+    """CLIP's vision transformer; its last blocks are `SurgeryBlock`s.
+
+    Args:
+        config: dimensions.
+    """
+
+    conv1: nn.Conv2d
+    class_embedding: nn.Parameter  # (width,)
+    positional_embedding: nn.Parameter  # (1+G*G, width)
+    ln_pre: nn.LayerNorm
+    transformer: Transformer
+    ln_post: nn.LayerNorm
+    proj: nn.Parameter  # (width, C)
+
+    def __init__(self, config: CLIPConfig) -> None:
+        width, heads = config.vision_width, config.vision_heads
+        super().__init__(
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            width=width,
+            layers=0,
+            heads=heads,
+            mlp_ratio=1.0,
+            output_dim=config.embed_dim,
+        )
+        self.layers_before_surgery = config.vision_layers - config.surgery_layers
+        kinds = [ResidualAttentionBlock] * self.layers_before_surgery + [SurgeryBlock] * config.surgery_layers
+        self.transformer = Transformer(width, heads, (kind(width, heads, config.vision_mlp_width) for kind in kinds))
+
+    def forward(self, clip_input: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, 1+G*G, C), projected features of the class token and of every patch."""
+        patches = self.conv1(clip_input).flatten(2).transpose(1, 2)  # (B, G*G, width)
+        class_token = self.class_embedding.expand(len(patches), 1, -1)  # (B, 1, width)
+        x = torch.cat([class_token, patches], dim=1) + self.positional_embedding  # (B, 1+G*G, width)
+        x = self.ln_pre(x)
+        blocks = list(self.transformer.resblocks)
+        for block in blocks[: self.layers_before_surgery]:
+            x = block(x)
+        original = new = x
+        for block in blocks[self.layers_before_surgery :]:
+            original, new = block(original, new)
+        tokens = torch.cat([original[:, :1], new[:, 1:]], dim=1)  # (B, 1+G*G, width)
+        return linear(self.ln_post(tokens), self.proj.T)
+
+
+class TextTransformer(stock.TextTransformer):
+    """CLIP's text transformer.
+
+    Args:
+        config: dimensions.
+    """
+
+    token_embedding: nn.Embedding
+    positional_embedding: nn.Parameter  # (L, width)
+    transformer: Transformer
+    ln_final: nn.LayerNorm
+    text_projection: nn.Parameter  # (width, C)
+
+    def __init__(self, config: CLIPConfig) -> None:
+        width, heads, layers = config.text_width, config.text_heads, config.text_layers
+        super().__init__(
+            context_length=config.context_length,
+            vocab_size=config.vocab_size,
+            width=width,
+            layers=1,  # replaced below; the stock initialisation divides by the number of layers
+            heads=heads,
+            mlp_ratio=1.0,
+            output_dim=config.embed_dim,
+            # `forward` passes `causal=True` to the blocks instead. No checkpoint holds the buffer of the stock mask, so
+            # in a model that was built on the meta device it would have no values.
+            no_causal_mask=True,
+        )
+        blocks = (ResidualAttentionBlock(width, heads, config.text_mlp_width, packed=True) for _ in range(layers))
+        self.transformer = Transformer(width, heads, blocks)
+        self.init_parameters()
+
+    def forward(self, token_ids: Tensor) -> TextFeatures:
+        """(E, L) integers, 0 = padding -> features. The largest id of a row is its end of text."""
+        x = self.token_embedding(token_ids) + self.positional_embedding  # (E, L, width)
+        for block in self.transformer.resblocks:
+            x = block(x, causal=True)
+        words: Tensor = self.ln_final(x)  # (E, L, width)
+        ends = words[torch.arange(len(words), device=words.device), token_ids.argmax(dim=-1)]  # (E, width)
+        sentence = F.normalize(linear(ends, self.text_projection.T), dim=-1)  # (E, C)
+        return TextFeatures(words, sentence)
+
+
 class CLIPWithSurgery(nn.Module):
-    """CLIP whose last vision blocks carry a second path that attends value to value.
+    """CLIP whose last vision blocks have a second path that attends value to value.
 
     Args:
         config: dimensions.
@@ -30,90 +201,28 @@ class CLIPWithSurgery(nn.Module):
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
-        self.surgery_layers = config.surgery_layers
-        self.vision_heads = config.vision_heads
-        self.visual = VisionTransformer(
-            image_size=config.image_size,
-            patch_size=config.patch_size,
-            width=config.vision_width,
-            layers=config.vision_layers,
-            heads=config.vision_heads,
-            # open_clip takes a ratio and truncates its product with the width; the half keeps that exact
-            mlp_ratio=(config.vision_mlp_width + 0.5) / config.vision_width,
-            output_dim=config.embed_dim,
-            act_layer=QuickGELU,
-        )
-        self.text = TextTransformer(
-            context_length=config.context_length,
-            vocab_size=config.vocab_size,
-            width=config.text_width,
-            layers=config.text_layers,
-            heads=config.text_heads,
-            mlp_ratio=(config.text_mlp_width + 0.5) / config.text_width,
-            output_dim=config.embed_dim,
-            act_layer=QuickGELU,
-        )
-        # our way is causal without; and as no checkpoint holds it, a model that is built without storage would lose it
-        self.text.attn_mask = None
+        self.visual = VisionTransformer(config)
+        self.text = TextTransformer(config)
 
     def encode_image(self, clip_input: Tensor) -> Tensor:
-        """Features of every patch.
+        """Encode every patch of B images.
 
         Args:
-            clip_input: (B, 3, S, S) normalised and padded pictures.
+            clip_input: (B, 3, S, S) normalised and padded images.
 
         Returns:
-            (B, G*G, C), normalised **along the tokens**, the class token among them, not along the channels: a quirk
-            of the authors' code that their weights were trained with.
+            (B, G*G, C), normalised **along the tokens**, the class token included, not along the channels: a quirk of
+            the authors' code that their weights were trained with.
         """
-        visual = self.visual
-        patches = visual.conv1(clip_input).flatten(2).transpose(1, 2)  # (B, G*G, width)
-        class_token = visual.class_embedding.expand(len(patches), 1, -1)  # (B, 1, width)
-        x = visual.ln_pre(torch.cat([class_token, patches], dim=1) + visual.positional_embedding)  # (B, 1+G*G, width)
-        blocks = list(visual.transformer.resblocks)
-        for block in blocks[: -self.surgery_layers]:
-            x = _through(block, x)
-        original = new = x
-        for block in blocks[-self.surgery_layers :]:
-            original, new = self._surgery_block(block, original, new)
-        tokens = torch.cat([original[:, :1], new[:, 1:]], dim=1)  # (B, 1+G*G, width)
-        features = linear(visual.ln_post(tokens), visual.proj.T).float()  # (B, 1+G*G, C)
-        return cast(Tensor, (features / features.norm(dim=1, keepdim=True))[:, 1:])
-
-    def _surgery_block(self, block: nn.Module, original: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-        """One block on both paths; queries, keys and values all come from the original path."""
-        attention = cast(nn.MultiheadAttention, block.attn)
-        normed = cast(nn.Module, block.ln_1)(original)
-        qkv = linear(normed, attention.in_proj_weight, attention.in_proj_bias)
-        batch, length, _ = normed.shape
-        q, k, v = (
-            part.view(batch, length, self.vision_heads, -1).transpose(1, 2) for part in qkv.chunk(3, dim=-1)
-        )  # each (B, heads, 1+G*G, width/heads)
-        attended, attended_by_value = (
-            attention.out_proj(F.scaled_dot_product_attention(a, b, v).transpose(1, 2).flatten(2))
-            for a, b in ((q, k), (v, v))
-        )  # each (B, 1+G*G, width)
-        original = original + attended
-        original = original + cast(nn.Module, block.mlp)(cast(nn.Module, block.ln_2)(original))
-        return original, new + attended_by_value
+        features: Tensor = self.visual(clip_input).float()  # (B, 1+G*G, C)
+        features = features / features.norm(dim=1, keepdim=True)
+        return features[:, 1:]  # (B, G*G, C)
 
     def encode_text(self, token_ids: Tensor) -> TextFeatures:
-        """Features of every text position and of the sentence.
+        """Encode every text position and the sentence of E expressions.
 
         Args:
             token_ids: (E, L) integers, 0 = padding; the largest id of a row is its end of text.
         """
-        text = self.text
-        x = text.token_embedding(token_ids) + text.positional_embedding  # (E, L, text width)
-        for block in text.transformer.resblocks:
-            x = _through(block, x, causal=True)
-        words = text.ln_final(x)
-        ends = words[torch.arange(len(words), device=words.device), token_ids.argmax(dim=-1)]  # (E, text width)
-        return TextFeatures(words, F.normalize(linear(ends, text.text_projection.T), dim=-1))
-
-
-def _through(block: nn.Module, x: Tensor, causal: bool = False) -> Tensor:
-    """One block of either transformer, (B, tokens, width) -> the same."""
-    normed = cast(nn.Module, block.ln_1)(x)
-    x = x + attend(cast(nn.MultiheadAttention, block.attn), normed, normed, normed, causal=causal)
-    return x + cast(Tensor, cast(nn.Module, block.mlp)(cast(nn.Module, block.ln_2)(x)))
+        features: TextFeatures = self.text(token_ids)
+        return features

@@ -1,168 +1,244 @@
-"""SAM's image encoder: the stock modules, our way through them (section 4).
+"""SAM's image encoder (docs/method.md, section 4).
 
-Attention is where the time and memory go. The stock code adds the relative positions to a matrix of all scores (1 GB in
-a global block of ViT-H) and takes the softmax of that; here they are the additive bias of one fused attention.
+The modules are subclasses of segment_anything's, with the same parameter names. Their attention differs: the stock
+attention adds the relative positions to a matrix of all scores (1 GB in a global block of ViT-H) and computes the
+softmax of that matrix. Here the relative positions are the additive bias of one fused attention.
 
-A CPU goes through a picture in parts, a few rows at a time. What a part needs on its way mostly stays in the cache, and
-is so small that the allocator hands out the same memory again; anything of 32 MB or more it takes anew from the system,
-which clears it page by page, and that takes as long as the product that is then written there.
+On a CPU a block computes a few rows of the grid at a time, a band. The tensors of a band mostly stay in the cache, and
+they are so small that the allocator reuses their memory. The allocator gets every tensor of 32 MB or more from the
+operating system, which clears its memory page by page; that takes as long as the product that is then written there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Final, cast
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sspsam.models.layers import linear
-from sspsam.models.stock import ImageEncoderViT
+from sspsam.config import SAMConfig
+from sspsam.models import stock
+from sspsam.models.kernels import linear
+from sspsam.models.layers import Linear, MLPBlock
 
-_ROWS: Final = 7  # of the grid that a CPU takes at a time in a block without windows
-_BIAS_BYTES: Final = 30_000_000  # of the heads that a CPU attends with at once; see above
-
-
-def encode_image(encoder: ImageEncoderViT, pixels: Tensor) -> Tensor:
-    """(B, 3, image size, image size) normalised pictures -> (B, D, g, g) embeddings."""
-    x = encoder.patch_embed(pixels) + encoder.pos_embed  # (B, g, g, width)
-    for block in encoder.blocks:
-        x = _through(block, x)
-    reduction, first_norm, convolution, last_norm = encoder.neck
-    # a 1 x 1 convolution is a product, which unlike that gives the same bits for any number of threads
-    x = linear(x, cast(Tensor, reduction.weight).flatten(1)).permute(0, 3, 1, 2)  # (B, D, g, g)
-    return _normalized(last_norm, convolution(_normalized(first_norm, x))).contiguous()
+_BAND_ROWS: Final = 7  # rows of the grid in a band, in a block without windows, on a CPU
+_MAX_BIAS_BYTES: Final = 30_000_000  # of the heads that a CPU computes together; below the 32 MB of the allocator
 
 
-def _normalized(norm: nn.Module, x: Tensor) -> Tensor:
-    """The stock norm over channels squares by hand, which in float16 overflows and is wrong with finite numbers."""
+class Attention(stock.ImageAttention):
+    """Attention with relative positions, to a whole grid or inside windows.
+
+    Args:
+        width: width of the tokens.
+        heads: number of heads.
+        side: s, the side of the square of tokens to attend to.
+    """
+
+    num_heads: int
+    rel_pos_h: nn.Parameter  # (2s-1, d) with d = width/heads
+    rel_pos_w: nn.Parameter  # (2s-1, d)
+
+    def __init__(self, width: int, heads: int, side: int) -> None:
+        super().__init__(width, heads, use_rel_pos=True, input_size=(side, side))
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
+
+    def attend_globally(self, qkv_bands: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Attend from each band to the whole grid; (B, rows, g, 3*width) -> (B, rows, g, width), band by band."""
+        queries, keys, values = zip(*(qkv.chunk(3, dim=-1) for qkv in qkv_bands), strict=True)
+        k, v = _concatenate(keys), _concatenate(values)  # (B, g, g, width)
+        first_row = 0
+        for q in queries:
+            yield self.attend(q, k, v, first_row)
+            first_row += q.shape[1]
+
+    def attend_in_windows(self, qkv: Tensor, window: int) -> Tensor:
+        """Attend inside windows of `window` x `window` tokens, from the first row of a band on.
+
+        Args:
+            qkv: (B, rows, g, 3*width).
+            window: side of a window, tokens.
+
+        Returns:
+            (B, rows, g, width).
+        """
+        rows, grid = qkv.shape[1:3]
+        down, across = -(-rows // window), -(-grid // window)  # windows, rounded up
+        qkv = _pad(qkv, self.qkv.bias, (down * window, across * window))
+        qkv = qkv.view(-1, down, window, across, window, qkv.shape[-1])  # (B, down, window, across, window, 3*width)
+        windows = qkv.transpose(2, 3).flatten(0, 2)  # (B*down*across, window, window, 3*width)
+        q, k, v = windows.chunk(3, dim=-1)
+        # a band of one row of windows needs no output for the padding below it
+        attended = self.attend(q[:, : min(rows, window)], k, v)  # (B*down*across, rows or window, window, width)
+        attended = attended.view(-1, down, across, *attended.shape[1:]).transpose(2, 3)
+        attended = attended.flatten(3, 4).flatten(1, 2)  # (B, rows or down*window, across*window, width)
+        # the rest of the padding is cut off here, so that the projection does not multiply it
+        return attended[:, :rows, :grid]
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, first_row: int = 0) -> Tensor:
+        """Attend from some rows of a square of tokens to all of its tokens.
+
+        Args:
+            queries: (X, rows, s, width), X images or windows.
+            keys: (X, s, s, width).
+            values: (X, s, s, width).
+            first_row: the row of the square in which the queries begin.
+
+        Returns:
+            (X, rows, s, width).
+        """
+        count, rows, side, width = queries.shape
+        # (heads, X, rows or s, s, d)
+        q, k, v = (x.view(*x.shape[:3], self.num_heads, -1).permute(3, 0, 1, 2, 4) for x in (queries, keys, values))
+        vertical = _relative_positions(self.rel_pos_h, side)[first_row : first_row + rows]  # (rows, s, d)
+        horizontal = _relative_positions(self.rel_pos_w, side)  # (s, s, d)
+        vertical_bias = torch.einsum("...ijd,ikd->...ijk", q, vertical).unsqueeze(-1)  # (heads, X, rows, s, s, 1)
+        horizontal_bias = torch.einsum("...ijd,jkd->...ijk", q, horizontal).unsqueeze(-2)  # (heads, X, rows, s, 1, s)
+        q, k, v = (x.flatten(2, 3) for x in (q, k, v))  # (heads, X, rows*s or s*s, d)
+        attended = []
+        group_size = _heads_at_once(q, k)
+        for start in range(0, self.num_heads, group_size):
+            group = slice(start, start + group_size)
+            bias = vertical_bias[group] + horizontal_bias[group]  # (group, X, rows, s, s, s)
+            bias = bias.flatten(4).flatten(2, 3)  # (group, X, rows*s, s*s)
+            attended.append(F.scaled_dot_product_attention(q[group], k[group], v[group], attn_mask=bias))
+        context = torch.cat(attended)  # (heads, X, rows*s, d)
+        return context.permute(1, 2, 0, 3).reshape(count, rows, side, width)
+
+
+class Block(stock.ImageBlock):
+    """One pre-norm block, with attention to the whole grid or inside windows.
+
+    Args:
+        config: dimensions.
+        window: side of a window, tokens; 0: attention to the whole grid.
+    """
+
+    norm1: nn.LayerNorm
+    attn: Attention
+    norm2: nn.LayerNorm
+    mlp: MLPBlock
+    window_size: int
+
+    def __init__(self, config: SAMConfig, window: int) -> None:
+        super().__init__(
+            config.width,
+            config.heads,
+            mlp_ratio=1.0,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            window_size=window,
+        )
+        self.attn = Attention(config.width, config.heads, window or config.grid)
+        self.mlp = MLPBlock(config.width, config.mlp_width, "gelu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, g, g, width) -> (B, g, g, width)."""
+        qkv, proj = _cast_weights(self.attn.qkv), _cast_weights(self.attn.proj)
+        lin1, lin2 = _cast_weights(self.mlp.lin1), _cast_weights(self.mlp.lin2)
+        bands = torch.split(x, _rows_at_once(x, self.window_size), dim=1)  # (B, rows, g, width) each
+        outputs = []
+        for band, context in zip(bands, self._attend(qkv(self.norm1(band)) for band in bands), strict=True):
+            residual = band + proj(context)
+            outputs.append(residual + lin2(lin1(self.norm2(residual), activation="gelu")))
+        return _concatenate(outputs)
+
+    def _attend(self, qkv_bands: Iterator[Tensor]) -> Iterator[Tensor]:
+        """(B, rows, g, 3*width) -> (B, rows, g, width), band by band."""
+        if self.window_size == 0:
+            return self.attn.attend_globally(list(qkv_bands))
+        return (self.attn.attend_in_windows(qkv, self.window_size) for qkv in qkv_bands)
+
+
+class ImageEncoderViT(stock.ImageEncoderViT):
+    """SAM's image encoder: a vision transformer and two convolutions.
+
+    Args:
+        config: dimensions.
+    """
+
+    pos_embed: nn.Parameter  # (1, g, g, width)
+    blocks: nn.ModuleList
+
+    def __init__(self, config: SAMConfig) -> None:
+        super().__init__(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.width,
+            depth=0,
+            out_chans=config.prompt_width,
+        )
+        windows = [0 if index in config.global_blocks else config.window_size for index in range(config.layers)]
+        self.blocks.extend(Block(config, window) for window in windows)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, image size, image size) normalised and padded images -> (B, D, g, g) embeddings."""
+        x = self.patch_embed(pixels) + self.pos_embed  # (B, g, g, width)
+        for block in self.blocks:
+            x = block(x)
+        reduction, first_norm, convolution, last_norm = self.neck
+        # a 1 x 1 convolution is a product; unlike the convolution it gives the same bits for any number of threads
+        x = linear(x, reduction.weight.flatten(1)).permute(0, 3, 1, 2)  # (B, D, g, g)
+        x = convolution(_normalize(first_norm, x))
+        return _normalize(last_norm, x).contiguous()
+
+
+def _normalize(norm: nn.Module, x: Tensor) -> Tensor:
+    """Normalise over channels in float32: the stock norm squares its input, which in float16 overflows unnoticed."""
     with torch.autocast(x.device.type, enabled=False):
-        return cast(Tensor, norm(x.float()))
-
-
-def _through(block: nn.Module, x: Tensor) -> Tensor:
-    """One block, (B, g, g, width) -> the same."""
-    attention, mlp, window = cast(nn.Module, block.attn), cast(nn.Module, block.mlp), cast(int, block.window_size)
-    first_norm, second_norm = cast(nn.Module, block.norm1), cast(nn.Module, block.norm2)
-    qkv, projection, lin1, lin2 = (
-        _product(cast(nn.Linear, layer)) for layer in (attention.qkv, attention.proj, mlp.lin1, mlp.lin2)
-    )
-    parts = torch.split(x, _rows_at_once(x, window), dim=1)  # each (B, rows, g, width)
-    packed = (qkv(first_norm(part)) for part in parts)  # each (B, rows, g, 3*width)
-    if window == 0:
-        attended = _attend_globally(attention, list(packed))
-    else:
-        attended = (_attend_in_windows(attention, each, window) for each in packed)
-    done = []
-    for part, each in zip(parts, attended, strict=True):
-        residual = part + projection(each)
-        done.append(residual + lin2(lin1(second_norm(residual), activation="gelu")))
-    return _joined(done)
+        normalized: Tensor = norm(x.float())
+    return normalized
 
 
 def _rows_at_once(x: Tensor, window: int) -> int:
-    """How many rows of (B, g, g, width) go through a block together: on a CPU one row of windows or a few, else all."""
-    return (window or _ROWS) if x.device.type == "cpu" else x.shape[1]
+    """Return the rows of a band of (B, g, g, width): on a CPU one row of windows or a few rows of tokens, else all."""
+    return (window or _BAND_ROWS) if x.device.type == "cpu" else x.shape[1]
 
 
-def _product(layer: nn.Linear) -> Callable[..., Tensor]:
-    """The layer as a function of a part of a picture.
+def _cast_weights(layer: Linear) -> Callable[..., Tensor]:
+    """Return the layer as a function whose weights are cast once for all bands of a block.
 
-    In mixed precision its weights are narrowed once for all parts of a block. PyTorch would do so for each part: it
-    remembers narrow weights only where gradients are wanted.
+    In mixed precision PyTorch would cast them for every band: it keeps cast weights only where gradients are enabled.
     """
     device = layer.weight.device.type
-    narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
-    return partial(linear, weight=layer.weight.to(narrow), bias=layer.bias.to(narrow))
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
+    return partial(linear, weight=layer.weight.to(dtype), bias=layer.bias.to(dtype))
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Rows of a picture, (B, rows, g, ...) each, as one tensor."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
+def _concatenate(bands: Sequence[Tensor]) -> Tensor:
+    """Join bands, (B, rows, g, ...) each, along their rows."""
+    return bands[0] if len(bands) == 1 else torch.cat(list(bands), dim=1)
 
 
-def _attend_globally(attention: nn.Module, packed: Sequence[Tensor]) -> Iterator[Tensor]:
-    """From each part, (B, rows, g, 3*width), to all of the picture; (B, rows, g, width)."""
-    queries, keys, values = zip(*(part.chunk(3, dim=-1) for part in packed), strict=True)
-    k, v = _joined(keys), _joined(values)  # (B, g, g, width)
-    first = 0
-    for q in queries:
-        yield _attend(attention, q, k, v, first)
-        first += q.shape[1]
-
-
-def _attend_in_windows(attention: nn.Module, packed: Tensor, window: int) -> Tensor:
-    """(B, rows, g, 3*width) -> (B, rows, g, width), inside windows of `window` x `window` tokens from the first row."""
-    rows, grid = packed.shape[1:3]
-    down, across = -(-rows // window), -(-grid // window)
-    packed = _padded(packed, cast(nn.Linear, attention.qkv).bias, (down * window, across * window))
-    # (B, down, window, across, window, 3*width) -> (B*down*across, window, window, 3*width)
-    windows = packed.view(-1, down, window, across, window, packed.shape[-1]).transpose(2, 3).flatten(0, 2)
-    q, k, v = windows.chunk(3, dim=-1)
-    # in a part that is one row of windows nobody reads what the padding below would attend to
-    attended = _attend(attention, q[:, : min(rows, window)], k, v)  # (B*down*across, rows or window, window, width)
-    attended = attended.view(-1, down, across, *attended.shape[1:]).transpose(2, 3)
-    # what other padding attended to is dropped before the projection, not after it
-    return attended.flatten(3, 4).flatten(1, 2)[:, :rows, :grid]
-
-
-def _padded(packed: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pad (B, h, w, 3*width) on the right and below: the stock code pads with zeros, whose qkv is the bias."""
-    height, width = packed.shape[1:3]
-    if size == (height, width):
-        return packed
-    padded = bias.to(packed.dtype).expand(len(packed), *size, -1).clone()
-    padded[:, :height, :width] = packed
+def _pad(qkv: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pad (B, rows, g, 3*width) below and on the right to `size` with the bias: zeros, multiplied by the qkv layer."""
+    rows, columns = qkv.shape[1:3]
+    if size == (rows, columns):
+        return qkv
+    padded = bias.to(qkv.dtype).expand(len(qkv), *size, -1).clone()
+    padded[:, :rows, :columns] = qkv
     return padded
 
 
-def _attend(attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, first: int = 0) -> Tensor:
-    """From some rows of a square of tokens to all of it.
+def _heads_at_once(q: Tensor, k: Tensor) -> int:
+    """Return the number of heads that a device computes together.
+
+    A GPU computes all. A CPU, where the bias of all heads would take gigabytes, computes as few as give every thread 64
+    queries, the number that PyTorch gives to a thread at a time.
 
     Args:
-        attention: stock.
-        queries: (N, rows, s, width).
-        keys: (N, s, s, width).
-        values: (N, s, s, width).
-        first: which row of the square is the first of the queries.
-
-    Returns:
-        (N, rows, s, width).
-    """
-    count, rows, side, width = queries.shape
-    heads = cast(int, attention.num_heads)
-    # (heads, N, rows, s, d)
-    q, k, v = (x.view(*x.shape[:3], heads, -1).permute(3, 0, 1, 2, 4) for x in (queries, keys, values))
-    vertical = _relative(cast(Tensor, attention.rel_pos_h), side)[first : first + rows]  # (rows, s, d)
-    horizontal = _relative(cast(Tensor, attention.rel_pos_w), side)  # (s, s, d)
-    down = torch.einsum("...ijd,ikd->...ijk", q, vertical).unsqueeze(-1)  # (heads, N, rows, s, s, 1)
-    across = torch.einsum("...ijd,jkd->...ijk", q, horizontal).unsqueeze(-2)  # (heads, N, rows, s, 1, s)
-    q, k, v = (x.flatten(2, 3) for x in (q, k, v))  # (heads, N, rows*s or s*s, d)
-    attended = []
-    step = _heads_at_once(q, k)
-    for start in range(0, heads, step):
-        some = slice(start, start + step)
-        bias = (down[some] + across[some]).flatten(4).flatten(2, 3)  # (some, N, rows*s, s*s)
-        attended.append(F.scaled_dot_product_attention(q[some], k[some], v[some], attn_mask=bias))
-    joined = torch.cat(attended)  # (heads, N, rows*s, d)
-    return joined.permute(1, 2, 0, 3).reshape(count, rows, side, width)
-
-
-def _heads_at_once(q: Tensor, k: Tensor) -> int:
-    """How many heads a device attends with at once, of (heads, N, queries, d) and (heads, N, keys, d).
-
-    A GPU with all. A CPU, where the bias of all would be gigabytes, with as few as give every thread 64 queries, which
-    is how many PyTorch gives a thread at a time.
+        q: (heads, X, queries, d).
+        k: (heads, X, keys, d).
     """
     heads, count, queries, _ = q.shape
     if q.device.type != "cpu":
         return heads
-    busy = -(-torch.get_num_threads() * 64 // (count * queries))
-    small = _BIAS_BYTES // (count * queries * k.shape[2] * q.element_size())
-    return max(1, min(heads, busy, small))
+    enough_for_all_threads = -(-torch.get_num_threads() * 64 // (count * queries))
+    most_in_memory = _MAX_BIAS_BYTES // (count * queries * k.shape[2] * q.element_size())
+    return max(1, min(heads, enough_for_all_threads, most_in_memory))
 
 
-def _relative(table: Tensor, side: int) -> Tensor:
-    """(2s-1, d) embeddings of relative positions -> (s, s, d): of each key as seen from each query, along one axis."""
-    place = torch.arange(side, device=table.device)
-    return table[place.unsqueeze(1) - place + side - 1]
+def _relative_positions(table: Tensor, side: int) -> Tensor:
+    """(2s-1, d) embeddings of distances -> (s, s, d) embeddings for each query and key along one axis."""
+    index = torch.arange(side, device=table.device)
+    return table[index.unsqueeze(1) - index + side - 1]

@@ -1,13 +1,11 @@
-"""Segment Anything from its stock modules: the image encoder, and the mask decoder fed with our prompts (section 4)."""
-
-from functools import partial
+"""Segment Anything: the image encoder, the prompt encoder and the mask decoder (docs/method.md, section 4)."""
 
 from torch import Tensor, nn
 
 from sspsam.config import SAMConfig
-from sspsam.models.image_encoder import encode_image
-from sspsam.models.mask_decoder import DecoderImage, decode, prepare
-from sspsam.models.stock import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from sspsam.models.image_encoder import ImageEncoderViT
+from sspsam.models.mask_decoder import DecoderImage, MaskDecoder
+from sspsam.models.stock import PromptEncoder
 
 
 class SAM(nn.Module):
@@ -19,56 +17,34 @@ class SAM(nn.Module):
 
     def __init__(self, config: SAMConfig) -> None:
         super().__init__()
-        self.image_encoder = ImageEncoderViT(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=config.width,
-            depth=config.layers,
-            num_heads=config.heads,
-            mlp_ratio=(config.mlp_width + 0.5) / config.width,  # truncated by the stock code; the half keeps it exact
-            out_chans=config.prompt_width,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=config.window_size,
-            global_attn_indexes=config.global_blocks,
-        )
+        self.image_encoder = ImageEncoderViT(config)
         self.prompt_encoder = PromptEncoder(
             embed_dim=config.prompt_width,
             image_embedding_size=(config.grid, config.grid),
             input_image_size=(config.image_size, config.image_size),
             mask_in_chans=config.mask_channels,
         )
-        self.mask_decoder = MaskDecoder(
-            num_multimask_outputs=config.mask_tokens - 1,
-            transformer=TwoWayTransformer(
-                depth=config.decoder_layers,
-                embedding_dim=config.prompt_width,
-                mlp_dim=config.decoder_mlp_width,
-                num_heads=config.decoder_heads,
-                attention_downsample_rate=config.decoder_attention_downsample,
-            ),
-            transformer_dim=config.prompt_width,
-            iou_head_depth=config.iou_head_layers,
-            iou_head_hidden_dim=config.iou_head_width,
-        )
+        self.mask_decoder = MaskDecoder(config)
 
     def encode_image(self, sam_input: Tensor) -> Tensor:
-        """(B, 3, image size, image size) normalised and padded pictures -> (B, D, g, g) embeddings."""
-        return encode_image(self.image_encoder, sam_input)
+        """(B, 3, image size, image size) normalised and padded images -> (B, D, g, g) embeddings."""
+        embeddings: Tensor = self.image_encoder(sam_input)
+        return embeddings
 
     def prepare(self, embedding: Tensor) -> DecoderImage:
-        """What the decoder makes of the (D, g, g) embedding of one picture, whatever the prompts."""
-        no_mask = self.prompt_encoder.no_mask_embed.weight
-        return prepare(self.mask_decoder, embedding, self.prompt_encoder.get_dense_pe(), no_mask)
+        """Compute what the decoder needs of one image, (D, g, g), whatever the prompts are."""
+        no_mask = self.prompt_encoder.no_mask_embed.weight  # (1, D)
+        return self.mask_decoder.prepare(embedding, self.prompt_encoder.get_dense_pe(), no_mask)
 
     def decode(self, image: DecoderImage, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """Masks from prompt tokens, without points, boxes or mask prompts.
+        """Decode masks from prompt tokens, without points, boxes or mask prompts.
 
         Args:
             image: from `prepare`.
-            prompts: (E, P, D), one set of sparse prompt embeddings for each expression.
+            prompts: (E, P, D) sparse prompt embeddings, one set for each expression.
 
         Returns:
             Low-resolution logits (E, M, M) and SAM's predicted IoU (E,), both of mask token 0.
         """
-        return decode(self.mask_decoder, image, prompts)
+        low_res, iou = self.mask_decoder(image, prompts)
+        return low_res, iou

@@ -1,4 +1,4 @@
-"""The whole network: CLIP and SAM look at a picture once, then any number of expressions ask about it."""
+"""The whole network: CLIP and SAM encode an image once, then the network segments it for any number of expressions."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,39 +8,39 @@ from torch import Tensor, nn
 
 from sspsam.config import Architecture
 from sspsam.errors import NumericalError
+from sspsam.models.attention_adapters import LinguisticFeatures
 from sspsam.models.clip import CLIPWithSurgery
-from sspsam.models.layers import compute_by_linear
 from sspsam.models.mask_decoder import DecoderImage
 from sspsam.models.sam import SAM
-from sspsam.models.ssp_encoder import LinguisticFeatures, SSPEncoder
+from sspsam.models.ssp_encoder import SSPEncoder
 
 
 class ImageFeatures(NamedTuple):
-    """All that the model keeps of one picture."""
+    """The features of one image; an `ImageEmbedding` stores them."""
 
     clip: Tensor  # (G*G, C)
     sam: Tensor  # (D, g, g)
 
 
 class PreparedImage(NamedTuple):
-    """What every expression about a picture begins with; made from `ImageFeatures`, needed by no file."""
+    """The features of one image, and all else that does not depend on the expression; computed from `ImageFeatures`."""
 
     clip: Tensor  # (G*G, C)
-    projected: Tensor  # (G*G, H)
+    projected: Tensor  # (G*G, H), from `VisualAttentionAdapter.project`
     decoder: DecoderImage
 
 
 class ExpressionFeatures(NamedTuple):
-    """All that the model keeps of E expressions; it depends on no picture."""
+    """The features of E expressions; they depend on no image."""
 
-    padding: Tensor  # (E, L) bool, True where there is no word
+    padding: Tensor  # (E, L) bool, True at padding
     clip_sentence: Tensor  # (E, C)
     words: Tensor  # (E, L, H)
     word_attention: Tensor  # (E, L)
     sentence: Tensor  # (E, H)
 
     def split(self) -> list["ExpressionFeatures"]:
-        """One `ExpressionFeatures` of one row for each of the E."""
+        """Return the E rows, each as `ExpressionFeatures` of one row."""
         return [
             ExpressionFeatures(*rows)
             for rows in zip(*(torch.chunk(tensor, len(tensor)) for tensor in self), strict=True)
@@ -48,12 +48,12 @@ class ExpressionFeatures(NamedTuple):
 
     @staticmethod
     def join(parts: Sequence["ExpressionFeatures"]) -> "ExpressionFeatures":
-        """Several as one, in order."""
+        """Concatenate the rows of several `ExpressionFeatures`, in order."""
         return ExpressionFeatures(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
 
 
 class Prediction(NamedTuple):
-    """What the network answers to E expressions on one picture."""
+    """The output of the network for E expressions and one image."""
 
     low_res: Tensor  # (E, M, M) logits in SAM's padded frame
     iou: Tensor  # (E,) SAM's own estimate of the mask's IoU
@@ -65,7 +65,7 @@ class Prediction(NamedTuple):
 
 
 class SSPSAM(nn.Module):
-    """SSP-SAM, randomly initialised; `sspsam.checkpoint` fills it with weights.
+    """SSP-SAM, randomly initialised; `sspsam.checkpoints.format.load_checkpoint` loads its weights.
 
     Args:
         config: every dimension.
@@ -77,35 +77,44 @@ class SSPSAM(nn.Module):
         self.clip = CLIPWithSurgery(config.clip)
         self.sam = SAM(config.sam)
         self.ssp = SSPEncoder(config)
-        compute_by_linear(self)
 
     def encode_image(self, clip_input: Tensor, sam_input: Tensor) -> list[ImageFeatures]:
-        """Look at B pictures.
+        """Encode B images.
 
         Args:
             clip_input: (B, 3, S, S), normalised and padded for CLIP.
             sam_input: (B, 3, image size, image size), normalised and padded for SAM.
 
         Returns:
-            One `ImageFeatures` a picture.
+            One `ImageFeatures` for each image.
         """
-        clip, sam = self.clip.encode_image(clip_input), self.sam.encode_image(sam_input)
+        clip = self.clip.encode_image(clip_input)  # (B, G*G, C)
+        sam = self.sam.encode_image(sam_input)  # (B, D, g, g)
         return [ImageFeatures(*pair) for pair in zip(clip, sam, strict=True)]
 
     def encode_text(self, token_ids: Tensor) -> ExpressionFeatures:
-        """Read E expressions, given as (E, L) token ids with 0 for padding."""
-        padding = token_ids == 0
+        """Encode E expressions.
+
+        Args:
+            token_ids: (E, L) integers, 0 = padding.
+        """
+        padding = token_ids == 0  # (E, L)
         text = self.clip.encode_text(token_ids)
         language = self.ssp.linguistic_attention_adapter(text.words, padding)
         return ExpressionFeatures(padding, text.sentence, *language)
 
     def prepare(self, image: ImageFeatures) -> PreparedImage:
-        """Do once what is the same for every expression about a picture."""
+        """Compute once what is the same for every expression."""
         projected = self.ssp.visual_attention_adapter.project(image.clip)
         return PreparedImage(image.clip, projected, self.sam.prepare(image.sam))
 
     def segment(self, image: PreparedImage, expressions: ExpressionFeatures) -> Prediction:
-        """Answer E expressions, from `encode_text`, about one picture, from `prepare`."""
+        """Segment one image for E expressions.
+
+        Args:
+            image: from `prepare`.
+            expressions: from `encode_text`.
+        """
         language = LinguisticFeatures(expressions.words, expressions.word_attention, expressions.sentence)
         ssp = self.ssp(image.clip, image.projected, expressions.clip_sentence, language, expressions.padding)
         low_res, iou = self.sam.decode(image.decoder, ssp.prompts)
@@ -122,9 +131,17 @@ class SSPSAM(nn.Module):
 
 
 def require_finite(what: str, *tensors: Tensor) -> None:
-    """Refuse numbers that are not finite: they would pass for an empty mask."""
+    """Raise for values that are not finite, which a threshold would turn into an empty mask.
+
+    Args:
+        what: names the tensors in the message.
+        tensors: of any shapes.
+
+    Raises:
+        NumericalError: a value is infinite or NaN.
+    """
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise NumericalError(
-            f"{what} came out with values that are not finite. The weights are damaged, or the precision is too low: "
-            "load the model with verify=True and dtype='float32'."
+            f"{what}: some values are infinite or NaN. The weights are damaged, or the precision is too low. "
+            "Load the model with verify=True and dtype='float32'."
         )

@@ -1,7 +1,7 @@
-"""The stock modules of open_clip and segment_anything, imported in one place and without a trace.
+"""The modules of open_clip and segment_anything that this package uses or subclasses.
 
-Importing these two packages sets environment variables and a warnings filter. A library must not change its host, so
-both are put back.
+Importing the two packages sets environment variables and a warnings filter. A library must not change the process that
+imports it, so this file restores both after the import.
 """
 
 import os
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def _host_unchanged() -> Iterator[None]:
+def _restored_environment_and_warnings() -> Iterator[None]:
     environment = dict(os.environ)
     with warnings.catch_warnings():
         try:
@@ -22,20 +22,34 @@ def _host_unchanged() -> Iterator[None]:
             os.environ.update(environment)
 
 
-with _host_unchanged():
+with _restored_environment_and_warnings():
     from open_clip.tokenizer import SimpleTokenizer
-    from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer
+    from open_clip.transformer import (
+        QuickGELU,
+        ResidualAttentionBlock,
+        TextTransformer,
+        Transformer,
+        VisionTransformer,
+    )
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
-    from segment_anything.modeling.mask_decoder import MLP
+    from segment_anything.modeling.image_encoder import Attention as ImageAttention
+    from segment_anything.modeling.image_encoder import Block as ImageBlock
+    from segment_anything.modeling.transformer import Attention as TwoWayAttention
+    from segment_anything.modeling.transformer import TwoWayAttentionBlock
 
 __all__ = [
-    "MLP",
+    "ImageAttention",
+    "ImageBlock",
     "ImageEncoderViT",
     "MaskDecoder",
     "PromptEncoder",
     "QuickGELU",
+    "ResidualAttentionBlock",
     "SimpleTokenizer",
     "TextTransformer",
+    "Transformer",
+    "TwoWayAttention",
+    "TwoWayAttentionBlock",
     "TwoWayTransformer",
     "VisionTransformer",
 ]

@@ -1,4 +1,4 @@
-"""Our way against the definition on stock modules: other weights, sizes, pictures and words than the golden files."""
+"""The predictor against the definition on stock modules, with other weights, images and texts than the golden files."""
 
 import importlib.util
 import sys
@@ -23,7 +23,7 @@ TEXTS = ["The red star!", "everything except the two rings, please", "naÃ¯ve faÃ
 
 @pytest.fixture(scope="module")
 def authors_way() -> type:
-    """`benchmarks` is not installed; it is loaded from its file."""
+    """`AuthorsWay`, loaded from its file, as `benchmarks` is not installed."""
     spec = importlib.util.spec_from_file_location("authors_way", ROOT / "benchmarks" / "authors_way.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["authors_way"] = module
@@ -56,46 +56,45 @@ def test_every_number_agrees_with_the_definition(case: str, authors_way: Callabl
     convert_checkpoint(write_checkpoint(tmp_path / "c.pth", state), tmp_path / "own")
     predictor = SSPSAMPredictor.from_pretrained(tmp_path / "own", device="cpu")
     assert predictor.config.architecture == architecture
-    plain = authors_way(state, architecture.clip.surgery_layers)
-    texts = TEXTS if case == "tiny" else TEXTS[seed % 3 : seed % 3 + 2]  # the definition takes its time
-    for picture in pictures(seed)[: len(texts) // 2]:
-        embedding = predictor.encode(picture)
+    definition = authors_way(state, architecture.clip.surgery_layers)
+    texts = TEXTS if case == "tiny" else TEXTS[seed % 3 : seed % 3 + 2]  # the definition is slow
+    for image in images(seed)[: len(texts) // 2]:
+        embedding = predictor.encode(image)
         results = predictor.predict(texts, embedding=embedding, explain=True, return_logits="low_res")
         for text, result in zip(texts, results, strict=True):
-            expected = plain(picture, text)
-            compare(result, expected, max(picture.size))
+            assert_close(result, definition(image, text), max(image.size))
 
 
-def pictures(seed: int) -> list[Image.Image]:
+def images(seed: int) -> list[Image.Image]:
     scene = Image.fromarray(draw_scene(seed, (180, 311)).pixels)
     noise = np.random.default_rng(seed).integers(0, 256, (233, 97, 3), dtype=np.uint8)
     return [scene, Image.fromarray(noise)]
 
 
-def compare(result, expected, longest: int) -> None:
-    def close(ours: np.ndarray, theirs: torch.Tensor, tolerance: float = 1e-4) -> None:
-        assert np.abs(np.asarray(ours).ravel() - theirs.numpy().ravel()).max() < tolerance
+def assert_close(result, expected, longest_side: int) -> None:
+    def close(actual: np.ndarray, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
+        assert np.abs(np.asarray(actual).ravel() - expected.numpy().ravel()).max() < tolerance
 
     close(result.explanation.similarity, expected.similarity)
     close(result.explanation.word_attention, expected.word_attention)
     close(result.explanation.verification, expected.verify)
     close(result.low_res_logits, expected.low_res)
     close(result.score, expected.iou_pred)
-    close(result.box, expected.box_xyxy, 1e-4 * longest)
+    close(result.box, expected.box_xyxy, 1e-4 * longest_side)
     certain = expected.logits512.abs() > 1e-4
-    fewest = int((expected.logits512[certain] >= 0).sum())
-    assert fewest <= result.foreground_pixels <= fewest + int((~certain).sum())
+    least = int((expected.logits512[certain] >= 0).sum())
+    assert least <= result.foreground_pixels <= least + int((~certain).sum())
 
 
 @pytest.mark.parametrize("variant", ["224", "336"])
 def test_the_definition_reproduces_the_golden_files(variant: str, authors_way: Callable, reference: Path) -> None:
     state = authors_state(small_architecture(variant))
     golden = np.load(reference / f"golden_{variant}_dog.npz")
-    picture = Image.fromarray(load_image(reference / "images" / "dog.jpg"))
-    plain = authors_way(state)
+    image = Image.fromarray(load_image(reference / "images" / "dog.jpg"))
+    definition = authors_way(state)
     for row, text in enumerate(golden["expressions"][:2]):
-        answer = plain(picture, str(text))
+        answer = definition(image, str(text))
         assert np.array_equal(answer.clip_input.numpy(), golden["clip_input"])
         for name in ("similarity", "word_attention", "verify", "prompts", "box_norm", "low_res", "iou_pred"):
             assert np.abs(getattr(answer, name).numpy() - golden[name][row]).max() < 1e-4, name
-        assert np.abs(answer.box_xyxy.numpy() - golden["box_xyxy"][row]).max() < 1e-4 * max(picture.size)
+        assert np.abs(answer.box_xyxy.numpy() - golden["box_xyxy"][row]).max() < 1e-4 * max(image.size)

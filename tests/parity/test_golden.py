@@ -24,7 +24,7 @@ GOLDEN = [(variant, photograph) for variant in ("224", "336") for photograph in 
 
 
 class Case:
-    """One golden file, and what our modules say to the same."""
+    """One golden file, and the output of our modules for the same inputs."""
 
     def __init__(self, reference: Path, directory: Path, variant: str, photograph: str) -> None:
         self.golden: dict[str, Any] = dict(np.load(reference / f"golden_{variant}_{photograph}.npz"))
@@ -39,13 +39,13 @@ class Case:
         self.token_ids = np.stack([tokenizer(text) for text in self.texts])
         with torch.no_grad():
             self.image = model.encode_image(self.clip_input[None], self.sam_input[None])[0]
-            self.answer: Prediction = model.segment(
+            self.prediction: Prediction = model.segment(
                 model.prepare(self.image), model.encode_text(torch.from_numpy(self.token_ids))
             )
 
-    def difference(self, ours: torch.Tensor | np.ndarray, name: str) -> float:
+    def difference(self, values: torch.Tensor | np.ndarray, name: str) -> float:
         golden = self.golden[name]
-        return float(np.abs(np.asarray(ours).reshape(golden.shape) - golden).max())
+        return float(np.abs(np.asarray(values).reshape(golden.shape) - golden).max())
 
 
 @pytest.fixture(scope="module", params=GOLDEN, ids=["-".join(pair) for pair in GOLDEN])
@@ -61,7 +61,7 @@ def test_inputs_are_identical(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "name"),
+    ("field", "name"),
     [
         ("similarity", "similarity"),
         ("word_attention", "word_attention"),
@@ -72,8 +72,8 @@ def test_inputs_are_identical(case: Case) -> None:
         ("iou", "iou_pred"),
     ],
 )
-def test_every_stage_agrees(case: Case, ours: str, name: str) -> None:
-    assert case.difference(getattr(case.answer, ours), name) < TOLERANCE
+def test_every_stage_agrees(case: Case, field: str, name: str) -> None:
+    assert case.difference(getattr(case.prediction, field), name) < TOLERANCE
 
 
 def test_sam_embedding_agrees(case: Case) -> None:
@@ -82,12 +82,12 @@ def test_sam_embedding_agrees(case: Case) -> None:
 
 def test_box_agrees_on_the_photograph(case: Case) -> None:
     size = case.config.architecture.clip.image_size
-    boxes = np.array([box_on_image(box, case.geometry, size) for box in case.answer.box.double().numpy()])
+    boxes = np.array([box_on_image(box, case.geometry, size) for box in case.prediction.box.double().numpy()])
     assert case.difference(boxes, "box_xyxy") < TOLERANCE * max(case.geometry.height, case.geometry.width)
 
 
 def test_mask_agrees_in_the_authors_frame(case: Case) -> None:
-    logits = logits_in_frame(case.answer.low_res, 1024, 512).numpy()
+    logits = logits_in_frame(case.prediction.low_res, 1024, 512).numpy()
     assert case.difference(logits[:, ::4, ::4], "logits512_every_4") < TOLERANCE
     expected = np.unpackbits(case.golden["mask512"], axis=-1).astype(bool)
     assert not ((logits >= 0) != expected)[np.abs(logits) > 1e-4].any()

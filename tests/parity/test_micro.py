@@ -1,4 +1,4 @@
-"""The authors' numbers for a drawn picture; these files travel with the repository."""
+"""The authors' numbers for a drawn image; these files are part of the repository."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,24 +24,24 @@ def micro(request: pytest.FixtureRequest, golden_model: Callable[[str], Path]):
     return predictor, golden, embedding, results
 
 
-def difference(ours: np.ndarray, golden: np.ndarray) -> float:
-    return float(np.abs(np.asarray(ours).reshape(golden.shape) - golden).max())
+def difference(values: np.ndarray, golden: np.ndarray) -> float:
+    return float(np.abs(np.asarray(values).reshape(golden.shape) - golden).max())
 
 
-def test_clip_input_of_the_drawn_picture_is_identical(micro) -> None:
+def test_clip_input_of_the_drawn_image_is_identical(micro) -> None:
     predictor, golden, _, _ = micro
     pixels = load_image(DATA / "micro.png")
-    ours = clip_input(pixels, geometry_of(pixels, predictor.config), predictor.config)
-    assert np.array_equal(ours[:, ::4, ::4].numpy(), golden["clip_input_every_4"])
+    tensor = clip_input(pixels, geometry_of(pixels, predictor.config), predictor.config)
+    assert np.array_equal(tensor[:, ::4, ::4].numpy(), golden["clip_input_every_4"])
 
 
-def test_sam_embedding_of_the_drawn_picture_agrees(micro) -> None:
+def test_sam_embedding_of_the_drawn_image_agrees(micro) -> None:
     _, golden, embedding, _ = micro
     assert isinstance(embedding, ImageEmbedding)
     assert difference(embedding.sam_embedding[::4, ::8, ::8].numpy(), golden["sam_embedding_every_8"]) < 1e-4
 
 
-def test_answers_about_the_drawn_picture_agree(micro) -> None:
+def test_results_for_the_drawn_image_agree(micro) -> None:
     _, golden, _, results = micro
     for row, result in enumerate(results):
         assert isinstance(result, Segmentation)
@@ -54,7 +54,7 @@ def test_answers_about_the_drawn_picture_agree(micro) -> None:
         assert difference(np.array(result.box), golden["box_xyxy"][row]) < 1e-4 * max(height, width)
 
 
-def test_mask_of_the_drawn_picture_agrees_in_the_authors_frame(micro) -> None:
+def test_mask_of_the_drawn_image_agrees_in_the_authors_frame(micro) -> None:
     import torch
 
     _, golden, _, results = micro
