@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,6 +30,7 @@ from sspsam import SSPSAMPredictor, batch, errors
 from sspsam.batch import BatchOptions, Shard, run_batch
 from sspsam.batch.naming import stems_of
 from sspsam.batch.writing import Recorder
+from sspsam.cli import main
 from sspsam.shapes import draw_scene
 from tests.support.pictures import write_bad_pictures
 
@@ -128,11 +130,12 @@ class Doomed:
         return limited
 
 
-def test_a_crash_at_every_write_flush_and_rename_costs_nothing(predictor, photos, tmp_path) -> None:
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_crash_at_every_write_flush_and_rename_costs_nothing(predictor, photos, tmp_path, step) -> None:
     options = BatchOptions(formats=("mask", "coco"))
     run_batch(photos, tmp_path / "whole", TEXTS, predictor=predictor, options=options)
     whole = tree(tmp_path / "whole")
-    for allowed in count():
+    for allowed in count(0, step):
         out = tmp_path / f"crashed-{allowed}"
         with pytest.MonkeyPatch.context() as patch:
             Doomed(patch, allowed)
@@ -146,12 +149,13 @@ def test_a_crash_at_every_write_flush_and_rename_costs_nothing(predictor, photos
     assert allowed > 60
 
 
-def test_a_crash_while_it_begins_anew_leaves_nothing_of_the_earlier_run(predictor, photos, tmp_path) -> None:
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_crash_while_it_begins_anew_leaves_nothing_of_the_earlier_run(predictor, photos, tmp_path, step) -> None:
     options = BatchOptions(formats=("mask", "overlay", "coco"))
     run_batch(photos, tmp_path / "whole", "the star", predictor=predictor)
     whole = tree(tmp_path / "whole")
     anew = BatchOptions(overwrite=True)
-    for allowed in count():
+    for allowed in count(0, step):
         out = tmp_path / f"crashed-{allowed}"
         run_batch(photos, out, TEXTS, predictor=predictor, options=options)
         if allowed % 2:  # a picture whose files were written, and its line was not
@@ -597,7 +601,7 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_two_thousand_pictures_are_done_in_a_memory_that_does_not_grow(tmp_path, monkeypatch) -> None:
     folder = tmp_path / "photos"
@@ -663,6 +667,13 @@ def test_names_stay_as_they_are_where_they_can() -> None:
     assert composed[-12:] != decomposed[-12:]
 
 
+KILLS_AND_IMAGES = [
+    (2, 20),
+    pytest.param(10, 60, marks=pytest.mark.slow),
+    pytest.param(300, 60, marks=[pytest.mark.nightly, pytest.mark.timeout(7200)]),
+]
+
+
 def command(photos: Path, out: Path) -> list[str]:
     words = [sys.executable, "-m", "sspsam", "batch", str(photos), str(out), "--model", "shapes", "--device", "cpu"]
     return [*words, "-t", "the red circle", "-t", "all stars", "--format", "mask", "--format", "overlay"]
@@ -686,7 +697,7 @@ def killed(words: list[str], out: Path, chance: Random, lines_at: int, inside: b
 
 def kill_and_resume(photos: Path, tmp_path: Path, kills: int) -> Iterator[bool]:
     whole = tmp_path / "whole"
-    assert subprocess.run(command(photos, whole), stderr=subprocess.DEVNULL).returncode == 0
+    assert CliRunner().invoke(main, command(photos, whole)[3:]).exit_code == 0
     expected = tree(whole)
     total = expected["results.jsonl"].count(b"\n")  # type: ignore[union-attr]
     chance = Random(7)
@@ -694,14 +705,14 @@ def kill_and_resume(photos: Path, tmp_path: Path, kills: int) -> Iterator[bool]:
         out = tmp_path / "killed"
         shutil.rmtree(out, ignore_errors=True)
         cut = killed(command(photos, out), out, chance, chance.randrange(total), inside=number % 4 == 0)
-        assert subprocess.run(command(photos, out), stderr=subprocess.DEVNULL).returncode == 0
+        assert CliRunner().invoke(main, command(photos, out)[3:]).exit_code == 0
         assert tree(out) == expected
         yield cut
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])])
-def test_a_run_that_is_killed_anywhere_ends_with_the_bytes_of_one_that_was_not(tmp_path, kills) -> None:
-    for seed in range(60):
+@pytest.mark.parametrize(("kills", "images"), KILLS_AND_IMAGES)
+def test_a_run_that_is_killed_anywhere_ends_with_the_bytes_of_one_that_was_not(tmp_path, kills, images) -> None:
+    for seed in range(images):
         draw(tmp_path / "photos" / f"{seed % 7}" / f"{seed}.png", seed, (160, 200))
     cut = list(kill_and_resume(tmp_path / "photos", tmp_path, kills))
     assert sum(cut) >= 0.8 * kills

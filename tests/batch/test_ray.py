@@ -88,6 +88,7 @@ def test_it_writes_what_a_local_run_writes(photos, tiny_model, tmp_path, whole) 
     assert len(list(cache.directory.glob("*/*"))) == 30
 
 
+@pytest.mark.slow
 def test_paths_are_those_of_the_driver(photos, tiny_model, tmp_path, whole, monkeypatch) -> None:
     (tmp_path / "model").symlink_to(tiny_model)
     monkeypatch.chdir(tmp_path)  # the workers are where the cluster was started
@@ -98,6 +99,7 @@ def test_paths_are_those_of_the_driver(photos, tiny_model, tmp_path, whole, monk
     assert len(list((tmp_path / "cache").glob("*/*"))) == 30
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_and_doubles_nothing(photos, tiny_model, tmp_path, whole) -> None:
     killed: list[int] = []
 
@@ -117,6 +119,7 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(photos, tiny_model, t
     assert tree(tmp_path / "out") == whole
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_write_stops_the_run_with_its_reason(photos, tiny_model, tmp_path, whole) -> None:
     out = tmp_path / "out"
     run_batch_on_ray(photos, out, TEXTS, model=tiny_model, cluster=Cluster(actors=2))
@@ -146,6 +149,7 @@ def test_a_worker_that_cannot_begin_says_why(photos, tiny_model, tmp_path) -> No
             run_batch_on_ray(photos, tmp_path / "out", TEXTS, model=lacking, cluster=Cluster(actors=1))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_gpus_that_are_not_there_are_missed_at_once(photos, tiny_model, tmp_path, monkeypatch) -> None:
     with pytest.raises(errors.BatchError, match=r"an actor is to have 2 GPUs.*more than 1"):

@@ -150,6 +150,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     assert all(torch.allclose(one[key], two[key], atol=2e-4) for key in one)
 
 
+@pytest.mark.slow
 def test_processes_of_which_only_some_ask_with_points_learn_together(tmp_path: Path) -> None:
     words = ["--recipe", "smoke", "--stages", "sam", "--images", "24", "--log-steps", "1", "--output", str(tmp_path)]
     train.main([*words, "--processes", "2"])  # one scene each: in three steps of ten only one of them asks so
@@ -157,6 +158,7 @@ def test_processes_of_which_only_some_ask_with_points_learn_together(tmp_path: P
     assert all(weight.isfinite().all() for weight in weights(tmp_path, "sam").values())
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_killed_training_end_even_where_interrupts_are_ignored(tmp_path: Path) -> None:
     words = ["--recipe", "smoke", "--stages", "clip", "--images", "1000000", "--log-steps", "1", "--processes", "2"]
     command = [sys.executable, "-m", "training.train", *words, "--output", str(tmp_path)]
