@@ -13,10 +13,13 @@ import pytest
 
 from tests.support.hub import FakeHub
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+MOST_WORKERS = 4  # each holds PyTorch and models: some 2 GB
+
 # each worker of pytest-xdist takes its share of the cores; PyTorch and the subprocesses of tests read this once
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // WORKERS)))
 
 # before huggingface_hub is imported by anything: it reads these once, and no test may reach another Hub
 HUB = FakeHub()
@@ -32,8 +35,6 @@ os.environ |= {
 for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "SSPSAM_REPOSITORY"):
     os.environ.pop(name, None)
 
-MOST_WORKERS = 4  # each holds PyTorch and models: some 2 GB
-
 DATA = Path(__file__).parent / "data"
 REFERENCE = "SSPSAM_REFERENCE"
 
@@ -45,7 +46,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         return
     options = config.option
     if options.numprocesses is None and not options.tx and not options.usepdb:
-        options.numprocesses = min(os.cpu_count() or 1, MOST_WORKERS)
+        options.numprocesses = min(CORES, MOST_WORKERS)
         if options.dist == "no":
             options.dist = "worksteal"
 

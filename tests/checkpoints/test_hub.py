@@ -623,7 +623,7 @@ def kill_at_random_moments(hub: FakeHub, factory: Factory, options: HubOptions, 
 
 
 def test_a_few_kills_at_random_moments_leave_what_the_next_load_can_use(hub, authors, options, factory) -> None:
-    kill_at_random_moments(hub, factory, options, kills=5, seed=1)
+    kill_at_random_moments(hub, factory, options, kills=3, seed=1)
 
 
 @pytest.mark.slow

@@ -179,6 +179,7 @@ def _ask(model: Path, cache: Path, images: list[Path], queue: Any) -> None:
     queue.put(answers(load(model, EmbeddingCache(cache, max_bytes=300_000)), images * 3))
 
 
+@pytest.mark.slow
 def test_processes_share_it(tiny_model, pictures, tmp_path) -> None:
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue()

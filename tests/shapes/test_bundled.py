@@ -227,6 +227,7 @@ def test_files_and_folders_that_may_not_be_written_will_do(copy: Path) -> None:
             path.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_load_the_same_model_in_little_time(tmp_path) -> None:
     code = """
         import time

@@ -142,6 +142,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     for count in ("1", "2"):
         words = ["--recipe", "smoke", "--stages", "clip", "--precision", "float32", "--processes", count]
