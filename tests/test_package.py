@@ -165,10 +165,12 @@ def test_import_and_a_local_checkpoint_open_no_socket_and_start_no_process(tiny_
 
 def test_import_and_use_change_nothing_global(tiny_model: Path, tmp_path: Path) -> None:
     done = run(f"""
-        import locale, logging, os, random, signal, socket, sys, threading, warnings
+        import contextlib, locale, logging, os, random, signal, socket, sys, threading, warnings
         import numpy as np
         import PIL.Image, PIL.ImageFile
         import torch
+        with contextlib.suppress(ImportError):
+            import rich.style  # draws random numbers when it is imported, as httpx does where rich is installed
 
         def state():
             return {{
