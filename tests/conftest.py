@@ -13,6 +13,14 @@ import pytest
 
 from tests.support.hub import FakeHub
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+MOST_WORKERS = 4  # each holds PyTorch and models: some 2 GB
+
+# each worker of pytest-xdist takes its share of the cores; PyTorch and the subprocesses of tests read this once
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // WORKERS)))
+
 # before huggingface_hub is imported by anything: it reads these once, and no test may reach another Hub
 HUB = FakeHub()
 _HF_HOME = tempfile.mkdtemp(prefix="sspsam-tests-hf-")
@@ -29,6 +37,18 @@ for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "SSPSAM_REPOSITORY"):
 
 DATA = Path(__file__).parent / "data"
 REFERENCE = "SSPSAM_REFERENCE"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Spread the tests over the cores unless the command line says otherwise (`-n 0`, `--pdb`, `-p no:xdist`)."""
+    if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
+        return
+    options = config.option
+    if options.numprocesses is None and not options.tx and not options.usepdb:
+        options.numprocesses = min(CORES, MOST_WORKERS)
+        if options.dist == "no":
+            options.dist = "worksteal"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,23 +1,26 @@
 """What the README and the examples say is what happens."""
 
-import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import sspsam
 from sspsam.checkpoints.names import AUTHORS_REPOSITORY
+from sspsam.cli import main
 from tests.support.hub import FakeHub
 
 ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
+PACKAGE = Path(sspsam.__file__).parent  # not always in the checkout: `.ci/run` tests the installed package
 README = (ROOT / "README.md").read_text()
 
 
@@ -26,32 +29,44 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def folder(tiny_checkpoint: Path, tiny_model: Path, tmp_path: Path, picture: np.ndarray) -> Path:
-    """A folder in which the README's commands find what they name."""
+def folder(
+    tiny_checkpoint: Path, tiny_model: Path, tmp_path: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The current directory, in which the commands of the README find the files that they name."""
     shutil.copytree(tiny_model, tmp_path / "ssp-sam")
     shutil.copy(tiny_checkpoint, tmp_path / "checkpoint_best_miou.pth")
     Image.fromarray(picture).save(tmp_path / "photo.jpg")
     (tmp_path / "photos").mkdir()
     Image.fromarray(picture).save(tmp_path / "photos" / "a.jpg")
     (tmp_path / "prompts.csv").write_text("image,text\na.jpg,the mug\n")
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
+@pytest.fixture
+def example(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run an example with some arguments in this process and return what it prints."""
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
 def run(command: list[str], folder: Path) -> str:
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout
 
 
 def test_the_python_of_the_readme_runs(folder: Path, hub: FakeHub, tiny_checkpoint: Path) -> None:
     hub.add(AUTHORS_REPOSITORY, {"output/unc/336/checkpoint_best_miou.pth": tiny_checkpoint.read_bytes()})
-    found = blocks("python")
-    assert len(found) == 3
-    for block in found:
-        run([sys.executable, "-c", block], folder)
+    snippets = blocks("python")
+    assert len(snippets) == 3
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
     assert Image.open(folder / "mask.png").size == (90, 60)
     assert Image.open(folder / "overlay.png").mode == "RGB"
 
@@ -60,7 +75,9 @@ def test_the_commands_of_the_readme_run(folder: Path) -> None:
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("sspsam ")]
     assert len(commands) == 6
     for command in commands:
-        assert run(shlex.split(command, comments=True), folder) or " batch " in command
+        result = CliRunner().invoke(main, shlex.split(command, comments=True)[1:])
+        assert result.exit_code == 0, f"{command}: {result.output}"
+        assert result.stdout or " batch " in command
     assert {"a.jpg-1.png", "a.jpg-2.png", "results.jsonl"} <= {path.name for path in (folder / "masks").iterdir()}
     assert (folder / "coco" / "coco.json").is_file()
 
@@ -69,7 +86,7 @@ def test_the_two_first_commands_are_the_ones_that_ci_and_these_tests_run(tmp_pat
     setup, test = (block.strip() for block in blocks("bash")[:2])
     assert setup.endswith(".venv/bin/python examples/first_steps.py")
     assert test == ".venv/bin/pytest"
-    assert '"$bin/pytest"' in (ROOT / ".ci" / "run").read_text()
+    assert '"$bin/pytest"\n' in (ROOT / ".ci" / "run").read_text()
     output = run([sys.executable, str(ROOT / "examples" / "first_steps.py")], tmp_path)
     assert "nothing" in output
     assert len(list(tmp_path.glob("first_steps_*.png"))) == 5
@@ -77,12 +94,13 @@ def test_the_two_first_commands_are_the_ones_that_ci_and_these_tests_run(tmp_pat
     assert "examples/first_steps.png" in README
 
 
-def test_the_other_examples_run(folder: Path) -> None:
-    ask_many = [sys.executable, str(ROOT / "examples" / "ask_many.py"), "ssp-sam", "photo.jpg", "photo.embedding"]
-    first = run([*ask_many, "the mug", "a cat"], folder)
-    assert run([*ask_many, "the mug", "a cat"], folder) == first  # now from the stored embedding
-    serve = [sys.executable, str(ROOT / "examples" / "serve_threads.py"), "ssp-sam", "the mug"]
-    assert "no such image" in run([*serve, "photo.jpg", "none.jpg", "photo.jpg"], folder)
+def test_the_other_examples_run(example: Callable[..., str]) -> None:
+    ask_many = ("ask_many.py", "ssp-sam", "photo.jpg", "photo.embedding", "the mug", "a cat")
+    first = example(*ask_many)
+    assert "the mug" in first
+    assert example(*ask_many) == first  # now from the stored embedding
+    answers = example("serve_threads.py", "ssp-sam", "the mug", "photo.jpg", "none.jpg", "photo.jpg")
+    assert "no such image" in answers
 
 
 def test_every_example_is_short_and_is_run_here() -> None:
@@ -98,53 +116,34 @@ def test_every_public_name_is_in_the_readme_or_the_changelog() -> None:
         assert name == "__version__" or name in text
 
 
-def test_the_load_benchmark_runs() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load", "--variant", "tiny", "--repeat", "1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "| baseline |" in done.stdout
-
-
-def test_the_speed_benchmark_runs_and_both_ways_agree() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--size", "quick", "--repeat", "1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    difference = re.search(r"largest difference of logits (\S+)", done.stdout)
-    assert difference, done.stdout
-    assert float(difference[1]) < 1e-4
-    for task in ("(i)", "(ii)", "(iii)", "(iv)", "memory"):
-        assert f"| {task} " in done.stdout
-
-
 def test_the_repository_names_no_private_place() -> None:
     private = re.compile(r"/(?:home|root|work)/\w|(?<!https:)//(?!127\.)(?:\d+\.){3}\d+")
-    for path in [*ROOT.glob("*.*"), *ROOT.glob("*/*.py"), *ROOT.glob("*/*/*.py"), ROOT / ".ci" / "run"]:
+    folders = [PACKAGE, *(ROOT / name for name in ("benchmarks", "docs", "examples", "tests", "training"))]
+    paths = [path for folder in folders for path in folder.rglob("*.*")]
+    for path in [*paths, *ROOT.glob("*.*"), *(ROOT / ".ci").iterdir()]:
         if path.suffix in {".py", ".md", ".cfg", ".toml"} or path.name == "run":
             found = private.search(path.read_text())
             assert not found or path == Path(__file__), f"{path}: {found}"
 
 
+@pytest.mark.slow
+def test_the_load_benchmark_runs() -> None:
+    output = run([sys.executable, "-m", "benchmarks.load", "--variant", "tiny", "--repeat", "1"], ROOT)
+    assert "| baseline |" in output
+
+
+@pytest.mark.slow
+def test_the_speed_benchmark_runs_and_both_ways_agree() -> None:
+    output = run([sys.executable, "-m", "benchmarks", "--size", "quick", "--repeat", "1"], ROOT)
+    difference = re.search(r"largest difference of logits (\S+)", output)
+    assert difference, output
+    assert float(difference[1]) < 1e-4
+    for task in ("(i)", "(ii)", "(iii)", "(iv)", "memory"):
+        assert f"| {task} " in output
+
+
+@pytest.mark.slow
 def test_the_batch_benchmark_runs() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.batch", "--size", "quick", "--pictures", "2"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    output = run([sys.executable, "-m", "benchmarks.batch", "--size", "quick", "--pictures", "2"], ROOT)
     for task in ("the model alone", "a batch, cache empty", "the next question, cache full"):
-        assert f"| {task} |" in done.stdout
+        assert f"| {task} |" in output

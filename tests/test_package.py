@@ -111,6 +111,22 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_documented_submodules_are_there_after_importing_the_package_alone() -> None:
+    done = run("""
+        import sys
+        import sspsam
+        assert not [name for name in sys.modules if name.startswith("sspsam.") and name != "sspsam._version"]
+        assert callable(sspsam.shapes.draw_scene)
+        assert "torch" not in sys.modules
+        assert issubclass(sspsam.errors.SSPSAMError, Exception)
+        assert callable(sspsam.hub.resolve)
+        assert callable(sspsam.batch.run_batch)
+        assert callable(sspsam.convert.convert_checkpoint)
+        assert callable(sspsam.ray.run_batch_on_ray)
+    """)
+    assert done.returncode == 0, done.stderr
+
+
 def test_public_names_are_there_and_others_are_named_in_the_error() -> None:
     for name in sspsam.__all__:
         assert getattr(sspsam, name) is not None
@@ -152,10 +168,12 @@ def test_import_and_a_local_checkpoint_open_no_socket_and_start_no_process(tiny_
 
 def test_import_and_use_change_nothing_global(tiny_model: Path, tmp_path: Path) -> None:
     done = run(f"""
-        import locale, logging, os, random, signal, socket, sys, threading, warnings
+        import contextlib, locale, logging, os, random, signal, socket, sys, threading, warnings
         import numpy as np
         import PIL.Image, PIL.ImageFile
         import torch
+        with contextlib.suppress(ImportError):
+            import rich.style  # draws random numbers when it is imported, as httpx does where rich is installed
 
         def state():
             return {{

@@ -225,7 +225,7 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_memory_does_not_grow_over_two_thousand_images(tmp_path, monkeypatch) -> None:
     folder = tmp_path / "photos"

@@ -89,6 +89,7 @@ def test_files_equal_those_of_a_local_run(photos, tiny_model, tmp_path, local_ru
     assert len(list(cache.directory.glob("*/*"))) == 30
 
 
+@pytest.mark.slow
 def test_relative_paths_are_relative_to_the_driver(photos, tiny_model, tmp_path, local_run, monkeypatch) -> None:
     (tmp_path / "model").symlink_to(tiny_model)
     monkeypatch.chdir(tmp_path)  # the actors have the working directory of the cluster
@@ -99,6 +100,7 @@ def test_relative_paths_are_relative_to_the_driver(photos, tiny_model, tmp_path,
     assert len(list((tmp_path / "cache").glob("*/*"))) == 30
 
 
+@pytest.mark.slow
 def test_killed_worker_loses_and_doubles_nothing(photos, tiny_model, tmp_path, local_run) -> None:
     killed: list[int] = []
 
@@ -118,6 +120,7 @@ def test_killed_worker_loses_and_doubles_nothing(photos, tiny_model, tmp_path, l
     assert tree(tmp_path / "out") == local_run
 
 
+@pytest.mark.slow
 def test_worker_that_cannot_write_stops_the_run_with_the_reason(photos, tiny_model, tmp_path, local_run) -> None:
     out = tmp_path / "out"
     run_batch_on_ray(photos, out, TEXTS, model=tiny_model, cluster=Cluster(actors=2))
@@ -148,6 +151,7 @@ def test_worker_that_cannot_load_the_model_stops_the_run_with_the_reason(photos,
             run_batch_on_ray(photos, tmp_path / "out", TEXTS, model=incomplete, cluster=Cluster(actors=1))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_missing_gpus_are_reported_at_once(photos, tiny_model, tmp_path, monkeypatch) -> None:
     with pytest.raises(errors.BatchError, match=r"each predictor needs 2 GPUs.*more than 1"):

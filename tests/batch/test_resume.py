@@ -18,6 +18,7 @@ import pytest
 from sspsam import __version__, batch, errors
 from sspsam.batch import BatchOptions, Shard, run_batch
 from tests.support.batches import TEXTS, draw, lines, tree
+from tests.support.command import run_command
 
 
 class Crash(BaseException):
@@ -53,11 +54,12 @@ class CrashingDisk:
         return limited
 
 
-def test_run_resumed_after_a_crash_at_any_operation_writes_the_same_bytes(predictor, photos, tmp_path) -> None:
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_run_resumed_after_a_crash_at_any_operation_writes_the_same_bytes(predictor, photos, tmp_path, step) -> None:
     options = BatchOptions(formats=("mask", "coco"))
     run_batch(photos, tmp_path / "whole", TEXTS, predictor=predictor, options=options)
     whole = tree(tmp_path / "whole")
-    for allowed in count():
+    for allowed in count(0, step):
         out = tmp_path / f"crashed-{allowed}"
         with pytest.MonkeyPatch.context() as patch:
             CrashingDisk(patch, allowed)
@@ -71,12 +73,13 @@ def test_run_resumed_after_a_crash_at_any_operation_writes_the_same_bytes(predic
     assert allowed > 60
 
 
-def test_crash_while_overwriting_leaves_no_files_of_the_earlier_run(predictor, photos, tmp_path) -> None:
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_crash_while_overwriting_leaves_no_files_of_the_earlier_run(predictor, photos, tmp_path, step) -> None:
     options = BatchOptions(formats=("mask", "overlay", "coco"))
     run_batch(photos, tmp_path / "whole", "the star", predictor=predictor)
     whole = tree(tmp_path / "whole")
     overwriting = BatchOptions(overwrite=True)
-    for allowed in count():
+    for allowed in count(0, step):
         out = tmp_path / f"crashed-{allowed}"
         run_batch(photos, out, TEXTS, predictor=predictor, options=options)
         if allowed % 2:  # an image whose files were written, but not its lines
@@ -255,7 +258,7 @@ def run_and_kill(words: list[str], out: Path, chance: Random, lines_at: int, ins
 
 def kill_and_resume(photos: Path, tmp_path: Path, kills: int) -> Iterator[bool]:
     whole = tmp_path / "whole"
-    assert subprocess.run(command(photos, whole), stderr=subprocess.DEVNULL).returncode == 0
+    assert run_command(*command(photos, whole)[3:]).exit_code == 0
     expected = tree(whole)
     total = expected["results.jsonl"].count(b"\n")  # type: ignore[union-attr]
     chance = Random(7)
@@ -263,14 +266,21 @@ def kill_and_resume(photos: Path, tmp_path: Path, kills: int) -> Iterator[bool]:
         out = tmp_path / "killed"
         shutil.rmtree(out, ignore_errors=True)
         was_cut = run_and_kill(command(photos, out), out, chance, chance.randrange(total), inside=number % 4 == 0)
-        assert subprocess.run(command(photos, out), stderr=subprocess.DEVNULL).returncode == 0
+        assert run_command(*command(photos, out)[3:]).exit_code == 0
         assert tree(out) == expected
         yield was_cut
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(300, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])])
-def test_run_killed_anywhere_and_resumed_writes_the_same_bytes(tmp_path, kills) -> None:
-    for seed in range(60):
+KILLS_AND_IMAGES = [
+    (2, 20),
+    pytest.param(10, 60, marks=pytest.mark.slow),
+    pytest.param(300, 60, marks=[pytest.mark.nightly, pytest.mark.timeout(7200)]),
+]
+
+
+@pytest.mark.parametrize(("kills", "images"), KILLS_AND_IMAGES)
+def test_run_killed_anywhere_and_resumed_writes_the_same_bytes(tmp_path, kills, images) -> None:
+    for seed in range(images):
         draw(tmp_path / "photos" / f"{seed % 7}" / f"{seed}.png", seed, (160, 200))
     cuts = list(kill_and_resume(tmp_path / "photos", tmp_path, kills))
     assert sum(cuts) >= 0.8 * kills

@@ -182,6 +182,7 @@ def _put_answers(model: Path, cache: Path, images: list[Path], queue: Any) -> No
     queue.put(answers(load(model, EmbeddingCache(cache, max_bytes=300_000)), images * 3))
 
 
+@pytest.mark.slow
 def test_processes_share_a_cache(tiny_model, images, tmp_path) -> None:
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue()

@@ -570,7 +570,7 @@ SEEDS = [
     saved(noise(9, 7), "TIFF", exif=exif(8)),
     saved(noise(9, 7), "WEBP"),
     saved(noise(9, 7), "BMP"),
-    saved(noise(9, 7), "ICO"),
+    saved(noise(16, 16), "ICO"),
     saved(noise(9, 7), "GIF", save_all=True, append_images=[Image.new("RGB", (7, 9), "red")]),
 ]
 

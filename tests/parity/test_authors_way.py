@@ -48,7 +48,7 @@ CASES = {
 
 
 @pytest.mark.filterwarnings("ignore::sspsam.errors.SSPSAMWarning")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if "seed" in c else c for c in CASES])
 def test_every_number_agrees_with_the_definition(case: str, authors_way: Callable, tmp_path: Path) -> None:
     make, seed, after_surgery = CASES[case]
     architecture = make()

@@ -227,6 +227,7 @@ def test_read_only_files_and_folders_load(copy: Path) -> None:
             path.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_load_the_same_model_in_little_time(tmp_path) -> None:
     code = """
         import time

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -76,6 +77,11 @@ def test_a_mask_covers_the_pixels_of_its_colour(scenes: list[Scene]) -> None:
             assert far.mean() < 0.45
 
 
+@cache
+def scenes_of_one_shape() -> list[Scene]:
+    return [scene for seed in range(400) if len((scene := draw_scene(seed, (300, 300))).shapes) == 1]
+
+
 @pytest.mark.parametrize("kind", sorted(OUTLINES))
 def test_the_area_of_every_kind_equals_that_of_its_outline(kind: str) -> None:
     areas = []
@@ -83,10 +89,9 @@ def test_the_area_of_every_kind_equals_that_of_its_outline(kind: str) -> None:
         x, y = OUTLINES[kind](form).T
         areas.append(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)  # the shoelace formula
     checked = 0
-    for seed in range(400):
-        scene = draw_scene(seed, (300, 300))
+    for scene in scenes_of_one_shape():
         for shape in scene.shapes:
-            if shape.kind == kind and len(scene.shapes) == 1:
+            if shape.kind == kind:
                 checked += 1
                 radius = shape.diameter * 300 / 2
                 assert 0.92 * min(areas) - 6 / radius**2 < shape.area / radius**2 < 1.08 * max(areas) + 6 / radius**2

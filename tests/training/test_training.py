@@ -149,6 +149,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(
     assert all(torch.equal(uninterrupted[key], resumed[key]) for key in uninterrupted)
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_weights_as_one(tmp_path: Path) -> None:
     for count in ("1", "2"):
         words = ["--recipe", "smoke", "--stages", "clip", "--precision", "float32", "--processes", count]
@@ -157,6 +158,7 @@ def test_two_processes_train_the_same_weights_as_one(tmp_path: Path) -> None:
     assert all(torch.allclose(one[key], two[key], atol=2e-4) for key in one)
 
 
+@pytest.mark.slow
 def test_processes_train_together_when_only_one_of_them_uses_point_prompts(tmp_path: Path) -> None:
     words = ["--recipe", "smoke", "--stages", "sam", "--images", "24", "--log-steps", "1", "--output", str(tmp_path)]
     train.main([*words, "--processes", "2"])  # one scene each: in three of ten steps only one of them uses points
@@ -164,6 +166,7 @@ def test_processes_train_together_when_only_one_of_them_uses_point_prompts(tmp_p
     assert all(weight.isfinite().all() for weight in weights(tmp_path, "sam").values())
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_killed_training_end_even_if_interrupts_are_ignored(tmp_path: Path) -> None:
     words = ["--recipe", "smoke", "--stages", "clip", "--images", "1000000", "--log-steps", "1", "--processes", "2"]
     command = [sys.executable, "-m", "training.train", *words, "--output", str(tmp_path)]
