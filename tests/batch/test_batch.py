@@ -47,7 +47,7 @@ def test_output_mirrors_the_input_and_equals_predict(predictor, photos, tmp_path
 def test_second_run_with_the_same_arguments_does_nothing(predictor, photos, tmp_path, monkeypatch) -> None:
     run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor)
     before = tree(tmp_path / "out")
-    monkeypatch.setattr(predictor._encoder, "encode", None)
+    monkeypatch.setattr(predictor._pipeline, "images", None)
     summary = run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor)
     assert (summary.done, summary.earlier, summary.failed) == (0, 4, 1)
     assert tree(tmp_path / "out") == before
@@ -153,7 +153,7 @@ def test_parquet_file_has_the_lines_as_rows(predictor, photos, tmp_path, monkeyp
 
 
 def test_image_that_exhausts_the_memory_does_not_affect_other_images(predictor, photos, tmp_path, monkeypatch) -> None:
-    model, load = predictor._model, predictor._encoder.read
+    model, load = predictor._model, predictor._pipeline.images.preprocess
     seen = count()
 
     def encode_image(*inputs: Any) -> Any:
@@ -167,7 +167,7 @@ def test_image_that_exhausts_the_memory_does_not_affect_other_images(predictor, 
         return load(image, max_pixels)
 
     monkeypatch.setattr(model, "encode_image", encode_image)
-    monkeypatch.setattr(predictor._encoder, "read", read)
+    monkeypatch.setattr(predictor._pipeline.images, "preprocess", read)
     summary = run_batch(photos, tmp_path / "out", "the star", predictor=predictor)
     assert (summary.done, summary.failed) == (2, 3)
     failed = {line["image"]: line["error"] for line in lines(tmp_path / "out" / "errors.jsonl")}
