@@ -1,4 +1,4 @@
-"""SSP-SAM: point at things in a picture with words.
+"""SSP-SAM: point at things in an image with words.
 
 Importing this package is light: PyTorch and the models are imported when one of the names below is first used.
 """

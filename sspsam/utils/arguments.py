@@ -1,4 +1,4 @@
-"""Checks of arguments: a default that is told from None, and whole numbers of any type."""
+"""Checks of arguments: a default other than None, and whole numbers of any type."""
 
 import operator
 from enum import Enum
@@ -14,7 +14,7 @@ class _NotGiven(Enum):
 
 NotGiven = Literal[_NotGiven.NOT_GIVEN]
 NOT_GIVEN: Final = _NotGiven.NOT_GIVEN
-"""Default of an argument for which None is an error: None is what failed functions return, not a request."""
+"""Default of an argument for which None is an error, since None is often the result of a function that failed."""
 
 
 def whole_number(name: str, value: object, minimum: int) -> int:
