@@ -16,10 +16,9 @@ from torch import Tensor
 from benchmarks.authors_checkpoint import authors_state
 from benchmarks.authors_way import Answer, AuthorsWay
 from benchmarks.workload import architecture, drawn_image, expressions, model_state
-from sspsam import ImageEmbedding, SSPSAMPredictor
+from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor
 from sspsam.config import ModelConfig
 from sspsam.models import SSPSAM
-from sspsam.segmentation.result import Segmentation
 
 IMPLEMENTATIONS: Final = ("authors", "sspsam")  # keys of the numbers in the JSON file
 FOLDER_IMAGES: Final = 2

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
-from sspsam.errors import DeviceError, ForkedProcessError
+from sspsam.errors import DeviceError, ForkedProcessError, NumericalError, OutOfMemoryError, SSPSAMError
+from sspsam.utils.batching import OUT_OF_MEMORY_MESSAGE, is_out_of_memory, release_memory
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float32": torch.float32,
@@ -177,3 +179,36 @@ def ieee_float32(device: torch.device) -> Iterator[None]:
         yield
     finally:
         settings.leave()
+
+
+@contextmanager
+def named_out_of_memory() -> Iterator[None]:
+    """Turn every error that reports a lack of memory into an `OutOfMemoryError` with a message."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, SSPSAMError) or not is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    else:
+        return
+    # outside of the except clause, whose traceback would keep the memory that has to be freed
+    release_memory()
+    raise OutOfMemoryError(f"{OUT_OF_MEMORY_MESSAGE}: {reason}")
+
+
+def require_finite(what: str, *tensors: Tensor) -> None:
+    """Raise for values that are not finite, which a threshold would turn into an empty mask.
+
+    Args:
+        what: names the tensors in the message.
+        tensors: of any shapes.
+
+    Raises:
+        NumericalError: a value is infinite or NaN.
+    """
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise NumericalError(
+            f"{what}: some values are infinite or NaN. The weights are damaged, or the precision is too low. "
+            "Load the model with verify=True and dtype='float32'."
+        )

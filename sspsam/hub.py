@@ -6,9 +6,11 @@ implementation is in `sspsam.checkpoints`. Importing this module imports no PyTo
 
 from sspsam.checkpoints.hub_options import REPOSITORY_VARIABLE, HubOptions
 from sspsam.checkpoints.listing import CheckpointEntry, bundled, delete, published, verify
+from sspsam.checkpoints.names import BUNDLED
 from sspsam.checkpoints.resolve import Resolved, check_name, repair_command_in_errors, resolve
 
 __all__ = [
+    "BUNDLED",
     "REPOSITORY_VARIABLE",
     "CheckpointEntry",
     "HubOptions",

@@ -1,4 +1,4 @@
-"""`SSPSAMPredictor`: from an image and expressions to masks, in the order in which it happens."""
+"""`SSPSAMPredictor`: the public API; `sspsam.segmentation.pipeline` computes the answers step by step."""
 
 import os
 import tempfile
@@ -12,7 +12,13 @@ from sspsam import hub
 from sspsam.checkpoints.format import load_checkpoint, save_checkpoint
 from sspsam.checkpoints.publish import push_checkpoint
 from sspsam.config import ModelConfig
-from sspsam.devices import checked_device, checked_dtype, default_dtype, require_working_thread_pool
+from sspsam.devices import (
+    checked_device,
+    checked_dtype,
+    default_dtype,
+    named_out_of_memory,
+    require_working_thread_pool,
+)
 from sspsam.errors import CheckpointError, ConfigError, NoImageError, SSPSAMError, StorageError, UnsavedModelError
 from sspsam.identity import LoadedCheckpoint, PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
@@ -22,9 +28,7 @@ from sspsam.models import SSPSAM
 from sspsam.segmentation.answers import AnswerSettings, PredictOptions
 from sspsam.segmentation.pipeline import Pipeline
 from sspsam.segmentation.result import Segmentation
-from sspsam.text.encoder import tokenizer_for
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
-from sspsam.utils.batching import named_out_of_memory
 from sspsam.utils.paths import user_path
 
 
@@ -44,7 +48,7 @@ class SSPSAMPredictor:
             weights stay in float32. None: float16 on a GPU, float32 elsewhere.
         embedding_cache: folder or `EmbeddingCache` for embeddings on disk; None: no cache. It is used by models that
             were loaded from a checkpoint, since other models have no lasting identity.
-        checkpoint: that `model` was just loaded from; `from_pretrained` passes it. None: the model was made in memory.
+        checkpoint: source of `model`, passed by `from_pretrained`. None: the model was made in memory.
 
     Raises:
         DeviceError: this computer has no such device.
@@ -70,8 +74,7 @@ class SSPSAMPredictor:
         identity = PredictorIdentity.of(config, checkpoint, chosen, precision)
         self._config = config
         self._model = model.eval().to(chosen)
-        self._tokenizer = tokenizer_for(config)
-        self._pipeline = Pipeline(self._model, config, identity, self._tokenizer, embedding_cache)
+        self._pipeline = Pipeline.of(self._model, config, identity, embedding_cache)
         self._embedding: ImageEmbedding | None = None  # of set_image
 
     @classmethod
@@ -97,8 +100,7 @@ class SSPSAMPredictor:
                 the Hub, `owner/name:path.pth`; or `"shapes"`, the bundled model for drawn shapes. `sspsam models`
                 lists the names.
             revision: branch, tag or commit on the Hub; a commit (recommended) is looked up only once.
-            device: None: a GPU if PyTorch finds one, else the CPU.
-            dtype: see the class.
+            device, dtype, embedding_cache: see the class.
             cache_dir: of files from the Hub; None: that of `huggingface_hub`.
             local_files_only: never use the network.
             token: for private repositories.
@@ -106,7 +108,6 @@ class SSPSAMPredictor:
                 time. True: now. False: never.
             repository: of converted checkpoints, searched first for published names; None: the environment variable
                 `SSPSAM_REPOSITORY`, else none.
-            embedding_cache: see the class.
 
         Raises:
             CheckpointNotFoundError: no checkpoint of that name, or no name at all; the message lists the names.
@@ -121,8 +122,9 @@ class SSPSAMPredictor:
         resolved = hub.resolve(name_or_path, options, repository=repository)
         with hub.repair_command_in_errors(resolved):
             model, config = load_checkpoint(resolved.path, verify=verify)
-        name = os.fspath(name_or_path) if name_or_path is not None else ""
-        checkpoint = LoadedCheckpoint(name, revision, resolved.path.absolute(), resolved.origin)
+        checkpoint = LoadedCheckpoint(
+            os.fspath(name_or_path or ""), revision, resolved.path.absolute(), resolved.origin
+        )
         return cls(model, config, device=chosen, dtype=dtype, embedding_cache=embedding_cache, checkpoint=checkpoint)
 
     @property
@@ -157,9 +159,9 @@ class SSPSAMPredictor:
 
     def to(self, device: str | torch.device | None) -> Self:
         """Move the model to a device; `None` and errors are those of the constructor. Embeddings follow when used."""
-        identity = self._pipeline.identity.on(checked_device(device))
-        self._model.to(identity.device)
-        self._pipeline = Pipeline(self._model, self._config, identity, self._tokenizer, self._pipeline.cache)
+        chosen = checked_device(device)
+        self._model.to(chosen)
+        self._pipeline = self._pipeline.on(chosen)
         return self
 
     def save_pretrained(
@@ -193,7 +195,7 @@ class SSPSAMPredictor:
         Args:
             repository: `owner/name`; created if it does not exist.
             dtype: of the stored weights.
-            private: whether a repository that is created is private.
+            private: whether a new repository is private.
             token: with write access; None: that of `hf auth login` or `HF_TOKEN`.
 
         Raises:

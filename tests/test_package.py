@@ -18,8 +18,7 @@ PACKAGE = Path(sspsam.__file__).parent
 ROOM_ORDER = [
     ["errors", "_version"],
     ["utils", "shapes"],
-    ["config"],
-    ["devices"],
+    ["config", "devices"],
     ["identity"],
     ["models"],
     ["images", "text"],

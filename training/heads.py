@@ -36,7 +36,7 @@ class AuxiliaryHeads(nn.Module):
         prompt_width, layers = config.sam.prompt_width, config.ssp.generator_layers
         self.patches = nn.ModuleList(nn.Linear(prompt_width, len(MARKS)) for _ in range(layers - 1))
         self.summary = nn.ModuleList(nn.Linear(prompt_width, 1 + COUNTS + 4 * FREQUENCIES) for _ in range(layers))
-        # one head for each text feature: information that only one of them holds would not reach the patches
+        # one head for each text feature, so that both features carry the information
         self.parse = nn.ModuleList(
             nn.Linear(width, sum(PARSE_SIZES)) for width in (config.clip.embed_dim, config.ssp.hidden_width)
         )

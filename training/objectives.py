@@ -65,7 +65,7 @@ class Objective(nn.Module):
             "clip": self._clip_losses,
             "sam": self._sam_losses,
             "joint": self._joint_losses,
-            "refine": self._joint_losses,  # differs from joint only in its learning rate
+            "refine": self._joint_losses,  # the losses of joint; recipe.py has other numbers for it
         }
         with plain_attention(next(self.model.parameters()).device):
             return stages[stage](examples)

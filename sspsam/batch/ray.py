@@ -24,10 +24,9 @@ from sspsam.batch.job import Batch, Chunk, Source, predict_chunks
 from sspsam.batch.options import BatchOptions, BatchSummary
 from sspsam.batch.records import Line
 from sspsam.batch.writing import ImageWriter, write_in_threads
-from sspsam.checkpoints.names import BUNDLED
 from sspsam.devices import checked_dtype, default_dtype
 from sspsam.errors import BatchError, MissingExtraError, SSPSAMError, warn
-from sspsam.hub import REPOSITORY_VARIABLE
+from sspsam.hub import BUNDLED, REPOSITORY_VARIABLE
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.loading import pillow_pixel_limit
 from sspsam.predictor import SSPSAMPredictor

@@ -26,7 +26,7 @@ from sspsam.utils.arguments import whole_number
 from sspsam.utils.files import make_directory, replace_file
 from sspsam.utils.paths import user_path
 
-_LAYOUT: Final = "1"  # part of every key; changes when the same bytes would give another embedding
+_KEY_VERSION: Final = "1"  # part of every key; changes when the same bytes would give another embedding
 _FILL_AFTER_EVICTION: Final = 0.9  # share of max_bytes that an eviction leaves in use
 _RESCAN_FRACTION: Final = 0.05  # rescan the folder after writing this share of max_bytes, for other processes' entries
 _STALE_SECONDS: Final = 3600.0  # age at which a temporary file is taken for the leftover of a crash
@@ -69,7 +69,7 @@ class EmbeddingCache:
             fingerprint: of the model.
             precision: of the model and its kind of device, see `PredictorIdentity.precision`.
         """
-        parts = (_LAYOUT, digest, fingerprint, precision, dtype_name(self.dtype))
+        parts = (_KEY_VERSION, digest, fingerprint, precision, dtype_name(self.dtype))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def rounded(self, features: ImageFeatures) -> ImageFeatures:

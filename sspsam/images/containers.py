@@ -23,7 +23,7 @@ _BLOCK: Final = 1 << 20
 def without_metadata(data: bytes) -> bytes | None:
     """Return a PNG or JPEG file without the parts that hold no pixels; None for other files.
 
-    Text, colour profiles, XMP and the like never cost the pixels: a file that Pillow refuses is decoded again without
+    Text, colour profiles, XMP and the like do not prevent decoding: a file that Pillow refuses is decoded again without
     them. EXIF is kept in a PNG, for its orientation.
     """
     if data.startswith(_PNG):
@@ -95,7 +95,7 @@ def _jpeg_without_metadata(data: bytes) -> bytes:
 
 
 def _require_complete_png(data: bytes, image: Image.Image, name: str) -> None:
-    """Count the decompressed bytes; only where one of the last two rows is all zeros, as missing rows are."""
+    """Count the decompressed bytes; skipped unless one of the last two rows is all zeros, as in a truncated stream."""
     last_rows = range(max(0, image.height - 2), image.height)
     if all(any(image.crop((0, row, image.width, row + 1)).tobytes()) for row in last_rows):
         return

@@ -73,7 +73,8 @@ class ImageEmbedding:
 
         Args:
             path: of the file.
-            max_pixels: largest width times height of the image: a small file may claim any size, and masks have it.
+            max_pixels: largest width times height of the image: a small file may claim any size, and masks are
+                allocated at that size.
 
         Raises:
             EmbeddingError: the file is missing, damaged, or of another format version, or its image is too large.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sspsam.config import ModelConfig
-from sspsam.devices import dtype_name, inference_context, require_working_thread_pool
+from sspsam.devices import dtype_name, inference_context, require_finite, require_working_thread_pool
 from sspsam.errors import SSPSAMError, warn
 from sspsam.identity import PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
@@ -14,7 +14,6 @@ from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.loading import ImageInput
 from sspsam.images.preprocessing import PreprocessedImage, preprocess_image
 from sspsam.models import SSPSAM, ImageFeatures
-from sspsam.models.sspsam import require_finite
 from sspsam.utils.batching import result_or_error
 
 
@@ -41,7 +40,7 @@ class ImageEncoder:
         return preprocess_image(image, self._config, max_pixels, digest=self._cache is not None)
 
     def encode(self, images: Sequence[PreprocessedImage]) -> list[ImageEmbedding | SSPSAMError]:
-        """Encode images and return for each, in order, its embedding or the error that it met."""
+        """Encode images and return for each, in order, its embedding or the error raised for the image."""
         if self._cache is None:
             features = self._compute(images)
         else:

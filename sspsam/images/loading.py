@@ -6,7 +6,7 @@ Meaning of every kind of input:
 |---|---|
 | path, bytes, PIL image | every mode that Pillow opens; EXIF orientation applied; first (or current) frame |
 | 16-bit (`I;16`, and `I` with values from 256 to 65535 or from a 16-bit file) | scaled by 1/257, never clipped |
-| fewer significant bits by the file (TIFF BitsPerSample, PNG sBIT) | scaled by their own range |
+| fewer significant bits declared in the file (TIFF BitsPerSample, PNG sBIT) | scaled by their own range |
 | TIFF with WhiteIsZero | inverted |
 | TIFF of RGB and a fourth band that is not called alpha | the fourth band is dropped |
 | `I` with values up to 255 only | unchanged |
@@ -17,7 +17,7 @@ Meaning of every kind of input:
 | array of uint16 or bool | scaled by 1/257; black and white |
 | any other array | an `ImageError` that names the conversion |
 
-Text, colour profiles, damaged EXIF and other metadata never cost the pixels.
+Text, colour profiles, damaged EXIF and other metadata do not prevent decoding.
 """
 
 import hashlib

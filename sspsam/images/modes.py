@@ -63,11 +63,11 @@ def to_rgb(image: Image.Image, name: str, levels: GreyLevels) -> Image.Image:
         ImageError: the range of the levels would be a guess.
     """
     mode = image.mode
-    key: Any = image.info.get("transparency")  # transparent grey value, colour, or palette entry
-    if mode == "RGB" and key is None:
+    transparent: Any = image.info.get("transparency")  # a grey value, colour, or palette entry
+    if mode == "RGB" and transparent is None:
         return image
     if mode.startswith("I;16"):
-        return _from_16_bit(np.asarray(image), key, levels).convert("RGB")
+        return _from_16_bit(np.asarray(image), transparent, levels).convert("RGB")
     if mode in ("I", "F"):
         return Image.fromarray(_from_wide(np.asarray(image), image, name, levels)).convert("RGB")
     if mode == "L" and levels.is_signed:
@@ -76,14 +76,14 @@ def to_rgb(image: Image.Image, name: str, levels: GreyLevels) -> Image.Image:
         return _lab_to_rgb(image)
     if mode == "La":
         image = image.convert("LA")
-    if mode == "RGB" and not isinstance(key, tuple):
-        return image  # the key is no colour, so that nothing is transparent
-    if mode == "RGB" and max(key) > 255:  # the key is of a 16-bit file, whose pixels Pillow reduces to the high bytes
+    if mode == "RGB" and not isinstance(transparent, tuple):
+        return image  # the value is no colour, so that nothing is transparent
+    if mode == "RGB" and max(transparent) > 255:  # of a 16-bit file; Pillow keeps the high bytes of its pixels
         image = image.copy()
-        image.info["transparency"] = tuple(value >> 8 for value in key)
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
     if mode == "RGBA" and _has_unknown_fourth_band(image):
         return Image.merge("RGB", image.split()[:3])
-    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or key is not None:
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or transparent is not None:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
@@ -119,12 +119,12 @@ def _inverted(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return inverted
 
 
-def _from_16_bit(values: NDArray[np.uint16], key: Any, levels: GreyLevels) -> Image.Image:
+def _from_16_bit(values: NDArray[np.uint16], transparent: Any, levels: GreyLevels) -> Image.Image:
     grey = _scaled(values, levels.maximum(values, 16))
     if levels.white_is_zero:
         grey = _inverted(grey)
     # Pillow reads the transparent value of a 16-bit image but does not apply it
-    return Image.fromarray(grey if key is None else np.where(values == key, np.uint8(255), grey))
+    return Image.fromarray(grey if transparent is None else np.where(values == transparent, np.uint8(255), grey))
 
 
 def _from_wide(values: NDArray[Any], image: Image.Image, name: str, levels: GreyLevels) -> NDArray[np.uint8]:
@@ -135,8 +135,8 @@ def _from_wide(values: NDArray[Any], image: Image.Image, name: str, levels: Grey
         grey = _scaled(values, levels.maximum(values, 15))
     elif image.mode == "I" and low >= 0 and high <= 65535:
         # Pillow scales 16-bit PGM and old 16-bit PNG to 0..65535; its own L -> I conversion keeps 0..255
-        sixteen = high > 255 or image.format in ("PPM", "PNG")
-        grey = to_uint8(values.astype(np.uint16 if sixteen else np.uint8), name)
+        is_16_bit = high > 255 or image.format in ("PPM", "PNG")
+        grey = to_uint8(values.astype(np.uint16 if is_16_bit else np.uint8), name)
     elif image.mode == "F" and low >= 0 and high <= 255:  # false for NaN
         grey = np.rint(values * (255.0 if high <= 1 else 1.0)).astype(np.uint8)
     if grey is None:

@@ -1,12 +1,12 @@
 """The networks of SSP-SAM: tensors in, tensors out.
 
 The files follow the figure of the paper. `clip.py` encodes an image and an expression, `image_encoder.py` encodes the
-image for SAM. `attention_adapters.py`, `prompt_generator.py` and `ssp_encoder.py` turn CLIP's features into prompts and
-a box. `mask_decoder.py` and its `transformer.py` decode a mask from the prompts. `sam.py` joins the parts of SAM, and
-`sspsam.py` the whole network. `layers.py` holds the layers that several networks share, `kernels.py` what is specific
-to one backend, `stock.py` the imports from open_clip and segment_anything.
+image for SAM. `attention_adapters.py` and `ssp_encoder.py` turn CLIP's features into prompts and a box.
+`mask_decoder.py` and its `transformer.py` decode a mask from the prompts. `sam.py` joins the parts of SAM, and
+`sspsam.py` the whole network. `layers.py` holds the layers that several networks share, `kernels.py` the operators that
+only one backend has, `stock.py` the imports from open_clip and segment_anything.
 
-Shape letters, used in every comment and docstring:
+Shape letters, used in every comment and docstring of this package:
 
     B  images in a batch              H  hidden width of the SSP encoder (512)
     E  expressions                    D  prompt width, and width of SAM's decoder (256)
@@ -24,9 +24,8 @@ TCSVT 2025, arXiv 2603.18086. The computation is defined in `docs/method.md`.
 from sspsam.models.attention_adapters import LinguisticAttentionAdapter, VisualAttentionAdapter
 from sspsam.models.clip import CLIPWithSurgery, TextFeatures
 from sspsam.models.layers import MLP
-from sspsam.models.prompt_generator import PromptGenerator
 from sspsam.models.sam import SAM
-from sspsam.models.ssp_encoder import SSPEncoder, SSPOutput
+from sspsam.models.ssp_encoder import PromptGenerator, SSPEncoder, SSPOutput
 from sspsam.models.sspsam import SSPSAM, ExpressionFeatures, ImageFeatures, Prediction, PreparedImage
 
 __all__ = [

@@ -53,7 +53,7 @@ class LinguisticAttentionAdapter(nn.Module):
             padding: (E, L) bool, True at padding.
         """
         words = self.word_projection(words)  # (E, L, H)
-        # stopping at the last word saves time on a CPU only; a GPU would have to be waited for to learn the length
+        # stopping at the last word saves time on a CPU; on a GPU reading the length forces a synchronisation
         length = _longest_length(padding) if words.device.type == "cpu" else words.shape[1]
         scores = self.score(self._gru_states(words, length)).squeeze(-1)  # (E, n)
         attention = scores.masked_fill(padding[:, :length], -torch.inf).softmax(dim=-1)  # (E, n)

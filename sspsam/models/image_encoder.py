@@ -211,7 +211,7 @@ def _concatenate(bands: Sequence[Tensor]) -> Tensor:
 
 
 def _pad(qkv: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pad (B, rows, g, 3*width) below and on the right to `size` with the bias: zeros, multiplied by the qkv layer."""
+    """Pad (B, rows, g, 3*width) below and on the right to `size` with the bias, the qkv layer's output for zeros."""
     rows, columns = qkv.shape[1:3]
     if size == (rows, columns):
         return qkv
@@ -223,8 +223,8 @@ def _pad(qkv: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:
 def _heads_at_once(q: Tensor, k: Tensor) -> int:
     """Return the number of heads that a device computes together.
 
-    A GPU computes all. A CPU, where the bias of all heads would take gigabytes, computes as few as give every thread 64
-    queries, the number that PyTorch gives to a thread at a time.
+    A GPU computes all. On a CPU the bias of all heads would take gigabytes, so the number of heads is just large enough
+    for 64 queries per thread, the chunk size of PyTorch.
 
     Args:
         q: (heads, X, queries, d).

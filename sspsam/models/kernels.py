@@ -145,5 +145,5 @@ def onednn_packing() -> Callable[[Tensor, int], Tensor] | None:
 
 
 def _example(rows: int, columns: int) -> Tensor:
-    """(rows, columns) small numbers; the application's default dtype and device play no part."""
+    """(rows, columns) small numbers; the application's default dtype and device are ignored."""
     return torch.arange(rows * columns, dtype=torch.float32, device="cpu").view(rows, columns) / 8 - 1

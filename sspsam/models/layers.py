@@ -40,7 +40,7 @@ class Linear(PackingLayer, nn.Linear):
         packed: whether to keep the weight packed; see `PackingLayer`.
     """
 
-    __call__: Callable[..., Tensor]  # of nn.Module, which says Any
+    __call__: Callable[..., Tensor]  # nn.Module declares it as Any
 
     def __init__(self, width_in: int, width_out: int, *, packed: bool = False) -> None:
         super().__init__(width_in, width_out)

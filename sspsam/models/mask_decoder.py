@@ -85,8 +85,8 @@ class MaskDecoder(stock.MaskDecoder):
     def _mask_logits(self, keys: Tensor, mask_weights: Tensor) -> Tensor:
         """Upsample the image tokens by four and multiply them with the weights of the mask.
 
-        A transposed convolution of 2 x 2 with stride 2 is one product for each token, whose result is then moved into
-        place. All steps up to the mask work on each place alone, so only the mask itself is moved.
+        A transposed convolution of 2 x 2 with stride 2 is one product for each token; its four outputs are then
+        reordered into 2 x 2 pixels. Every step up to the mask works on each pixel alone, so only the mask is reordered.
 
         Args:
             keys: (E, N, D).
@@ -101,13 +101,13 @@ class MaskDecoder(stock.MaskDecoder):
         x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
         x = _upsample(x, second, "gelu")  # (E, N, 4, 4, D/8)
         mask = x.flatten(1, 3) @ mask_weights.unsqueeze(-1)  # (E, N*4*4, 1)
-        # y and x of the token, of the first 2 x 2 places, of the second 2 x 2 places
+        # y and x of the token, within the first 2 x 2 pixels, within the second 2 x 2 pixels
         mask = mask.view(count, side, side, 2, 2, 2, 2)  # (E, g, g, 2, 2, 2, 2)
         return mask.permute(0, 1, 3, 5, 2, 4, 6).reshape(count, 4 * side, 4 * side)  # (E, M, M)
 
 
 def _upsample(x: Tensor, convolution: nn.ConvTranspose2d, activation: Activation = "none") -> Tensor:
-    """(..., c) features of a place -> (..., 4, c') features of the 2 x 2 places that replace it."""
+    """(..., c) features of a pixel -> (..., 4, c') features of the 2 x 2 pixels that replace it."""
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4*c', c)
     bias = None if convolution.bias is None else convolution.bias.repeat(4)  # (4*c',)
     return linear(x, weight, bias, activation).view(*x.shape[:-1], 4, -1)

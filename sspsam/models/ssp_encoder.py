@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from sspsam.config import Architecture
 from sspsam.models.attention_adapters import LinguisticAttentionAdapter, LinguisticFeatures, VisualAttentionAdapter
-from sspsam.models.layers import MLP, Linear
-from sspsam.models.prompt_generator import PromptGenerator
+from sspsam.models.layers import MLP, Linear, MultiheadAttention
 
 
 class SSPOutput(NamedTuple):
@@ -17,6 +17,67 @@ class SSPOutput(NamedTuple):
     box: Tensor  # (E, 4), centre x, centre y, width, height, as fractions of CLIP's padded canvas
     similarity: Tensor  # (E, G*G)
     verification: Tensor  # (E, G*G)
+
+
+class PromptGeneratorLayer(nn.Module):
+    """A post-norm transformer encoder layer that adds the position embedding to queries and keys, never to values."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int) -> None:
+        super().__init__()
+        self.attention = MultiheadAttention(width, heads, packed=True)
+        self.norm1 = nn.LayerNorm(width)
+        self.mlp = MLP(width, mlp_width, width, 2)
+        self.norm2 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, position: Tensor, count: int | None = None) -> Tensor:
+        """Update the tokens.
+
+        Args:
+            x: (E, tokens, D).
+            position: (tokens, D).
+            count: number of the first tokens that the caller needs; None: all.
+
+        Returns:
+            (E, count, D).
+        """
+        x_with_position = x + position  # (E, tokens, D)
+        attended = self.attention.attend(x_with_position[:, :count], x_with_position, x)  # (E, count, D)
+        x = self.norm1(x[:, :count] + attended)
+        output: Tensor = self.norm2(x + self.mlp(x))
+        return output
+
+
+class PromptGenerator(nn.Module):
+    """Turns fused patches into prompt tokens for SAM and one token for the box.
+
+    Args:
+        width: D.
+        prompts: P.
+        patches: G*G.
+        layers: depth.
+        heads: of each layer.
+        mlp_width: hidden width of each layer's feed-forward part.
+    """
+
+    def __init__(self, width: int, prompts: int, patches: int, layers: int, heads: int, mlp_width: int) -> None:
+        super().__init__()
+        self.prompts = prompts
+        self.box_token = nn.Embedding(1, width)
+        self.prompt_tokens = nn.Embedding(prompts, width)
+        self.position = nn.Embedding(1 + prompts + patches, width)
+        self.layers = nn.ModuleList(PromptGeneratorLayer(width, heads, mlp_width) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, fused: Tensor) -> tuple[Tensor, Tensor]:
+        """(E, G*G, D) fused patches -> the box token (E, D) and the prompts (E, P, D)."""
+        learned = torch.cat([self.box_token.weight, self.prompt_tokens.weight])  # (1+P, D)
+        x = torch.cat([learned.expand(len(fused), -1, -1), fused], dim=1)  # (E, 1+P+G*G, D)
+        *earlier_layers, last_layer = self.layers
+        for layer in earlier_layers:
+            x = layer(x, self.position.weight)
+        # the patches of the last layer's output are not needed
+        x = self.norm(last_layer(x, self.position.weight, 1 + self.prompts))  # (E, 1+P, D)
+        return x[:, 0], x[:, 1:]
 
 
 class SSPEncoder(nn.Module):

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from sspsam.config import Architecture
-from sspsam.errors import NumericalError
 from sspsam.models.attention_adapters import LinguisticFeatures
 from sspsam.models.clip import CLIPWithSurgery
 from sspsam.models.mask_decoder import DecoderImage
@@ -74,6 +73,7 @@ class SSPSAM(nn.Module):
     def __init__(self, config: Architecture) -> None:
         super().__init__()
         self.config = config
+        self._grid = (config.clip.grid, config.clip.grid)
         self.clip = CLIPWithSurgery(config.clip)
         self.sam = SAM(config.sam)
         self.ssp = SSPEncoder(config)
@@ -118,30 +118,12 @@ class SSPSAM(nn.Module):
         language = LinguisticFeatures(expressions.words, expressions.word_attention, expressions.sentence)
         ssp = self.ssp(image.clip, image.projected, expressions.clip_sentence, language, expressions.padding)
         low_res, iou = self.sam.decode(image.decoder, ssp.prompts)
-        grid = (self.config.clip.grid, self.config.clip.grid)
         return Prediction(
             low_res=low_res,
             iou=iou,
             box=ssp.box,
             prompts=ssp.prompts,
-            similarity=ssp.similarity.unflatten(-1, grid),
+            similarity=ssp.similarity.unflatten(-1, self._grid),
             word_attention=expressions.word_attention,
-            verification=ssp.verification.unflatten(-1, grid),
-        )
-
-
-def require_finite(what: str, *tensors: Tensor) -> None:
-    """Raise for values that are not finite, which a threshold would turn into an empty mask.
-
-    Args:
-        what: names the tensors in the message.
-        tensors: of any shapes.
-
-    Raises:
-        NumericalError: a value is infinite or NaN.
-    """
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-        raise NumericalError(
-            f"{what}: some values are infinite or NaN. The weights are damaged, or the precision is too low. "
-            "Load the model with verify=True and dtype='float32'."
+            verification=ssp.verification.unflatten(-1, self._grid),
         )

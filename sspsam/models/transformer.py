@@ -89,7 +89,7 @@ class TwoWayAttentionBlock(stock.TwoWayAttentionBlock):
 
     Args:
         config: dimensions.
-        first: whether this is the first layer, whose self-attention has neither position nor residual.
+        first: whether this is the first layer; its self-attention has neither position encoding nor residual.
     """
 
     skip_first_layer_pe: bool
@@ -133,7 +133,7 @@ class TwoWayAttentionBlock(stock.TwoWayAttentionBlock):
 
         Args:
             queries: (E, T, D).
-            tokens: (E, T, D), the input of the first layer, which is the position of the queries.
+            tokens: (E, T, D), the input of the first layer; it is also the position encoding of the queries.
             image: (1 or E, N, D) image tokens.
             position: (N, D) of the image tokens.
             projections: of the image tokens, from `project_image`; None: they are computed here.

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sspsam.config import ModelConfig, check_mask_threshold, check_no_target_pixels
+from sspsam.devices import require_finite
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, Pixels
 from sspsam.images.preprocessing import Geometry
 from sspsam.models import Prediction
-from sspsam.models.sspsam import require_finite
 from sspsam.segmentation.postprocessing import (
     box_of_mask,
     box_on_image,
@@ -76,10 +76,12 @@ class AnswerSettings:
         mask_threshold, no_target_pixels = options.get("mask_threshold"), options.get("no_target_pixels")
         if mask_threshold is None:
             mask_threshold = config.postprocessing.mask_threshold
+        else:
+            check_mask_threshold(mask_threshold)
         if no_target_pixels is None:
             no_target_pixels = config.postprocessing.no_target_pixels
-        check_mask_threshold(mask_threshold)
-        check_no_target_pixels(no_target_pixels)
+        else:
+            check_no_target_pixels(no_target_pixels)
         return_logits = options.get("return_logits")
         if return_logits not in (None, "low_res", "full"):
             raise ValueError(f'return_logits must be None, "low_res" or "full", not {return_logits!r}')
@@ -88,7 +90,7 @@ class AnswerSettings:
             int(no_target_pixels),
             return_logits,
             options.get("explain", False),
-            whole_number("max_pixels", options.get("max_pixels", DEFAULT_MAX_PIXELS), 1),
+            whole_number("max_pixels", options["max_pixels"], 1) if "max_pixels" in options else DEFAULT_MAX_PIXELS,
         )
 
 
@@ -104,7 +106,7 @@ def to_segmentation(
     """Return the answer to one expression.
 
     Args:
-        expression: that the prediction belongs to.
+        expression: the expression of the prediction.
         words: of the expression, for its explanation.
         prediction: with E = 1.
         geometry: of the image.

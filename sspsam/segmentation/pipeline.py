@@ -3,9 +3,10 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
 
 from sspsam.config import ModelConfig
@@ -21,7 +22,7 @@ from sspsam.images.preprocessing import PreprocessedImage
 from sspsam.models import SSPSAM, ExpressionFeatures, Prediction
 from sspsam.segmentation.answers import AnswerSettings, to_segmentation
 from sspsam.segmentation.result import Segmentation
-from sspsam.text.encoder import TextEncoder, TokenizedExpression
+from sspsam.text.encoder import TextEncoder, TokenizedExpression, tokenizer_for
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.batching import (
@@ -42,7 +43,7 @@ _WORKERS: Final = 2  # threads that load images
 
 Loaded = TypeVar("Loaded")
 Outcome = list[Segmentation] | SSPSAMError
-"""The answers about one image of a batch, or the error that it met."""
+"""The answers about one image of a batch, or the error raised for the image."""
 
 
 class _LoadedImage(NamedTuple):
@@ -71,10 +72,25 @@ class Pipeline:
         tokenizer: Tokenizer,
         cache: EmbeddingCache | None,
     ) -> None:
-        self._model, self._config, self.identity, self.cache = model, config, identity, cache
+        self._model, self._config, self._tokenizer = model, config, tokenizer
+        self.identity, self.cache = identity, cache
+        sizes = config.architecture
+        self._embedding_shapes = [
+            (sizes.clip.grid**2, sizes.clip.embed_dim),
+            (sizes.sam.prompt_width, sizes.sam.grid, sizes.sam.grid),
+        ]
         self.images = ImageEncoder(model, config, identity, cache)
         self.texts = TextEncoder(model, tokenizer, identity)
         self._prepared = PreparedEmbeddings(model, config, identity)
+
+    @classmethod
+    def of(cls, model: SSPSAM, config: ModelConfig, identity: PredictorIdentity, cache: EmbeddingCache | None) -> Self:
+        """Build the pipeline of a model with a new tokenizer."""
+        return cls(model, config, identity, tokenizer_for(config), cache)
+
+    def on(self, device: torch.device) -> "Pipeline":
+        """Return the pipeline of the same model after a move to another device; the caches in memory are empty."""
+        return Pipeline(self._model, self._config, self.identity.on(device), self._tokenizer, self.cache)
 
     def tokenize(self, texts: str | Sequence[str]) -> list[TokenizedExpression]:
         """Check and tokenise expressions; see `TextEncoder.tokenize`."""
@@ -149,11 +165,11 @@ class Pipeline:
                 f"the embedding was made by another model (fingerprint {embedding.fingerprint[:20]}..., this model has "
                 f"{fingerprint[:20]}...): encode the image with this model"
             )
-        sizes = self._config.architecture
-        expected = [(sizes.clip.grid**2, sizes.clip.embed_dim), (sizes.sam.prompt_width, *[sizes.sam.grid] * 2)]
         shapes = [tuple(embedding.clip_features.shape), tuple(embedding.sam_embedding.shape)]
-        if shapes != expected:
-            raise EmbeddingError(f"the embedding has tensors of shapes {shapes}; this model makes {expected}")
+        if shapes != self._embedding_shapes:
+            raise EmbeddingError(
+                f"the embedding has tensors of shapes {shapes}; this model makes {self._embedding_shapes}"
+            )
 
     def _load(
         self,

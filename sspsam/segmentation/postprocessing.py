@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sspsam.images.preprocessing import Geometry
 
 
-def _upsample(logits: Tensor, height: int, width: int) -> Tensor:
+def _resize(logits: Tensor, height: int, width: int) -> Tensor:
     """Resize bilinearly, `align_corners=False`: (E, a, b) -> (E, height, width)."""
     return F.interpolate(logits.unsqueeze(1), (height, width), mode="bilinear", align_corners=False).squeeze(1)
 
@@ -24,8 +24,8 @@ def logits_in_frame(low_res: Tensor, sam_size: int, frame: int) -> Tensor:
     the second step averages two neighbours from one linear piece of the first, so that a single step gives the same.
     """
     if sam_size == 2 * frame == 4 * low_res.shape[-1]:
-        return _upsample(low_res, frame, frame)
-    return _upsample(_upsample(low_res, sam_size, sam_size), frame, frame)
+        return _resize(low_res, frame, frame)
+    return _resize(_resize(low_res, sam_size, sam_size), frame, frame)
 
 
 def foreground_pixels(low_res: Tensor, sam_size: int, frame: int) -> Tensor:
@@ -41,9 +41,9 @@ def foreground_pixels(low_res: Tensor, sam_size: int, frame: int) -> Tensor:
 
 def logits_on_image(low_res: Tensor, geometry: Geometry, sam_size: int) -> Tensor:
     """Resize as SAM does to the image's own pixels: (E, M, M) -> SAM's square -> crop the padding -> (E, h, w)."""
-    square = _upsample(low_res, sam_size, sam_size)
+    square = _resize(low_res, sam_size, sam_size)
     inside = square[:, : geometry.sam_height, : geometry.sam_width]
-    return _upsample(inside, geometry.height, geometry.width)
+    return _resize(inside, geometry.height, geometry.width)
 
 
 def threshold_logit(probability: float) -> float:

@@ -151,7 +151,7 @@ def _shade(rng: Rng, name: str) -> tuple[int, int, int]:
 
 
 def _palette(rng: Rng, names: list[str]) -> list[str]:
-    """All names, or one to four of them: repeated colours and kinds give more to count and to tell apart."""
+    """All names, or one to four of them: repeated colours and kinds make counting and distinguishing harder."""
     return (
         names if rng.random() < 0.55 else [str(name) for name in rng.choice(names, rng.integers(1, 5), replace=False)]
     )

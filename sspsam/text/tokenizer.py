@@ -75,7 +75,7 @@ class Tokenizer:
         """
         if not isinstance(text, str):
             raise TypeError(f"an expression must be a string, not {type(text).__name__}")
-        _check_length(text, self.context_length)
+        _check_length(text, self.context_length - 2)
         ids = self._encode(self._sentence(text.strip().lower()))
         if ids == self._template_ids:
             raise TextError(f"the expression {text!r} is empty; describe the target in words")
@@ -125,11 +125,11 @@ class Tokenizer:
             )
 
 
-def _check_length(text: str, context_length: int) -> None:
+def _check_length(text: str, most_tokens: int) -> None:
     if len(text) > MAX_TEXT_CHARACTERS:
         raise TextError(
             f"the expression has {len(text):,} characters (it begins {text[:40]!r}); at most "
-            f"{MAX_TEXT_CHARACTERS:,} are allowed, and only about {context_length} word pieces are read"
+            f"{MAX_TEXT_CHARACTERS:,} are allowed, and only {most_tokens} tokens are read"
         )
     longest = max(text.split(), key=len, default="")
     if len(longest) > MAX_WORD_CHARACTERS:

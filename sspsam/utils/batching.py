@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import islice, zip_longest
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 _BATCHES_AHEAD: Final = 2  # that are loaded while one is computed
 _GPU_BATCH_SIZE: Final = 4
-_OUT_OF_MEMORY_MESSAGE: Final = (
+OUT_OF_MEMORY_MESSAGE: Final = (
     "not enough memory for a single image; use dtype='float16' on a GPU, a smaller model, or another device"
 )
 # parts of the messages by which PyTorch and the libraries below it report a lack of memory in a plain RuntimeError
@@ -188,7 +188,7 @@ class _AdaptiveBatches(Generic[Loaded, Result]):
                     self.size = len(batch) // 2
                     warn(f"out of memory with {len(batch)} images at a time; continuing with {self.size}")
                     continue
-                results = [self.on_single_item_oom(OutOfMemoryError(f"{_OUT_OF_MEMORY_MESSAGE}: {results}"))]
+                results = [self.on_single_item_oom(OutOfMemoryError(f"{OUT_OF_MEMORY_MESSAGE}: {results}"))]
             loaded = loaded[len(batch) :]
             yield from results
 
@@ -200,22 +200,6 @@ class _AdaptiveBatches(Generic[Loaded, Result]):
             if not is_out_of_memory(error):
                 raise
             return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-@contextmanager
-def named_out_of_memory() -> Iterator[None]:
-    """Turn every error that reports a lack of memory into an `OutOfMemoryError` with a message."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, SSPSAMError) or not is_out_of_memory(error):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-    else:
-        return
-    # outside of the except clause, whose traceback would keep the memory that has to be freed
-    release_memory()
-    raise OutOfMemoryError(f"{_OUT_OF_MEMORY_MESSAGE}: {reason}")
 
 
 def release_memory() -> None:

@@ -1,4 +1,4 @@
-"""Paths as a user types them, checks of paths that never raise, and regular files only."""
+"""Format paths for messages, validate paths of the user, and open regular files."""
 
 import os
 import stat
