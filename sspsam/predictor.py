@@ -19,7 +19,7 @@ from sspsam.devices import (
     named_out_of_memory,
     require_working_thread_pool,
 )
-from sspsam.errors import CheckpointError, ConfigError, NoImageError, SSPSAMError, StorageError, UnsavedModelError
+from sspsam.errors import CheckpointError, ConfigError, NoImageError, SSPSAMError, UnsavedModelError
 from sspsam.identity import LoadedCheckpoint, PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
@@ -29,7 +29,6 @@ from sspsam.segmentation.answers import AnswerSettings, PredictOptions
 from sspsam.segmentation.pipeline import Pipeline
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
-from sspsam.utils.paths import user_path
 
 
 class SSPSAMPredictor:
@@ -37,7 +36,7 @@ class SSPSAMPredictor:
 
     An image is encoded once; then any number of expressions can be segmented in it. Threads may share a predictor if
     each passes its own `embedding=`. `sspsam.devices.ieee_float32` states the one process-wide setting that a call may
-    change until it returns. A predictor that was loaded from a checkpoint can be pickled; the pickle holds no weights.
+    change until it returns. A predictor from a checkpoint can be pickled; the pickle holds no weights.
 
     Args:
         model: the network; it is set to evaluation mode and moved to `device`.
@@ -122,10 +121,8 @@ class SSPSAMPredictor:
         resolved = hub.resolve(name_or_path, options, repository=repository)
         with hub.repair_command_in_errors(resolved):
             model, config = load_checkpoint(resolved.path, verify=verify)
-        checkpoint = LoadedCheckpoint(
-            os.fspath(name_or_path or ""), revision, resolved.path.absolute(), resolved.origin
-        )
-        return cls(model, config, device=chosen, dtype=dtype, embedding_cache=embedding_cache, checkpoint=checkpoint)
+        source = LoadedCheckpoint(os.fspath(name_or_path or ""), revision, resolved.path.absolute(), resolved.origin)
+        return cls(model, config, device=chosen, dtype=dtype, embedding_cache=embedding_cache, checkpoint=source)
 
     @property
     def config(self) -> ModelConfig:
@@ -179,7 +176,6 @@ class SSPSAMPredictor:
         Raises:
             StorageError: not enough space, or not writable; an earlier checkpoint in the directory is unchanged.
         """
-        directory = user_path(directory, "the checkpoint", StorageError)
         return save_checkpoint(directory, self._config, self._model.state_dict(), dtype)
 
     def push_to_hub(
