@@ -176,11 +176,13 @@ def test_a_tilde_that_the_shell_did_not_expand_is_the_home_folder(here: Path, ti
         ["segment", "VALUE", "-t", "x", "--model", "shapes"],
         ["segment", "a.png", "-t", "x", "--model", "shapes", "-o", "VALUE"],
         ["segment", "a.png", "-t", "x", "--model", "VALUE"],
-        ["segment", "a.png", "-t", "VALUE", "--model", "shapes"],
+        ["segment", "a.png", "-t", "VALUE", "--model", "shapes", "--device", "cpu"],
     ],
 )
 @pytest.mark.parametrize("value", ["data:image/png;base64," + "A" * 1_000_000, "\x1b[2J\nforged\r\t" * 90])
 def test_every_message_about_a_value_is_short_and_one_printable_line(here: Path, words: list[str], value: str) -> None:
+    if (value.startswith("\x1b") and words[3:5] == ["VALUE", "--model"]) or (value[0] == "\x1b" and "--cache" in words):
+        pytest.skip("a valid text, and a valid name of a folder")
     done = run(*(word.replace("VALUE", value) for word in words))
     assert done.exit_code in (1, 2)
     lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("Usage:", "Try "))]
@@ -197,7 +199,7 @@ def test_an_odd_path_in_any_place_is_one_line_and_no_traceback(here: Path, name:
     if os.name != "nt":
         (here / "loop").symlink_to("loop")
     model = ["--model", "shapes", "--device", "cpu"]
-    paths = {"source": ".", "output": "out", "image": "a.png", "folder": "masks", place: name}
+    paths = {"source": "a.png", "output": "out", "image": "a.png", "folder": "masks", place: name}
     if place in ("image", "folder"):
         words = ["segment", paths["image"], "-o", paths["folder"], "-t", "x", *model]
     else:
@@ -205,7 +207,7 @@ def test_an_odd_path_in_any_place_is_one_line_and_no_traceback(here: Path, name:
         words += ["--prompts", name] if place == "prompts" else ["-t", "x"]
         words += ["--cache", name] if place == "cache" else []
     done = run(*words)
-    assert done.exit_code in (1, 2), done.output
+    assert done.exit_code in ((0, 2) if place == "cache" else (1, 2)), done.output  # the cache is not needed
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     lines = [line for line in done.stderr.splitlines() if line and not line.startswith(("Usage:", "Try "))]
     assert len([line for line in lines if "images failed" not in line and "images done" not in line]) == 1, lines
@@ -253,8 +255,7 @@ def test_odd_names_in_a_folder_forge_no_line_of_a_batch(here: Path, tiny_model: 
     words = ["batch", folder, here / "out\nforged", "-t", "x", "--model", tiny_model, "--device", "cpu"]
     done = subprocess.run(
         command(*words),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         timeout=300,
         env={**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
     )
