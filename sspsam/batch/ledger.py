@@ -214,11 +214,14 @@ def _require_equal_jobs(job: Mapping[str, Any], earlier: Line, owner: str, ignor
         BatchError: the jobs differ; the message lists the differences.
     """
     current = json.loads(json.dumps(job))
-    differences = [
-        f"{key} was {_abbreviated(earlier.get(key))}, is {_abbreviated(current.get(key))}"
-        for key in sorted(current.keys() | earlier.keys())
-        if current.get(key) != earlier.get(key) and key not in ignored_keys
-    ]
+    try:
+        differences = [
+            f"{key} was {_abbreviated(earlier.get(key))}, is {_abbreviated(current.get(key))}"
+            for key in sorted(current.keys() | earlier.keys())
+            if current.get(key) != earlier.get(key) and key not in ignored_keys
+        ]
+    except RecursionError:
+        raise BatchError(f"the job file of {owner} is damaged: it is nested too deeply") from None
     if differences:
         raise BatchError(
             f"{owner} had other inputs or options: {'; '.join(differences)}. Resume it with the same ones, choose "

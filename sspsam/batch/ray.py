@@ -154,8 +154,9 @@ def _check_names(pretrained: PretrainedOptions) -> None:
 
 def _absolute_model(model: str | os.PathLike[str]) -> str:
     """Return the absolute path of a local checkpoint; other names are returned unchanged, for `sspsam.hub`."""
-    is_path = model != BUNDLED and os.path.exists(model)
-    return os.path.abspath(model) if is_path else os.fspath(model)
+    path = os.path.expanduser(model)
+    is_path = model != BUNDLED and os.path.exists(path)
+    return os.path.abspath(path) if is_path else os.fspath(model)
 
 
 def _for_actors(pretrained: PretrainedOptions, cache: EmbeddingCache | None) -> PretrainedOptions:
@@ -163,7 +164,7 @@ def _for_actors(pretrained: PretrainedOptions, cache: EmbeddingCache | None) -> 
     resolved = pretrained.copy()
     resolved["repository"] = pretrained.get("repository") or os.environ.get(REPOSITORY_VARIABLE)
     if cache_dir := pretrained.get("cache_dir"):
-        resolved["cache_dir"] = os.path.abspath(cache_dir)
+        resolved["cache_dir"] = os.path.abspath(os.path.expanduser(cache_dir))
     if cache is not None:
         resolved["embedding_cache"] = EmbeddingCache(
             cache.directory.absolute(), max_bytes=cache.max_bytes, dtype=cache.dtype

@@ -389,3 +389,57 @@ def test_a_tilde_is_the_home_folder_in_every_path(predictor, images, tmp_path, m
     assert run_batch("~/t.csv", Path("~/out3"), predictor=predictor).done == 1
     assert not list((tmp_path / "here").iterdir())
     assert not any(path.name.startswith("~") for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("place", ["source", "output", "prompts"])
+def test_a_folder_that_may_not_be_entered_is_named(predictor, images, tmp_path, monkeypatch, place) -> None:
+    arguments: dict[str, Any] = {"source": images, "output": tmp_path / "out", "texts": TEXT}
+    locked = tmp_path / "locked" / "x.txt"
+    arguments |= {place: locked} if place != "prompts" else {"prompts": locked, "texts": None}
+    for name in ("stat", "open", "mkdir", "lstat", "scandir"):
+        real = getattr(os, name)
+
+        def refusing(path: Any, *rest: Any, real: Any = real, **named: Any) -> Any:
+            if "locked" in str(path):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, *rest, **named)
+
+        monkeypatch.setattr(os, name, refusing)
+    with pytest.raises(errors.StorageError if place == "output" else errors.ManifestError, match="locked"):
+        run_batch(predictor=predictor, **arguments)
+
+
+def test_a_value_of_a_wrong_type_in_a_line_is_an_error_of_the_batch(predictor, images, tmp_path) -> None:
+    pytest.importorskip("pyarrow", reason="pip install 'sspsam[ray]' to test Parquet")
+    out = tmp_path / "out"
+    run_batch(images, out, TEXT, predictor=predictor)
+    first, second = lines(out / "results.jsonl")
+    (out / "results.jsonl").write_text(json.dumps(first) + "\n" + json.dumps(second | {"score": "x"}) + "\n")
+    with pytest.raises(errors.BatchError, match="wrong type"):
+        run_batch(images, out, TEXT, predictor=predictor, options=BatchOptions(formats=("mask", "parquet")))
+
+
+@pytest.mark.parametrize("depth", [300, 900, 960, 980, 990])
+def test_a_deep_value_in_a_job_file_is_an_error_of_the_batch(predictor, images, tmp_path, depth) -> None:
+    run_batch(images, tmp_path / "out", TEXT, predictor=predictor)
+    path = tmp_path / "out" / "job.json"
+    job = path.read_text().replace('"glob": null', f'"glob": {"[" * depth}{"]" * depth}')
+    path.write_text(job)
+    with pytest.raises(errors.BatchError):
+        run_batch(images, tmp_path / "out", TEXT, predictor=predictor)
+
+
+def test_an_expression_or_a_row_of_a_megabyte_makes_a_short_message(predictor, images, tmp_path) -> None:
+    long = "x" * 1_000_000
+    for name, content in (
+        ("p.txt", long),
+        ("p.csv", f"image,text\na.png,{long}\n"),
+        ("c.csv", f"{long},text\na.png,x\n"),
+        ("p.jsonl", json.dumps({"image": "a.png", "text": long})),
+        ("q.jsonl", "{" + long),
+        ("r.jsonl", json.dumps({"image": long})),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises((errors.ManifestError, errors.TextError)) as raised:
+            run_batch(images, tmp_path / "out", predictor=predictor, prompts=tmp_path / name)
+        assert len(str(raised.value)) < 1000, name
