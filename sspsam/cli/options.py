@@ -1,5 +1,6 @@
 """Options and checks that several commands share. A group of options reaches its command as one frozen dataclass."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -76,7 +77,7 @@ def required_model(options: ModelOptions) -> str:
         raise click.UsageError(f"missing option --model: {missing_name_message()}")
     if not options.model.strip():
         raise click.BadParameter("the name is empty", param_hint="--model")
-    return options.model
+    return os.path.expanduser(options.model)  # a shell does not expand --model='~/m'
 
 
 def check_texts(texts: Sequence[str]) -> None:

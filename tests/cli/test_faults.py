@@ -1,6 +1,7 @@
 """Faults found in real use of the command: paths, values, streams and files that are not the command's own."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,6 +155,9 @@ def test_a_tilde_that_the_shell_did_not_expand_is_the_home_folder(here: Path, ti
     done = run("segment", "~/photos/b.png", *model, "-o", "~/masks")
     assert done.exit_code == 0, done.stderr
     assert {path.name for path in home.iterdir()} == {"photos", "out", "out2", "emb", "p.txt", "masks"}
+    shutil.copytree(tiny_model, home / "m")
+    done = run("segment", "a.png", "-t", "x", "--model=~/m", "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
     assert (home / "masks" / "b-1.png").exists()
     assert not (here / "~").exists()
 
