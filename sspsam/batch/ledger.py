@@ -60,6 +60,7 @@ class Ledger:
         return self.output / self.shard.name("job", ".json")
 
     def write_job(self, job: Mapping[str, Any]) -> None:
+        require_inside(self.job_path, self.output)
         data = (json.dumps(job, indent=1, sort_keys=True) + "\n").encode()
         replace_file(self.job_path, data, within=self.temporary)
 

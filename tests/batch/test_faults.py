@@ -108,6 +108,18 @@ def test_a_link_in_the_output_folder_never_leads_to_a_foreign_file(predictor, im
         assert tree(foreign) == before
 
 
+@needs_links
+def test_a_job_file_behind_a_link_is_not_overwritten(predictor, images, tmp_path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    run_batch(images, other, TEXT, predictor=predictor)
+    before = tree(other)
+    out.mkdir()
+    (out / "job.json").symlink_to(other / "job.json")
+    with pytest.raises(errors.StorageError, match="link"):
+        run_batch(images, out, "the star", predictor=predictor, options=BatchOptions(overwrite=True))
+    assert tree(other) == before
+
+
 def test_summary_files_of_other_programs_are_not_replaced(predictor, images, tmp_path) -> None:
     out = tmp_path / "out"
     run_batch(images, out, TEXT, predictor=predictor)
