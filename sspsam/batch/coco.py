@@ -12,7 +12,8 @@ from itertools import groupby
 
 from sspsam.batch.manifest import Task
 from sspsam.batch.records import Line
-from sspsam.segmentation.rle import rle_decode
+from sspsam.batch.summary_files import COCO_BEGINNING
+from sspsam.segmentation.rle import rle_runs
 
 
 @dataclass
@@ -59,7 +60,7 @@ def coco_file(lines: Iterable[Line], tasks: Sequence[Task]) -> Iterator[bytes]:
     images: list[bytes] = []
     categories: dict[str, int] = {}  # the expressions of these lines; other shards have others
     separator = b"\n"
-    yield b'{"info": {"description": "written by sspsam batch"},\n"annotations": ['
+    yield COCO_BEGINNING + b'"annotations": ['
     for image, group in groupby(lines, key=lambda line: str(line["image"])):
         image_lines = list(group)
         ids.add(image, [line["text"] for line in image_lines])  # an image that is no longer in the input
@@ -83,7 +84,7 @@ def _annotation(number: int, image: int, category: int, line: Line) -> Line:
         "image_id": image,
         "category_id": category,
         "segmentation": line["mask"],
-        "area": int(rle_decode(line["mask"]).sum()),
+        "area": sum(rle_runs(line["mask"]["counts"])[1::2]),
         "bbox": [x0, y0, x1 - x0, y1 - y0],
         "iscrowd": 0,
         "score": line["score"],

@@ -3,9 +3,16 @@
 import fnmatch
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from sspsam.batch.job_files import is_batch_folder, is_job_name
+from sspsam.errors import ImageError
+from sspsam.utils.file_status import identity
+from sspsam.utils.paths import open_regular_file
 
 IMAGE_SUFFIXES: Final = frozenset(
     (
@@ -19,22 +26,45 @@ _SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\x00", b"MM
 _RAW_SUFFIXES: Final = frozenset(
     (".3fr", ".arw", ".cr2", ".dng", ".erf", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw")
 )
+# folders that operating systems and network storage create everywhere, case-folded
+_SYSTEM_FOLDERS: Final = frozenset(
+    (
+        *("$recycle.bin", "recycler", "system volume information", "lost+found", "lost.dir", "found.000"),
+        *("__macosx", "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
+        *("network trash folder", "temporary items"),
+    )
+)
 
 
-def list_files(folder: Path, output: Path) -> Iterator[tuple[Path, str | None]]:
-    """Yield all files below a folder; hidden files are skipped, and links to folders are not followed.
+@dataclass(frozen=True)
+class FoundFile:
+    """A file below the folder of a batch, an unreadable folder, or the output folder of an earlier batch.
+
+    Args:
+        path: location of the file or folder.
+        problem: reason why the file or folder cannot be read.
+        is_output: whether this is the output folder of an earlier batch, whose files are not listed.
+    """
+
+    path: Path
+    problem: str | None = None
+    is_output: bool = False
+
+
+def list_files(folder: Path, excluded: Set[tuple[int, int]]) -> Iterator[FoundFile]:
+    """Yield all files below a folder.
+
+    Hidden files, system folders, links to folders, and the output folders of earlier batches below the folder are
+    skipped.
 
     Args:
         folder: folder to walk.
-        output: folder to skip.
-
-    Yields:
-        The path of a file and None, or the path of an unreadable file or folder and the reason.
+        excluded: identities of further folders to skip.
     """
     try:
         entries = list(os.scandir(folder))
     except OSError as error:
-        yield folder, f"cannot read the folder {folder}: {error.strerror or error}"
+        yield FoundFile(folder, f"cannot read the folder {folder}: {error.strerror or error}")
         return
     for entry in entries:
         if entry.name.startswith("."):
@@ -42,15 +72,27 @@ def list_files(folder: Path, output: Path) -> Iterator[tuple[Path, str | None]]:
         path = folder / entry.name
         try:
             is_folder = entry.is_dir(follow_symlinks=False)
+            if is_folder and entry.name.casefold() in _SYSTEM_FOLDERS:
+                continue  # before the folder is looked at: many of them cannot be read
             is_link_to_folder = not is_folder and entry.is_dir()  # it may lead out of the tree, or form a cycle
-            is_output = is_folder and output.exists() and path.samefile(output)
+            is_excluded = is_folder and identity(path.stat()) in excluded
         except OSError as error:  # for example a link to itself
-            yield path, f"cannot read {path}: {error.strerror or error}"
+            yield FoundFile(path, f"cannot read {path}: {error.strerror or error}")
             continue
         if not is_folder and not is_link_to_folder:
-            yield path, None
-        elif is_folder and not is_output:
-            yield from list_files(path, output)
+            yield FoundFile(path)
+        elif is_folder and not is_excluded:
+            yield from _files_unless_output(path, excluded)
+
+
+def _files_unless_output(folder: Path, excluded: Set[tuple[int, int]]) -> Iterator[FoundFile]:
+    job_names = []
+    with suppress(OSError):  # `list_files` reports it
+        job_names = [entry.name for entry in os.scandir(folder) if is_job_name(entry.name)]
+    if is_batch_folder(folder, job_names):
+        yield FoundFile(folder, is_output=True)
+    else:
+        yield from list_files(folder, excluded)
 
 
 def matches(path: Path, image: str, glob: str | None) -> bool:
@@ -74,9 +116,9 @@ def _has_image_signature(path: Path) -> bool:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block until another process writes
             return False
-        with path.open("rb") as file:
+        with open_regular_file(path, ImageError) as file:
             head = file.read(18)
-    except OSError:
+    except (OSError, ImageError):
         return False
     # many texts begin with the letters "BM"; the reserved bytes of a BMP header are zero
     is_bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)

@@ -1,6 +1,5 @@
 """A batch from start to end: images through the model, files and lines in order, resumable after a crash."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
@@ -12,15 +11,19 @@ from sspsam.batch.identity import AnswerIdentity, job_record
 from sspsam.batch.ledger import Ledger, open_ledger
 from sspsam.batch.manifest import ImagePaths, Manifest, Task, build_manifest
 from sspsam.batch.naming import output_stems
-from sspsam.batch.options import BatchOptions, BatchSummary
+from sspsam.batch.options import BatchOptions, BatchSummary, Format
+from sspsam.batch.overlap import require_no_input_in
 from sspsam.batch.parquet import require_pyarrow, write_parquet
 from sspsam.batch.records import Line
+from sspsam.batch.result_lines import result_lines
+from sspsam.batch.summary_files import require_replaceable_summaries
 from sspsam.batch.writing import ImageOutcome, ImageWriter, Recorder, write_in_threads
-from sspsam.errors import BatchError, ImageError, ManifestError
+from sspsam.errors import BatchError, ImageError, ManifestError, StorageError
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.segmentation.answers import AnswerSettings
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.files import atomic_replace, write_file
+from sspsam.utils.paths import user_path
 from sspsam.utils.progress import item_progress
 
 Source = str | os.PathLike[str] | ImagePaths
@@ -60,12 +63,19 @@ def run_batch(
         StorageError: a file cannot be written. Nothing is lost: the same call resumes the run.
     """
     options = options or BatchOptions()
-    batch = Batch.plan(source, Path(output), texts, prompts, AnswerIdentity.from_predictor(predictor), options)
+    identity = AnswerIdentity.from_predictor(predictor)
+    batch = Batch.plan(source, output, texts, prompts, identity, options, cache_folder(predictor))
 
     def answer(chunks: Sequence[Chunk], write: ImageWriter) -> Iterator[list[Line]]:
         return write_in_threads(predict_chunks(chunks, predictor, options), write)
 
     return batch.run(answer, progress)
+
+
+def cache_folder(predictor: SSPSAMPredictor) -> Path | None:
+    """Return the folder of a predictor's embedding cache, if there is one."""
+    cache = predictor.embedding_cache
+    return None if cache is None else cache.directory
 
 
 @dataclass(frozen=True)
@@ -135,31 +145,34 @@ class Batch:
     def plan(
         cls,
         source: Source,
-        output: Path,
+        output: str | os.PathLike[str],
         texts: str | Sequence[str] | None,
         prompts: str | os.PathLike[str] | None,
         identity: AnswerIdentity,
         options: BatchOptions,
+        cache: Path | None,
     ) -> Self:
-        """Check the arguments and list the tasks; see `run_batch`."""
+        """Check the arguments and list the tasks; see `run_batch`. The folder `cache` is not part of the input."""
         config = identity.config
         AnswerSettings.of(
             config, {"mask_threshold": options.mask_threshold, "no_target_pixels": options.no_target_pixels}
         )
-        input_path = Path(source) if isinstance(source, str | os.PathLike) else None
+        output = user_path(output, "the output folder", StorageError)
+        input_path = None
+        if isinstance(source, str | os.PathLike):
+            input_path = source = user_path(source, "the input", ManifestError)
         manifest = build_manifest(
-            Path(source) if isinstance(source, str | os.PathLike) else source,
-            output,
+            source,
+            [output] if cache is None else [output, cache],
             [texts] if isinstance(texts, str) else texts,
-            None if prompts is None else Path(prompts),
+            None if prompts is None else user_path(prompts, "the file of prompts", ManifestError),
             options.glob,
             Tokenizer(config.architecture.clip.context_length, config.preprocessing.text_template),
         )
-        if input_path is not None and input_path.is_dir() and output.exists() and input_path.samefile(output):
-            raise ManifestError(f"{output} is the input: choose another folder for the masks")
+        require_no_input_in(output, input_path, manifest.tasks)
         # with absolute paths, the errors of an image are the same from every working directory and machine
         tasks = tuple(replace(task, path=task.path.absolute()) for task in manifest.tasks)
-        resolved = None if input_path is None else str(input_path.resolve())
+        resolved = None if input_path is None else os.path.realpath(input_path)
         return cls(replace(manifest, tasks=tasks), resolved, output, identity, options)
 
     def run(self, answer: AnswerChunks, progress: bool) -> BatchSummary:
@@ -172,6 +185,7 @@ class Batch:
         if "parquet" in self.options.formats:
             require_pyarrow()
         options = self.options
+        require_replaceable_summaries(self.output, self._summary_paths().values())
         job = job_record(self.identity, self.source, self.manifest.tasks, self.chunk_size, options)
         images = [self.manifest.tasks[index].image for index in self.shard_indices]
         stems = [self.stems[index] for index in self.shard_indices]
@@ -182,7 +196,8 @@ class Batch:
                 sum(image in record.images for image in images) for record in (ledger.results, ledger.errors)
             )
             self._check_earlier_failures(ledger, failed)
-            write = ImageWriter(self.output, ledger.temporary, options.formats, self.identity.provenance)
+            provenance = {**self.identity.provenance, "model": ledger.model}
+            write = ImageWriter(self.output, ledger.temporary, options.formats, provenance)
             with item_progress("images", len(images), earlier + failed, progress) as advance:
                 recorder = Recorder(ledger, options.max_errors, failed, advance)
                 for lines in answer(self._remaining_chunks(ledger.recorded_images), write):
@@ -196,7 +211,14 @@ class Batch:
             expressions=recorder.expressions,
             no_target=recorder.no_target,
             passed_over=self.manifest.passed_over,
+            skipped_outputs=self.manifest.skipped_outputs,
         )
+
+    def _summary_paths(self) -> dict[Format, Path]:
+        """Return the path of each requested file that is made from all results."""
+        shard = self.options.shard
+        names: dict[Format, str] = {"coco": shard.name("coco", ".json"), "parquet": shard.name("results", ".parquet")}
+        return {kind: self.output / name for kind, name in names.items() if kind in self.options.formats}
 
     def _check_earlier_failures(self, ledger: Ledger, failed: int) -> None:
         if self.options.max_errors is not None and failed > self.options.max_errors:
@@ -221,12 +243,11 @@ class Batch:
 
     def _write_summary_files(self, ledger: Ledger) -> None:
         """Write the files that are made from all results."""
-        if "coco" in self.options.formats:
-            path = ledger.output / ledger.shard.name("coco", ".json")
+        limit, paths = self.options.max_pixels, self._summary_paths()
+        if (path := paths.get("coco")) is not None:
             with atomic_replace(path, within=ledger.temporary) as [temporary]:
-                lines = map(json.loads, ledger.results.lines())
+                lines = result_lines(ledger.results, limit)
                 write_file(temporary, lambda file: file.writelines(coco_file(lines, self.manifest.tasks)))
-        if "parquet" in self.options.formats:
-            path = ledger.output / ledger.shard.name("results", ".parquet")
+        if (path := paths.get("parquet")) is not None:
             with atomic_replace(path, within=ledger.temporary) as [temporary]:
-                write_file(temporary, lambda file: write_parquet(file, map(json.loads, ledger.results.lines())))
+                write_file(temporary, lambda file: write_parquet(file, result_lines(ledger.results, limit)))

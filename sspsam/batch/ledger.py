@@ -6,6 +6,7 @@ end that a crash left. The results file is also the lock, which the operating sy
 """
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -16,13 +17,14 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
+from sspsam.batch.job_files import read_job, require_inside, with_model_of
 from sspsam.batch.overwriting import REMOVING, remove_earlier_run
 from sspsam.batch.records import Line, Record, Shard
 from sspsam.errors import BatchError, warn
 from sspsam.utils.files import make_directory, replace_file, storage_errors
+from sspsam.utils.paths import shown
 
 _SHARD: Final = r"(\.\d+-of-\d+)?"
-_JOB_FILE: Final = re.compile(rf"job{_SHARD}\.json")
 _RECORD_FILE: Final = re.compile(rf"(results|errors){_SHARD}\.jsonl")
 _TEMPORARY_FOLDER: Final = re.compile(rf"\.sspsam-tmp{_SHARD}")
 _DESKTOP_FILES: Final = (".DS_Store", "Thumbs.db", "desktop.ini")  # written by file managers that opened the folder
@@ -38,6 +40,7 @@ class Ledger:
         results: one line for each image and expression.
         errors: one line for each image that failed.
         temporary: folder for files that are being written.
+        model: name of the model in all lines; that of the first run, if this run resumes it.
     """
 
     output: Path
@@ -45,6 +48,7 @@ class Ledger:
     results: Record
     errors: Record
     temporary: Path
+    model: str
 
     @property
     def recorded_images(self) -> set[str]:
@@ -56,6 +60,7 @@ class Ledger:
         return self.output / self.shard.name("job", ".json")
 
     def write_job(self, job: Mapping[str, Any]) -> None:
+        require_inside(self.job_path, self.output)
         data = (json.dumps(job, indent=1, sort_keys=True) + "\n").encode()
         replace_file(self.job_path, data, within=self.temporary)
 
@@ -81,13 +86,18 @@ def open_ledger(
     _require_batch_folder(output)
     make_directory(output)
     temporary = output / shard.name(".sspsam-tmp")
+    require_inside(temporary, output)
     with ExitStack() as stack:
-        results, errors = (Record.open(output / shard.name(stem, ".jsonl"), stack) for stem in ("results", "errors"))
+        results, errors = (
+            Record.open(output / shard.name(stem, ".jsonl"), output, stack) for stem in ("results", "errors")
+        )
         _lock(results.file, output)
         shutil.rmtree(temporary, ignore_errors=True)
         make_directory(temporary)
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-        ledger = Ledger(output, shard, results, errors, temporary)
+        if not overwrite:
+            job = _with_known_model(output, shard, job)
+        ledger = Ledger(output, shard, results, errors, temporary, str(job.get("model")))
         if overwrite:
             _require_same_shard_count(ledger, job)
             _overwrite(ledger, job, stems)
@@ -102,13 +112,13 @@ def _require_batch_folder(output: Path) -> None:
     """Refuse a folder that holds files and no batch."""
     with storage_errors(output):
         paths = sorted(output.iterdir()) if output.exists() else []
-        if any(_read_job(path) is not None for path in paths):
+        if any(read_job(path) is not None for path in paths):
             return
         foreign = [path.name for path in paths if not _is_leftover(path)]
     if foreign:
         raise BatchError(
-            f"{output} is not empty and holds no batch ({foreign[0]!r} and {len(foreign) - 1} more): choose "
-            "another folder, so that none of your files is replaced"
+            f"{shown(output)} is not empty and holds no batch ({shown(foreign[0])!r} and {len(foreign) - 1} more): "
+            "choose another folder, so that none of your files is replaced"
         )
 
 
@@ -116,19 +126,6 @@ def _is_leftover(path: Path) -> bool:
     """Return whether a path was left by a run that crashed at its start, or by a file manager."""
     is_empty_record = _RECORD_FILE.fullmatch(path.name) is not None and path.stat().st_size == 0
     return is_empty_record or _TEMPORARY_FOLDER.fullmatch(path.name) is not None or path.name in _DESKTOP_FILES
-
-
-def _read_job(path: Path) -> Line | None:
-    """Return the content of a job file; None if the file is missing, damaged or not a job file."""
-    if not _JOB_FILE.fullmatch(path.name):
-        return None
-    try:
-        with storage_errors(path):
-            content = path.read_bytes() if path.exists() else b""
-        job = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return job if isinstance(job, dict) and {"version", "sspsam"} <= job.keys() else None
 
 
 def _lock(file: FileIO, output: Path) -> None:
@@ -154,10 +151,20 @@ def _lock(file: FileIO, output: Path) -> None:
         )
 
 
+def _with_known_model(output: Path, shard: Shard, job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the job with the name that an earlier run or another shard gave to the same model."""
+    own = output / shard.name("job", ".json")
+    for path in (own, *sorted(output.glob("job*.json"))):
+        earlier = read_job(path)
+        if earlier is not None and REMOVING not in earlier:
+            return with_model_of(job, earlier)
+    return job
+
+
 def _start_or_resume(ledger: Ledger, job: Mapping[str, Any]) -> None:
     """Write the job file, or compare the job with an earlier one; compare it with the jobs of other shards."""
-    earlier = _read_job(ledger.job_path)
-    if earlier is None and ledger.job_path.exists():
+    earlier = read_job(ledger.job_path)
+    if earlier is None and os.path.lexists(ledger.job_path):
         raise BatchError(f"{ledger.job_path} is damaged: start again with overwrite=True (command line: --overwrite)")
     if earlier is None:
         ledger.write_job(job)  # before the other jobs are read: if two shards start at once, one sees the other
@@ -190,7 +197,7 @@ def _require_same_shard_count(ledger: Ledger, job: Mapping[str, Any]) -> None:
 
 def _jobs_of_other_shards(ledger: Ledger) -> Iterator[tuple[Path, Line]]:
     for path in sorted(ledger.output.glob("job*.json")):
-        job = None if path.name == ledger.job_path.name else _read_job(path)
+        job = None if path.name == ledger.job_path.name else read_job(path)
         if job is not None and REMOVING not in job:
             yield path, job
 
@@ -208,11 +215,14 @@ def _require_equal_jobs(job: Mapping[str, Any], earlier: Line, owner: str, ignor
         BatchError: the jobs differ; the message lists the differences.
     """
     current = json.loads(json.dumps(job))
-    differences = [
-        f"{key} was {_abbreviated(earlier.get(key))}, is {_abbreviated(current.get(key))}"
-        for key in sorted(current.keys() | earlier.keys())
-        if current.get(key) != earlier.get(key) and key not in ignored_keys
-    ]
+    try:
+        differences = [
+            f"{key} was {_abbreviated(earlier.get(key))}, is {_abbreviated(current.get(key))}"
+            for key in sorted(current.keys() | earlier.keys())
+            if current.get(key) != earlier.get(key) and key not in ignored_keys
+        ]
+    except RecursionError:
+        raise BatchError(f"the job file of {owner} is damaged: it is nested too deeply") from None
     if differences:
         raise BatchError(
             f"{owner} had other inputs or options: {'; '.join(differences)}. Resume it with the same ones, choose "

@@ -7,12 +7,15 @@ their order: a folder is sorted by the bytes of the paths, a list or table keeps
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sspsam.batch.folders import list_files, matches
 from sspsam.batch.tables import LIST_SUFFIX, TABLE_SUFFIXES, read_lines, read_table
 from sspsam.errors import ManifestError, TextError
+from sspsam.utils.file_status import identity, is_folder, status_of
+from sspsam.utils.paths import shown, user_path
 
 ImagePaths = Sequence[str | os.PathLike[str]]
 CheckText = Callable[[str], object]
@@ -42,15 +45,17 @@ class Manifest:
     Args:
         tasks: in order; no image twice.
         passed_over: files of the folder that are not images by name or content.
+        skipped_outputs: output folders of earlier batches below the folder, whose files are not listed.
     """
 
     tasks: tuple[Task, ...]
     passed_over: int = 0
+    skipped_outputs: int = 0
 
 
 def build_manifest(
     source: Path | ImagePaths,
-    output: Path,
+    excluded: Sequence[Path],
     texts: Sequence[str] | None,
     prompts: Path | None,
     glob: str | None,
@@ -60,7 +65,7 @@ def build_manifest(
 
     Args:
         source: a folder, an image, a list (`.txt`, one path a line) or table of images, or paths.
-        output: skipped if it lies in the folder.
+        excluded: folders that are skipped if they lie in the folder.
         texts: expressions for every image.
         prompts: a file of expressions: `.txt`, one a line, for every image; a table, each for its own image.
         glob: pattern for the files of a folder; `*` matches `/` too, `**/` also matches no folder, and a pattern
@@ -74,15 +79,18 @@ def build_manifest(
     _check_arguments(source, texts, prompts, glob)
     if isinstance(source, Path) and _is_table(source):
         if prompts is not None:
-            raise ManifestError(f"{source} is a table of images and expressions already: leave out {prompts}")
+            raise ManifestError(
+                f"{shown(source)} is a table of images and expressions already: leave out {shown(prompts)}"
+            )
         manifest = _tasks_of_table(source, source.parent, texts, check)
     elif prompts is not None and _is_table(prompts):
         manifest = _tasks_of_table(prompts, _image_folder(source, prompts), texts, check)
     else:
-        manifest = _tasks_with_common_texts(source, output, texts, prompts, glob, check)
+        manifest = _tasks_with_common_texts(source, excluded, texts, prompts, glob, check)
     if not manifest.tasks:
-        condition = f" that match {glob!r}" if glob else ""
-        raise ManifestError(f"no images{condition} in {source if isinstance(source, Path) else 'the list of paths'}")
+        condition = f" that match {shown(repr(glob))}" if glob else ""
+        place = shown(source) if isinstance(source, Path) else "the list of paths"
+        raise ManifestError(f"no images{condition} in {place}")
     return manifest
 
 
@@ -90,15 +98,19 @@ def _check_arguments(
     source: Path | ImagePaths, texts: Sequence[str] | None, prompts: Path | None, glob: str | None
 ) -> None:
     if prompts is not None and texts:
-        raise ManifestError(f"expressions were given both one by one and in the file {prompts}: use one of the two")
+        raise ManifestError(
+            f"expressions were given both one by one and in the file {shown(prompts)}: use one of the two"
+        )
     if prompts is not None and prompts.suffix.lower() not in (LIST_SUFFIX, *TABLE_SUFFIXES):
         raise ManifestError(
-            f"{prompts} is no file of prompts by its name: use {LIST_SUFFIX}, one expression a line, or a table, "
-            f"{', '.join(sorted(TABLE_SUFFIXES))}"
+            f"{shown(prompts)} is no file of prompts by its name: use {LIST_SUFFIX}, one expression a line, or a "
+            f"table, {', '.join(sorted(TABLE_SUFFIXES))}"
         )
-    is_folder = isinstance(source, Path) and source.is_dir()
-    if glob is not None and not (is_folder and (prompts is None or not _is_table(prompts))):
-        raise ManifestError(f"glob ({glob!r}) selects files of a folder, but a list or table names its images")
+    source_is_folder = isinstance(source, Path) and is_folder(source, ManifestError)
+    if glob is not None and not (source_is_folder and (prompts is None or not _is_table(prompts))):
+        raise ManifestError(
+            f"glob ({shown(repr(glob))}) selects files of a folder, but a list or table names its images"
+        )
 
 
 def _is_table(path: Path) -> bool:
@@ -107,11 +119,13 @@ def _is_table(path: Path) -> bool:
 
 def _image_folder(source: Path | ImagePaths, prompts: Path) -> Path:
     """Return the folder to which the images in a table of prompts are relative."""
-    if isinstance(source, Path) and source.is_dir():
+    if isinstance(source, Path) and is_folder(source, ManifestError):
         return source
-    if isinstance(source, Path) and not source.exists():
-        raise ManifestError(f"no such folder: {source}")
-    raise ManifestError(f"{prompts} names its own images: give their folder as the input, not a list or an image")
+    if isinstance(source, Path) and status_of(source, ManifestError) is None:
+        raise ManifestError(f"no such folder: {shown(source)}")
+    raise ManifestError(
+        f"{shown(prompts)} names its own images: give their folder as the input, not a list or an image"
+    )
 
 
 def _tasks_of_table(table: Path, folder: Path, texts: Sequence[str] | None, check: CheckText) -> Manifest:
@@ -121,17 +135,18 @@ def _tasks_of_table(table: Path, folder: Path, texts: Sequence[str] | None, chec
             raise ManifestError(f"{row.location} has its own expressions: leave out the expressions for all images")
         if not row.texts and not texts:
             raise ManifestError(
-                f"{row.location} has no expression for {row.image}: add a text, or give expressions for all images"
+                f"{row.location} has no expression for {shown(row.image)}: add a text, or give expressions for "
+                "all images"
             )
         row_texts = row.texts or tuple(texts or ())
         _check_texts(row_texts, row.location, check)
-        tasks.append(_task(row.image, folder, row_texts))
+        tasks.append(_task(row.image, folder, row_texts, row.location))
     return Manifest(_merged(tasks))
 
 
 def _tasks_with_common_texts(
     source: Path | ImagePaths,
-    output: Path,
+    excluded: Sequence[Path],
     texts: Sequence[str] | None,
     prompts: Path | None,
     glob: str | None,
@@ -142,24 +157,22 @@ def _tasks_with_common_texts(
         raise ManifestError(
             "no expression to segment: give texts or a file of prompts (command line: -t TEXT or --prompts FILE)"
         )
-    _check_texts(common_texts, "texts" if prompts is None else str(prompts), check)
+    _check_texts(common_texts, "texts" if prompts is None else shown(prompts), check)
     if not isinstance(source, Path):
-        return Manifest(_merged(_task(os.fspath(name), Path(), common_texts) for name in source))
-    if source.is_dir():
-        return _tasks_of_folder(source, output, common_texts, glob)
-    if not source.exists():
-        raise ManifestError(f"no such folder, list or image: {source}")
+        return Manifest(_merged(_task(name, Path(), common_texts, "the list of paths") for name in source))
+    if is_folder(source, ManifestError):
+        return _tasks_of_folder(source, excluded, common_texts, glob)
+    if status_of(source, ManifestError) is None:
+        raise ManifestError(f"no such folder, list or image: {shown(source)}")
     if source.suffix.lower() == LIST_SUFFIX:
-        return Manifest(_merged(_task(name, source.parent, common_texts) for name in read_lines(source)))
+        names = read_lines(source)
+        return Manifest(_merged(_task(name, source.parent, common_texts, shown(source)) for name in names))
     return Manifest((Task(source.name, source, common_texts),))
 
 
-def _task(name: str, folder: Path, texts: tuple[str, ...]) -> Task:
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError as error:
-        raise ManifestError(f"{name!r} cannot be the path of an image: {error}") from error
-    return Task(posixpath.normpath(Path(name).as_posix()), folder / name, texts)
+def _task(name: str | os.PathLike[str], folder: Path, texts: tuple[str, ...], location: str) -> Task:
+    path = user_path(name, f"an image in {location}", ManifestError)
+    return Task(posixpath.normpath(path.as_posix()), folder / path, texts)
 
 
 def _merged(tasks: Iterable[Task]) -> tuple[Task, ...]:
@@ -172,16 +185,28 @@ def _merged(tasks: Iterable[Task]) -> tuple[Task, ...]:
     return tuple(merged.values())
 
 
-def _tasks_of_folder(folder: Path, output: Path, texts: tuple[str, ...], glob: str | None) -> Manifest:
+def _tasks_of_folder(folder: Path, excluded: Sequence[Path], texts: tuple[str, ...], glob: str | None) -> Manifest:
     tasks: list[Task] = []
-    passed_over = 0
-    for path, problem in list_files(folder, output):
-        image = path.relative_to(folder).as_posix()
-        if problem is None and not matches(path, image, glob):
+    passed_over = skipped_outputs = 0
+    for file in list_files(folder, _identities(excluded)):
+        image = file.path.relative_to(folder).as_posix()
+        if file.is_output:
+            skipped_outputs += 1
+        elif file.problem is None and not matches(file.path, image, glob):
             passed_over += 1
         else:
-            tasks.append(Task(image, path, texts, problem))
-    return Manifest(tuple(sorted(tasks, key=lambda task: os.fsencode(task.image))), passed_over)
+            tasks.append(Task(image, file.path, texts, file.problem))
+    return Manifest(tuple(sorted(tasks, key=lambda task: os.fsencode(task.image))), passed_over, skipped_outputs)
+
+
+def _identities(folders: Iterable[Path]) -> set[tuple[int, int]]:
+    """Return the identities of the folders that exist and can be looked up."""
+    identities = set()
+    for folder in folders:
+        with suppress(ManifestError):  # whoever writes to the folder reports it
+            if (status := status_of(folder, ManifestError)) is not None:
+                identities.add(identity(status))
+    return identities
 
 
 def _check_texts(texts: Sequence[str], location: str, check: CheckText) -> None:

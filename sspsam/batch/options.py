@@ -1,12 +1,16 @@
 """Options of a batch, and the summary that it returns."""
 
+import numbers
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from sspsam.batch.records import Shard
 from sspsam.images.loading import DEFAULT_MAX_PIXELS
+from sspsam.utils.arguments import whole_number
+from sspsam.utils.paths import shown
 
 Format = Literal["mask", "overlay", "rle", "coco", "parquet"]
+_WHOLE_NUMBERS: Final = {"batch_size": 1, "workers": 1, "max_errors": 0, "max_pixels": 1, "no_target_pixels": 0}
 FORMATS: Final[tuple[Format, ...]] = ("mask", "overlay", "rle", "coco", "parquet")
 
 
@@ -28,7 +32,7 @@ class BatchOptions:
         mask_threshold, no_target_pixels, max_pixels: as in `SSPSAMPredictor.predict`.
 
     Raises:
-        ValueError: an option is out of range.
+        ValueError: an option is out of range or of a wrong type; the message names the option.
     """
 
     formats: tuple[Format, ...] = ("mask",)
@@ -44,13 +48,32 @@ class BatchOptions:
     max_pixels: int = DEFAULT_MAX_PIXELS
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.formats if name not in FORMATS]
-        if unknown or not self.formats:
-            raise ValueError(f"formats must be some of {', '.join(FORMATS)}, not {unknown or 'none'}")
-        for name, least in (("batch_size", 1), ("workers", 1), ("max_errors", 0), ("max_pixels", 1)):
+        given: object = self.formats
+        names = tuple(given) if isinstance(given, tuple | list) else (given,)
+        unknown = [name for name in names if name not in FORMATS]
+        if unknown or not names:
+            raise ValueError(f"formats must be some of {', '.join(FORMATS)}, not {shown(unknown or 'none')}")
+        object.__setattr__(self, "formats", names)
+        for name, least in _WHOLE_NUMBERS.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-                raise ValueError(f"{name} must be a whole number, {least} or more, not {value!r}")
+            if value is not None or name == "max_pixels":
+                object.__setattr__(self, name, whole_number(name, value, least))
+        for name in ("overwrite", "retry_errors"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, not {shown(repr(getattr(self, name)))}")
+        if self.glob is not None and not (isinstance(self.glob, str) and self.glob):
+            raise ValueError(f"glob must be None or a pattern such as '*.jpg', not {shown(repr(self.glob))}")
+        if not isinstance(self.shard, Shard):
+            raise ValueError(f"shard must be a Shard, such as Shard(2, 8), not {shown(repr(self.shard))}")
+        if self.mask_threshold is not None:
+            object.__setattr__(self, "mask_threshold", _probability("mask_threshold", self.mask_threshold))
+
+
+def _probability(name: str, value: object) -> float:
+    """Return a number between 0 and 1, also of NumPy's types, as a `float`."""
+    if isinstance(value, numbers.Real) and 0.0 < float(value) < 1.0:  # neither NaN nor a bool
+        return float(value)
+    raise ValueError(f"{name} must be a number between 0 and 1, not {shown(repr(value))}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +88,7 @@ class BatchSummary:
         expressions: answers of this call.
         no_target: answers of this call that are "no target".
         passed_over: files of the folder that are not images.
+        skipped_outputs: output folders of earlier batches below the folder, whose files are not part of the input.
     """
 
     pictures: int
@@ -74,6 +98,7 @@ class BatchSummary:
     expressions: int
     no_target: int
     passed_over: int
+    skipped_outputs: int = 0
 
     def __str__(self) -> str:
         counts = [f"{self.done + self.earlier} of {self.pictures} images done"]
@@ -81,4 +106,6 @@ class BatchSummary:
         counts += [f"{self.failed} failed"] if self.failed else []
         counts += [f"{self.expressions} expressions answered, {self.no_target} of them with no target"]
         counts += [f"{self.passed_over} other files skipped"] if self.passed_over else []
+        folders = "output folder" if self.skipped_outputs == 1 else "output folders"
+        counts += [f"{self.skipped_outputs} {folders} of other batches skipped"] if self.skipped_outputs else []
         return ", ".join(counts)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from sspsam.batch.summary_files import is_own_summary
 from sspsam.utils.files import storage_errors
 
 REMOVING: Final = "removing"  # key in the job file of a run that is removing an earlier run's files
@@ -26,7 +27,8 @@ def remove_earlier_run(
         stems: output stems of the run's images; files with these stems are removed although no line names them.
     """
     root = Path(os.path.realpath(output))
-    files = {*summary_files, *_files_in_lines(result_lines), *_unrecorded_files(root, stems)}
+    own_summaries = (name for name in summary_files if os.path.lexists(root / name) and is_own_summary(root / name))
+    files = {*own_summaries, *_files_in_lines(result_lines), *_unrecorded_files(root, stems)}
     folders: set[Path] = set()
     for path in (Path(os.path.realpath(root / name)) for name in files):
         if path.is_relative_to(root) and path != root:
@@ -40,8 +42,10 @@ def remove_earlier_run(
 
 def _files_in_lines(result_lines: Iterable[bytes]) -> Iterator[str]:
     for line in result_lines:
-        with suppress(ValueError, TypeError, AttributeError):
-            yield from map(str, json.loads(line).get("files", {}).values())
+        with suppress(ValueError, TypeError, AttributeError, RecursionError):
+            for name in map(str, json.loads(line).get("files", {}).values()):
+                if _OUTPUT_IMAGE.fullmatch(name) and "\0" not in name:  # a damaged line may name any file
+                    yield name
 
 
 def _unrecorded_files(root: Path, stems: Collection[str]) -> Iterator[str]:

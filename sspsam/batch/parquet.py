@@ -5,7 +5,8 @@ from itertools import islice
 from typing import Any, BinaryIO, Final
 
 from sspsam.batch.records import Line
-from sspsam.errors import MissingExtraError
+from sspsam.errors import BatchError, MissingExtraError
+from sspsam.utils.paths import shown
 
 _ROWS_IN_MEMORY: Final = 1000
 
@@ -19,6 +20,7 @@ def write_parquet(file: BinaryIO, lines: Iterable[Line]) -> None:
 
     Raises:
         MissingExtraError: pyarrow is not installed.
+        BatchError: a line does not fit the columns.
     """
     arrow, parquet = _import_pyarrow()
     schema = _schema(arrow)
@@ -26,7 +28,11 @@ def write_parquet(file: BinaryIO, lines: Iterable[Line]) -> None:
     with parquet.ParquetWriter(file, schema) as writer:
         while chunk := list(islice(remaining, _ROWS_IN_MEMORY)):
             rows = [{name: _with_valid_utf8(line.get(name)) for name in schema.names} for line in chunk]
-            writer.write_table(arrow.Table.from_pylist(rows, schema=schema))
+            try:
+                table = arrow.Table.from_pylist(rows, schema=schema)
+            except (arrow.ArrowException, TypeError, ValueError, OverflowError) as error:
+                raise BatchError(f"a line of the results has a value of a wrong type: {shown(error)}") from error
+            writer.write_table(table)
 
 
 def require_pyarrow() -> None:

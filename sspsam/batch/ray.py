@@ -6,12 +6,13 @@ worker dies, its images are answered once more, with the same bytes, and recorde
 """
 
 import json
+import math
+import numbers
 import os
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, TypedDict, Unpack
 
@@ -20,17 +21,19 @@ import torch
 from numpy.typing import NDArray
 
 from sspsam.batch.identity import AnswerIdentity
-from sspsam.batch.job import Batch, Chunk, Source, predict_chunks
+from sspsam.batch.job import Batch, Chunk, Source, cache_folder, predict_chunks
 from sspsam.batch.options import BatchOptions, BatchSummary
 from sspsam.batch.records import Line
 from sspsam.batch.writing import ImageWriter, write_in_threads
 from sspsam.devices import checked_dtype, default_dtype
-from sspsam.errors import BatchError, MissingExtraError, SSPSAMError, warn
+from sspsam.errors import BatchError, MissingExtraError, SSPSAMError, StorageError, warn
 from sspsam.hub import BUNDLED, REPOSITORY_VARIABLE
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.loading import pillow_pixel_limit
 from sspsam.predictor import SSPSAMPredictor
+from sspsam.utils.arguments import whole_number
 from sspsam.utils.batching import raise_if_error, result_or_error
+from sspsam.utils.paths import user_path
 
 _CHUNKS_PER_BLOCK: Final = 8  # a block is what Ray computes again when a worker dies
 _Columns = dict[str, NDArray[Any]]
@@ -59,12 +62,25 @@ class Cluster:
         actors: number of predictors; None: as many as the cluster has room for.
         cpus: cores for each predictor.
         gpus: GPUs for each predictor; 0: the predictors compute on the CPU. A fraction shares a GPU.
+
+    Raises:
+        ValueError: a number is out of range; the message names the argument.
     """
 
     address: str | None = None
     actors: int | None = None
     cpus: float = 1.0
     gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.actors is not None:
+            object.__setattr__(self, "actors", whole_number("actors", self.actors, 1))
+        for name, least in (("cpus", "above 0"), ("gpus", "0 or more")):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, {least}, not {value!r}")
+            if value < 0 or (value == 0 and name == "cpus"):
+                raise ValueError(f"{name} must be a finite number, {least}, not {value!r}")
 
 
 def run_batch_on_ray(
@@ -104,8 +120,9 @@ def run_batch_on_ray(
     identity = AnswerIdentity.from_predictor(
         predictor, device, default_dtype(device) if dtype is None else checked_dtype(dtype)
     )
-    output = Path(output).absolute()  # an actor has another working directory
-    batch = Batch.plan(source, output, texts, prompts, identity, options)
+    # an actor has another working directory
+    output = user_path(output, "the output folder", StorageError).absolute()
+    batch = Batch.plan(source, output, texts, prompts, identity, options, cache_folder(predictor))
     setup = ActorSetup(
         model=_absolute_model(model),
         device=device.type,
@@ -136,8 +153,9 @@ def _check_names(pretrained: PretrainedOptions) -> None:
 
 def _absolute_model(model: str | os.PathLike[str]) -> str:
     """Return the absolute path of a local checkpoint; other names are returned unchanged, for `sspsam.hub`."""
-    is_path = model != BUNDLED and os.path.exists(model)
-    return os.path.abspath(model) if is_path else os.fspath(model)
+    path = os.path.expanduser(model)
+    is_path = model != BUNDLED and os.path.exists(path)
+    return os.path.abspath(path) if is_path else os.fspath(model)
 
 
 def _for_actors(pretrained: PretrainedOptions, cache: EmbeddingCache | None) -> PretrainedOptions:
@@ -145,7 +163,7 @@ def _for_actors(pretrained: PretrainedOptions, cache: EmbeddingCache | None) -> 
     resolved = pretrained.copy()
     resolved["repository"] = pretrained.get("repository") or os.environ.get(REPOSITORY_VARIABLE)
     if cache_dir := pretrained.get("cache_dir"):
-        resolved["cache_dir"] = os.path.abspath(cache_dir)
+        resolved["cache_dir"] = os.path.abspath(os.path.expanduser(cache_dir))
     if cache is not None:
         resolved["embedding_cache"] = EmbeddingCache(
             cache.directory.absolute(), max_bytes=cache.max_bytes, dtype=cache.dtype

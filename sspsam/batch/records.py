@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -10,10 +11,15 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sspsam.errors import BatchError
+from sspsam.errors import BatchError, StorageError
+from sspsam.utils.arguments import whole_number
+from sspsam.utils.file_status import status_of
 from sspsam.utils.files import storage_errors
+from sspsam.utils.paths import shown
 
 Line = dict[str, Any]
+
+MAX_LINE_BYTES: Final = 256 << 20  # more than the largest mask of 100 million pixels takes
 
 # the shard boundaries are the same for every chunk size that divides this, because images are encoded one by one on a
 # CPU and four at a time on a GPU, and both may work on shards of the same batch
@@ -33,6 +39,8 @@ class Shard:
     count: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("number", "count"):  # NumPy's integers become plain ones, for JSON
+            object.__setattr__(self, name, whole_number(f"{name} of the shard", getattr(self, name), 0))
         if not 1 <= self.number <= self.count:
             raise ValueError(f"there is no run {self.number} of {self.count}; runs are numbered from 1")
 
@@ -72,9 +80,18 @@ class Record:
     images: set[str] = field(default_factory=set)
 
     @classmethod
-    def open(cls, path: Path, stack: ExitStack) -> Self:
-        """Open a record; the stack closes its file."""
+    def open(cls, path: Path, output: Path, stack: ExitStack) -> Self:
+        """Open a record in the output folder; the stack closes its file.
+
+        Raises:
+            StorageError: the file cannot be opened, is not a regular file, or is a link that leads out of the folder.
+        """
         with storage_errors(path):
+            status = status_of(path, StorageError)
+            if status is not None and not stat.S_ISREG(status.st_mode):
+                raise StorageError(f"cannot write {shown(path)}: it exists and is not a regular file")
+            if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(output)):
+                raise StorageError(f"{shown(path)} is a link that leads out of {shown(output)}: remove the link")
             return cls(path, stack.enter_context(path.open("a+b", buffering=0)))
 
     def recover(self) -> None:
@@ -121,7 +138,8 @@ class Record:
     def lines(self) -> Iterator[bytes]:
         """Yield the lines of the file in order."""
         with storage_errors(self.path), self.path.open("rb") as file:
-            yield from file
+            while line := file.readline(MAX_LINE_BYTES):  # the pieces of a longer line are damaged lines
+                yield line
 
     def clear(self) -> None:
         """Remove all lines."""
@@ -147,5 +165,5 @@ def _line_header(line: bytes) -> _LineHeader | None:
     try:
         values = json.loads(line)
         return _LineHeader(str(values["image"]), int(values.get("number", 1)), int(values.get("of", 1)))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return None

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sspsam.errors import ManifestError
+from sspsam.errors import ManifestError, SSPSAMError
+from sspsam.utils.paths import open_regular_file, shown
 
 LIST_SUFFIX: Final = ".txt"
+_MAX_BYTES: Final = 1 << 30  # of a list or table, which is read as a whole
 TABLE_SUFFIXES: Final = frozenset((".csv", ".tsv", ".jsonl", ".ndjson"))
 
 
@@ -45,11 +47,18 @@ def read_table(path: Path) -> Iterator[TableRow]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")  # not read_text: the csv module needs the original line ends
+        with open_regular_file(path, ManifestError) as file:
+            content = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise ManifestError(f"cannot read {path}: {error.strerror or error}") from error
+        if isinstance(error, SSPSAMError):
+            raise
+        raise ManifestError(f"cannot read {shown(path)}: {error.strerror or error}") from error
+    if len(content) > _MAX_BYTES:
+        raise ManifestError(f"{shown(path)} is larger than {_MAX_BYTES >> 20} MiB: split it into several files")
+    try:
+        return content.decode("utf-8-sig")  # not text mode: the csv module needs the original line ends
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{path} is not a text file in UTF-8 ({error})") from error
+        raise ManifestError(f"{shown(path)} is not a text file in UTF-8 ({error})") from error
 
 
 def _csv_rows(path: Path) -> Iterator[TableRow]:
@@ -58,12 +67,13 @@ def _csv_rows(path: Path) -> Iterator[TableRow]:
     try:
         if "image" not in (reader.fieldnames or ()):
             raise ManifestError(
-                f"{path}: the first line has to name the columns, image and text; it is {reader.fieldnames}"
+                f"{shown(path)}: the first line has to name the columns, image and text; it is "
+                f"{shown(reader.fieldnames)}"
             )
         for row in reader:
-            yield _csv_row(row, f"{path}, line {reader.line_num}")
+            yield _csv_row(row, f"{shown(path)}, line {reader.line_num}")
     except csv.Error as error:
-        raise ManifestError(f"{path}, line {reader.line_num}: {error}") from error
+        raise ManifestError(f"{shown(path)}, line {reader.line_num}: {error}") from error
 
 
 def _csv_row(row: dict[str | Any, str | Any], location: str) -> TableRow:
@@ -79,7 +89,7 @@ def _csv_row(row: dict[str | Any, str | Any], location: str) -> TableRow:
 def _json_rows(path: Path) -> Iterator[TableRow]:
     for number, line in enumerate(_read_text(path).split("\n"), 1):
         if line.strip():
-            yield _json_row(line, f"{path}, line {number}")
+            yield _json_row(line, f"{shown(path)}, line {number}")
 
 
 def _json_row(line: str, location: str) -> TableRow:

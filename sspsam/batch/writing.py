@@ -1,6 +1,5 @@
 """Output of a batch: the files of an image, each written atomically, then the lines of the image, in task order."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sspsam.batch.job_files import require_inside
 from sspsam.batch.ledger import Ledger
 from sspsam.batch.manifest import Task
 from sspsam.batch.options import Format
 from sspsam.batch.records import Line
-from sspsam.errors import BatchError, SSPSAMError, StorageError
+from sspsam.errors import BatchError, SSPSAMError
 from sspsam.segmentation.result import Segmentation, mask_image, png_bytes
 from sspsam.utils.files import make_directory, replace_file
+from sspsam.utils.paths import shown
 
 _SUFFIXES: Final[dict[Format, str]] = {"mask": ".png", "overlay": ".overlay.png"}
 _WRITER_THREADS: Final = 2
@@ -89,8 +90,7 @@ class ImageWriter:
 
     def _write_file(self, name: str, data: bytes) -> None:
         path = self.output / name
-        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.output)):
-            raise StorageError(f"a link in the path of {path} leads out of {self.output}: remove the link")
+        require_inside(path, self.output)
         make_directory(path.parent)
         replace_file(path, data, within=self.temporary)
 
@@ -120,7 +120,7 @@ class Recorder:
             self.failed += 1
             if self.max_errors is not None and self.failed > self.max_errors:
                 raise BatchError(
-                    f"stopped at {lines[0]['image']}, because more than {self.max_errors} images failed: "
+                    f"stopped at {shown(lines[0]['image'])}, because more than {self.max_errors} images failed: "
                     f"{lines[0]['message']}"
                 )
         else:

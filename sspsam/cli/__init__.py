@@ -1,6 +1,6 @@
 """The `sspsam` command. Standard output carries data; messages go to standard error.
 
-Exit status: 0 everything succeeded (no target is an answer), 1 something failed, 2 wrong usage.
+Exit status: 0 everything succeeded (no target is an answer), 1 something failed, 2 wrong usage, 130 interrupted.
 """
 
 import click
@@ -8,15 +8,14 @@ import click
 from sspsam._version import __version__
 from sspsam.cli.batch import batch
 from sspsam.cli.models import cache, convert, download, models, verify
-from sspsam.cli.output import prepare_streams
+from sspsam.cli.output import CommandGroup
 from sspsam.cli.segment import segment
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sspsam")
 def main() -> None:
     """Segment the region of an image that a text refers to, with SSP-SAM."""
-    prepare_streams()
 
 
 for _command in (segment, batch, convert, models, download, verify, cache):

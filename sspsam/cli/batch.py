@@ -22,6 +22,7 @@ from sspsam.cli.batch_options import (
 )
 from sspsam.cli.options import ModelOptions, model_options, required_model
 from sspsam.cli.output import complain, failing_cleanly
+from sspsam.cli.paths import UserPath
 
 if TYPE_CHECKING:
     from sspsam.batch import BatchOptions, BatchSummary
@@ -52,8 +53,8 @@ class _BatchJob:
 
 
 @click.command()
-@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("source", metavar="INPUT", type=UserPath())
+@click.argument("output", type=UserPath(file_okay=False))
 @text_options
 @model_options
 @run_options

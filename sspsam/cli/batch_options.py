@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from sspsam.cli.options import ModelOptions, check_texts, option_group
+from sspsam.cli.paths import FiniteRange, UserPath
 
 if TYPE_CHECKING:
     from sspsam.batch.options import Format
@@ -40,7 +41,7 @@ text_options = option_group(
     click.option("-t", "--text", "texts", multiple=True, help="Expression to segment in every image; repeatable."),
     click.option(
         "--prompts",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=UserPath(dir_okay=False),
         help="File of expressions: .txt, one a line, for every image; .csv or .jsonl with the columns image and text.",
     ),
 )
@@ -106,7 +107,7 @@ prediction_options = option_group(
     click.option("--workers", type=click.IntRange(min=1), help="Threads that read images."),
     click.option(
         "--mask-threshold",
-        type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+        type=FiniteRange(min=0, max=1, min_open=True, max_open=True),
         help="Probability from which a pixel is foreground.",
     ),
     click.option("--no-target-pixels", type=click.IntRange(min=0), help="Fewer foreground pixels mean no target."),
@@ -128,10 +129,10 @@ cache_options = option_group(
     CacheOptions,
     click.option(
         "--cache",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=UserPath(file_okay=False),
         help="Keep image embeddings in this folder, so that later runs over the same images skip the encoders.",
     ),
-    click.option("--cache-limit", type=click.FloatRange(min=0, min_open=True), help="Largest size of --cache, in GB."),
+    click.option("--cache-limit", type=FiniteRange(min=0, min_open=True), help="Largest size of --cache, in GB."),
     click.option(
         "--cache-dtype",
         type=click.Choice(_DTYPES),
@@ -165,8 +166,8 @@ ray_options = option_group(
         help="Run on the Ray cluster --ray=ADDRESS (auto: the one of this machine); --ray alone starts a local one.",
     ),
     click.option("--ray-actors", type=click.IntRange(min=1), help="Predictors on the cluster (default: all that fit)."),
-    click.option("--ray-cpus", type=click.FloatRange(min=0, min_open=True), help="Cores per predictor (default: 1)."),
-    click.option("--ray-gpus", type=click.FloatRange(min=0), help="GPUs per predictor (default: 0, on the CPU)."),
+    click.option("--ray-cpus", type=FiniteRange(min=0, min_open=True), help="Cores per predictor (default: 1)."),
+    click.option("--ray-gpus", type=FiniteRange(min=0), help="GPUs per predictor (default: 0, on the CPU)."),
 )
 
 

@@ -1,5 +1,6 @@
 """Options and checks that several commands share. A group of options reaches its command as one frozen dataclass."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from sspsam.cli.paths import UserPath
 
 Command = Callable[..., None]
 Decorator = Callable[[Command], Command]
@@ -49,7 +52,7 @@ class ModelOptions:
 revision_option: Decorator = click.option("--revision", help="Branch, tag or commit on the Hub.")
 cache_dir_option: Decorator = click.option(
     "--cache-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=UserPath(file_okay=False),
     help="Cache of files from the Hub (default: the cache of huggingface_hub, see HF_HOME).",
 )
 model_options = option_group(
@@ -66,13 +69,15 @@ def required_model(options: ModelOptions) -> str:
     """Return the value of --model.
 
     Raises:
-        click.UsageError: the option is missing; the message lists the published names.
+        click.UsageError: the option is missing, and the message lists the published names; or its value is empty.
     """
     if options.model is None:
         from sspsam.checkpoints.names import missing_name_message
 
         raise click.UsageError(f"missing option --model: {missing_name_message()}")
-    return options.model
+    if not options.model.strip():
+        raise click.BadParameter("the name is empty", param_hint="--model")
+    return os.path.expanduser(options.model)  # a shell does not expand --model='~/m'
 
 
 def check_texts(texts: Sequence[str]) -> None:

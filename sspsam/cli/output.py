@@ -9,14 +9,21 @@ import io
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Final, TextIO
 
 import click
 
 from sspsam.errors import SSPSAMError, StorageError
-from sspsam.utils.paths import printable
+from sspsam.utils.paths import printable, shown
+
+INTERRUPTED: Final = 130  # exit status after Ctrl-C, as of shells
+_MAX_USAGE_MESSAGE: Final = 1000  # characters; a message of click quotes the whole value
+_MAX_MESSAGES: Final = 5  # about one image
+_MAX_CAPTURED: Final = 1 << 16  # bytes
 
 
 def prepare_streams() -> None:
@@ -40,6 +47,60 @@ def failing_cleanly() -> Iterator[None]:
         sys.exit(1)
 
 
+class CommandGroup(click.Group):
+    """Commands whose wrong usage, interruption and unwritable streams end in one line each."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the options before the name of the command."""
+        prepare_streams()
+        with _ending_in_one_line():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Parse the arguments of the command and run it."""
+        with _ending_in_one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _ending_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        complain("interrupted")
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+            raise  # its message is the help page
+        _complain_of_usage(error)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        # --help and --version; every other file is written and read by functions that name it
+        if isinstance(error, SSPSAMError) or error.filename is not None or error.errno not in _stream_errors():
+            raise
+        _discard(sys.stdout)
+        complain(f"cannot write to standard output: {error.strerror or error}")
+        sys.exit(1)
+
+
+def _stream_errors() -> tuple[int | None, ...]:
+    return errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EBADF, getattr(errno, "EDQUOT", None)  # Windows has no EDQUOT
+
+
+def _complain_of_usage(error: click.ClickException) -> None:
+    """Print an error of click; it quotes what the user typed, which may hold control characters or a whole file."""
+    message = printable(" ".join(error.format_message().split()))
+    if len(message) > _MAX_USAGE_MESSAGE:
+        message = f"{message[: _MAX_USAGE_MESSAGE // 2]}...{message[-_MAX_USAGE_MESSAGE // 2 :]}"
+    one_line = click.ClickException(message)
+    if isinstance(error, click.UsageError):
+        one_line = click.UsageError(message, error.ctx)
+    try:
+        one_line.show()
+    except OSError:
+        _discard(sys.stderr)
+
+
 def print_row(*fields: object) -> None:
     """Print a line of tab-separated fields on standard output.
 
@@ -51,10 +112,14 @@ def print_row(*fields: object) -> None:
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader has gone: click ends the command
             raise
-        # the stream still holds the line and would fail again when it is closed
-        with open(os.devnull, "wb") as devnull:
-            os.dup2(devnull.fileno(), sys.stdout.fileno())
+        _discard(sys.stdout)
         raise StorageError(f"cannot write to standard output: {error.strerror or error}") from error
+
+
+def _discard(stream: TextIO) -> None:
+    """Drop what a stream still holds and all that follows; it would fail again when it is closed."""
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as devnull:
+        os.dup2(devnull.fileno(), stream.fileno())
 
 
 def log_to_standard_error() -> None:
@@ -72,5 +137,49 @@ class _PrintableFormatter(logging.Formatter):
 
 
 def complain(message: str) -> None:
-    """Print a message as one line on standard error."""
-    click.echo(f"sspsam: {printable(message)}", err=True)
+    """Print a message as one line on standard error; where standard error cannot be written, the message is dropped."""
+    try:
+        click.echo(f"sspsam: {printable(message)}", err=True)
+    except OSError:
+        _discard(sys.stderr)
+
+
+@contextmanager
+def messages_with_name(name: object) -> Iterator[None]:
+    """Print warnings, and lines that C libraries such as libtiff write, as lines that begin with a name.
+
+    Args:
+        name: of the image that is read inside.
+    """
+    lines: list[str] = []
+    recorded: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as recorded, _standard_error_into(lines):
+            yield
+    finally:
+        messages = list(dict.fromkeys([*(str(warning.message) for warning in recorded), *lines]))
+        for message in messages[:_MAX_MESSAGES]:
+            complain(f"{shown(name)}: {message}")
+        if len(messages) > _MAX_MESSAGES:
+            complain(f"{shown(name)}: and {len(messages) - _MAX_MESSAGES} more messages")
+
+
+@contextmanager
+def _standard_error_into(lines: list[str]) -> Iterator[None]:
+    """Collect the lines that are written to file descriptor 2; only a program, which owns it, may do this."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile())
+            saved = os.dup(2)
+        except OSError:  # no folder for temporary files, or standard error is closed
+            yield
+            return
+        stack.callback(os.close, saved)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            file.seek(0)
+            text = file.read(_MAX_CAPTURED).decode(errors="backslashreplace")
+            lines.extend(line.strip() for line in text.splitlines() if line.strip())

@@ -37,7 +37,13 @@ def rle_encode(mask: NDArray[np.bool_]) -> dict[str, list[int] | str]:
 
 def rle_decode(rle: dict[str, list[int] | str]) -> NDArray[np.bool_]:
     """Decode the output of `rle_encode` to an (h, w) mask."""
-    size, counts = cast(list[int], rle["size"]), cast(str, rle["counts"])
+    size, runs = cast(list[int], rle["size"]), rle_runs(cast(str, rle["counts"]))
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return flat.reshape(size, order="F")
+
+
+def rle_runs(counts: str) -> list[int]:
+    """Return the lengths of the runs of zeros and ones, zeros first, without allocating the mask."""
     runs: list[int] = []
     position = 0
     while position < len(counts):
@@ -50,5 +56,4 @@ def rle_decode(rle: dict[str, list[int] | str]) -> NDArray[np.bool_]:
             if not more and code & 16:
                 value |= -1 << shift
         runs.append(value + runs[-2] if len(runs) > 2 else value)
-    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return flat.reshape(size, order="F")
+    return runs

@@ -4,6 +4,8 @@ import operator
 from enum import Enum
 from typing import Final, Literal
 
+from sspsam.utils.paths import shown
+
 
 class _NotGiven(Enum):
     NOT_GIVEN = "not given"
@@ -28,7 +30,7 @@ def whole_number(name: str, value: object, minimum: int) -> int:
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]  # anything else raises TypeError
     except TypeError:
-        raise ValueError(f"{name} must be a whole number, {minimum} or more, not {value!r}") from None
+        raise ValueError(f"{name} must be a whole number, {minimum} or more, not {shown(repr(value))}") from None
     if number < minimum:
-        raise ValueError(f"{name} must be a whole number, {minimum} or more, not {value!r}")
+        raise ValueError(f"{name} must be a whole number, {minimum} or more, not {shown(repr(value))}")
     return number

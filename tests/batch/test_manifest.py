@@ -51,7 +51,7 @@ def test_lists_name_images_in_any_folder(predictor, photos, tmp_path) -> None:
         ("p.csv", "image,text\na.jpg,the mug, the cat\n", "line 2 has more columns.*double quotes"),
         ("p.tsv", "image\ttext\na.jpg\tx\ty\n", "line 2 has more columns"),
         ("p.json", '["x"]', r"p.json is no file of prompts.*\.txt"),
-        ("p.jsonl", '{"image": "\\ud800.jpg", "text": "x"}', "cannot be the path"),
+        ("p.jsonl", '{"image": "\\ud800.jpg", "text": "x"}', "line 1 has characters that no file name has"),
         ("p.jsonl", '{"image": "a.jpg", "text": "x"}\n{"image": 3}\n', "line 2"),
         ("p.jsonl", '{"image": "a.jpg"', "line 1 is not JSON"),
         ("p.jsonl", '{"image": "a.jpg", "text": "  "}\n', "line 1.*empty"),

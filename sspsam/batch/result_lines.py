@@ -1,0 +1,55 @@
+"""Checked lines of `results.jsonl`, for files that are made from all results."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from sspsam.batch.records import Line, Record
+from sspsam.errors import BatchError
+from sspsam.segmentation.rle import rle_runs
+from sspsam.utils.paths import shown
+
+
+def result_lines(record: Record, max_pixels: int) -> Iterator[Line]:
+    """Yield the lines of a record; a line cannot claim a mask that is larger than the images of the batch.
+
+    Args:
+        record: of the results.
+        max_pixels: largest width times height of an image.
+
+    Raises:
+        BatchError: a line is damaged or claims too much; the message names the line.
+    """
+    for number, content in enumerate(record.lines(), 1):
+        try:
+            line = json.loads(content)
+            _require_result(line, max_pixels)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
+            reason = str(error) if type(error) is ValueError else "it is not a result"
+            raise BatchError(
+                f"line {number} of {shown(record.path)} is damaged ({shown(reason)}): repair the line, or start again "
+                "with overwrite=True (command line: --overwrite)"
+            ) from error
+        yield line
+
+
+def _require_result(line: Any, max_pixels: int) -> None:
+    """Raise a `ValueError` or another exception unless a line is a result of a possible size."""
+    height, width = line["height"], line["width"]
+    if not (_is_size(height) and _is_size(width) and height * width <= max_pixels):
+        raise ValueError(f"it claims {height} x {width} pixels, and at most {max_pixels:,} are possible")
+    runs = rle_runs(line["mask"]["counts"])
+    if line["mask"]["size"] != [height, width] or min(runs, default=0) < 0 or sum(runs) != height * width:
+        raise ValueError("its mask has another size than its image")
+    if not all(isinstance(line[key], str) for key in ("image", "text")) or not _is_size(line["number"]):
+        raise ValueError("it is not a result")
+    if line["mask_box"] is not None and not (len(line["mask_box"]) == 4 and all(map(_is_whole, line["mask_box"]))):
+        raise ValueError("its mask_box is not a box")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_size(value: Any) -> bool:
+    return _is_whole(value) and value > 0

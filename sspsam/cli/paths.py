@@ -1,0 +1,53 @@
+"""Types of command line values: paths as a user types them, and finite numbers."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sspsam.errors import SSPSAMError
+from sspsam.utils.paths import shown, user_path
+
+
+class UserPath(click.Path):
+    """A path with `~` expanded, which a shell does not do in `--cache='~/emb'`; an empty path is wrong usage.
+
+    Args:
+        file_okay: whether the path may be an existing file.
+        dir_okay: whether the path may be an existing folder.
+    """
+
+    def __init__(self, file_okay: bool = True, dir_okay: bool = True) -> None:
+        super().__init__(file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value as a `Path`."""
+        name = "this argument" if param is None else param.get_error_hint(ctx)
+        try:
+            path = user_path(value, name, SSPSAMError)
+        except SSPSAMError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(path, param, ctx)
+
+
+class ImagePath(UserPath):
+    """The path of an image. Only an empty path is wrong usage; other bad paths fail as images, one by one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value as a `Path`."""
+        if not os.fspath(value).strip():
+            return super().convert(value, param, ctx)
+        return Path(os.path.expanduser(value))
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers without NaN, which compares as inside every range, and without infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value as a `float`."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{shown(value)} is not a finite number", param, ctx)
+        return number
