@@ -28,6 +28,7 @@ from sspsam.checkpoints.names import (
     name_of_file,
     parse_name,
     published_names,
+    unknown_name_message,
 )
 from sspsam.checkpoints.resolve import repair_command_in_errors, resolve
 from sspsam.config import ModelConfig
@@ -157,7 +158,10 @@ def delete(name: str, options: HubOptions) -> list[Path]:
         options = replace(options, revision=commit)
     if isinstance(parsed, Repository):
         return delete_cached_files(parsed.repository, set(map(parsed.path_of, CHECKPOINT_FILES)), options)
-    return _delete_authors_checkpoint(parsed, options)
+    deleted = _delete_authors_checkpoint(parsed, options)
+    if not deleted and isinstance(parsed, Published) and not parsed.is_expected:
+        raise CheckpointNotFoundError(f"{unknown_name_message(name)}. The cache holds no file of that name.")
+    return deleted
 
 
 def _delete_authors_checkpoint(checkpoint: AuthorsCheckpoint, options: HubOptions) -> list[Path]:

@@ -57,6 +57,7 @@ from sspsam.errors import (
     HubError,
     HubFileMissingError,
     HubOfflineError,
+    RepositoryMissingError,
     RevisionMissingError,
     SSPSAMError,
     StorageError,
@@ -198,21 +199,29 @@ def _published(checkpoint: Published, options: HubOptions, repository: str | Non
     if not repository or (noted and options.commit and is_converted(noted, options)):
         return _from_authors_file(checkpoint, options, refresh)
     folder = Repository(repository, checkpoint.name)
+    named = f"{repository}, which {REPOSITORY_VARIABLE} or repository= names,"
     try:
         return _from_repository(folder, options, f"{repository}/{checkpoint.name}")
-    except (HubFileMissingError, RevisionMissingError):
-        return _from_authors_file(checkpoint, options, refresh)  # not in that repository
+    except (HubFileMissingError, RevisionMissingError):  # not in that repository
+        try:
+            return _from_authors_file(checkpoint, options, refresh)
+        except CheckpointNotFoundError as error:
+            if type(error) is not CheckpointNotFoundError:  # not about the name, but the repository or the revision
+                raise
+            raise CheckpointNotFoundError(f"{error} {named} was asked first and does not have it either.") from error
     except SSPSAMError as error:
         try:
             return _from_authors_file(checkpoint, replace(options, local_files_only=True), refresh=False)
         except SSPSAMError:
-            reason = f"({repository} is searched first because {REPOSITORY_VARIABLE} or repository= names it.)"
-            raise type(error)(f"{error} {reason}") from error
+            if not checkpoint.is_expected:
+                not_asked = f"{named} could not be asked for it: {_first_sentence(error)}."
+                raise CheckpointNotFoundError(f"{unknown_name_message(checkpoint.name)}. {not_asked}") from error
+            raise type(error)(f"{error} ({named} is searched first.)") from error
 
 
 def _from_authors_file(checkpoint: AuthorsCheckpoint, options: HubOptions, refresh: bool) -> Resolved:
     """A checkpoint in the authors' format: downloaded and converted, if it is not yet."""
-    source = _source(checkpoint, options, refresh)
+    source = _source_or_unknown_name(checkpoint, options, refresh)
     pinned = replace(options, revision=source.commit)
     retry = options.command("download", checkpoint.name)
     repair = options.command("cache --delete", checkpoint.name)
@@ -228,6 +237,25 @@ def _from_authors_file(checkpoint: AuthorsCheckpoint, options: HubOptions, refre
         another_cache = options.command_with_another_cache(checkpoint.name)
         raise type(error)(f"{error} Or use another cache: {another_cache}") from error
     return Resolved(directory_of(source, options), str(source), repair)
+
+
+def _source_or_unknown_name(checkpoint: AuthorsCheckpoint, options: HubOptions, refresh: bool) -> Source:
+    """The file behind a name; a name that is not an expected one is an unknown name unless a listing has it."""
+    try:
+        return _source(checkpoint, options, refresh)
+    except (HubError, RepositoryMissingError, RevisionMissingError) as error:
+        if not isinstance(checkpoint, Published) or checkpoint.is_expected:
+            raise
+        # never the advice of `error`, which is to download the name
+        raise CheckpointNotFoundError(
+            f"{unknown_name_message(checkpoint.name)}. {AUTHORS_REPOSITORY} could not be asked for it: "
+            f"{_first_sentence(error)}."
+        ) from error
+
+
+def _first_sentence(error: SSPSAMError) -> str:
+    """The cause that a message of an error begins with, without the advice that follows."""
+    return str(error).partition(". ")[0].removesuffix(".")
 
 
 def _source(checkpoint: AuthorsCheckpoint, options: HubOptions, refresh: bool) -> Source:
