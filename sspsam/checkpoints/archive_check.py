@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sspsam.checkpoints.file_content import foreign_content
 from sspsam.checkpoints.private_apis import index_as_torch_reads_it
 from sspsam.errors import CheckpointError, CheckpointNotFoundError
+from sspsam.utils.paths import shown
 
 _MAX_RECORDS: Final = 20_000
 _MAX_PICKLE_BYTES: Final = 8 << 20  # the published files have less than one
@@ -36,9 +38,12 @@ def check_archive(path: Path) -> CheckedArchive:
         CheckpointError: not such an archive, damaged, or one that two readers of zip archives read differently.
     """
     if not os.path.isfile(path):
-        kind = " (it is a directory)" if os.path.isdir(path) else ""
-        raise CheckpointNotFoundError(f"no such checkpoint file: {str(path)[:300]}{kind}")
+        kind = " (it is a directory)" if os.path.isdir(path) else " (it is not a regular file)"
+        raise CheckpointNotFoundError(f"no such checkpoint file: {shown(path)}{kind if os.path.exists(path) else ''}")
     try:
+        content = foreign_content(path)
+        if content:
+            raise CheckpointError(f"{shown(path)} {content}.")
         with zipfile.ZipFile(path) as archive:
             checked = _check_records(archive, path)
         same = index_as_torch_reads_it(path) == checked.index  # PyTorch has its own reader of zip archives
@@ -46,15 +51,15 @@ def check_archive(path: Path) -> CheckedArchive:
         raise
     except zipfile.BadZipFile as error:
         raise CheckpointError(
-            f"{path} is damaged or was not written by torch.save: {error}. If the file is complete but was written by "
-            "torch 1.5 or older, load and save it once with a current torch."
+            f"{shown(path)} is damaged or was not written by torch.save: {shown(error)}. If the file is complete but "
+            "was written by torch 1.5 or older, load and save it once with a current torch."
         ) from error
     except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+        raise CheckpointError(f"cannot read {shown(path)}: {error.strerror or error}") from error
     except Exception as error:  # zipfile raises many kinds for hostile archives
-        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {str(error)[:300]}") from error
+        raise CheckpointError(f"{shown(path)} is damaged: {type(error).__name__}: {shown(error)}") from error
     if not same:
-        raise CheckpointError(f"{path} is a zip archive that can be read in two ways")
+        raise CheckpointError(f"{shown(path)} is a zip archive that can be read in two ways")
     return checked
 
 
@@ -63,14 +68,14 @@ def _check_records(archive: zipfile.ZipFile, path: Path) -> CheckedArchive:
     pickle = _name_of_pickle([entry.filename for entry in entries], path)
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise CheckpointError(f"{path} is damaged: record {entry.filename[:100]!r} is compressed")
+            raise CheckpointError(f"{shown(path)} is damaged: record '{shown(entry.filename)}' is compressed")
     if archive.getinfo(pickle).file_size > _MAX_PICKLE_BYTES:
-        raise CheckpointError(f"{path} is damaged: its index is larger than that of any checkpoint")
+        raise CheckpointError(f"{shown(path)} is damaged: its index is larger than that of any checkpoint")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise CheckpointError(f"{path} is damaged: its records overlap")
+        raise CheckpointError(f"{shown(path)} is damaged: its records overlap")
     damaged = archive.testzip()  # reads the whole file once, as the conversion does afterwards
     if damaged is not None:
-        raise CheckpointError(f"{path} is damaged: record {damaged[:100]!r} does not fit its checksum")
+        raise CheckpointError(f"{shown(path)} is damaged: record '{shown(damaged)}' does not fit its checksum")
     folder = pickle.removesuffix(_PICKLE) + "data/"
     sizes = Counter(entry.file_size for entry in entries if entry.filename.startswith(folder))
     return CheckedArchive(archive.read(pickle), sizes)
@@ -79,8 +84,10 @@ def _check_records(archive: zipfile.ZipFile, path: Path) -> CheckedArchive:
 def _name_of_pickle(names: list[str], path: Path) -> str:
     """The name of the only pickle among the records of an archive."""
     if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
-        raise CheckpointError(f"{path} is a TorchScript archive (CLIP alone, perhaps), not an SSP-SAM checkpoint")
+        raise CheckpointError(
+            f"{shown(path)} is a TorchScript archive (CLIP alone, perhaps), not an SSP-SAM checkpoint"
+        )
     pickles = [name for name in names if name.endswith(f"/{_PICKLE}")]
     if len(pickles) != 1 or len(names) > _MAX_RECORDS or len(set(names)) != len(names):
-        raise CheckpointError(f"{path} is a zip archive, but not one that torch.save wrote")
+        raise CheckpointError(f"{shown(path)} is a zip archive, but not one that torch.save wrote")
     return pickles[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from sspsam.errors import HubAuthenticationError, SSPSAMError
+from sspsam.utils.hub_environment import check_hub_environment
 
 REPOSITORY_VARIABLE: Final = "SSPSAM_REPOSITORY"  # names a repository of converted checkpoints
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -60,6 +61,7 @@ class HubOptions:
     @property
     def cache(self) -> Path:
         """The folder of `huggingface_hub`'s cache."""
+        check_hub_environment()
         from huggingface_hub import constants
 
         return self.cache_dir or Path(constants.HF_HUB_CACHE)
@@ -67,6 +69,7 @@ class HubOptions:
     @property
     def offline(self) -> bool:
         """True if the network must not be used."""
+        check_hub_environment()
         from huggingface_hub import constants
 
         return self.local_files_only or constants.HF_HUB_OFFLINE

@@ -199,8 +199,8 @@ def unknown_name_message(name: str, published: Sequence[str] | None = None) -> s
     nearest = _nearest(name[:_MAX_LENGTH].lower(), [*published_names(), BUNDLED] if published is None else published)
     hint = f" Did you mean {', '.join(map(shown, nearest))}?" if nearest else ""
     return (
-        f"no checkpoint '{shown(name)}': there is no such directory, and it is neither a published name (see: sspsam models) "
-        f"nor a Hub repository owner/name.{hint} Convert an authors' .pth file with: "
+        f"no checkpoint '{shown(name)}': there is no such directory, and it is neither a published name (see: sspsam "
+        f"models) nor a Hub repository owner/name.{hint} Convert an authors' .pth file with: "
         "sspsam convert CHECKPOINT.pth OUT_DIR"
     )
 

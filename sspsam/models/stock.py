@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sspsam.utils.hub_environment import check_hub_environment
+
 
 @contextmanager
 def _host_unchanged() -> Iterator[None]:
@@ -23,6 +25,7 @@ def _host_unchanged() -> Iterator[None]:
 
 
 with _host_unchanged():
+    check_hub_environment()  # open_clip imports huggingface_hub
     from open_clip.tokenizer import SimpleTokenizer
     from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
