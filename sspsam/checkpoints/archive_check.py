@@ -15,6 +15,7 @@ from sspsam.utils.paths import shown
 _MAX_RECORDS: Final = 20_000
 _MAX_PICKLE_BYTES: Final = 8 << 20  # the published files have less than one
 _PICKLE: Final = "data.pkl"
+_BLOCK_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,20 @@ class CheckedArchive:
     Args:
         index: the pickle, `data.pkl`.
         tensor_sizes: how many records of tensor data have each size in bytes.
+        folder: that the names of all records begin with, and a slash.
     """
 
     index: bytes
     tensor_sizes: Counter[int]
+    folder: str
 
 
-def check_archive(path: Path) -> CheckedArchive:
+def check_archive(path: Path, *, is_script: bool = False) -> CheckedArchive:
     """Check that a file is an archive as `torch.save` writes it and that PyTorch reads the same pickle from it.
+
+    Args:
+        path: of the file.
+        is_script: whether the file is one of TorchScript, which holds code, too; the code is not read.
 
     Raises:
         CheckpointNotFoundError: no such file.
@@ -45,7 +52,7 @@ def check_archive(path: Path) -> CheckedArchive:
         if content:
             raise CheckpointError(f"{shown(path)} {content}.")
         with zipfile.ZipFile(path) as archive:
-            checked = _check_records(archive, path)
+            checked = _check_records(archive, path, is_script)
         same = index_as_torch_reads_it(path) == checked.index  # PyTorch has its own reader of zip archives
     except CheckpointError:
         raise
@@ -63,9 +70,12 @@ def check_archive(path: Path) -> CheckedArchive:
     return checked
 
 
-def _check_records(archive: zipfile.ZipFile, path: Path) -> CheckedArchive:
+def _check_records(archive: zipfile.ZipFile, path: Path, is_script: bool) -> CheckedArchive:
     entries = archive.infolist()
-    pickle = _name_of_pickle([entry.filename for entry in entries], path)
+    pickle = _name_of_pickle([entry.filename for entry in entries], path, is_script)
+    folder = pickle.removesuffix(_PICKLE)
+    if is_script:  # code is compressed
+        entries = [entry for entry in entries if not entry.filename.startswith(f"{folder}code/")]
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise CheckpointError(f"{shown(path)} is damaged: record '{shown(entry.filename)}' is compressed")
@@ -73,19 +83,31 @@ def _check_records(archive: zipfile.ZipFile, path: Path) -> CheckedArchive:
         raise CheckpointError(f"{shown(path)} is damaged: its index is larger than that of any checkpoint")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise CheckpointError(f"{shown(path)} is damaged: its records overlap")
-    damaged = archive.testzip()  # reads the whole file once, as the conversion does afterwards
-    if damaged is not None:
-        raise CheckpointError(f"{shown(path)} is damaged: record '{shown(damaged)}' does not fit its checksum")
-    folder = pickle.removesuffix(_PICKLE) + "data/"
-    sizes = Counter(entry.file_size for entry in entries if entry.filename.startswith(folder))
-    return CheckedArchive(archive.read(pickle), sizes)
+    for entry in entries:  # reads the whole file once, as the conversion does afterwards
+        if not _fits_checksum(archive, entry):
+            raise CheckpointError(
+                f"{shown(path)} is damaged: record '{shown(entry.filename)}' does not fit its checksum"
+            )
+    sizes = Counter(entry.file_size for entry in entries if entry.filename.startswith(f"{folder}data/"))
+    return CheckedArchive(archive.read(pickle), sizes, folder)
 
 
-def _name_of_pickle(names: list[str], path: Path) -> str:
+def _fits_checksum(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(entry) as record:
+            while record.read(_BLOCK_BYTES):
+                pass
+    except zipfile.BadZipFile:
+        return False
+    return True
+
+
+def _name_of_pickle(names: list[str], path: Path, is_script: bool) -> str:
     """The name of the only pickle among the records of an archive."""
-    if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
+    if not is_script and any("/code/" in name or name.endswith("/constants.pkl") for name in names):
         raise CheckpointError(
-            f"{shown(path)} is a TorchScript archive (CLIP alone, perhaps), not an SSP-SAM checkpoint"
+            f"{shown(path)} is a TorchScript archive (CLIP alone, perhaps), not an SSP-SAM checkpoint; for CLIP, give "
+            "it with --clip (clip= in Python)"
         )
     pickles = [name for name in names if name.endswith(f"/{_PICKLE}")]
     if len(pickles) != 1 or len(names) > _MAX_RECORDS or len(set(names)) != len(names):

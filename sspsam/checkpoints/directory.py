@@ -20,6 +20,7 @@ WEIGHTS_NAME: Final = "model.safetensors"
 CHECKPOINT_FILES: Final = (CONFIG_NAME, WEIGHTS_NAME)
 # names of the dtypes that weights can be stored in, by PyTorch's name
 SAFETENSORS_DTYPES: Final[Mapping[str, str]] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_OWN_TENSOR: Final = "ssp.prompt_generator.box_token.weight"
 _MAX_CONFIG_BYTES: Final = 1 << 20
 _MAX_NAMES: Final = 10  # in an error
 
@@ -113,6 +114,14 @@ def _read_shapes(path: Path) -> dict[str, Shape]:
             f"{', '.join(SAFETENSORS_DTYPES)} can be read"
         )
     return shapes
+
+
+def has_tensors_of_the_library(weights: Path) -> bool:
+    """True if a file is of the safetensors format and holds a tensor that only this library's checkpoints have."""
+    try:
+        return os.path.isfile(weights) and _OWN_TENSOR in _read_shapes(weights)
+    except CheckpointError:
+        return False
 
 
 def _unreadable_weights(path: Path, error: Exception) -> CheckpointError:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sspsam.errors import HubAuthenticationError, SSPSAMError
+from sspsam.errors import HubAuthenticationError, SSPSAMError, StorageError
 from sspsam.utils.hub_environment import check_hub_environment
+from sspsam.utils.paths import user_path
 
 REPOSITORY_VARIABLE: Final = "SSPSAM_REPOSITORY"  # names a repository of converted checkpoints
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -33,10 +34,11 @@ class HubOptions:
 
     Raises:
         HubAuthenticationError: the token has characters that no token has.
+        StorageError: the path of the cache is empty, or no path.
     """
 
     revision: str | None = None
-    cache_dir: Path | None = None
+    cache_dir: str | os.PathLike[str] | None = None
     local_files_only: bool = False
     token: str | bool | None = None
 
@@ -46,7 +48,7 @@ class HubOptions:
             revision = revision.lower()
         object.__setattr__(self, "revision", revision)
         if self.cache_dir is not None:
-            object.__setattr__(self, "cache_dir", Path(os.path.expanduser(self.cache_dir)).absolute())
+            object.__setattr__(self, "cache_dir", user_path(self.cache_dir, "the cache", StorageError).absolute())
         if isinstance(self.token, str):
             token = self.token.strip()
             if token and not _TOKEN.fullmatch(token):
@@ -64,7 +66,7 @@ class HubOptions:
         check_hub_environment()
         from huggingface_hub import constants
 
-        return self.cache_dir or Path(constants.HF_HUB_CACHE)
+        return Path(self.cache_dir or constants.HF_HUB_CACHE)
 
     @property
     def offline(self) -> bool:

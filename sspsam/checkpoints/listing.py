@@ -33,6 +33,7 @@ from sspsam.checkpoints.names import (
 from sspsam.checkpoints.resolve import repair_command_in_errors, resolve
 from sspsam.config import ModelConfig
 from sspsam.errors import CheckpointNotFoundError
+from sspsam.utils.paths import shown
 
 # of float32 weights; from the shapes of the published architectures
 _GIGABYTES: Final[Mapping[str, float]] = MappingProxyType({"224": 3.2, "336": 4.3})
@@ -146,9 +147,9 @@ def delete(name: str, options: HubOptions) -> list[Path]:
     try:
         parsed = parse_name(name)
     except CheckpointNotFoundError:
-        if os.path.exists(name):
+        if os.path.exists(os.path.expanduser(name)):
             raise CheckpointNotFoundError(
-                f"{name} is a file or directory of yours, not in the cache; delete it yourself"
+                f"{shown(name)} is a file or directory of yours, not in the cache; delete it yourself"
             ) from None
         raise
     if options.revision and not options.commit:

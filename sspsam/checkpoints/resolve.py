@@ -13,6 +13,7 @@ bundled model; `"./shapes"` and `Path("shapes")` are paths.
 """
 
 import os
+import shlex
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -62,6 +63,7 @@ from sspsam.errors import (
     SSPSAMError,
     StorageError,
 )
+from sspsam.utils.paths import shown
 
 _MAX_LISTED: Final = 30  # files in an error
 _PICKLE_SUFFIXES: Final = (".pth", ".pt", ".ckpt", ".bin")
@@ -143,7 +145,7 @@ def _local_or_parsed(name_or_path: str | os.PathLike[str] | None) -> Resolved | 
         return local
     if isinstance(name_or_path, os.PathLike):
         raise CheckpointNotFoundError(
-            f"no directory {name[:200]}; make one with: sspsam convert CHECKPOINT.pth OUT_DIR"
+            f"no directory {shown(name)}; make one with: sspsam convert CHECKPOINT.pth OUT_DIR"
         )
     return parse_name(name)
 
@@ -163,20 +165,23 @@ def repair_command_in_errors(resolved: Resolved) -> Iterator[None]:
 
 def _local(name: str) -> Resolved | None:
     """A directory, or a weights file; None if there is no such path, an error for any other file."""
-    if os.path.isdir(name) and name:
-        return Resolved(Path(name), name)
-    if not os.path.isfile(name):
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path) and name:
+        return Resolved(path, name)
+    if not os.path.isfile(path):
         return None
-    path = Path(name)
     if path.suffix == ".safetensors":
-        if not (path.parent / CONFIG_NAME).is_file():
-            raise CheckpointNotFoundError(f"{path} has no {CONFIG_NAME} beside it, which describes the model")
+        if not os.path.isfile(path.parent / CONFIG_NAME):
+            raise CheckpointNotFoundError(f"{shown(path)} has no {CONFIG_NAME} beside it, which describes the model")
         return Resolved(path, name)
     if path.suffix in _PICKLE_SUFFIXES:
         raise CheckpointNotFoundError(
-            f"{path} is a pickled checkpoint; convert it once with: sspsam convert {path} OUT_DIR"
+            f"{shown(path)} is a pickled checkpoint; convert it once with: "
+            f"sspsam convert {shlex.quote(str(path))} OUT_DIR"
         )
-    raise CheckpointNotFoundError(f"{path} is a file, not a checkpoint directory with {CONFIG_NAME} and {WEIGHTS_NAME}")
+    raise CheckpointNotFoundError(
+        f"{shown(path)} is a file, not a checkpoint directory with {CONFIG_NAME} and {WEIGHTS_NAME}"
+    )
 
 
 def _from_repository(checkpoint: Repository, options: HubOptions, name: str) -> Resolved:
@@ -314,4 +319,4 @@ def _listed(names: Sequence[str]) -> str:
     if not names:
         return "no checkpoints"
     rest = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return ", ".join(names[:_MAX_LISTED]) + rest
+    return ", ".join(map(shown, names[:_MAX_LISTED])) + rest

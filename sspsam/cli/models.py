@@ -1,7 +1,6 @@
 """Commands about checkpoints: list, download, verify, delete, convert. All but `convert` work without PyTorch."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from sspsam.checkpoints.hub_options import HubOptions
 
 
-def _options(revision: str | None, cache_dir: Path | None) -> "HubOptions":
+def _options(revision: str | None, cache_dir: str | None) -> "HubOptions":
     from sspsam.checkpoints.hub_options import HubOptions
 
     return HubOptions(revision, cache_dir)
@@ -22,7 +21,7 @@ def _options(revision: str | None, cache_dir: Path | None) -> "HubOptions":
 @click.command()
 @click.option("--remote", is_flag=True, help="Ask the Hub which checkpoints are published.")
 @cache_dir_option
-def models(remote: bool, cache_dir: Path | None) -> None:
+def models(remote: bool, cache_dir: str | None) -> None:
     """List the bundled model and the published checkpoints: name, state, size, licence, purpose.
 
     The state is "bundled" (part of sspsam), "ready" (downloaded and converted), "downloaded", or "-". Without --remote
@@ -46,7 +45,7 @@ def _size(gigabytes: float) -> str:
 @click.argument("name")
 @revision_option
 @cache_dir_option
-def download(name: str, revision: str | None, cache_dir: Path | None) -> None:
+def download(name: str, revision: str | None, cache_dir: str | None) -> None:
     """Download the checkpoint NAME, convert it if necessary, check it, and print its directory and origin."""
     with failing_cleanly():
         from sspsam import hub
@@ -64,7 +63,7 @@ def download(name: str, revision: str | None, cache_dir: Path | None) -> None:
 @click.argument("name")
 @revision_option
 @cache_dir_option
-def verify(name: str, revision: str | None, cache_dir: Path | None) -> None:
+def verify(name: str, revision: str | None, cache_dir: str | None) -> None:
     """Check the local checkpoint NAME: its structure and the SHA-256 of its weights."""
     with failing_cleanly():
         from sspsam import hub
@@ -77,7 +76,7 @@ def verify(name: str, revision: str | None, cache_dir: Path | None) -> None:
 @click.option("--delete", "name", required=True, metavar="NAME", help="Delete the cached files of checkpoint NAME.")
 @revision_option
 @cache_dir_option
-def cache(name: str, revision: str | None, cache_dir: Path | None) -> None:
+def cache(name: str, revision: str | None, cache_dir: str | None) -> None:
     """Maintain the cache of downloaded and converted checkpoints."""
     with failing_cleanly():
         from sspsam import hub
@@ -91,8 +90,14 @@ def cache(name: str, revision: str | None, cache_dir: Path | None) -> None:
 
 
 @click.command()
-@click.argument("checkpoint", metavar="CHECKPOINT.pth", type=click.Path(path_type=Path))
-@click.argument("out_dir", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("checkpoint", metavar="CHECKPOINT.pth", type=click.Path())
+@click.argument("out_dir", type=click.Path(file_okay=False))
+@click.option(
+    "--clip",
+    metavar="FILE",
+    type=click.Path(),
+    help="The authors' CS-*.pt, for a checkpoint that was saved without CLIP.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
@@ -105,8 +110,9 @@ def cache(name: str, revision: str | None, cache_dir: Path | None) -> None:
 @click.option("--push", metavar="REPOSITORY", help="Upload the result to this Hub repository, owner/name.")
 @click.option("--private", is_flag=True, help="Make the repository of --push private.")
 def convert(
-    checkpoint: Path,
-    out_dir: Path,
+    checkpoint: str,
+    out_dir: str,
+    clip: str | None,
     dtype: str,
     source: str | None,
     license_name: str | None,
@@ -118,7 +124,7 @@ def convert(
         from sspsam.checkpoints.convert import convert_checkpoint
 
         log_to_standard_error()
-        config = convert_checkpoint(checkpoint, out_dir, dtype=dtype, source=source, license=license_name)
+        config = convert_checkpoint(checkpoint, out_dir, clip=clip, dtype=dtype, source=source, license=license_name)
         print_row(out_dir, config.fingerprint)
         if push:
             from sspsam.checkpoints.publish import push_checkpoint

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import click
@@ -42,14 +41,14 @@ class ModelOptions:
 
     model: str | None
     revision: str | None
-    cache_dir: Path | None
+    cache_dir: str | None
     device: str | None
 
 
 revision_option: Decorator = click.option("--revision", help="Branch, tag or commit on the Hub.")
 cache_dir_option: Decorator = click.option(
     "--cache-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(file_okay=False),
     help="Cache of files from the Hub (default: the cache of huggingface_hub, see HF_HOME).",
 )
 model_options = option_group(
