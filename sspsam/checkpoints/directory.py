@@ -13,7 +13,7 @@ from sspsam.checkpoints.file_content import foreign_content, foreign_content_of
 from sspsam.checkpoints.tensor_shapes import Shape, tensor_shapes
 from sspsam.config import ModelConfig
 from sspsam.errors import CheckpointError, CheckpointNotFoundError, ConfigError
-from sspsam.utils.paths import open_regular_file, shown, user_path
+from sspsam.utils.paths import open_regular_file, printable, shown, user_path
 
 CONFIG_NAME: Final = "config.json"
 WEIGHTS_NAME: Final = "model.safetensors"
@@ -94,6 +94,8 @@ def read_config(directory: Path) -> ModelConfig:
         raise ConfigError(f"{shown(path)} is larger than {_MAX_CONFIG_BYTES} bytes; it is not a configuration")
     try:
         return ModelConfig.from_json(data.decode(), shown(path))
+    except ConfigError as error:  # it may quote names of entries
+        raise ConfigError(printable(str(error))) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{shown(path)} is not UTF-8 text: {error}") from error
 

@@ -48,7 +48,7 @@ def _download(repository: str, path: str, options: HubOptions, command: str) -> 
                 repository,
                 path,
                 revision=options.revision,
-                cache_dir=options.cache_dir,
+                cache_dir=Path(options.cache_dir) if options.cache_dir else None,
                 local_files_only=options.local_files_only,
                 token=options.token,
             )

@@ -10,7 +10,7 @@ from typing import Final
 
 from sspsam.errors import HubAuthenticationError, SSPSAMError, StorageError
 from sspsam.utils.hub_environment import check_hub_environment
-from sspsam.utils.paths import user_path
+from sspsam.utils.paths import printable, user_path
 
 REPOSITORY_VARIABLE: Final = "SSPSAM_REPOSITORY"  # names a repository of converted checkpoints
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -83,7 +83,7 @@ class HubOptions:
             words += ["--revision", self.revision]
         if self.cache_dir:
             words += ["--cache-dir", str(self.cache_dir)]
-        return shlex.join(words)
+        return printable(shlex.join(words))
 
     def command_with_another_cache(self, name: str) -> str:
         """The command line that downloads `name` into another cache."""

@@ -101,6 +101,8 @@ def _is_same_file(first: Path, second: Path) -> bool:
 def _foreign_file(directory: Path) -> Path | None:
     """The configuration or the weights in a directory, if they are not of a checkpoint of this library."""
     weights = directory / WEIGHTS_NAME
+    if not os.path.isdir(directory):
+        return None
     try:
         read_config(directory)
     except CheckpointNotFoundError:  # no configuration: an interrupted save may have left the weights alone

@@ -70,7 +70,12 @@ def make_directory(directory: Path) -> None:
         StorageError: it cannot be created.
     """
     with storage_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+        missing, parent = [directory], directory.parent
+        while not os.path.isdir(parent) and parent != parent.parent:
+            missing.append(parent)
+            parent = parent.parent
+        for folder in reversed(missing):  # mkdir(parents=True) recurses, and fails for hundreds of parents
+            folder.mkdir(exist_ok=True)
 
 
 @contextmanager

@@ -4,24 +4,34 @@ import builtins
 import errno
 import io
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
+import safetensors.numpy
+import torch
 from PIL import Image
 
+import sspsam
+from benchmarks.authors_checkpoint import authors_state, tiny_architecture
 from sspsam import SSPSAMPredictor, errors
 from sspsam.checkpoints import convert_process, listing
 from sspsam.checkpoints.convert import convert_checkpoint
+from sspsam.checkpoints.format import load_checkpoint, save_checkpoint
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.names import AUTHORS_REPOSITORY
+from sspsam.checkpoints.publish import push_checkpoint
 from sspsam.hub import resolve
 from tests.support.command import run_command
 from tests.support.hub import FakeHub
@@ -279,3 +289,296 @@ def test_a_file_that_the_storage_server_refuses_is_not_a_missing_repository(
     for name in ("owner/name", NAME):
         with pytest.raises(errors.DownloadError, match=rf"localhost.*refused.*\({status}\).*sspsam download {name}"):
             resolve(name, options)
+
+
+# paths
+
+
+def test_the_home_of_the_user_is_expanded_in_every_path(
+    hub, authors, tiny_checkpoint, tiny_model, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SSPSAM_HOME", "~/records")
+    shutil.copy(tiny_checkpoint, tmp_path / "c.pth")
+    convert_checkpoint("~/c.pth", "~/converted")
+    done = run_command("convert", "~/c.pth", "~/by-command")
+    assert done.exit_code == 0, done.stderr
+    for name in ("~/converted", Path("~/converted"), "~/converted/model.safetensors"):
+        predictor = SSPSAMPredictor.from_pretrained(name, device="cpu")
+    assert load_checkpoint("~/converted")[1].fingerprint == predictor.fingerprint
+    predictor.save_pretrained("~/saved")
+    save_checkpoint("~/saved-too", predictor.config, load_checkpoint("~/saved")[0].state_dict())
+    assert SSPSAMPredictor.from_pretrained("~/saved", device="cpu").fingerprint == predictor.fingerprint
+    resolve(NAME, HubOptions(cache_dir="~/cache"))
+    assert run_command("verify", NAME, "--cache-dir", "~/cache").exit_code == 0
+    assert run_command("verify", "~/saved").exit_code == 0
+    SSPSAMPredictor.from_pretrained(NAME, cache_dir="~/cache", local_files_only=True, device="cpu")
+    with pytest.raises(errors.CheckpointNotFoundError, match="yours"):
+        listing.delete("~/saved", HubOptions())
+    assert run_command("cache", "--delete", NAME, "--cache-dir", "~/cache").exit_code == 0
+    with pytest.raises(errors.CheckpointNotFoundError, match=r"sspsam convert .*c\.pth"):
+        resolve("~/c.pth")
+    push_checkpoint("~/saved", "me/mine", token="hf_good")
+    assert list((tmp_path / "records" / "verified").iterdir())
+    assert os.listdir(tmp_path / "here") == []
+
+
+def test_an_empty_path_is_refused_and_is_not_the_current_directory(
+    hub, tiny_checkpoint, tiny_model, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    predictor = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu")
+    state = load_checkpoint(tiny_model)[0].state_dict()
+    for empty in ("", "  "):
+        calls = [
+            lambda empty=empty: predictor.save_pretrained(empty),
+            lambda empty=empty: save_checkpoint(empty, predictor.config, state),
+            lambda empty=empty: convert_checkpoint(tiny_checkpoint, empty),
+            lambda empty=empty: convert_checkpoint(empty, tmp_path / "out"),
+            lambda empty=empty: load_checkpoint(empty),
+            lambda empty=empty: SSPSAMPredictor.from_pretrained(tiny_model, cache_dir=empty, device="cpu"),
+            lambda empty=empty: HubOptions(cache_dir=empty),
+            lambda empty=empty: push_checkpoint(empty, "me/mine"),
+        ]
+        for call in calls:
+            with pytest.raises(errors.SSPSAMError, match="is empty"):
+                call()
+        with pytest.raises(errors.CheckpointNotFoundError, match="name a model"):
+            resolve(empty)
+        commands = [
+            ["convert", tiny_checkpoint, empty],
+            ["convert", empty, tmp_path / "out"],
+            ["models", "--cache-dir", empty],
+            ["download", NAME, "--cache-dir", empty],
+        ]
+        for command in commands:
+            done = run_command(*command)
+            assert (done.exit_code, done.stderr.count("\n")) == (1, 1), done.output
+            assert "is empty" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+ODD_PATHS = [
+    *("x" * 300, "x" * 5000, "data:image/png;base64," + "A" * 5000),
+    *("a\0b", "a\udc00\ud800b", "file/" + "x/" * 1500 + "x"),
+]
+
+
+@pytest.mark.parametrize("path", ODD_PATHS, ids=["long name", "longer", "data", "NUL", "surrogate", "deep"])
+def test_an_odd_path_is_a_short_error_that_cannot_steer_a_terminal(
+    hub, tiny_checkpoint, tiny_model, tmp_path, monkeypatch, path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    predictor = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu")
+    calls = [
+        lambda: resolve(path),
+        lambda: resolve(Path(path)),
+        lambda: load_checkpoint(path),
+        lambda: convert_checkpoint(path, tmp_path / "out"),
+        lambda: convert_checkpoint(tiny_checkpoint, tmp_path / "out", clip=path),
+        lambda: convert_checkpoint(tiny_checkpoint, path),
+        lambda: predictor.save_pretrained(path),
+        lambda: listing.delete(path, HubOptions(cache_dir=tmp_path)),
+        lambda: listing.verify(path, HubOptions(cache_dir=tmp_path)),
+        lambda: push_checkpoint(path, "me/mine"),
+        lambda: resolve(NAME, HubOptions(cache_dir=path, local_files_only=True)),
+    ]
+    for call in calls:
+        with pytest.raises(errors.SSPSAMError) as caught:
+            call()
+        assert len(str(caught.value)) < 4100  # a command to run quotes a whole path, which has at most 4,096 characters
+        assert str(caught.value).isprintable()
+
+
+def test_the_methods_of_path_that_raise_are_not_called_in_the_library() -> None:
+    # on Python 3.11 they raise for long names, and for folders that one may not enter; functions of os.path do not
+    pattern = re.compile(r"\.(exists|is_file|is_dir)\(\)")
+    room_of_batches = "batch"
+    package = Path(sspsam.__file__).parent
+    calls = [
+        f"{path.relative_to(package)}:{number}"
+        for path in package.rglob("*.py")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if pattern.search(line) and path.relative_to(package).parts[0] != room_of_batches
+    ]
+    assert calls == []
+
+
+# files of another kind
+
+
+@pytest.fixture
+def deadline() -> Iterator[None]:
+    """Fail a test that waits for the writer of a pipe."""
+
+    def interrupt(*_: object) -> None:
+        raise AssertionError("it waits for the writer of a pipe")
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, previous)
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_pipe_in_the_place_of_a_checkpoint_s_file_is_refused_at_once(deadline, tiny_model, tmp_path, name) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    predictor = SSPSAMPredictor.from_pretrained(folder, device="cpu")
+    replace_by_pipe(folder / name)
+    for call in (
+        lambda: SSPSAMPredictor.from_pretrained(folder, device="cpu"),
+        lambda: predictor.save_pretrained(folder),
+    ):
+        with pytest.raises(errors.SSPSAMError, match=name):
+            call()
+
+
+def test_a_pipe_in_the_place_of_a_pth_or_of_clip_is_refused_at_once(deadline, tiny_checkpoint, tmp_path) -> None:
+    os.mkfifo(tmp_path / "c.pth")
+    with pytest.raises(errors.CheckpointNotFoundError, match=r"c\.pth \(it is not a regular file\)"):
+        convert_checkpoint(tmp_path / "c.pth", tmp_path / "out")
+    with pytest.raises(errors.CheckpointError):
+        convert_checkpoint(tiny_checkpoint, tmp_path / "out", clip=tmp_path / "c.pth")
+    with pytest.raises(errors.CheckpointNotFoundError):
+        resolve(str(tmp_path / "c.pth"))
+
+
+def test_pipes_in_the_place_of_records_and_notes_are_ignored(
+    deadline, hub, authors, options, tiny_model, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("SSPSAM_HOME", str(tmp_path / "home"))
+    SSPSAMPredictor.from_pretrained(NAME, cache_dir=options.cache_dir, device="cpu")
+    [note] = options.cache.rglob("names/*.json")
+    for path in (*options.cache.rglob("source.json"), note, *(tmp_path / "home" / "verified").iterdir()):
+        replace_by_pipe(path)
+    references = options.cache / "models--wayneicloud--SSP-SAM" / "refs"
+    references.mkdir(exist_ok=True)
+    replace_by_pipe(references / "main")
+    assert listing.published(options)
+    SSPSAMPredictor.from_pretrained(NAME, cache_dir=options.cache_dir, device="cpu")
+
+
+# what is written over
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["other tool", "LFS pointer", "empty", "link"])
+def test_a_file_of_another_origin_is_never_replaced(tiny_checkpoint, tiny_model, tmp_path, name, kind) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    contents = {"other tool": b'{"model_type": "llama"}', "LFS pointer": FOREIGN["Git LFS pointer"], "empty": b""}
+    if kind == "other tool" and name == "model.safetensors":
+        safetensors.numpy.save_file({"lm_head.weight": np.ones(3, np.float32)}, out / name)
+    elif kind == "link":
+        (tmp_path / "theirs").write_bytes(b'{"model_type": "llama"}')
+        (out / name).symlink_to(tmp_path / "theirs")
+    else:
+        (out / name).write_bytes(contents[kind])
+    before = (out / name).read_bytes()
+    predictor = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu")
+    for call in (lambda: convert_checkpoint(tiny_checkpoint, out), lambda: predictor.save_pretrained(out)):
+        with pytest.raises(errors.StorageError, match=rf"{name} exists and is not of a checkpoint that sspsam wrote"):
+            call()
+    assert os.listdir(out) == [name]
+    assert (out / name).read_bytes() == before
+
+
+def test_an_older_checkpoint_is_replaced_and_other_files_beside_it_are_kept(tiny_checkpoint, tmp_path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    digest = convert_checkpoint(tiny_checkpoint, out).weights_sha256
+    predictor = SSPSAMPredictor.from_pretrained(out, device="cpu")
+    predictor.save_pretrained(out, dtype="float16")
+    assert convert_checkpoint(tiny_checkpoint, out).weights_sha256 == digest
+    (out / "config.json").unlink()  # a save that was killed before it wrote the configuration
+    assert convert_checkpoint(tiny_checkpoint, out).weights_sha256 == digest
+    damage(out / "model.safetensors")
+    assert convert_checkpoint(tiny_checkpoint, out).weights_sha256 == digest
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["same path", "link", "hard link"])
+def test_a_conversion_never_replaces_its_input(tiny_checkpoint, tmp_path, kind) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    path = out / "model.safetensors" if kind == "same path" else tmp_path / "c.pth"
+    shutil.copy(tiny_checkpoint, path)
+    if kind == "link":
+        (out / "model.safetensors").symlink_to(path)
+    elif kind == "hard link":
+        os.link(path, out / "model.safetensors")
+    with pytest.raises(errors.StorageError, match="is the file that is converted"):
+        convert_checkpoint(path, out)
+    assert path.read_bytes() == tiny_checkpoint.read_bytes()
+
+
+# names out of files
+
+
+EVIL = "\x1b[2K\rclip_proj.weight\n\x1b]0;done\x07" + "x" * 5000
+
+
+def test_names_of_tensors_and_globals_are_cut_and_printable_in_every_message(tmp_path, tiny_model, caplog) -> None:
+    state = authors_state(tiny_architecture(vocab_size=64))
+
+    contents: list[Any] = [
+        {"model": state | {EVIL: torch.ones(1)}},
+        {"model": state | {EVIL: torch.ones(1, dtype=torch.int64)}},
+        {"model": state | {EVIL: torch.ones(1, 1).expand(1 << 16, 40)}},
+        {"model": state | {EVIL: "text"}},
+        {"model": state | {"sam." + EVIL: torch.ones(1)}},
+        {"model": state | {EVIL: torch.ones(1), "module." + EVIL: torch.ones(1)}},
+        {"model": state | {EVIL: np.ones(1)}},
+        {"model": {EVIL: torch.ones(1)}},
+    ]
+    messages = []
+    for number, content in enumerate(contents):
+        path = tmp_path / f"{number}\x1b[31m\n.pth"
+        torch.save(content, path)
+        messages.append(refusal(lambda path=path: convert_checkpoint(path, tmp_path / "out")))
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    [index] = [name for name in records if name.endswith("/data.pkl")]
+    for pickled in (
+        b"\x80\x02cposix\nsys\x1b[2Ktem\rx" + b"x" * 5000 + b"\n.",
+        b"\x80\x02X\xff\xff\xff\x7f" + b"\x1b[2K",
+    ):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in records.items():
+                archive.writestr(name, pickled if name == index else data)
+        messages.append(refusal(lambda: convert_checkpoint(path, tmp_path / "out")))
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "m\x1b[31m"))
+    safetensors.numpy.save_file({EVIL: np.ones(1, np.float32)}, folder / "model.safetensors")
+    messages.append(refusal(lambda: SSPSAMPredictor.from_pretrained(folder, device="cpu")))
+    text = (tiny_model / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"architecture"', '"\x7f\x9b31m": 1, "architecture"'))
+    messages.append(refusal(lambda: SSPSAMPredictor.from_pretrained(folder, device="cpu")))
+    for message in messages:
+        assert message.isprintable(), message
+        assert len(message) < 2500
+    with caplog.at_level("INFO", logger="sspsam"):
+        torch.save({"model": state | {"img2img_attn.\x1b[2K\r" + "x" * 5000: torch.ones(1)}}, path)
+        convert_checkpoint(path, tmp_path / "out")
+    assert all(record.getMessage().isprintable() and len(record.getMessage()) < 6000 for record in caplog.records)
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(errors.SSPSAMError) as caught:
+        call()
+    return str(caught.value)
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[20] ^= 255
+    path.write_bytes(data)
