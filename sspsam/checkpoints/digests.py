@@ -120,5 +120,5 @@ def _record_path(path: Path) -> Path | None:
         home = cache_home()
     except RuntimeError:  # the user has no home directory
         return None
-    name = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
+    name = hashlib.sha256(os.path.realpath(path).encode(errors="surrogateescape")).hexdigest()
     return home / "verified" / f"{name}.json"

@@ -159,7 +159,7 @@ def delete_cached_files(repository: str, paths: set[str], options: HubOptions) -
 
 def _delete_blob(blob: Path, options: HubOptions) -> None:
     """Delete a blob, and the file of the shared store that it links to unless another repository links to it."""
-    shared = blob.resolve() if blob.is_symlink() else None
+    shared = Path(os.path.realpath(blob)) if os.path.islink(blob) else None
     blob.unlink(missing_ok=True)
-    if shared is not None and shared.parent.parent == options.cache.resolve() / "blobs":
+    if shared is not None and shared.parent.parent == Path(os.path.realpath(options.cache)) / "blobs":
         delete_shared_blob(shared, options.cache)

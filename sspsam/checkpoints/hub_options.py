@@ -10,7 +10,7 @@ from typing import Final
 
 from sspsam.errors import HubAuthenticationError, SSPSAMError, StorageError
 from sspsam.utils.hub_environment import check_hub_environment
-from sspsam.utils.paths import printable, user_path
+from sspsam.utils.paths import printable, shown, user_path
 
 REPOSITORY_VARIABLE: Final = "SSPSAM_REPOSITORY"  # names a repository of converted checkpoints
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -48,7 +48,11 @@ class HubOptions:
             revision = revision.lower()
         object.__setattr__(self, "revision", revision)
         if self.cache_dir is not None:
-            object.__setattr__(self, "cache_dir", user_path(self.cache_dir, "the cache", StorageError).absolute())
+            path = user_path(self.cache_dir, "the cache", StorageError)
+            try:
+                object.__setattr__(self, "cache_dir", path.absolute())
+            except OSError as error:
+                raise StorageError(f"the cache {shown(path)} lies in a current folder that was deleted") from error
         if isinstance(self.token, str):
             token = self.token.strip()
             if token and not _TOKEN.fullmatch(token):

@@ -166,6 +166,7 @@ def repair_command_in_errors(resolved: Resolved) -> Iterator[None]:
 def _local(name: str) -> Resolved | None:
     """A directory, or a weights file; None if there is no such path, an error for any other file."""
     path = Path(os.path.expanduser(name))
+    _require_reachable(path, name)
     if os.path.isdir(path) and name:
         return Resolved(path, name)
     if not os.path.isfile(path):
@@ -184,6 +185,18 @@ def _local(name: str) -> Resolved | None:
     )
 
 
+def _require_reachable(path: Path, name: str) -> None:
+    """Refuse a name that can only be a path and lies in a folder that this user may not enter."""
+    if not path.is_absolute() and not name.startswith("."):
+        return  # perhaps the name of a repository, in a current folder that cannot be read
+    try:
+        os.stat(path)
+    except PermissionError as error:
+        raise CheckpointNotFoundError(f"cannot read {shown(name)}: {error.strerror or error}") from error
+    except (OSError, ValueError):  # missing
+        pass
+
+
 def _from_repository(checkpoint: Repository, options: HubOptions, name: str) -> Resolved:
     """A checkpoint in the library's own format: both files at one commit."""
     retry = options.command("download", name)
@@ -194,7 +207,8 @@ def _from_repository(checkpoint: Repository, options: HubOptions, name: str) -> 
     pinned = replace(options, revision=commit)
     weights = fetch_file(checkpoint.repository, checkpoint.path_of(WEIGHTS_NAME), pinned, retry)
     if weights.parent != config.parent:
-        raise HubError(f"the cache holds the files of {name} in two places: {config.parent} and {weights.parent}")
+        places = f"{shown(config.parent)} and {shown(weights.parent)}"
+        raise HubError(f"the cache holds the files of {shown(name)} in two places: {places}")
     return Resolved(config.parent, f"{checkpoint.repository}@{commit}", options.command("cache --delete", name))
 
 

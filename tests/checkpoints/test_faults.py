@@ -407,6 +407,22 @@ def test_the_methods_of_path_that_raise_are_not_called_in_the_library() -> None:
     assert calls == []
 
 
+def test_a_checkpoint_in_a_locked_folder_is_not_called_missing(tiny_model, tmp_path, monkeypatch) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "locked"))
+    lock(monkeypatch, folder)
+    for name in (folder, str(folder)):
+        with pytest.raises(errors.CheckpointNotFoundError, match=r"cannot read .*locked: Permission denied"):
+            resolve(name)
+
+
+def test_a_cache_in_a_deleted_current_folder_is_a_named_error(tmp_path, monkeypatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(errors.StorageError, match="was deleted"):
+        HubOptions(cache_dir="cache")
+
+
 # files of another kind
 
 
