@@ -1,6 +1,7 @@
 """Commands about checkpoints: list, download, verify, delete, convert. All but `convert` work without PyTorch."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from sspsam.checkpoints.hub_options import HubOptions
 
 
-def _options(revision: str | None, cache_dir: str | None) -> "HubOptions":
+def _options(revision: str | None, cache_dir: Path | None) -> "HubOptions":
     from sspsam.checkpoints.hub_options import HubOptions
 
     return HubOptions(revision, cache_dir)
@@ -21,7 +22,7 @@ def _options(revision: str | None, cache_dir: str | None) -> "HubOptions":
 @click.command()
 @click.option("--remote", is_flag=True, help="Ask the Hub which checkpoints are published.")
 @cache_dir_option
-def models(remote: bool, cache_dir: str | None) -> None:
+def models(remote: bool, cache_dir: Path | None) -> None:
     """List the bundled model and the published checkpoints: name, state, size, licence, purpose.
 
     The state is "bundled" (part of sspsam), "ready" (downloaded and converted), "downloaded", or "-". Without --remote
@@ -45,7 +46,7 @@ def _size(gigabytes: float) -> str:
 @click.argument("name")
 @revision_option
 @cache_dir_option
-def download(name: str, revision: str | None, cache_dir: str | None) -> None:
+def download(name: str, revision: str | None, cache_dir: Path | None) -> None:
     """Download the checkpoint NAME, convert it if necessary, check it, and print its directory and origin."""
     with failing_cleanly():
         from sspsam import hub
@@ -63,7 +64,7 @@ def download(name: str, revision: str | None, cache_dir: str | None) -> None:
 @click.argument("name")
 @revision_option
 @cache_dir_option
-def verify(name: str, revision: str | None, cache_dir: str | None) -> None:
+def verify(name: str, revision: str | None, cache_dir: Path | None) -> None:
     """Check the local checkpoint NAME: its structure and the SHA-256 of its weights."""
     with failing_cleanly():
         from sspsam import hub
@@ -76,7 +77,7 @@ def verify(name: str, revision: str | None, cache_dir: str | None) -> None:
 @click.option("--delete", "name", required=True, metavar="NAME", help="Delete the cached files of checkpoint NAME.")
 @revision_option
 @cache_dir_option
-def cache(name: str, revision: str | None, cache_dir: str | None) -> None:
+def cache(name: str, revision: str | None, cache_dir: Path | None) -> None:
     """Maintain the cache of downloaded and converted checkpoints."""
     with failing_cleanly():
         from sspsam import hub

@@ -1,8 +1,10 @@
 """Options and checks that several commands share. A group of options reaches its command as one frozen dataclass."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
@@ -41,14 +43,24 @@ class ModelOptions:
 
     model: str | None
     revision: str | None
-    cache_dir: str | None
+    cache_dir: Path | None
     device: str | None
+
+
+def _user_path(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
+    """The path of an option with `~` expanded; an empty one, as of an unset variable of the shell, is refused."""
+    if value is None:
+        return None
+    if not value.strip():
+        raise click.BadParameter("the path is empty; for the current folder write '.'")
+    return Path(os.path.expanduser(value))
 
 
 revision_option: Decorator = click.option("--revision", help="Branch, tag or commit on the Hub.")
 cache_dir_option: Decorator = click.option(
     "--cache-dir",
     type=click.Path(file_okay=False),
+    callback=_user_path,
     help="Cache of files from the Hub (default: the cache of huggingface_hub, see HF_HOME).",
 )
 model_options = option_group(

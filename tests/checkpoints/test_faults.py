@@ -347,16 +347,14 @@ def test_an_empty_path_is_refused_and_is_not_the_current_directory(
                 call()
         with pytest.raises(errors.CheckpointNotFoundError, match="name a model"):
             resolve(empty)
-        commands = [
-            ["convert", tiny_checkpoint, empty],
-            ["convert", empty, tmp_path / "out"],
-            ["models", "--cache-dir", empty],
-            ["download", NAME, "--cache-dir", empty],
-        ]
-        for command in commands:
+        for command in (["convert", tiny_checkpoint, empty], ["convert", empty, tmp_path / "out"]):
             done = run_command(*command)
             assert (done.exit_code, done.stderr.count("\n")) == (1, 1), done.output
             assert "is empty" in done.stderr
+        for command in (["models"], ["download", NAME], ["segment", "x.png", "-t", "x", "--model", NAME]):
+            done = run_command(*command, "--cache-dir", empty)
+            assert done.exit_code == 2
+            assert "'--cache-dir': the path is empty" in done.stderr
     assert os.listdir(tmp_path) == []
 
 
