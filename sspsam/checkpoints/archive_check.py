@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sspsam.checkpoints.file_content import foreign_content
+from sspsam.checkpoints.file_content import foreign_content, require_utf8_name
 from sspsam.checkpoints.private_apis import index_as_torch_reads_it
 from sspsam.errors import CheckpointError, CheckpointNotFoundError
 from sspsam.utils.paths import shown
@@ -47,6 +47,7 @@ def check_archive(path: Path, *, is_script: bool = False) -> CheckedArchive:
     if not os.path.isfile(path):
         kind = " (it is a directory)" if os.path.isdir(path) else " (it is not a regular file)"
         raise CheckpointNotFoundError(f"no such checkpoint file: {shown(path)}{kind if os.path.exists(path) else ''}")
+    require_utf8_name(path)
     try:
         content = foreign_content(path)
         if content:

@@ -9,7 +9,7 @@ from typing import Final
 from safetensors import SafetensorError, safe_open
 
 from sspsam.checkpoints.digests import FileState, file_state, verify_digest
-from sspsam.checkpoints.file_content import foreign_content, foreign_content_of
+from sspsam.checkpoints.file_content import foreign_content, foreign_content_of, require_utf8_name
 from sspsam.checkpoints.tensor_shapes import Shape, tensor_shapes
 from sspsam.config import ModelConfig
 from sspsam.errors import CheckpointError, CheckpointNotFoundError, ConfigError
@@ -102,6 +102,7 @@ def read_config(directory: Path) -> ModelConfig:
 
 def _read_shapes(path: Path) -> dict[str, Shape]:
     """Shapes from the header of a safetensors file, whose structure the safetensors library checks."""
+    require_utf8_name(path)
     try:
         with safe_open(path, framework="np") as file:  # of the frameworks the one that does not import PyTorch
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # not a mapping

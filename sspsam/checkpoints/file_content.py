@@ -4,11 +4,25 @@ from pathlib import Path
 from typing import Final
 
 from sspsam.errors import CheckpointError
-from sspsam.utils.paths import open_regular_file
+from sspsam.utils.paths import open_regular_file, shown
 
 _HEAD_BYTES: Final = 512
 _LFS_POINTER: Final = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
 _WEB_PAGE: Final = (b"<!doctype html", b"<html", b"<head", b"<body", b"<?xml", b"<error")
+
+
+def require_utf8_name(path: Path) -> None:
+    """Refuse a path that PyTorch and safetensors cannot open, although the operating system can.
+
+    Raises:
+        CheckpointError: the path has bytes that are not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            f"{shown(path)} has a name that is not UTF-8, which PyTorch and safetensors cannot open; rename it"
+        ) from None
 
 
 def foreign_content(path: Path) -> str:

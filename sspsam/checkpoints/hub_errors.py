@@ -97,7 +97,9 @@ class _Request:
         from huggingface_hub import constants
 
         url, status = _url(cause), _status_code(cause)
-        is_of_hub = url.startswith(constants.ENDPOINT.rstrip("/") + "/") or f"/{self.repository}/" in url
+        # a mirror may redirect to another Hub, whose routes have these parts
+        routes = (f"/{self.repository}/resolve/", f"/api/models/{self.repository}")
+        is_of_hub = url.startswith(constants.ENDPOINT.rstrip("/") + "/") or any(route in url for route in routes)
         if not self.path or not url or is_of_hub or status is None or status == 429 or not 400 <= status < 500:
             return None
         return DownloadError(

@@ -8,7 +8,7 @@ from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.config import ModelConfig
 from sspsam.errors import CheckpointNotFoundError
 from sspsam.utils.hub_environment import check_hub_environment
-from sspsam.utils.paths import user_path
+from sspsam.utils.paths import printable, user_path
 
 _CARD = """---
 license: {license}
@@ -77,7 +77,7 @@ def model_card(config: ModelConfig, repository: str) -> str:
 
 def _one_line(text: str) -> str:
     """The text without characters that end a cell of a table or a value of the card's YAML header."""
-    return " ".join(text.split()).replace("|", "/").replace(":", ": ").replace(":  ", ": ")
+    return printable(" ".join(text.split())).replace("|", "/").replace(":", ": ").replace(":  ", ": ")
 
 
 def push_checkpoint(

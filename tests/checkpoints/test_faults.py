@@ -405,6 +405,19 @@ def test_the_methods_of_path_that_raise_are_not_called_in_the_library() -> None:
     assert calls == []
 
 
+def test_a_name_that_is_not_utf8_is_called_so(tiny_checkpoint, tiny_model, tmp_path) -> None:
+    path = os.path.join(tmp_path, "c\udcff.pth")
+    shutil.copy(tiny_checkpoint, path)
+    folder = shutil.copytree(tiny_model, os.path.join(tmp_path, "m\udcff"))
+    calls = [
+        lambda: convert_checkpoint(path, tmp_path / "out"),
+        lambda: SSPSAMPredictor.from_pretrained(folder, device="cpu"),
+    ]
+    for call in calls:
+        with pytest.raises(errors.CheckpointError, match=r"not UTF-8.*rename"):
+            call()
+
+
 def test_a_checkpoint_in_a_locked_folder_is_not_called_missing(tiny_model, tmp_path, monkeypatch) -> None:
     folder = Path(shutil.copytree(tiny_model, tmp_path / "locked"))
     lock(monkeypatch, folder)
