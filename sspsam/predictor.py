@@ -3,7 +3,6 @@
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal, Self, Unpack, cast, overload
 
 import torch
@@ -117,7 +116,7 @@ class SSPSAMPredictor:
         """
         require_working_thread_pool()
         chosen = checked_device(device)
-        options = hub.HubOptions(revision, None if cache_dir is None else Path(cache_dir), local_files_only, token)
+        options = hub.HubOptions(revision, cache_dir, local_files_only, token)
         resolved = hub.resolve(name_or_path, options, repository=repository)
         with hub.repair_command_in_errors(resolved):
             model, config = load_checkpoint(resolved.path, verify=verify)
@@ -383,7 +382,7 @@ def _unpickled(
         raise UnsavedModelError("the pickled predictor names no checkpoint")
     require_working_thread_pool()
     path = checkpoint.path
-    if not path.exists():
+    if not os.path.exists(path):
         path = hub.resolve(checkpoint.name, hub.HubOptions(checkpoint.revision)).path
     model, config = load_checkpoint(path)
     if config.fingerprint != identity.fingerprint:

@@ -111,7 +111,7 @@ def open_ledger(
 def _require_batch_folder(output: Path) -> None:
     """Refuse a folder that holds files and no batch."""
     with storage_errors(output):
-        paths = sorted(output.iterdir()) if output.exists() else []
+        paths = sorted(output.iterdir()) if os.path.exists(output) else []
         if any(read_job(path) is not None for path in paths):
             return
         foreign = [path.name for path in paths if not _is_leftover(path)]

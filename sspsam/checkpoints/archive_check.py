@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sspsam.checkpoints.file_content import foreign_content, require_utf8_name
 from sspsam.checkpoints.private_apis import index_as_torch_reads_it
 from sspsam.errors import CheckpointError, CheckpointNotFoundError
+from sspsam.utils.paths import shown
 
 _MAX_RECORDS: Final = 20_000
 _MAX_PICKLE_BYTES: Final = 8 << 20  # the published files have less than one
 _PICKLE: Final = "data.pkl"
+_BLOCK_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -22,65 +25,92 @@ class CheckedArchive:
     Args:
         index: the pickle, `data.pkl`.
         tensor_sizes: how many records of tensor data have each size in bytes.
+        folder: that the names of all records begin with, and a slash.
     """
 
     index: bytes
     tensor_sizes: Counter[int]
+    folder: str
 
 
-def check_archive(path: Path) -> CheckedArchive:
+def check_archive(path: Path, *, is_script: bool = False) -> CheckedArchive:
     """Check that a file is an archive as `torch.save` writes it and that PyTorch reads the same pickle from it.
+
+    Args:
+        path: of the file.
+        is_script: whether the file is one of TorchScript, which holds code, too; the code is not read.
 
     Raises:
         CheckpointNotFoundError: no such file.
         CheckpointError: not such an archive, damaged, or one that two readers of zip archives read differently.
     """
     if not os.path.isfile(path):
-        kind = " (it is a directory)" if os.path.isdir(path) else ""
-        raise CheckpointNotFoundError(f"no such checkpoint file: {str(path)[:300]}{kind}")
+        kind = " (it is a directory)" if os.path.isdir(path) else " (it is not a regular file)"
+        raise CheckpointNotFoundError(f"no such checkpoint file: {shown(path)}{kind if os.path.exists(path) else ''}")
+    require_utf8_name(path)
     try:
+        content = foreign_content(path)
+        if content:
+            raise CheckpointError(f"{shown(path)} {content}.")
         with zipfile.ZipFile(path) as archive:
-            checked = _check_records(archive, path)
+            checked = _check_records(archive, path, is_script)
         same = index_as_torch_reads_it(path) == checked.index  # PyTorch has its own reader of zip archives
     except CheckpointError:
         raise
     except zipfile.BadZipFile as error:
         raise CheckpointError(
-            f"{path} is damaged or was not written by torch.save: {error}. If the file is complete but was written by "
-            "torch 1.5 or older, load and save it once with a current torch."
+            f"{shown(path)} is damaged or was not written by torch.save: {shown(error)}. If the file is complete but "
+            "was written by torch 1.5 or older, load and save it once with a current torch."
         ) from error
     except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+        raise CheckpointError(f"cannot read {shown(path)}: {error.strerror or error}") from error
     except Exception as error:  # zipfile raises many kinds for hostile archives
-        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {str(error)[:300]}") from error
+        raise CheckpointError(f"{shown(path)} is damaged: {type(error).__name__}: {shown(error)}") from error
     if not same:
-        raise CheckpointError(f"{path} is a zip archive that can be read in two ways")
+        raise CheckpointError(f"{shown(path)} is a zip archive that can be read in two ways")
     return checked
 
 
-def _check_records(archive: zipfile.ZipFile, path: Path) -> CheckedArchive:
+def _check_records(archive: zipfile.ZipFile, path: Path, is_script: bool) -> CheckedArchive:
     entries = archive.infolist()
-    pickle = _name_of_pickle([entry.filename for entry in entries], path)
+    pickle = _name_of_pickle([entry.filename for entry in entries], path, is_script)
+    folder = pickle.removesuffix(_PICKLE)
+    if is_script:  # code is compressed
+        entries = [entry for entry in entries if not entry.filename.startswith(f"{folder}code/")]
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise CheckpointError(f"{path} is damaged: record {entry.filename[:100]!r} is compressed")
+            raise CheckpointError(f"{shown(path)} is damaged: record '{shown(entry.filename)}' is compressed")
     if archive.getinfo(pickle).file_size > _MAX_PICKLE_BYTES:
-        raise CheckpointError(f"{path} is damaged: its index is larger than that of any checkpoint")
+        raise CheckpointError(f"{shown(path)} is damaged: its index is larger than that of any checkpoint")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise CheckpointError(f"{path} is damaged: its records overlap")
-    damaged = archive.testzip()  # reads the whole file once, as the conversion does afterwards
-    if damaged is not None:
-        raise CheckpointError(f"{path} is damaged: record {damaged[:100]!r} does not fit its checksum")
-    folder = pickle.removesuffix(_PICKLE) + "data/"
-    sizes = Counter(entry.file_size for entry in entries if entry.filename.startswith(folder))
-    return CheckedArchive(archive.read(pickle), sizes)
+        raise CheckpointError(f"{shown(path)} is damaged: its records overlap")
+    for entry in entries:  # reads the whole file once, as the conversion does afterwards
+        if not _fits_checksum(archive, entry):
+            raise CheckpointError(
+                f"{shown(path)} is damaged: record '{shown(entry.filename)}' does not fit its checksum"
+            )
+    sizes = Counter(entry.file_size for entry in entries if entry.filename.startswith(f"{folder}data/"))
+    return CheckedArchive(archive.read(pickle), sizes, folder)
 
 
-def _name_of_pickle(names: list[str], path: Path) -> str:
+def _fits_checksum(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(entry) as record:
+            while record.read(_BLOCK_BYTES):
+                pass
+    except zipfile.BadZipFile:
+        return False
+    return True
+
+
+def _name_of_pickle(names: list[str], path: Path, is_script: bool) -> str:
     """The name of the only pickle among the records of an archive."""
-    if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
-        raise CheckpointError(f"{path} is a TorchScript archive (CLIP alone, perhaps), not an SSP-SAM checkpoint")
+    if not is_script and any("/code/" in name or name.endswith("/constants.pkl") for name in names):
+        raise CheckpointError(
+            f"{shown(path)} is a TorchScript archive (CLIP alone, perhaps), not an SSP-SAM checkpoint; for CLIP, give "
+            "it with --clip (clip= in Python)"
+        )
     pickles = [name for name in names if name.endswith(f"/{_PICKLE}")]
     if len(pickles) != 1 or len(names) > _MAX_RECORDS or len(set(names)) != len(names):
-        raise CheckpointError(f"{path} is a zip archive, but not one that torch.save wrote")
+        raise CheckpointError(f"{shown(path)} is a zip archive, but not one that torch.save wrote")
     return pickles[0]

@@ -10,6 +10,7 @@ from typing import Final
 
 from sspsam.config import Architecture, CLIPConfig, SAMConfig, SSPConfig
 from sspsam.errors import CheckpointError, ConfigError
+from sspsam.utils.paths import shown
 
 Shape = tuple[int, ...]
 
@@ -105,9 +106,9 @@ class _ShapeReader:
         if shape is None:
             raise CheckpointError(f"the checkpoint has no tensor {name!r}; it is not a complete SSP-SAM checkpoint")
         if len(shape) != rank:
-            raise CheckpointError(f"tensor {name!r} has shape {list(shape)}; {rank} dimensions were expected")
+            raise CheckpointError(f"tensor {name!r} has shape {shown(list(shape))}; {rank} dimensions were expected")
         if shape[dimension] < 1:
-            raise CheckpointError(f"tensor {name!r} is empty: its shape is {list(shape)}")
+            raise CheckpointError(f"tensor {name!r} is empty: its shape is {shown(list(shape))}")
         return shape[dimension]
 
     def count(self, prefix: str) -> int:

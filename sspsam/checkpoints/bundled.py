@@ -37,7 +37,7 @@ def bundled_directory(options: HubOptions, repository: str | None) -> Path:
                 f"{BUNDLED!r} is bundled with sspsam {__version__} and is not on the Hub, so it has no "
                 f"{option} {value!r}; leave the {option} away"
             )
-    missing = [name for name in CHECKPOINT_FILES if not (BUNDLED_DIRECTORY / name).is_file()]
+    missing = [name for name in CHECKPOINT_FILES if not os.path.isfile(BUNDLED_DIRECTORY / name)]
     if missing:
         raise CheckpointNotFoundError(
             f"the bundled model {BUNDLED!r} is incomplete: {BUNDLED_DIRECTORY} has no {' and no '.join(missing)}. "

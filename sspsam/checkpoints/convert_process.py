@@ -17,6 +17,7 @@ from typing import IO, Any, Final, cast
 from sspsam import errors
 from sspsam.checkpoints.names import AUTHORS_LICENSE, AUTHORS_REPOSITORY, Source
 from sspsam.errors import CheckpointError, SSPSAMError
+from sspsam.utils.paths import shown
 
 _MODULE: Final = "sspsam.checkpoints.convert_process"
 
@@ -98,8 +99,8 @@ def _raise_reported_error(output: bytes, status: int, checkpoint: Path) -> None:
         answer = None
     if status != 0 or not isinstance(answer, dict):
         raise CheckpointError(
-            f"the subprocess that converted {checkpoint} ended without an answer (exit status {status}); perhaps there "
-            "was too little memory. The file itself is good: free some memory and try again."
+            f"the subprocess that converted {shown(checkpoint)} ended without an answer (exit status {status}); "
+            "perhaps there was too little memory. The file itself is good: free some memory and try again."
         )
     if answer:
         kind = getattr(errors, answer["kind"], CheckpointError)

@@ -8,7 +8,6 @@
 """
 
 import contextlib
-import glob
 import hashlib
 import json
 import os
@@ -24,16 +23,19 @@ from filelock import FileLock
 from sspsam.checkpoints.convert_process import convert_in_subprocess
 from sspsam.checkpoints.digests import sha256_of
 from sspsam.checkpoints.directory import CHECKPOINT_FILES
-from sspsam.checkpoints.hub_cache import digest_of_blob
+from sspsam.checkpoints.file_content import foreign_content
+from sspsam.checkpoints.hub_cache import digest_of_blob, names_in, unreadable
 from sspsam.checkpoints.hub_options import HubOptions, is_commit
 from sspsam.checkpoints.names import Source, is_plain_path
-from sspsam.errors import DigestMismatchError, SSPSAMError
+from sspsam.errors import CheckpointError, DigestMismatchError, SSPSAMError
 from sspsam.utils.files import make_directory, replace_file, storage_error
+from sspsam.utils.paths import open_regular_file, shown
 
 _ROOT: Final = "sspsam-converted"
 _SOURCE_NAME: Final = "source.json"
 _NAMES: Final = "names"
 _MAX_PATH_LENGTH: Final = 4096
+_MAX_SOURCE_BYTES: Final = 1 << 20
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,10 +57,13 @@ def is_converted(source: Source, options: HubOptions) -> bool:
 
 def conversions_of(repository: str, options: HubOptions) -> Iterator[Source]:
     """The source of every conversion in the store that comes from a repository."""
-    for path in sorted(_repository_folder(repository, options).glob(f"*/*/{_SOURCE_NAME}")):
-        source = _read_source(path, repository)
-        if source is not None and directory_of(source, options) == path.parent:
-            yield source
+    folder = _repository_folder(repository, options)
+    for commit in filter(is_commit, names_in(folder)):
+        for name in names_in(folder / commit):
+            directory = folder / commit / name
+            source = _read_source(directory / _SOURCE_NAME, repository)
+            if source is not None and directory_of(source, options) == directory:
+                yield source
 
 
 # notes: the source that a name resolved to
@@ -87,8 +92,10 @@ def noted_sources(repository: str, options: HubOptions) -> Iterator[Source]:
 
 
 def _notes(repository: str, options: HubOptions) -> Iterator[tuple[Path, Source]]:
-    for note in sorted((_repository_folder(repository, options) / _NAMES).glob("*.json")):
-        source = _read_source(note, repository)
+    folder = _repository_folder(repository, options) / _NAMES
+    for name in names_in(folder):
+        note = folder / name
+        source = _read_source(note, repository) if name.endswith(".json") else None
         if source is not None:
             yield note, source
 
@@ -133,12 +140,18 @@ def convert_once(source: Source, fetch: Callable[[], Path], options: HubOptions)
 def _convert(source: Source, checkpoint: Path, directory: Path) -> None:
     """Convert into `directory`, whose lock the caller holds."""
     # with the lock held, temporary directories can only be those of processes that were killed
-    for stale in directory.parent.glob(glob.escape(directory.name) + ".*.tmp"):
-        shutil.rmtree(stale, ignore_errors=True)
+    for name in names_in(directory.parent):
+        if name.startswith(f"{directory.name}.") and name.endswith(".tmp"):
+            shutil.rmtree(directory.parent / name, ignore_errors=True)
     shutil.rmtree(directory, ignore_errors=True)
-    announced, digest = source.sha256 or digest_of_blob(checkpoint), sha256_of(checkpoint)
+    try:
+        announced, digest = source.sha256 or digest_of_blob(checkpoint), sha256_of(checkpoint)
+        content = foreign_content(checkpoint)
+    except PermissionError as error:
+        raise unreadable(checkpoint, error) from error
     if announced not in (None, digest):
-        raise DigestMismatchError(f"{checkpoint} is damaged: its SHA-256 is {digest}, the Hub announced {announced}.")
+        problem = content or f"is damaged: its SHA-256 is {digest}, the Hub announced {announced}"
+        raise DigestMismatchError(f"{shown(checkpoint)} {problem}.")
     source = Source(source.repository, source.commit, source.path, digest)
     temporary = directory.with_name(f"{directory.name}.{os.getpid()}.tmp")
     try:
@@ -160,11 +173,11 @@ def delete_conversion(source: Source, options: HubOptions) -> list[Path]:
     """
     directory = directory_of(source, options)
     notes = [note for note, noted in _notes(source.repository, options) if directory_of(noted, options) == directory]
-    deleted = [path for path in (directory, *notes) if path.exists()]
+    deleted = [path for path in (directory, *notes) if os.path.exists(path)]
     try:
-        if directory.parent.exists():
+        if os.path.exists(directory.parent):
             with FileLock(_lock_path(directory)):  # another process may be about to finish this conversion
-                if directory.exists():
+                if os.path.exists(directory):
                     shutil.rmtree(directory)
         for note in notes:
             note.unlink(missing_ok=True)
@@ -177,9 +190,14 @@ def delete_conversion(source: Source, options: HubOptions) -> list[Path]:
 
 
 def _read_source(path: Path, repository: str) -> Source | None:
-    """A source from JSON; None if it is damaged, about another repository, or unsafe as the name of a directory."""
+    """A source from JSON; None if it is damaged, about another repository, or unsafe as the name of a directory.
+
+    Raises:
+        StorageError: this user may not read the file.
+    """
     try:
-        entries = json.loads(path.read_bytes())
+        with open_regular_file(path, CheckpointError) as file:
+            entries = json.loads(file.read(_MAX_SOURCE_BYTES))
         source = Source(entries["repository"], entries["commit"], entries["path"], entries["sha256"])
         valid = (
             source.repository == repository
@@ -189,7 +207,9 @@ def _read_source(path: Path, repository: str) -> Source | None:
             and is_plain_path(source.path)
             and (source.sha256 is None or _SHA256.fullmatch(source.sha256) is not None)
         )
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except PermissionError as error:
+        raise unreadable(path, error) from error
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # a CheckpointError is a ValueError
         return None
     return source if valid else None
 

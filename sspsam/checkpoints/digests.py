@@ -12,9 +12,11 @@ from typing import Final
 
 from sspsam.errors import CheckpointError, DigestMismatchError
 from sspsam.utils.files import make_directory, replace_file
+from sspsam.utils.paths import open_regular_file, shown
 from sspsam.utils.progress import progress
 
 _BLOCK_BYTES: Final = 8 << 20
+_MAX_RECORD_BYTES: Final = 1 << 16
 FileState = dict[str, int]
 
 
@@ -26,14 +28,18 @@ def cache_home() -> Path:
     """
     home = os.environ.get("SSPSAM_HOME")
     if home:
-        return Path(home)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sspsam"
+        return Path(os.path.expanduser(home))
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return Path(os.path.expanduser(cache) if cache else Path.home() / ".cache") / "sspsam"
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file, progress(f"checking {path.name}", path.stat().st_size) as advance:
+    with (
+        open_regular_file(path, CheckpointError) as file,
+        progress(f"checking {shown(path.name)}", os.fstat(file.fileno()).st_size) as advance,
+    ):
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
             advance(len(block))
@@ -55,7 +61,7 @@ def file_state(path: Path) -> FileState:
 def require_unchanged(path: Path, state: FileState) -> None:
     """Raise a `CheckpointError` unless a file is still in the state in which its check began."""
     if file_state(path) != state:
-        raise CheckpointError(f"{path} changed while it was being read; load it again")
+        raise CheckpointError(f"{shown(path)} changed while it was being read; load it again")
 
 
 def verify_digest(path: Path, state: FileState, expected: str, stated_in: str, verify: bool | None) -> None:
@@ -77,10 +83,10 @@ def verify_digest(path: Path, state: FileState, expected: str, stated_in: str, v
     try:
         actual = sha256_of(path)
     except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+        raise CheckpointError(f"cannot read {shown(path)}: {error.strerror or error}") from error
     if actual != expected:
         raise DigestMismatchError(
-            f"{path} is not the file that was saved: its SHA-256 is {actual}, {stated_in} states "
+            f"{shown(path)} is not the file that was saved: its SHA-256 is {actual}, {stated_in} states "
             f"{expected or 'none'}. The file was damaged or replaced; download or convert it again."
         )
     require_unchanged(path, state)
@@ -101,8 +107,11 @@ def record_digest(path: Path, state: FileState, digest: str) -> None:
 def _recorded(path: Path) -> object:
     record = _record_path(path)
     try:
-        return json.loads(record.read_bytes()) if record else None
-    except (OSError, ValueError, RecursionError):
+        if record is None:
+            return None
+        with open_regular_file(record, CheckpointError) as file:
+            return json.loads(file.read(_MAX_RECORD_BYTES))
+    except (OSError, ValueError, RecursionError):  # a CheckpointError is a ValueError
         return None
 
 
@@ -111,5 +120,5 @@ def _record_path(path: Path) -> Path | None:
         home = cache_home()
     except RuntimeError:  # the user has no home directory
         return None
-    name = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
+    name = hashlib.sha256(os.path.realpath(path).encode(errors="surrogateescape")).hexdigest()
     return home / "verified" / f"{name}.json"

@@ -11,6 +11,7 @@ from sspsam.checkpoints.hub_cache import list_cache
 from sspsam.checkpoints.hub_errors import UNREACHABLE, offline_message, translated_errors
 from sspsam.checkpoints.hub_options import HubOptions, Listing, is_commit
 from sspsam.errors import HubError, HubOfflineError, ReadOnlyError
+from sspsam.utils.hub_environment import check_hub_environment
 
 
 def fetch_file(repository: str, path: str, options: HubOptions, command: str) -> Path:
@@ -38,6 +39,7 @@ def fetch_file(repository: str, path: str, options: HubOptions, command: str) ->
 
 
 def _download(repository: str, path: str, options: HubOptions, command: str) -> Path:
+    check_hub_environment()
     import huggingface_hub
 
     with translated_errors(repository, path, options, command):
@@ -46,7 +48,7 @@ def _download(repository: str, path: str, options: HubOptions, command: str) -> 
                 repository,
                 path,
                 revision=options.revision,
-                cache_dir=options.cache_dir,
+                cache_dir=Path(options.cache_dir) if options.cache_dir else None,
                 local_files_only=options.local_files_only,
                 token=options.token,
             )
@@ -76,6 +78,7 @@ def list_files(repository: str, options: HubOptions, command: str) -> Listing:
 
 
 def _list_hub(repository: str, options: HubOptions, command: str) -> Listing:
+    check_hub_environment()
     import huggingface_hub
 
     api = huggingface_hub.HfApi()

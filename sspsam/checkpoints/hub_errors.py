@@ -7,11 +7,14 @@ answer of the Hub, then for a failure of the connection, then for one of the dis
 import errno
 import os
 import re
+import ssl
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from sspsam.checkpoints.hub_cache import require_readable_cache
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.names import AUTHORS_REPOSITORY
 from sspsam.checkpoints.private_apis import http_error_kinds
@@ -30,7 +33,10 @@ from sspsam.errors import (
     RepositoryMissingError,
     RevisionMissingError,
     SSPSAMError,
+    StorageError,
 )
+from sspsam.utils.hub_environment import dead_certificate_file, proxy_variables
+from sspsam.utils.paths import shown
 
 UNREACHABLE: Final = (HubConnectionError, HubServerError, DownloadError)  # a file in the cache is used instead
 _NO_SPACE: Final = (errno.ENOSPC, getattr(errno, "EDQUOT", None))  # Windows has no quota
@@ -59,7 +65,7 @@ def offline_message(repository: str, options: HubOptions, command: str) -> str:
     """The error message for a file that is not in the cache while the network must not be used."""
     reason = "local_files_only=True" if options.local_files_only else "HF_HUB_OFFLINE"
     return (
-        f"{repository} is not in the cache {options.cache}, and the network must not be used ({reason}). "
+        f"{repository} is not in the cache {shown(options.cache)}, and the network must not be used ({reason}). "
         f"Where there is a network, run: {command}"
     )
 
@@ -75,14 +81,31 @@ class _Request:
 
     def translated(self, error: Exception) -> SSPSAMError:
         for cause in _chain(error):
-            translation = self._refusal(cause) or self._status(cause) or self._connection(cause)
+            translation = (
+                self._file_server(cause) or self._refusal(cause) or self._status(cause) or self._connection(cause)
+            )
             if translation is not None:
                 return translation
-        return self._disk(error) or self._other(error)
+        return self._settings(error) or self._unreadable_cache() or self._disk(error) or self._other(error)
 
     @property
     def _revision(self) -> str:
         return self.options.revision or "main"
+
+    def _file_server(self, cause: BaseException) -> SSPSAMError | None:
+        """A refusal by the server that stores large files, to which the Hub redirects; it says nothing of the Hub."""
+        from huggingface_hub import constants
+
+        url, status = _url(cause), _status_code(cause)
+        # a mirror may redirect to another Hub, whose routes have these parts
+        routes = (f"/{self.repository}/resolve/", f"/api/models/{self.repository}")
+        is_of_hub = url.startswith(constants.ENDPOINT.rstrip("/") + "/") or any(route in url for route in routes)
+        if not self.path or not url or is_of_hub or status is None or status == 429 or not 400 <= status < 500:
+            return None
+        return DownloadError(
+            f"the Hub has {self.path} of {self.repository}, but the server that stores it "
+            f"({urllib.parse.urlsplit(url).netloc}) refused to send it ({status}). Later, run: {self.command}"
+        )
 
     def _refusal(self, cause: BaseException) -> SSPSAMError | None:
         """An answer of the Hub for which `huggingface_hub` has an exception class."""
@@ -152,11 +175,35 @@ class _Request:
                 f"the connection broke at {requested} of {self.repository}. To try again, run: {self.command}"
             )
         if isinstance(cause, http_error_kinds("TransportError")):
+            if any(isinstance(link, ssl.SSLError) for link in _chain(cause)) and dead_certificate_file():
+                return self._settings(cause)
             return HubConnectionError(
-                f"cannot reach the Hub at {constants.ENDPOINT} for {self.repository}: {cause or type(cause).__name__}. "
-                "Check the connection (behind a proxy, set HTTPS_PROXY; for a mirror, HF_ENDPOINT), then run: "
+                f"cannot reach the Hub at {constants.ENDPOINT} for {self.repository}: "
+                f"{shown(cause) or type(cause).__name__}. Check the connection (behind a proxy, set HTTPS_PROXY; for a "
+                "mirror, HF_ENDPOINT), then run: "
                 f"{self.command}"
             )
+        return None
+
+    def _settings(self, error: BaseException) -> SSPSAMError | None:
+        """A request that failed before it was sent, because an environment variable has a wrong value."""
+        problem = ""
+        if isinstance(error, OSError) or any(isinstance(cause, ssl.SSLError) for cause in _chain(error)):
+            problem = dead_certificate_file()
+        elif isinstance(error, ValueError) and "proxy" in str(error).lower() and proxy_variables():
+            problem = f"the proxy that {' or '.join(proxy_variables())} names cannot be used ({shown(error)})"
+        if not problem:
+            return None
+        return HubConnectionError(
+            f"cannot reach the Hub for {self.repository}: {problem}. Correct or unset it, then run: {self.command}"
+        )
+
+    def _unreadable_cache(self) -> SSPSAMError | None:
+        """A folder of the cache that this user may not read, in which the requested file may be."""
+        try:
+            require_readable_cache(self.repository, self.options)
+        except StorageError as error:
+            return type(error)(f"{error} Then run: {self.command}")
         return None
 
     def _disk(self, error: Exception) -> SSPSAMError | None:
@@ -167,13 +214,13 @@ class _Request:
         if cause.errno in _NO_SPACE:
             # --cache-dir, because HF_HOME has no effect where HF_HUB_CACHE is set
             return NoSpaceError(
-                f"no space left in {self.options.cache}. Free some space or choose another --cache-dir; run: "
+                f"no space left in {shown(self.options.cache)}. Free some space or choose another --cache-dir; run: "
                 f"{self.command}"
             )
         if cause.errno in _NOT_WRITABLE:
-            reason = f"{os.strerror(cause.errno or 0)}: {cause.filename or self.options.cache}"
+            reason = f"{os.strerror(cause.errno or 0)}: {shown(cause.filename or self.options.cache)}"
             return ReadOnlyError(
-                f"the cache is not writable ({reason}). Make it writable or choose another --cache-dir; run: "
+                f"the cache cannot be read or written ({reason}). Make it writable or choose another --cache-dir; run: "
                 f"{self.command}"
             )
         return None
@@ -185,9 +232,11 @@ class _Request:
             return HubOfflineError(offline_message(self.repository, self.options, self.command))
         requested = f"{self.path} of {self.repository}" if self.path else self.repository
         if isinstance(error, OSError):
-            return DownloadError(f"the download of {requested} broke off: {error} To try again, run: {self.command}")
+            return DownloadError(
+                f"the download of {requested} broke off: {shown(error)} To try again, run: {self.command}"
+            )
         return HubError(
-            f"cannot download {requested}: {type(error).__name__}: {error}. To try again, run: {self.command}"
+            f"cannot download {requested}: {type(error).__name__}: {shown(error)}. To try again, run: {self.command}"
         )
 
 
@@ -202,6 +251,11 @@ def _is_token_refused(cause: BaseException) -> bool:
 def _status_code(cause: BaseException) -> int | None:
     status = getattr(getattr(cause, "response", None), "status_code", None)
     return status if isinstance(status, int) else None
+
+
+def _url(cause: BaseException) -> str:
+    """The URL that a refused request was finally sent to, behind redirects; empty if it is not known."""
+    return str(getattr(getattr(cause, "response", None), "url", ""))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sspsam.errors import HubAuthenticationError, SSPSAMError
+from sspsam.errors import HubAuthenticationError, SSPSAMError, StorageError
+from sspsam.utils.hub_environment import check_hub_environment
+from sspsam.utils.paths import printable, shown, user_path
 
 REPOSITORY_VARIABLE: Final = "SSPSAM_REPOSITORY"  # names a repository of converted checkpoints
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -32,10 +34,11 @@ class HubOptions:
 
     Raises:
         HubAuthenticationError: the token has characters that no token has.
+        StorageError: the path of the cache is empty, or no path.
     """
 
     revision: str | None = None
-    cache_dir: Path | None = None
+    cache_dir: str | os.PathLike[str] | None = None
     local_files_only: bool = False
     token: str | bool | None = None
 
@@ -45,7 +48,11 @@ class HubOptions:
             revision = revision.lower()
         object.__setattr__(self, "revision", revision)
         if self.cache_dir is not None:
-            object.__setattr__(self, "cache_dir", Path(os.path.expanduser(self.cache_dir)).absolute())
+            path = user_path(self.cache_dir, "the cache", StorageError)
+            try:
+                object.__setattr__(self, "cache_dir", path.absolute())
+            except OSError as error:
+                raise StorageError(f"the cache {shown(path)} lies in a current folder that was deleted") from error
         if isinstance(self.token, str):
             token = self.token.strip()
             if token and not _TOKEN.fullmatch(token):
@@ -60,13 +67,15 @@ class HubOptions:
     @property
     def cache(self) -> Path:
         """The folder of `huggingface_hub`'s cache."""
+        check_hub_environment()
         from huggingface_hub import constants
 
-        return self.cache_dir or Path(constants.HF_HUB_CACHE)
+        return Path(self.cache_dir or constants.HF_HUB_CACHE)
 
     @property
     def offline(self) -> bool:
         """True if the network must not be used."""
+        check_hub_environment()
         from huggingface_hub import constants
 
         return self.local_files_only or constants.HF_HUB_OFFLINE
@@ -78,7 +87,7 @@ class HubOptions:
             words += ["--revision", self.revision]
         if self.cache_dir:
             words += ["--cache-dir", str(self.cache_dir)]
-        return shlex.join(words)
+        return printable(shlex.join(words))
 
     def command_with_another_cache(self, name: str) -> str:
         """The command line that downloads `name` into another cache."""

@@ -28,10 +28,12 @@ from sspsam.checkpoints.names import (
     name_of_file,
     parse_name,
     published_names,
+    unknown_name_message,
 )
 from sspsam.checkpoints.resolve import repair_command_in_errors, resolve
 from sspsam.config import ModelConfig
 from sspsam.errors import CheckpointNotFoundError
+from sspsam.utils.paths import shown
 
 # of float32 weights; from the shapes of the published architectures
 _GIGABYTES: Final[Mapping[str, float]] = MappingProxyType({"224": 3.2, "336": 4.3})
@@ -145,9 +147,9 @@ def delete(name: str, options: HubOptions) -> list[Path]:
     try:
         parsed = parse_name(name)
     except CheckpointNotFoundError:
-        if os.path.exists(name):
+        if os.path.exists(os.path.expanduser(name)):
             raise CheckpointNotFoundError(
-                f"{name} is a file or directory of yours, not in the cache; delete it yourself"
+                f"{shown(name)} is a file or directory of yours, not in the cache; delete it yourself"
             ) from None
         raise
     if options.revision and not options.commit:
@@ -157,7 +159,10 @@ def delete(name: str, options: HubOptions) -> list[Path]:
         options = replace(options, revision=commit)
     if isinstance(parsed, Repository):
         return delete_cached_files(parsed.repository, set(map(parsed.path_of, CHECKPOINT_FILES)), options)
-    return _delete_authors_checkpoint(parsed, options)
+    deleted = _delete_authors_checkpoint(parsed, options)
+    if not deleted and isinstance(parsed, Published) and not parsed.is_expected:
+        raise CheckpointNotFoundError(f"{unknown_name_message(name)}. The cache holds no file of that name.")
+    return deleted
 
 
 def _delete_authors_checkpoint(checkpoint: AuthorsCheckpoint, options: HubOptions) -> list[Path]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sspsam.errors import CheckpointNotFoundError
+from sspsam.utils.paths import shown
 
 AUTHORS_REPOSITORY: Final = "wayneicloud/SSP-SAM"
 AUTHORS_LICENSE: Final = "apache-2.0"  # from the repository's model card
@@ -63,6 +64,11 @@ class Published:
     def name(self) -> str:
         """The name in its usual spelling."""
         return f"ssp-sam-{self.variant}-{self.dataset}"
+
+    @property
+    def is_expected(self) -> bool:
+        """True if the dataset is a known one; any other is a misspelling, or known only to a repository's listing."""
+        return self.dataset in DATASETS
 
     @property
     def repository(self) -> str:
@@ -190,15 +196,23 @@ def unknown_name_message(name: str, published: Sequence[str] | None = None) -> s
         name: as the caller gave it.
         published: the names that the repository has; None: the expected ones and the bundled model.
     """
-    name = name if len(name) <= 100 else name[:100] + "..."
-    candidates = [*published_names(), BUNDLED] if published is None else published
-    nearest = difflib.get_close_matches(name.lower(), candidates, n=3, cutoff=0.5)
-    hint = f" Did you mean {', '.join(nearest)}?" if nearest else ""
+    nearest = _nearest(name[:_MAX_LENGTH].lower(), [*published_names(), BUNDLED] if published is None else published)
+    hint = f" Did you mean {', '.join(map(shown, nearest))}?" if nearest else ""
     return (
-        f"no checkpoint {name!r}: there is no such directory, and it is neither a published name (see: sspsam models) "
-        f"nor a Hub repository owner/name.{hint} Convert an authors' .pth file with: "
+        f"no checkpoint '{shown(name)}': there is no such directory, and it is neither a published name (see: sspsam "
+        f"models) nor a Hub repository owner/name.{hint} Convert an authors' .pth file with: "
         "sspsam convert CHECKPOINT.pth OUT_DIR"
     )
+
+
+def _nearest(name: str, candidates: Sequence[str]) -> list[str]:
+    """Up to three names like `name`, the nearest first; of names that are about equally near the recommended first."""
+
+    def distance(candidate: str) -> tuple[float, bool, float]:
+        similarity = difflib.SequenceMatcher(None, candidate, name).ratio()
+        return -round(similarity, 1), candidate != RECOMMENDED, -similarity
+
+    return sorted(difflib.get_close_matches(name, candidates, n=3, cutoff=0.5), key=distance)
 
 
 def find_published(published: Published, files: Iterable[str]) -> str | None:

@@ -2,20 +2,21 @@
 
 import io
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from sspsam.errors import CheckpointError, UnsafeCheckpointError
+from sspsam.utils.paths import shown
 
 _MAX_OPERATIONS: Final = 1 << 20  # ten times those of a complete training state
 _MAX_WORK: Final = 1 << 27  # sum of the sizes of everything pushed, objects that are pushed again count again
 _MAX_DEPTH: Final = 100
 
 
-def check_pickle(pickle: bytes, allowed: frozenset[str], path: Path) -> None:
+def check_pickle(pickle: bytes, allowed: Container[str], path: Path) -> None:
     """Refuse a pickle that names anything beyond `allowed`, or whose objects would be far larger; nothing is unpickled.
 
     Args:
@@ -33,14 +34,14 @@ def check_pickle(pickle: bytes, allowed: frozenset[str], path: Path) -> None:
         simulation.run(pickle)
     except Exception as error:  # a damaged pickle can raise anything
         failure = error
-    forbidden = sorted(name[:200] for name in simulation.names - allowed)
+    forbidden = sorted(shown(name) for name in simulation.names if name not in allowed)
     if forbidden:
         raise UnsafeCheckpointError(
-            f"{path} names {', '.join(forbidden[:10])}, which no checkpoint needs. It was not run. "
+            f"{shown(path)} names {', '.join(forbidden[:10])}, which no checkpoint needs. It was not run. "
             "If you trust the file, load it with torch yourself and save its 'model' state alone."
         ) from failure
     if failure is not None:
-        raise CheckpointError(f"{path} is damaged: its index: {str(failure)[:300]}") from failure
+        raise CheckpointError(f"{shown(path)} is damaged: its index: {shown(failure)}") from failure
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, BinaryIO, Final
 
 from sspsam.errors import CheckpointError, warn
+from sspsam.utils.paths import shown
 
 _INDEX: Final = "data.pkl"
 
@@ -89,8 +90,8 @@ class _RecordingPickleModule:
 
 def _no_way_to_check(path: Path) -> str:
     return (
-        f"torch {version('torch')} offers no known way to check {path} before it is unpickled. Nothing was unpickled, "
-        "and the file may be sound. Unset TORCH_FORCE_WEIGHTS_ONLY_LOAD if it is set, or upgrade sspsam."
+        f"torch {version('torch')} offers no known way to check {shown(path)} before it is unpickled. Nothing was "
+        "unpickled, and the file may be sound. Unset TORCH_FORCE_WEIGHTS_ONLY_LOAD if it is set, or upgrade sspsam."
     )
 
 
@@ -122,6 +123,6 @@ def delete_shared_blob(blob: Path, cache: Path) -> None:
         sweep_shared_blob(blob, cache_dir=cache)
     except (ImportError, TypeError):  # another name or other arguments than those that this code was written for
         warn(
-            f"{blob} was not deleted: huggingface_hub {version('huggingface_hub')} offers no known function to delete "
-            "a file that cached repositories may share. It takes space, and does no harm."
+            f"{shown(blob)} was not deleted: huggingface_hub {version('huggingface_hub')} offers no known function to "
+            "delete a file that cached repositories may share. It takes space, and does no harm."
         )

@@ -1,12 +1,14 @@
 """Upload a checkpoint to the Hub, with a model card that credits the authors."""
 
 import os
-from pathlib import Path
 
 from sspsam.checkpoints.directory import CHECKPOINT_FILES, read_config
 from sspsam.checkpoints.hub_errors import translated_errors
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.config import ModelConfig
+from sspsam.errors import CheckpointNotFoundError
+from sspsam.utils.hub_environment import check_hub_environment
+from sspsam.utils.paths import printable, user_path
 
 _CARD = """---
 license: {license}
@@ -75,7 +77,7 @@ def model_card(config: ModelConfig, repository: str) -> str:
 
 def _one_line(text: str) -> str:
     """The text without characters that end a cell of a table or a value of the card's YAML header."""
-    return " ".join(text.split()).replace("|", "/").replace(":", ": ").replace(":  ", ": ")
+    return printable(" ".join(text.split())).replace("|", "/").replace(":", ": ").replace(":  ", ": ")
 
 
 def push_checkpoint(
@@ -96,9 +98,10 @@ def push_checkpoint(
         CheckpointNotFoundError, ConfigError: no checkpoint there.
         HubError: the Hub cannot be reached, or refuses.
     """
+    check_hub_environment()
     import huggingface_hub
 
-    folder = Path(directory)
+    folder = user_path(directory, "the checkpoint", CheckpointNotFoundError)
     config = read_config(folder)
     card = model_card(config, repository).encode()
     options = HubOptions(token=token)

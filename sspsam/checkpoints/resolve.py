@@ -13,6 +13,7 @@ bundled model; `"./shapes"` and `Path("shapes")` are paths.
 """
 
 import os
+import shlex
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -57,10 +58,12 @@ from sspsam.errors import (
     HubError,
     HubFileMissingError,
     HubOfflineError,
+    RepositoryMissingError,
     RevisionMissingError,
     SSPSAMError,
     StorageError,
 )
+from sspsam.utils.paths import shown
 
 _MAX_LISTED: Final = 30  # files in an error
 _PICKLE_SUFFIXES: Final = (".pth", ".pt", ".ckpt", ".bin")
@@ -142,7 +145,7 @@ def _local_or_parsed(name_or_path: str | os.PathLike[str] | None) -> Resolved | 
         return local
     if isinstance(name_or_path, os.PathLike):
         raise CheckpointNotFoundError(
-            f"no directory {name[:200]}; make one with: sspsam convert CHECKPOINT.pth OUT_DIR"
+            f"no directory {shown(name)}; make one with: sspsam convert CHECKPOINT.pth OUT_DIR"
         )
     return parse_name(name)
 
@@ -162,20 +165,36 @@ def repair_command_in_errors(resolved: Resolved) -> Iterator[None]:
 
 def _local(name: str) -> Resolved | None:
     """A directory, or a weights file; None if there is no such path, an error for any other file."""
-    if os.path.isdir(name) and name:
-        return Resolved(Path(name), name)
-    if not os.path.isfile(name):
+    path = Path(os.path.expanduser(name))
+    _require_reachable(path, name)
+    if os.path.isdir(path) and name:
+        return Resolved(path, name)
+    if not os.path.isfile(path):
         return None
-    path = Path(name)
     if path.suffix == ".safetensors":
-        if not (path.parent / CONFIG_NAME).is_file():
-            raise CheckpointNotFoundError(f"{path} has no {CONFIG_NAME} beside it, which describes the model")
+        if not os.path.isfile(path.parent / CONFIG_NAME):
+            raise CheckpointNotFoundError(f"{shown(path)} has no {CONFIG_NAME} beside it, which describes the model")
         return Resolved(path, name)
     if path.suffix in _PICKLE_SUFFIXES:
         raise CheckpointNotFoundError(
-            f"{path} is a pickled checkpoint; convert it once with: sspsam convert {path} OUT_DIR"
+            f"{shown(path)} is a pickled checkpoint; convert it once with: "
+            f"sspsam convert {shlex.quote(str(path))} OUT_DIR"
         )
-    raise CheckpointNotFoundError(f"{path} is a file, not a checkpoint directory with {CONFIG_NAME} and {WEIGHTS_NAME}")
+    raise CheckpointNotFoundError(
+        f"{shown(path)} is a file, not a checkpoint directory with {CONFIG_NAME} and {WEIGHTS_NAME}"
+    )
+
+
+def _require_reachable(path: Path, name: str) -> None:
+    """Refuse a name that can only be a path and lies in a folder that this user may not enter."""
+    if not path.is_absolute() and not name.startswith("."):
+        return  # perhaps the name of a repository, in a current folder that cannot be read
+    try:
+        os.stat(path)
+    except PermissionError as error:
+        raise CheckpointNotFoundError(f"cannot read {shown(name)}: {error.strerror or error}") from error
+    except (OSError, ValueError):  # missing
+        pass
 
 
 def _from_repository(checkpoint: Repository, options: HubOptions, name: str) -> Resolved:
@@ -188,7 +207,8 @@ def _from_repository(checkpoint: Repository, options: HubOptions, name: str) -> 
     pinned = replace(options, revision=commit)
     weights = fetch_file(checkpoint.repository, checkpoint.path_of(WEIGHTS_NAME), pinned, retry)
     if weights.parent != config.parent:
-        raise HubError(f"the cache holds the files of {name} in two places: {config.parent} and {weights.parent}")
+        places = f"{shown(config.parent)} and {shown(weights.parent)}"
+        raise HubError(f"the cache holds the files of {shown(name)} in two places: {places}")
     return Resolved(config.parent, f"{checkpoint.repository}@{commit}", options.command("cache --delete", name))
 
 
@@ -198,21 +218,29 @@ def _published(checkpoint: Published, options: HubOptions, repository: str | Non
     if not repository or (noted and options.commit and is_converted(noted, options)):
         return _from_authors_file(checkpoint, options, refresh)
     folder = Repository(repository, checkpoint.name)
+    named = f"{repository}, which {REPOSITORY_VARIABLE} or repository= names,"
     try:
         return _from_repository(folder, options, f"{repository}/{checkpoint.name}")
-    except (HubFileMissingError, RevisionMissingError):
-        return _from_authors_file(checkpoint, options, refresh)  # not in that repository
+    except (HubFileMissingError, RevisionMissingError):  # not in that repository
+        try:
+            return _from_authors_file(checkpoint, options, refresh)
+        except CheckpointNotFoundError as error:
+            if type(error) is not CheckpointNotFoundError:  # not about the name, but the repository or the revision
+                raise
+            raise CheckpointNotFoundError(f"{error} {named} was asked first and does not have it either.") from error
     except SSPSAMError as error:
         try:
             return _from_authors_file(checkpoint, replace(options, local_files_only=True), refresh=False)
         except SSPSAMError:
-            reason = f"({repository} is searched first because {REPOSITORY_VARIABLE} or repository= names it.)"
-            raise type(error)(f"{error} {reason}") from error
+            if not checkpoint.is_expected:
+                not_asked = f"{named} could not be asked for it: {_first_sentence(error)}."
+                raise CheckpointNotFoundError(f"{unknown_name_message(checkpoint.name)}. {not_asked}") from error
+            raise type(error)(f"{error} ({named} is searched first.)") from error
 
 
 def _from_authors_file(checkpoint: AuthorsCheckpoint, options: HubOptions, refresh: bool) -> Resolved:
     """A checkpoint in the authors' format: downloaded and converted, if it is not yet."""
-    source = _source(checkpoint, options, refresh)
+    source = _source_or_unknown_name(checkpoint, options, refresh)
     pinned = replace(options, revision=source.commit)
     retry = options.command("download", checkpoint.name)
     repair = options.command("cache --delete", checkpoint.name)
@@ -228,6 +256,25 @@ def _from_authors_file(checkpoint: AuthorsCheckpoint, options: HubOptions, refre
         another_cache = options.command_with_another_cache(checkpoint.name)
         raise type(error)(f"{error} Or use another cache: {another_cache}") from error
     return Resolved(directory_of(source, options), str(source), repair)
+
+
+def _source_or_unknown_name(checkpoint: AuthorsCheckpoint, options: HubOptions, refresh: bool) -> Source:
+    """The file behind a name; a name that is not an expected one is an unknown name unless a listing has it."""
+    try:
+        return _source(checkpoint, options, refresh)
+    except (HubError, RepositoryMissingError, RevisionMissingError) as error:
+        if not isinstance(checkpoint, Published) or checkpoint.is_expected:
+            raise
+        # never the advice of `error`, which is to download the name
+        raise CheckpointNotFoundError(
+            f"{unknown_name_message(checkpoint.name)}. {AUTHORS_REPOSITORY} could not be asked for it: "
+            f"{_first_sentence(error)}."
+        ) from error
+
+
+def _first_sentence(error: SSPSAMError) -> str:
+    """The cause that a message of an error begins with, without the advice that follows."""
+    return str(error).partition(". ")[0].removesuffix(".")
 
 
 def _source(checkpoint: AuthorsCheckpoint, options: HubOptions, refresh: bool) -> Source:
@@ -286,4 +333,4 @@ def _listed(names: Sequence[str]) -> str:
     if not names:
         return "no checkpoints"
     rest = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return ", ".join(names[:_MAX_LISTED]) + rest
+    return ", ".join(map(shown, names[:_MAX_LISTED])) + rest

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,11 +12,18 @@ import torch
 from torch import Tensor
 
 from sspsam.checkpoints.digests import file_state, record_digest
-from sspsam.checkpoints.directory import CONFIG_NAME, SAFETENSORS_DTYPES, WEIGHTS_NAME
+from sspsam.checkpoints.directory import (
+    CONFIG_NAME,
+    SAFETENSORS_DTYPES,
+    WEIGHTS_NAME,
+    has_tensors_of_the_library,
+    read_config,
+)
 from sspsam.config import ModelConfig
 from sspsam.devices import DTYPES, dtype_name
-from sspsam.errors import CheckpointError, StorageError
+from sspsam.errors import CheckpointError, CheckpointNotFoundError, SSPSAMError, StorageError
 from sspsam.utils.files import atomic_replace, make_directory, require_free_space, write_file
+from sspsam.utils.paths import shown, user_path
 from sspsam.utils.progress import progress
 
 
@@ -32,7 +39,8 @@ def save_checkpoint(
     are converted one at a time, so no second model is in memory.
 
     Args:
-        directory: created if it does not exist; other files in it are kept.
+        directory: created if it does not exist; other files in it are kept, and a `model.safetensors` or `config.json`
+            in it is replaced only if it is of a checkpoint of this library.
         config: all but the digest of the weights, which is computed here.
         state: tensors by name.
         dtype: of the stored weights: `"float32"`, `"float16"` or `"bfloat16"`.
@@ -42,12 +50,11 @@ def save_checkpoint(
 
     Raises:
         CheckpointError: a tensor has values that are not finite, or not finite in `dtype`.
-        StorageError: too little space, or `directory` is not writable.
+        StorageError: too little space, or `directory` is not writable or holds such a file of another origin.
     """
     dtype = dtype_name(dtype)
-    directory = Path(directory)
-    if os.path.exists(directory) and not os.path.isdir(directory):
-        raise StorageError(f"{directory} is a file; a checkpoint is a directory")
+    directory = user_path(directory, "the checkpoint", StorageError)
+    check_destination(directory)
     size = sum(tensor.numel() for tensor in state.values()) * DTYPES[dtype].itemsize
     require_free_space(directory, size, "the checkpoint")
     make_directory(directory)
@@ -59,6 +66,50 @@ def save_checkpoint(
     # the digest was computed from the bytes that were written, so the first load need not hash them again
     record_digest(weights, file_state(weights), digest)
     return config
+
+
+def check_destination(directory: Path, inputs: Sequence[Path] = ()) -> None:
+    """Check that writing a checkpoint into a directory replaces nothing but an older checkpoint of this library.
+
+    Args:
+        directory: to write to; it need not exist.
+        inputs: files that the checkpoint is made from.
+
+    Raises:
+        StorageError: the directory is a file, or holds an input or a file of another origin under a checkpoint's names.
+    """
+    if os.path.exists(directory) and not os.path.isdir(directory):
+        raise StorageError(f"{shown(directory)} is a file; a checkpoint is a directory")
+    for target in (directory / WEIGHTS_NAME, directory / CONFIG_NAME):
+        if any(_is_same_file(target, path) for path in inputs):
+            raise StorageError(f"{shown(target)} is the file that is converted; choose another output directory")
+    foreign = _foreign_file(directory)
+    if foreign is not None:
+        raise StorageError(
+            f"{shown(foreign)} exists and is not of a checkpoint that sspsam wrote, so it is not replaced. Move it "
+            "away or choose another directory."
+        )
+
+
+def _is_same_file(first: Path, second: Path) -> bool:
+    try:
+        return os.path.samefile(first, second)
+    except (OSError, ValueError):
+        return False
+
+
+def _foreign_file(directory: Path) -> Path | None:
+    """The configuration or the weights in a directory, if they are not of a checkpoint of this library."""
+    weights = directory / WEIGHTS_NAME
+    if not os.path.isdir(directory):
+        return None
+    try:
+        read_config(directory)
+    except CheckpointNotFoundError:  # no configuration: an interrupted save may have left the weights alone
+        return weights if os.path.lexists(weights) and not has_tensors_of_the_library(weights) else None
+    except SSPSAMError:
+        return directory / CONFIG_NAME
+    return None
 
 
 def _write_safetensors(file: BinaryIO, state: Mapping[str, Tensor], dtype: str) -> str:
@@ -101,6 +152,6 @@ def _header(state: Mapping[str, Tensor], dtype: str) -> bytes:
 def _tensor_bytes(name: str, tensor: Tensor, dtype: str) -> memoryview:
     stored = tensor.detach().to("cpu", DTYPES[dtype]).contiguous()
     if not stored.isfinite().all():
-        raise CheckpointError(f"tensor {name!r} has values that are not finite in {dtype}; nothing was written")
+        raise CheckpointError(f"tensor '{shown(name)}' has values that are not finite in {dtype}; nothing was written")
     data: memoryview = stored.reshape(-1).view(torch.uint8).numpy().data
     return data

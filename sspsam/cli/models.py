@@ -8,6 +8,7 @@ import click
 
 from sspsam.cli.options import cache_dir_option, revision_option
 from sspsam.cli.output import complain, failing_cleanly, log_to_standard_error, print_row
+from sspsam.cli.paths import UserPath
 
 if TYPE_CHECKING:
     from sspsam.checkpoints.hub_options import HubOptions
@@ -91,8 +92,14 @@ def cache(name: str, revision: str | None, cache_dir: Path | None) -> None:
 
 
 @click.command()
-@click.argument("checkpoint", metavar="CHECKPOINT.pth", type=click.Path(path_type=Path))
-@click.argument("out_dir", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("checkpoint", metavar="CHECKPOINT.pth", type=UserPath())
+@click.argument("out_dir", type=UserPath(file_okay=False))
+@click.option(
+    "--clip",
+    metavar="FILE",
+    type=UserPath(),
+    help="The authors' CS-*.pt, for a checkpoint that was saved without CLIP.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
@@ -107,6 +114,7 @@ def cache(name: str, revision: str | None, cache_dir: Path | None) -> None:
 def convert(
     checkpoint: Path,
     out_dir: Path,
+    clip: Path | None,
     dtype: str,
     source: str | None,
     license_name: str | None,
@@ -118,7 +126,7 @@ def convert(
         from sspsam.checkpoints.convert import convert_checkpoint
 
         log_to_standard_error()
-        config = convert_checkpoint(checkpoint, out_dir, dtype=dtype, source=source, license=license_name)
+        config = convert_checkpoint(checkpoint, out_dir, clip=clip, dtype=dtype, source=source, license=license_name)
         print_row(out_dir, config.fingerprint)
         if push:
             from sspsam.checkpoints.publish import push_checkpoint

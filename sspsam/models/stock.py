@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sspsam.utils.hub_environment import check_hub_environment
+
 
 @contextmanager
 def _restored_environment_and_warnings() -> Iterator[None]:
@@ -23,6 +25,7 @@ def _restored_environment_and_warnings() -> Iterator[None]:
 
 
 with _restored_environment_and_warnings():
+    check_hub_environment()  # open_clip imports huggingface_hub
     from open_clip.tokenizer import SimpleTokenizer
     from open_clip.transformer import (
         QuickGELU,

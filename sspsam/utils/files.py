@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from sspsam.errors import NoSpaceError, ReadOnlyError, SSPSAMError, StorageError
+from sspsam.utils.paths import shown
 
 _Result = TypeVar("_Result")
 _SPARE_BYTES = 16 << 20  # for the file system's own structures
@@ -23,7 +24,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
         kind = NoSpaceError
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         kind = ReadOnlyError
-    return kind(f"cannot write {path}: {error.strerror or error}")
+    return kind(f"cannot write {shown(path)}: {shown(error.strerror or error)}")
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise storage_error(path, error) from error
     except ValueError as error:
-        raise StorageError(f"cannot write {str(path)!r}: {error}") from error
+        raise StorageError(f"cannot write {shown(path)}: {shown(error)}") from error
 
 
 def require_free_space(directory: Path, size: int, content: str) -> None:
@@ -52,12 +53,12 @@ def require_free_space(directory: Path, size: int, content: str) -> None:
     """
     with storage_errors(directory):
         existing = directory.absolute()
-        while not existing.exists():
+        while not os.path.exists(existing) and existing != existing.parent:
             existing = existing.parent
         free = shutil.disk_usage(existing).free
     if free < size + _SPARE_BYTES:
         raise NoSpaceError(
-            f"{content} needs {size / 1e9:.2f} GB in {directory}, but only {free / 1e9:.2f} GB are free. "
+            f"{content} needs {size / 1e9:.2f} GB in {shown(directory)}, but only {free / 1e9:.2f} GB are free. "
             "Free some space or choose another directory."
         )
 
@@ -69,7 +70,12 @@ def make_directory(directory: Path) -> None:
         StorageError: it cannot be created.
     """
     with storage_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+        missing, parent = [directory], directory.parent
+        while not os.path.isdir(parent) and parent != parent.parent:
+            missing.append(parent)
+            parent = parent.parent
+        for folder in reversed(missing):  # mkdir(parents=True) recurses, and fails for hundreds of parents
+            folder.mkdir(exist_ok=True)
 
 
 @contextmanager
@@ -96,7 +102,7 @@ def atomic_replace(*paths: Path, within: Path | None = None) -> Iterator[list[Pa
     except StorageError as error:  # the message names the caller's paths, not the temporary ones
         message = str(error)
         for source, path in zip(temporary, paths, strict=True):
-            message = message.replace(str(source), str(path))
+            message = message.replace(shown(source), shown(path))
         raise type(error)(message) from error
     finally:
         for path in temporary:
@@ -109,9 +115,9 @@ def _checked_target(path: Path) -> Path:
     with storage_errors(path):
         target = Path(os.path.realpath(path))
         if not path.name:
-            raise StorageError(f"cannot write {path}: the path names no file")
-        if os.path.lexists(target) and not target.is_file():
-            raise StorageError(f"cannot write {path}: it exists and is not a regular file")
+            raise StorageError(f"cannot write {shown(path)}: the path names no file")
+        if os.path.lexists(target) and not os.path.isfile(target):
+            raise StorageError(f"cannot write {shown(path)}: it exists and is not a regular file")
     return target
 
 

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -234,8 +235,11 @@ def test_converting_leaves_the_safe_globals_of_the_process_unchanged(state: dict
 def test_the_safe_globals_of_the_process_are_not_allowed_in_a_checkpoint(
     state: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    path = write_checkpoint(tmp_path / "a.pth", state, output_dir=Path("x"))
-    with torch.serialization.safe_globals([Path, type(Path())]), pytest.raises(UnsafeCheckpointError, match="pathlib"):
+    path = write_checkpoint(tmp_path / "a.pth", state, learning_rate=Fraction(1, 3))
+    with (
+        torch.serialization.safe_globals([Fraction]),
+        pytest.raises(UnsafeCheckpointError, match=r"fractions\.Fraction"),
+    ):
         convert_checkpoint(path, tmp_path / "out")
 
 

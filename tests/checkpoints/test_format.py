@@ -224,8 +224,8 @@ def test_a_user_without_a_home_can_load_and_save(copy: Path, monkeypatch: pytest
 
 def test_names_that_no_file_can_have_are_named_in_the_error(copy: Path) -> None:
     state, config = load_file(copy / "model.safetensors"), ModelConfig(tiny_architecture())
-    for name in ("x" * 300, "a\0b"):
-        with pytest.raises(errors.StorageError, match="cannot write"):
+    for name, message in (("x" * 300, "cannot write"), ("a\0b", "has a NUL character")):
+        with pytest.raises(errors.StorageError, match=message):
             save_checkpoint(copy / name, config, state)
 
 
