@@ -349,12 +349,12 @@ def test_an_empty_path_is_refused_and_is_not_the_current_directory(
             resolve(empty)
         for command in (["convert", tiny_checkpoint, empty], ["convert", empty, tmp_path / "out"]):
             done = run_command(*command)
-            assert (done.exit_code, done.stderr.count("\n")) == (1, 1), done.output
+            assert done.exit_code == 2, done.output
             assert "is empty" in done.stderr
         for command in (["models"], ["download", NAME], ["segment", "x.png", "-t", "x", "--model", NAME]):
             done = run_command(*command, "--cache-dir", empty)
             assert done.exit_code == 2
-            assert "'--cache-dir': the path is empty" in done.stderr
+            assert "the path of '--cache-dir' is empty" in done.stderr
     assert os.listdir(tmp_path) == []
 
 

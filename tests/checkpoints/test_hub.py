@@ -622,7 +622,7 @@ def kill_at_random_moments(hub: FakeHub, factory: Factory, options: HubOptions, 
     ended = []
     for _ in range(kills):
         [child] = factory.send("start")
-        time.sleep(rng.uniform(0, 5))
+        time.sleep(rng.uniform(0, 3))
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         ended += factory.send("wait")
@@ -631,7 +631,7 @@ def kill_at_random_moments(hub: FakeHub, factory: Factory, options: HubOptions, 
             SSPSAMPredictor.from_pretrained(NAME, local_files_only=True, **load)
             shutil.rmtree(options.cache_dir)
     assert set(ended) <= {0, -signal.SIGKILL}
-    assert ended.count(-signal.SIGKILL) > kills / 2
+    assert ended.count(-signal.SIGKILL) >= kills / 3  # the others had finished
     hub.delay = lambda: None
     SSPSAMPredictor.from_pretrained(NAME, **load)
     assert [path for path in (options.cache_dir / "sspsam-converted").rglob("*") if ".tmp" in path.name] == []
