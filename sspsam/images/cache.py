@@ -8,6 +8,7 @@ precision too, so that no answer depends on cache hits.
 
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from sspsam.utils.paths import user_path
 _KEY_VERSION: Final = "1"  # part of every key; changes when the same bytes would give another embedding
 _FILL_AFTER_EVICTION: Final = 0.9  # share of max_bytes that an eviction leaves in use
 _RESCAN_FRACTION: Final = 0.05  # rescan the folder after writing this share of max_bytes, for other processes' entries
+_ENTRY_NAME: Final = re.compile(r"[0-9a-f]{64}\.safetensors")  # a key
 _STALE_SECONDS: Final = 3600.0  # age at which a temporary file is taken for the leftover of a crash
 
 
@@ -163,14 +165,16 @@ class EmbeddingCache:
             self._bytes -= size
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
-        """Yield the time of the last use, the bytes and the path of each entry."""
+        """Yield the time of the last use, the bytes and the path of each entry; other files are never touched."""
         for path in self.directory.glob("[0-9a-f][0-9a-f]/*.safetensors"):
+            if not _ENTRY_NAME.fullmatch(path.name):
+                continue
             with suppress(OSError):
                 status = path.stat()
                 yield status.st_mtime, status.st_size, path
 
     def _remove_stale_files(self) -> None:
-        for path in self.directory.glob("[0-9a-f][0-9a-f]/.sspsam-*"):
+        for path in self.directory.glob("[0-9a-f][0-9a-f]/.sspsam-*.tmp"):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                     path.unlink()

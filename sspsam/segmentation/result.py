@@ -1,6 +1,7 @@
 """`Segmentation`: the answer to one expression about one image."""
 
 import io
+import operator
 import os
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -186,7 +187,10 @@ def _dilated(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
 
 
 def _checked_color(color: Color) -> Color:
-    red, green, blue = color
-    if not all(isinstance(channel, int) and 0 <= channel <= 255 for channel in (red, green, blue)):
-        raise ValueError(f"color must be RGB from 0 to 255, such as {OVERLAY_COLOR}, not {color}")
+    try:
+        red, green, blue = (operator.index(channel) for channel in color)
+    except (TypeError, ValueError):
+        red = green = blue = -1  # not three whole numbers
+    if not all(0 <= channel <= 255 for channel in (red, green, blue)):
+        raise ValueError(f"color must be RGB from 0 to 255, such as {OVERLAY_COLOR}, not {shown(repr(color))}")
     return red, green, blue

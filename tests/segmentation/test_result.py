@@ -102,10 +102,16 @@ def test_a_box_at_the_border_is_drawn_with_all_four_sides() -> None:
         assert (side == (9, 8, 7)).all()
 
 
-@pytest.mark.parametrize("color", [(300, 0, 0), (-1, 0, 0), (0.5, 0, 0), (1, 2), (1, 2, 3, 4)])
+@pytest.mark.parametrize("color", [(300, 0, 0), (-1, 0, 0), (0.5, 0, 0), (1, 2), (1, 2, 3, 4), None, "red", 7])
 def test_an_invalid_color_is_refused(result: Segmentation, color) -> None:
-    with pytest.raises(ValueError, match=r"color|unpack"):
+    with pytest.raises(ValueError, match="color must be RGB"):
         result.overlay(color=color)
+
+
+def test_a_color_may_consist_of_numpy_numbers(result: Segmentation) -> None:
+    expected = np.asarray(result.overlay(color=(255, 0, 7)))
+    for color in (np.array([255, 0, 7], np.uint8), tuple(np.array([255, 0, 7]))):
+        assert np.array_equal(result.overlay(color=color), expected)
 
 
 def test_draw_box_changes_the_overlay(result: Segmentation) -> None:
