@@ -151,9 +151,6 @@ def test_the_least_recently_used_entries_are_evicted_at_the_limit(tiny_model, im
     load(tiny_model, tmp_path).encode(images[0])
     size = entries(tmp_path)[0].stat().st_size
     (tmp_path / "README").write_text("not an entry")
-    (tmp_path / "ab").mkdir(exist_ok=True)
-    (foreign := tmp_path / "ab" / "model.safetensors").write_bytes(bytes(10 * size))
-    os.utime(foreign, ns=(0, 0))  # older than every entry
     predictor = load(tiny_model, EmbeddingCache(tmp_path, max_bytes=int(3.5 * size)))
     for number, image in enumerate([images[1], images[2], images[0], images[3]]):
         predictor.encode(image)
@@ -167,7 +164,17 @@ def test_the_least_recently_used_entries_are_evicted_at_the_limit(tiny_model, im
     predictor.encode(images[1])  # the least recently used one was evicted
     assert encoded.count == 1
     assert (tmp_path / "README").exists()
-    assert foreign.exists()
+
+
+def test_files_of_others_in_the_folder_are_neither_counted_nor_evicted(tiny_model, images, tmp_path, encoded) -> None:
+    (tmp_path / "ab").mkdir()
+    (foreign := tmp_path / "ab" / "model.safetensors").write_bytes(bytes(1_000_000))
+    os.utime(foreign, ns=(0, 0))  # older than every entry
+    predictor = load(tiny_model, EmbeddingCache(tmp_path, max_bytes=100_000))
+    for image in (images[0], images[1], images[0], images[1]):
+        predictor.encode(image)
+    assert encoded.count == 2
+    assert foreign.stat().st_size == 1_000_000
 
 
 def test_a_cache_that_cannot_be_written_gives_one_warning_and_the_same_answers(tiny_model, images, tmp_path) -> None:
