@@ -29,7 +29,7 @@ class AnswerIdentity:
         origin: source of the weights.
         fingerprint: of the model.
         precision: dtype and kind of device of the image encoders, such as `"float16 on cuda"`.
-        rounded_to: dtype of the embeddings; that of the embedding cache, if there is one.
+        embedding_dtype: dtype of the embeddings; that of the embedding cache, if there is one.
         batch_size: images that are encoded together, unless the options say otherwise.
     """
 
@@ -37,7 +37,7 @@ class AnswerIdentity:
     origin: str
     fingerprint: str
     precision: str
-    rounded_to: str
+    embedding_dtype: str
     batch_size: int
 
     @classmethod
@@ -58,7 +58,7 @@ class AnswerIdentity:
             origin=predictor.origin,
             fingerprint=predictor.fingerprint,
             precision=f"{dtype_name(dtype)} on {device.type}",
-            rounded_to=dtype_name(torch.float32 if cache is None else cache.dtype),
+            embedding_dtype=dtype_name(torch.float32 if cache is None else cache.dtype),
             batch_size=default_batch_size(device),
         )
 
@@ -88,14 +88,14 @@ def job_record(
         "model": identity.origin,
         "fingerprint": identity.fingerprint,
         "precision": identity.precision,
-        "rounded_to": identity.rounded_to,
+        "rounded_to": identity.embedding_dtype,
         "texts": _texts_record(tasks),
         # the other formats are made from results.jsonl, also after the run
         "formats": sorted({"mask", "overlay"} & set(options.formats)),
         "glob": options.glob,
         "shard": shard.number,
         "shards": shard.count,
-        # images may be added between two runs, but not between two shards, which would select other parts
+        # images may be added between two runs, but not between two shards, which would then split different lists
         "pictures": None if shard.count == 1 else _images_record(tasks),
         "batch_size": chunk_size,
         "mask_threshold": _value_or(options.mask_threshold, postprocessing.mask_threshold),

@@ -229,7 +229,7 @@ class Batch:
             )
 
     def _remaining_chunks(self, recorded_images: Set[str]) -> list[Chunk]:
-        """Return the chunks with at least one image that is not recorded, as a run without interruption forms them."""
+        """Return the chunks with images that are not recorded, with the chunk boundaries of an uninterrupted run."""
         indices, size = self.shard_indices, self.chunk_size
         chunks = [
             [self._planned_image(index, recorded_images) for index in indices[start : start + size]]

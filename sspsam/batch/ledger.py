@@ -1,4 +1,4 @@
-"""State of a run on disk: `job.json`, `results.jsonl` and `errors.jsonl`. A resumed run reads nothing else.
+"""State of a run on disk: `job.json`, `results.jsonl` and `errors.jsonl`; a resumed run continues from them.
 
 `results.jsonl` has one line for each image and expression, `errors.jsonl` one for each image that failed. The lines of
 an image are flushed to disk after the files that they name. Both files are append-only; a start cuts off an incomplete

@@ -67,7 +67,7 @@ def build_manifest(
         source: a folder, an image, a list (`.txt`, one path a line) or table of images, or paths.
         excluded: folders that are skipped if they lie in the folder.
         texts: expressions for every image.
-        prompts: a file of expressions: `.txt`, one a line, for every image; a table, each for its own image.
+        prompts: a file of expressions: `.txt`, one per line, for every image; a table, each for its own image.
         glob: pattern for the files of a folder; `*` matches `/` too, `**/` also matches no folder, and a pattern
             without `/` is compared with the file name.
         check: raises `TextError` for an expression that cannot be encoded.

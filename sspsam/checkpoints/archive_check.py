@@ -67,7 +67,7 @@ def check_archive(path: Path, *, is_script: bool = False) -> CheckedArchive:
     except Exception as error:  # zipfile raises many kinds for hostile archives
         raise CheckpointError(f"{shown(path)} is damaged: {type(error).__name__}: {shown(error)}") from error
     if not same:
-        raise CheckpointError(f"{shown(path)} is a zip archive that can be read in two ways")
+        raise CheckpointError(f"{shown(path)} is a zip archive from which Python and PyTorch read different contents")
     return checked
 
 
@@ -81,7 +81,7 @@ def _check_records(archive: zipfile.ZipFile, path: Path, is_script: bool) -> Che
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise CheckpointError(f"{shown(path)} is damaged: record '{shown(entry.filename)}' is compressed")
     if archive.getinfo(pickle).file_size > _MAX_PICKLE_BYTES:
-        raise CheckpointError(f"{shown(path)} is damaged: its index is larger than that of any checkpoint")
+        raise CheckpointError(f"{shown(path)} is damaged: its data.pkl is larger than that of any checkpoint")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise CheckpointError(f"{shown(path)} is damaged: its records overlap")
     for entry in entries:  # reads the whole file once, as the conversion does afterwards

@@ -55,7 +55,8 @@ _EXTRAS: Final = (
 )
 _STORAGES: Final = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _DTYPES: Final = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
-# less than `weights_only` allows: that also calls constructors that allocate as much memory as the file demands
+# shorter than the list of `weights_only`, which also calls constructors that allocate as much memory as the file
+# demands
 _ALLOWED: Final = frozenset(
     [
         *_EXTRAS,
@@ -186,7 +187,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     strided = [tensor for tensor in tensors.values() if tensor.layout == torch.strided and not tensor.is_meta]
     sizes = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in strided}
     if Counter(sizes.values()) - archive.tensor_sizes:
-        raise CheckpointError(f"{shown(path)} is damaged: its index claims sizes that its records do not have")
+        raise CheckpointError(f"{shown(path)} is damaged: its data.pkl claims sizes that its records do not have")
     return tensors
 
 
@@ -254,7 +255,7 @@ def _renamed(authors_state: Mapping[str, Tensor], unused_tensors: Mapping[str, s
         else:
             state[new_name] = tensor
     if unknown:
-        raise CheckpointError(f"the checkpoint has {len(unknown)} tensors of no known use: {', '.join(unknown[:10])}")
+        raise CheckpointError(f"the checkpoint has {len(unknown)} unrecognised tensors: {', '.join(unknown[:10])}")
     return state
 
 

@@ -61,7 +61,8 @@ def _environment() -> dict[str, str]:
 
 
 def _import_path(entries: Sequence[object]) -> list[str]:
-    """The entries of `sys.path` as PYTHONPATH can hold them, and the folder of this package if none of them is it.
+    """Return the entries of `sys.path` that PYTHONPATH can hold, and the parent folder of this package if it is
+    missing.
 
     An empty entry is the current directory, whose files must not be run.
     """
@@ -100,7 +101,7 @@ def _raise_reported_error(output: bytes, status: int, checkpoint: Path) -> None:
     if status != 0 or not isinstance(answer, dict):
         raise CheckpointError(
             f"the subprocess that converted {shown(checkpoint)} ended without an answer (exit status {status}); "
-            "perhaps there was too little memory. The file itself is good: free some memory and try again."
+            "perhaps there was too little memory. The file need not be damaged: free some memory and try again."
         )
     if answer:
         kind = getattr(errors, answer["kind"], CheckpointError)

@@ -47,7 +47,7 @@ def sha256_of(path: Path) -> str:
 
 
 def file_state(path: Path) -> FileState:
-    """Everything in a file's status that changes when its content is written."""
+    """Return the status fields that identify one version of a file."""
     status = path.stat()
     return {
         "size": status.st_size,
@@ -70,7 +70,7 @@ def verify_digest(path: Path, state: FileState, expected: str, stated_in: str, v
     Args:
         path: the file.
         state: of the file when its check began.
-        expected: hexadecimal; empty where none is stated, which no file fits.
+        expected: hexadecimal; empty where none is stated, and then every file fails.
         stated_in: name of the file that states `expected`, for the error.
         verify: None: unless a record says that the file was verified in this state. True: always. False: never.
 

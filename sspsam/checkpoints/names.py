@@ -47,7 +47,7 @@ DATASETS: Final[Mapping[str, Dataset]] = {
     ),
     "refcocog": Dataset(("gref_umd", "refcocog", "refcocog_umd", "refcocog_u"), "long sentences; one target"),
     "refcocog-google": Dataset(("gref", "refcocog_google", "refcocog_g"), "long sentences, Google's split; one target"),
-    "referit": Dataset(("referit", "referitgame", "refclef"), "short expressions, also about stuff such as sky"),
+    "referit": Dataset(("referit", "referitgame", "refclef"), "short expressions, also about regions such as sky"),
     "grefcoco": Dataset(("grefcoco",), "one, several or no targets (GRES)"),
     "phrasecut": Dataset(("phrase_cut", "phrasecut"), "phrases with attributes and relations, several targets"),
 }

@@ -41,7 +41,7 @@ def check_pickle(pickle: bytes, allowed: Container[str], path: Path) -> None:
             "If you trust the file, load it with torch yourself and save its 'model' state alone."
         ) from failure
     if failure is not None:
-        raise CheckpointError(f"{shown(path)} is damaged: its index: {shown(failure)}") from failure
+        raise CheckpointError(f"{shown(path)} is damaged: its data.pkl: {shown(failure)}") from failure
 
 
 @dataclass(slots=True)
@@ -150,7 +150,7 @@ class _PickleSimulation:
         """Put parts into the object below them on the stack."""
         changed = self._stack.pop()
         if changed.closed:
-            raise ValueError("it changes an object that it has already used")
+            raise ValueError("the pickle changes an object after referring to it")
         size = changed.size
         self._push(_combined(changed, parts, size))
 
@@ -178,7 +178,7 @@ class _PickleSimulation:
 
 
 def _combined(whole: _Object, parts: list[_Object], size: int = 0) -> _Object:
-    """`whole`, which had this size, after the parts were put into it."""
+    """Add parts to a whole and return it; `size` is the size of the whole before."""
     whole.size = 1 + size + sum(part.size for part in parts)
     whole.depth = max([whole.depth, *(1 + part.depth for part in parts)])
     return whole

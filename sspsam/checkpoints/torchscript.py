@@ -128,5 +128,5 @@ class _TensorReader:
             self._storages[key, dtype] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         storage = self._storages[key, dtype]
         if not 0 <= claimed <= storage.numel():
-            raise CheckpointError("its index claims sizes that its records do not have")
+            raise CheckpointError("its data.pkl claims sizes that its records do not have")
         return storage

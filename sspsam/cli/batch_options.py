@@ -42,7 +42,7 @@ text_options = option_group(
     click.option(
         "--prompts",
         type=UserPath(dir_okay=False),
-        help="File of expressions: .txt, one a line, for every image; .csv or .jsonl with the columns image and text.",
+        help="Expressions: .txt, one per line, for every image; .csv, .tsv or .jsonl with the columns image and text.",
     ),
 )
 

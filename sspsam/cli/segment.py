@@ -42,7 +42,7 @@ def segment(
     output_format: str,
     overwrite: bool,
 ) -> None:
-    """Segment each IMAGE by each text; print one line a result.
+    """Segment each IMAGE by each text; print one line per result.
 
     A line is tab-separated: image, text, "target" or "no-target", score, box, file. With --format json it is a JSON
     object instead, mask included. Files are named after the image and the number of the text; an existing file is

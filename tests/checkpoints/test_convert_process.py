@@ -77,7 +77,7 @@ def test_an_error_of_the_subprocess_is_raised_with_its_class_and_message(replace
 def test_output_of_a_subprocess_that_dies_is_not_taken_for_its_answer(replace_conversion: Replace, output) -> None:
     show = f"print({output!r}, flush=True)"
     replace_conversion(f"{show}; os.kill(os.getpid(), 9)", at_start=show)
-    with pytest.raises(errors.CheckpointError, match=r"exit status -9.*The file itself is good"):
+    with pytest.raises(errors.CheckpointError, match=r"exit status -9.*The file need not be damaged"):
         convert_in_subprocess(Path("a.pth"), Path("out"), SOURCE)
 
 

@@ -71,7 +71,7 @@ def test_both_ways_read_the_same_pickle(authors_file: Path, monkeypatch: pytest.
 
 def test_an_archive_that_can_be_read_in_two_ways_is_refused(authors_file: Path, tmp_path: Path, monkeypatch) -> None:
     path = _archive_with_two_readings(tmp_path / "two.pth", authors_file)
-    with pytest.raises(errors.CheckpointError, match="can be read in two ways"):
+    with pytest.raises(errors.CheckpointError, match="read different contents"):
         convert_checkpoint(path, tmp_path / "out")
 
 
@@ -80,7 +80,7 @@ def test_the_fallback_refuses_it_too_and_runs_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = _archive_with_two_readings(tmp_path / "two.pth", authors_file)
-    with pytest.raises(errors.CheckpointError, match="can be read in two ways"):
+    with pytest.raises(errors.CheckpointError, match="read different contents"):
         convert_checkpoint(path, tmp_path / "out")
     assert not (tmp_path / "CANARY").exists()
 
