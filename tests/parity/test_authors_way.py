@@ -1,8 +1,5 @@
 """The predictor against the definition on stock modules, with other weights, images and texts than the golden files."""
 
-import importlib.util
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +8,14 @@ import torch
 from PIL import Image
 
 from benchmarks.authors_checkpoint import authors_state, small_architecture, tiny_architecture, write_checkpoint
+from benchmarks.authors_way import AuthorsWay
 from sspsam import SSPSAMPredictor
 from sspsam.checkpoints.convert import convert_checkpoint
 from sspsam.config import Architecture
 from sspsam.images.loading import load_image
 from sspsam.shapes import draw_scene
 
-ROOT = Path(__file__).parents[2]
 TEXTS = ["The red star!", "everything except the two rings, please", "naïve façade 🐶", "x", "word " * 90]
-
-
-@pytest.fixture(scope="module")
-def authors_way() -> type:
-    """`AuthorsWay`, loaded from its file, as `benchmarks` is not installed."""
-    spec = importlib.util.spec_from_file_location("authors_way", ROOT / "benchmarks" / "authors_way.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["authors_way"] = module
-    spec.loader.exec_module(module)
-    return module.AuthorsWay
 
 
 def small_with(**clip: int) -> Architecture:
@@ -49,14 +36,14 @@ CASES = {
 
 @pytest.mark.filterwarnings("ignore::sspsam.errors.SSPSAMWarning")
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if "seed" in c else c for c in CASES])
-def test_every_number_agrees_with_the_definition(case: str, authors_way: Callable, tmp_path: Path) -> None:
+def test_every_number_agrees_with_the_definition(case: str, tmp_path: Path) -> None:
     make, seed, after_surgery = CASES[case]
     architecture = make()
     state = authors_state(architecture, seed, after_surgery)
     convert_checkpoint(write_checkpoint(tmp_path / "c.pth", state), tmp_path / "own")
     predictor = SSPSAMPredictor.from_pretrained(tmp_path / "own", device="cpu")
     assert predictor.config.architecture == architecture
-    definition = authors_way(state, architecture.clip.surgery_layers)
+    definition = AuthorsWay(state, architecture.clip.surgery_layers)
     texts = TEXTS if case == "tiny" else TEXTS[seed % 3 : seed % 3 + 2]  # the definition is slow
     for image in images(seed)[: len(texts) // 2]:
         embedding = predictor.encode(image)
@@ -87,11 +74,11 @@ def assert_close(result, expected, longest_side: int) -> None:
 
 
 @pytest.mark.parametrize("variant", ["224", "336"])
-def test_the_definition_reproduces_the_golden_files(variant: str, authors_way: Callable, reference: Path) -> None:
+def test_the_definition_reproduces_the_golden_files(variant: str, reference: Path) -> None:
     state = authors_state(small_architecture(variant))
     golden = np.load(reference / f"golden_{variant}_dog.npz")
     image = Image.fromarray(load_image(reference / "images" / "dog.jpg"))
-    definition = authors_way(state)
+    definition = AuthorsWay(state)
     for row, text in enumerate(golden["expressions"][:2]):
         answer = definition(image, str(text))
         assert np.array_equal(answer.clip_input.numpy(), golden["clip_input"])
