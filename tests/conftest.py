@@ -128,9 +128,3 @@ def image() -> np.ndarray:
     """A (60, 90, 3) image in which every pixel differs."""
     rows, columns = np.mgrid[0:60, 0:90]
     return np.stack([rows * 4, columns * 2, (rows * 7 + columns * 3) % 256], axis=-1).astype(np.uint8)
-
-
-@pytest.fixture
-def picture(image: np.ndarray) -> np.ndarray:
-    """The fixture `image` by its former name."""
-    return image

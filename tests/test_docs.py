@@ -30,14 +30,14 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def folder(
-    tiny_checkpoint: Path, tiny_model: Path, tmp_path: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, tiny_model: Path, tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """The current directory, in which the commands of the README find the files that they name."""
     shutil.copytree(tiny_model, tmp_path / "ssp-sam")
     shutil.copy(tiny_checkpoint, tmp_path / "checkpoint_best_miou.pth")
-    Image.fromarray(picture).save(tmp_path / "photo.jpg")
+    Image.fromarray(image).save(tmp_path / "photo.jpg")
     (tmp_path / "photos").mkdir()
-    Image.fromarray(picture).save(tmp_path / "photos" / "a.jpg")
+    Image.fromarray(image).save(tmp_path / "photos" / "a.jpg")
     (tmp_path / "prompts.csv").write_text("image,text\na.jpg,the mug\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -219,8 +219,8 @@ def test_a_dead_certificate_file_is_named(hub, authors, options, tmp_path, monke
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"])
-def test_a_malformed_timeout_is_one_line_that_names_the_variable(tiny_model, picture, tmp_path, variable) -> None:
-    Image.fromarray(picture).save(tmp_path / "x.png")
+def test_a_malformed_timeout_is_one_line_that_names_the_variable(tiny_model, image, tmp_path, variable) -> None:
+    Image.fromarray(image).save(tmp_path / "x.png")
     image = str(tmp_path / "x.png")
     commands = [
         ["models"],

@@ -98,17 +98,17 @@ def test_a_directory_and_the_weights_in_it_name_a_checkpoint(tiny_model: Path, t
 
 
 def test_a_published_name_is_downloaded_and_converted_once_and_then_needs_neither_network_nor_pickle(
-    hub: FakeHub, authors: str, options: HubOptions, picture: np.ndarray, no_sockets, monkeypatch
+    hub: FakeHub, authors: str, options: HubOptions, image: np.ndarray, no_sockets, monkeypatch
 ) -> None:
     predictor = SSPSAMPredictor.from_pretrained(NAME, cache_dir=options.cache_dir, device="cpu")
     assert predictor.origin.startswith(f"{AUTHORS_REPOSITORY}@{authors}:{UNC}, SHA-256 ")
     assert authors in predictor.config.source
     assert predictor.config.license == "apache-2.0"
-    mask = predictor.predict("the mug", image=picture).mask
+    mask = predictor.predict("the mug", image=image).mask
     monkeypatch.setattr(converted, "convert_in_subprocess", lambda *_: pytest.fail("converted again"))
     no_sockets()
     again = SSPSAMPredictor.from_pretrained(NAME, cache_dir=options.cache_dir, device="cpu")
-    assert np.array_equal(again.predict("the mug", image=picture).mask, mask)
+    assert np.array_equal(again.predict("the mug", image=image).mask, mask)
     offline = SSPSAMPredictor.from_pretrained(NAME, cache_dir=options.cache_dir, local_files_only=True, device="cpu")
     assert offline.fingerprint == predictor.fingerprint
     beside = json.loads((resolve(NAME, options).path / "source.json").read_text())
@@ -532,7 +532,7 @@ def test_the_table_of_published_checkpoints_shows_their_local_state(hub, authors
 # publishing
 
 
-def test_a_pushed_checkpoint_has_a_card_and_loads_again(hub, tiny_model, options, picture) -> None:
+def test_a_pushed_checkpoint_has_a_card_and_loads_again(hub, tiny_model, options, image) -> None:
     predictor = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu")
     commit = predictor.push_to_hub("me/mine", token="hf_good")
     card = hub.repos["me/mine"].commits[commit]["README.md"].decode()

@@ -15,11 +15,11 @@ from tests.support.command import run_command as run
 
 
 @pytest.fixture
-def photographs(tmp_path: Path, picture: np.ndarray) -> list[Path]:
+def photographs(tmp_path: Path, image: np.ndarray) -> list[Path]:
     (tmp_path / "other").mkdir()
     paths = [tmp_path / "a.png", tmp_path / "other" / "A.jpg"]
     for path in paths:
-        Image.fromarray(picture).save(path)
+        Image.fromarray(image).save(path)
     return paths
 
 

@@ -321,10 +321,10 @@ def test_it_is_not_deleted_with_the_cache(elsewhere: Path, copy: Path) -> None:
     assert (elsewhere / "config.json").exists()
 
 
-def test_images_are_segmented_with_it_from_the_command_line(tmp_path: Path, picture: np.ndarray) -> None:
+def test_images_are_segmented_with_it_from_the_command_line(tmp_path: Path, image: np.ndarray) -> None:
     from PIL import Image
 
-    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(image).save(tmp_path / "a.png")
     done = run("segment", tmp_path / "a.png", "-t", "a red circle", "--model", "shapes", "--format", "json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["text"] == "a red circle"
