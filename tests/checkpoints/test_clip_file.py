@@ -268,7 +268,7 @@ HOSTILE = {
     "a record of no name": (_module(_tensor(b"K\x01\x85", b"K\x01\x85", key="../../etc/passwd")), "damaged"),
     "the code as a record": (_module(_tensor(b"K\x01\x85", b"K\x01\x85", key="../code/__torch__.py")), "damaged"),
     "a record that is too short": (
-        _module(_tensor(b"K\x01\x85", b"K\x01\x85", numel=_long(1 << 60))), "its index claims sizes",
+        _module(_tensor(b"K\x01\x85", b"K\x01\x85", numel=_long(1 << 60))), "its data.pkl claims sizes",
     ),
     "no tensors": (_module(_text("x") + b"K\x01"), "no module with tensors"),
     "no module": (b"\x80\x02]\x2e", "no module with tensors"),
