@@ -135,6 +135,7 @@ def test_worker_that_cannot_write_stops_the_run_with_the_reason(photos, tiny_mod
     assert tree(out) == local_run
 
 
+@pytest.mark.slow
 def test_worker_that_cannot_load_the_model_stops_the_run_with_the_reason(photos, tiny_model, tmp_path) -> None:
     incomplete = tmp_path / "model"
     shutil.copytree(tiny_model, incomplete)

@@ -233,6 +233,7 @@ def test_a_full_standard_output_is_one_line_for_every_command(here: Path, words:
     assert one_line_about(done.stderr, "standard output"), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only where there is a device that is always full")
 def test_a_full_standard_error_does_not_change_the_exit_status(here: Path, tiny_model: Path) -> None:
     model = ["-t", "x", "--model", tiny_model, "--device", "cpu"]
@@ -250,6 +251,7 @@ def test_a_full_standard_error_does_not_change_the_exit_status(here: Path, tiny_
         assert len(done.stdout.splitlines()) == (words[0] == "segment" and status != 2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows allows no such file names")
 def test_odd_names_in_a_folder_forge_no_line_of_a_batch(here: Path, tiny_model: Path) -> None:
     folder = here / "in\x1b[2J\nforged"
