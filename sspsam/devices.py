@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sspsam.errors import DeviceError, ForkedProcessError, NumericalError, OutOfMemoryError, SSPSAMError
 from sspsam.utils.batching import OUT_OF_MEMORY_MESSAGE, is_out_of_memory, release_memory
+from sspsam.utils.paths import shown
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float32": torch.float32,
@@ -34,7 +35,9 @@ def checked_device(device: str | torch.device | None) -> torch.device:
         chosen = torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DeviceError(f"device {str(device)!r} cannot be used here: {reason}. Use device='cpu'.") from error
+        raise DeviceError(
+            f"device '{shown(device)}' cannot be used here: {shown(reason)}. Use device='cpu'."
+        ) from error
     if chosen.type == "meta":
         raise DeviceError("device 'meta' holds no values; use 'cpu' or 'cuda'")
     return chosen
@@ -44,7 +47,7 @@ def checked_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     """Return one of `DTYPES`, given by name or as itself; None means float32."""
     chosen = torch.float32 if dtype is None else DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {shown(repr(dtype))}")
     return chosen
 
 

@@ -39,6 +39,10 @@ class TextError(SSPSAMError, ValueError):
     """An expression that cannot be encoded: empty or far too long."""
 
 
+class TextTypeError(TextError, TypeError):
+    """An expression that is no string, or expressions that are no list of strings."""
+
+
 class NoImageError(SSPSAMError, RuntimeError):
     """`predict` was called before any image was set."""
 

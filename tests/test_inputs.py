@@ -140,3 +140,28 @@ def test_an_embedding_file_that_claims_a_huge_image_is_refused(predictor: SSPSAM
         type(embedding).load(tmp_path / "huge.safetensors", max_pixels=float("nan"))  # type: ignore[arg-type]
     large = type(embedding).load(tmp_path / "huge.safetensors", max_pixels=2_000_000_000)
     assert (large.height, large.width) == (40_000, 40_000)
+
+
+@pytest.mark.parametrize("bad", [None, 5, [None], [3.5], {"a"}], ids=str)
+def test_bad_texts_of_one_image_give_an_error_in_its_place(predictor: SSPSAMPredictor, bad: object) -> None:
+    outcomes = list(predictor.predict_batch([solid(1)] * 3, [["x"], bad, ["x"]], return_errors=True))  # type: ignore
+    assert [isinstance(outcome, errors.TextTypeError) for outcome in outcomes] == [False, True, False]
+    assert isinstance(outcomes[1], TypeError)
+
+
+def test_buffers_that_are_strided_or_released_are_read_or_named(tiny_model: Path, tmp_path: Path) -> None:
+    cached = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu", embedding_cache=tmp_path)
+    file = io.BytesIO()
+    Image.fromarray(solid(9)).save(file, "PNG")
+    doubled = np.repeat(np.frombuffer(file.getvalue(), np.uint8), 2)
+    assert cached.encode(memoryview(doubled)[::2]).height == 30  # type: ignore[arg-type]
+    (released := memoryview(b"abc")).release()
+    [outcome] = cached.predict_batch([released], ["x"], return_errors=True)  # type: ignore[list-item]
+    assert isinstance(outcome, errors.ImageError)
+
+
+@pytest.mark.parametrize("option", ["return_logits", "x" * 100_000])
+def test_long_values_of_options_are_cut_in_messages(predictor: SSPSAMPredictor, option: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        predictor.predict("a", image=solid(1), **{option: "y" * 100_000})  # type: ignore[call-overload]
+    assert len(str(caught.value)) < 1000

@@ -107,6 +107,8 @@ def print_row(*fields: object) -> None:
     Raises:
         StorageError: standard output cannot be written, as on a full disk. Later lines are dropped.
     """
+    if sys.stdout is None:
+        raise StorageError("cannot write to standard output: it is closed")
     try:
         click.echo("\t".join(printable(str(field)) for field in fields))
     except OSError as error:

@@ -79,11 +79,14 @@ def _segment_images(
     predictor: "SSPSAMPredictor", images: Sequence[Path], texts: tuple[str, ...], files: ResultFiles
 ) -> int:
     """Segment images one by one and report those that fail; return the number of failed images."""
+    from sspsam.devices import named_out_of_memory
+
     failed = 0
     for image in images:
         try:
             require_no_folder(image)
-            _segment_image(predictor, image, texts, files)
+            with named_out_of_memory():  # also while a result is drawn and written
+                _segment_image(predictor, image, texts, files)
         except SSPSAMError as error:
             failed += 1
             complain(str(error) if shown(image) in printable(str(error)) else f"{shown(image)}: {error}")

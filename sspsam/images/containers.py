@@ -3,7 +3,7 @@
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from PIL import Image
 
@@ -37,16 +37,26 @@ def without_metadata(data: bytes) -> bytes | None:
     return None
 
 
-def png_significant_bits(data: bytes) -> int | None:
-    """Return the significant bits of a PNG file's first channel (sBIT chunk); None where it does not state them."""
+class PNGLevels(NamedTuple):
+    """Meaning of the grey levels in a PNG file, as far as Pillow does not apply it."""
+
+    depth: int  # bits of a level
+    significant_bits: int | None  # of the first channel (sBIT chunk)
+
+
+def png_levels(data: bytes) -> PNGLevels | None:
+    """Return the meaning of the grey levels in a PNG file; None for other files."""
     if not data.startswith(_PNG):
         return None
+    depth, significant_bits = 8, None
     for kind, start, stop in _png_chunks(data):
-        if kind == b"IDAT":
-            return None
-        if kind == b"sBIT" and stop - start > 12:
-            return data[start + 8] or None
-    return None
+        if kind == b"IHDR" and stop - start >= 25:
+            depth = data[start + 16]
+        elif kind == b"sBIT" and stop - start > 12:
+            significant_bits = data[start + 8] or None
+        elif kind == b"IDAT":
+            break
+    return PNGLevels(depth, significant_bits)
 
 
 def require_complete(data: bytes, image: Image.Image, name: str) -> None:
@@ -95,14 +105,16 @@ def _jpeg_without_metadata(data: bytes) -> bytes:
 
 
 def _require_complete_png(data: bytes, image: Image.Image, name: str) -> None:
-    """Count the decompressed bytes; skipped unless one of the last two rows is all zeros, as in a truncated stream."""
-    last_rows = range(max(0, image.height - 2), image.height)
-    if all(any(image.crop((0, row, image.width, row + 1)).tobytes()) for row in last_rows):
-        return
+    """Count the decompressed bytes, unless neither of the last two rows is all zeros, as truncated rows are."""
     chunks = list(_png_chunks(data))
-    if not chunks or chunks[0][0] != b"IHDR" or any(kind == b"acTL" for kind, _, _ in chunks):
+    if not chunks or chunks[0][0] != b"IHDR":
         return
-    expected = _png_bytes(data[chunks[0][1] + 8 : chunks[0][2] - 4])
+    header = data[chunks[0][1] + 8 : chunks[0][2] - 4]
+    is_interlaced = bool(header[12])
+    last_rows = range(max(0, image.height - 2), image.height)
+    if not is_interlaced and all(any(image.crop((0, row, image.width, row + 1)).tobytes()) for row in last_rows):
+        return
+    expected = _png_bytes(header)
     decompressor, found = zlib.decompressobj(), 0
     for kind, start, stop in chunks:
         if kind == b"IDAT" and not decompressor.eof:

@@ -44,7 +44,7 @@ from sspsam.errors import (
     SSPSAMWarning,
     warn,
 )
-from sspsam.images.containers import png_significant_bits, require_complete, without_metadata
+from sspsam.images.containers import png_levels, require_complete, without_metadata
 from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.paths import shown, user_path
@@ -58,6 +58,8 @@ _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"m
 _OTHER_FILES: Final = (
     (b"<!doctype html", "is an HTML page: was the download refused?"),
     (b"<html", "is an HTML page: was the download refused?"),
+    (b"<?xml", "is an XML document: was the download refused?"),
+    (b"{", "is a JSON document: was the download refused?"),
     (b"version https://git-lfs", "is a Git LFS pointer: fetch the file with git lfs pull"),
 )
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://|data:[^,]*,", re.IGNORECASE)
@@ -81,7 +83,7 @@ def load_image_with_digest(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXE
             return _from_file(file, shown(path), max_pixels), digest.hexdigest()
     pixels = load_image(image, max_pixels)
     if isinstance(image, bytes | bytearray | memoryview):
-        return pixels, hashlib.sha256(image).hexdigest()
+        return pixels, hashlib.sha256(bytes(image)).hexdigest()
     digest = hashlib.sha256(f"{pixels.shape}".encode())
     digest.update(pixels.data)
     return pixels, digest.hexdigest()
@@ -109,7 +111,7 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
     if isinstance(image, Image.Image):
         _check_size(image.width, image.height, max_pixels, "the PIL image")
         with _decoding("the PIL image"), _PIL_LOCKS.holding(image):
-            return _from_pil(image, "the PIL image", GreyLevels.of(image))
+            return _from_pil(image, "the PIL image", _checked_levels(image, "the PIL image"))
     if isinstance(image, bytes | bytearray | memoryview):
         return _from_file(io.BytesIO(data := bytes(image)), f"the image of {len(data)} bytes", max_pixels)
     if isinstance(image, str | os.PathLike):
@@ -130,7 +132,10 @@ def own_copy(image: ImageInput, max_pixels: int) -> ImageInput:
     if isinstance(image, np.ndarray):
         return image.copy()
     if isinstance(image, bytearray | memoryview):
-        return bytes(image)
+        try:
+            return bytes(image)
+        except ValueError as error:  # a memoryview that was released
+            raise ImageError(f"the buffer of the image cannot be read: {error}") from error
     return load_image(image, max_pixels) if isinstance(image, Image.Image) else image
 
 
@@ -272,14 +277,25 @@ def _decoded(file: IO[bytes], head: bytes, name: str, max_pixels: int) -> Pixels
             raise ImageError(_unidentified(head, name)) from None
         with opened:
             _check_size(opened.width, opened.height, max_pixels, name)
-            opened.load()
-            significant_bits = None
-            if opened.format in ("PNG", "JPEG2000"):
-                file.seek(0)
-                data = file.read()
-                require_complete(data, opened, name)
-                significant_bits = png_significant_bits(data)
-            return _from_pil(opened, name, GreyLevels.of(opened, significant_bits))
+            return _from_pil(opened, name, _checked_levels(opened, name))
+
+
+def _checked_levels(image: Image.Image, name: str) -> GreyLevels:
+    """Load an image, check that its file holds all pixels, and return the meaning of its grey levels.
+
+    The file is known for images that are not loaded yet, also for those that the caller opened.
+    """
+    file = getattr(image, "fp", None)
+    if image.format not in ("PNG", "JPEG2000") or file is None:
+        image.load()
+        return GreyLevels.of(image)
+    position = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(position)
+    image.load()
+    require_complete(data, image, name)
+    return GreyLevels.of(image, png_levels(data))
 
 
 def _unidentified(head: bytes, name: str) -> str:

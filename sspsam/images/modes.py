@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sspsam.errors import ImageError
+from sspsam.images.containers import PNGLevels
 
 # numbers of TIFF tags
 _BITS_PER_SAMPLE: Final = 258
 _PHOTOMETRIC: Final = 262
+_SAMPLES_PER_PIXEL: Final = 277
 _EXTRA_SAMPLES: Final = 338
 _SAMPLE_FORMAT: Final = 339
 _WHITE_IS_ZERO: Final = 0
@@ -27,19 +29,24 @@ class GreyLevels:
         white_is_zero: whether level 0 is white.
         is_signed: whether levels are signed.
         may_be_scaled: whether the file may also hold levels that were scaled to all bits of the mode.
+        transparent_scale: factor from a transparent level in the file to the levels that Pillow makes of it.
     """
 
     bits: int | None = None
     white_is_zero: bool = False
     is_signed: bool = False
     may_be_scaled: bool = False
+    transparent_scale: int = 1
 
     @classmethod
-    def of(cls, image: Image.Image, png_significant_bits: int | None = None) -> "GreyLevels":
-        """Return the meaning of an image's levels, from its TIFF tags or from the sBIT chunk of its PNG file."""
+    def of(cls, image: Image.Image, png: PNGLevels | None = None) -> "GreyLevels":
+        """Return the meaning of an image's levels, from its TIFF tags or from its PNG file."""
         tags: Any = getattr(image, "tag_v2", None)
         if tags is None:
-            return cls(bits=png_significant_bits, may_be_scaled=True)
+            if png is None:
+                return cls(may_be_scaled=True)
+            scale = 255 // ((1 << png.depth) - 1) if png.depth in (2, 4) and image.mode == "L" else 1
+            return cls(bits=png.significant_bits, may_be_scaled=True, transparent_scale=scale)
         is_signed = _first(tags.get(_SAMPLE_FORMAT), 1) == _SIGNED
         bits = int(_first(tags.get(_BITS_PER_SAMPLE), 1)) - is_signed  # one bit is the sign
         return cls(bits, tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO, is_signed)
@@ -64,6 +71,9 @@ def to_rgb(image: Image.Image, name: str, levels: GreyLevels) -> Image.Image:
     """
     mode = image.mode
     transparent: Any = image.info.get("transparency")  # a grey value, colour, or palette entry
+    if levels.transparent_scale > 1 and isinstance(transparent, int):
+        image = image.copy()
+        image.info["transparency"] = transparent = transparent * levels.transparent_scale
     if mode == "RGB" and transparent is None:
         return image
     if mode.startswith("I;16"):
@@ -156,7 +166,7 @@ def _from_signed_8_bit(values: NDArray[np.uint8], name: str) -> NDArray[np.uint8
 def _has_unknown_fourth_band(image: Image.Image) -> bool:
     """Return whether the fourth band comes from a TIFF file that does not call it alpha, such as near infrared."""
     tags: Any = getattr(image, "tag_v2", None)
-    return tags is not None and tags.get(_EXTRA_SAMPLES) is None
+    return tags is not None and tags.get(_SAMPLES_PER_PIXEL) == 4 and tags.get(_EXTRA_SAMPLES) is None
 
 
 def _first(value: Any, default: int) -> Any:

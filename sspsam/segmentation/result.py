@@ -1,6 +1,7 @@
 """`Segmentation`: the answer to one expression about one image."""
 
 import io
+import numbers
 import operator
 import os
 from dataclasses import dataclass, field
@@ -134,8 +135,8 @@ class Segmentation:
         Raises:
             ImageError: no image is known, or it has another size than the mask.
         """
-        if not 0 <= opacity <= 1:
-            raise ValueError(f"opacity must be from 0 to 1, not {opacity}")
+        if not _is_fraction(opacity):
+            raise ValueError(f"opacity must be a number from 0 to 1, not {shown(repr(opacity))}")
         color = _checked_color(color)
         overlay = Image.fromarray(self._pixels(image))
         line = max(1, round(max(overlay.size) / 400))
@@ -186,9 +187,13 @@ def _dilated(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
     return mask
 
 
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, numbers.Real) and 0 <= float(value) <= 1
+
+
 def _checked_color(color: Color) -> Color:
     try:
-        red, green, blue = (operator.index(channel) for channel in color)
+        red, green, blue = (-1 if isinstance(channel, bool) else operator.index(channel) for channel in color)
     except (TypeError, ValueError):
         red = green = blue = -1  # not three whole numbers
     if not all(0 <= channel <= 255 for channel in (red, green, blue)):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from sspsam.config import ModelConfig
-from sspsam.errors import ConfigError, TextError
+from sspsam.errors import ConfigError, TextError, TextTypeError
 from sspsam.identity import PredictorIdentity
 from sspsam.models import SSPSAM, ExpressionFeatures
 from sspsam.text.tokenizer import Tokenizer, Word
@@ -69,17 +69,17 @@ class TextEncoder:
 
         Raises:
             TextError: an expression is empty or far too long; the message gives its index in the list.
-            TypeError: not a string or a list of strings.
+            TextTypeError: not a string or a list of strings; also a `TypeError`.
         """
         if isinstance(texts, str):
             return [TokenizedExpression(texts, self.tokenizer(texts))]
         if not isinstance(texts, Sequence | np.ndarray) or isinstance(texts, bytes | bytearray | memoryview):
-            raise TypeError(f"expressions must be a string or a list of strings, not {type(texts).__name__}")
+            raise TextTypeError(f"expressions must be a string or a list of strings, not {type(texts).__name__}")
         tokenized = []
         for index, text in enumerate(texts):
             try:
                 tokenized.append(TokenizedExpression(text, self.tokenizer(text)))
-            except (TextError, TypeError) as error:
+            except TextError as error:
                 raise type(error)(f"texts[{index}]: {error}") from None
         return tokenized
 

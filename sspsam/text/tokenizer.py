@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sspsam.errors import TextError, warn
+from sspsam.errors import TextError, TextTypeError, warn
 from sspsam.models.stock import SimpleTokenizer
 
 MAX_TEXT_CHARACTERS: Final = 20_000  # 75 tokens hold about 400
@@ -68,13 +68,13 @@ class Tokenizer:
         Raises:
             TextError: only white space, longer than `MAX_TEXT_CHARACTERS`, or with a word longer than
                 `MAX_WORD_CHARACTERS`.
-            TypeError: not a string.
+            TextTypeError: not a string; also a `TypeError`.
 
         Warns:
             SSPSAMWarning: the expression has more than L tokens; the message quotes the words that are cut off.
         """
         if not isinstance(text, str):
-            raise TypeError(f"an expression must be a string, not {type(text).__name__}")
+            raise TextTypeError(f"an expression must be a string, not {type(text).__name__}")
         _check_length(text, self.context_length - 2)
         ids = self._encode(self._sentence(text.strip().lower()))
         if ids == self._template_ids:

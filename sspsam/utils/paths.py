@@ -2,6 +2,7 @@
 
 import os
 import stat
+import unicodedata
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -9,6 +10,7 @@ from sspsam.errors import SSPSAMError
 
 _MAX_SHOWN: Final = 200  # characters of a path or value in a message
 _MAX_PATH: Final = 4096
+_BIDIRECTIONAL_MARKS: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def shown(value: object) -> str:
@@ -20,16 +22,25 @@ def shown(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text with its control characters escaped, so that it stays on its line and cannot steer a terminal."""
+    """Return a text with everything escaped that could leave its line or steer a terminal.
+
+    Control characters, line and paragraph separators, marks that change the direction of writing, and what is no
+    character are escaped; spaces of all kinds and joiners, which names of files really have, are not.
+    """
     if text.isprintable():
         return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape", "backslashreplace").decode()
-        for character in text
-    )
+    return "".join(_escaped(character) if _is_control(character) else character for character in text)
 
 
-def user_path(path: str | os.PathLike[str], role: str, error: type[SSPSAMError]) -> Path:
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _BIDIRECTIONAL_MARKS
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode()
+
+
+def user_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], role: str, error: type[SSPSAMError]) -> Path:
     """Return a path of the user with `~` expanded.
 
     Args:
@@ -42,6 +53,8 @@ def user_path(path: str | os.PathLike[str], role: str, error: type[SSPSAMError])
             or characters that no file name has, or is longer than any path.
     """
     name = os.fspath(path)
+    if isinstance(name, bytes):  # of a bytes path or an entry of os.scandir(b"...")
+        name = os.fsdecode(name)
     if not name or (isinstance(path, str) and not name.strip()):
         raise error(f"the path of {role} is empty; for the current folder write '.'")
     if len(name) > _MAX_PATH:

@@ -249,3 +249,43 @@ def test_a_limit_that_is_no_number_of_pixels_is_named_before_the_image_is_read(l
 
 def test_a_limit_may_be_a_number_of_numpy() -> None:
     assert load_image(GREY, np.int64(1200)).shape == (30, 40, 3)
+
+
+def test_an_image_that_the_caller_opened_is_checked_like_its_file(tmp_path: Path) -> None:
+    values = np.rint(GRADIENT * 4095).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    data = png(rows, (40, 30, 16, 0), chunk(b"sBIT", bytes([12])))
+    assert np.array_equal(load_image(Image.open(io.BytesIO(data))), load_image(data))
+    with pytest.raises(ImageError, match="truncated"):
+        load_image(Image.open(io.BytesIO(png(rows[: len(rows) // 2], (40, 30, 16, 0)))))
+
+
+def test_a_short_stream_is_found_in_animations_and_behind_interlacing() -> None:
+    rows = b"".join(b"\0" + row.tobytes() for row in np.maximum(GREY, 1))
+    animated = chunk(b"acTL", struct.pack(">II", 1, 0))
+    load_image(png(rows, (40, 30, 8, 0), animated))
+    with pytest.raises(ImageError, match="truncated"):
+        load_image(png(rows[: len(rows) // 2], (40, 30, 8, 0), animated))
+
+
+def test_transparency_that_the_caller_adds_to_a_tiff_stays_transparency() -> None:
+    tags = {256: 40, 257: 30, 259: 1, 262: 2, 277: 3, 278: 30}
+    base = {number: ("H", (value,)) for number, value in tags.items()} | {258: ("H", (8, 8, 8))}
+    image = Image.open(io.BytesIO(tiff(base, np.stack([GREY] * 3, axis=-1).tobytes())))
+    image.putalpha(0)
+    assert (load_image(image) == 255).all()
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_the_transparent_level_of_a_narrow_png_is_scaled_with_the_others(depth: int) -> None:
+    rows = (b"\0" + b"\x55" * (8 * depth // 8)) * 8  # all levels 1 at depth 2, 5 at depth 4
+    level = 1 if depth == 2 else 5
+    opaque = load_image(png(rows, (8, 8, depth, 0)))
+    assert (opaque == level * 255 // ((1 << depth) - 1)).all()
+    assert (load_image(png(rows, (8, 8, depth, 0), chunk(b"tRNS", struct.pack(">H", level)))) == 255).all()
+
+
+@pytest.mark.parametrize("content", [b"<?xml version='1.0'?><Error/>", b'{"error": "not found"}'])
+def test_documents_in_the_place_of_an_image_are_called_so(content: bytes) -> None:
+    with pytest.raises(ImageError, match="document"):
+        load_image(content)
