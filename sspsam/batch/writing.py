@@ -12,7 +12,8 @@ from sspsam.batch.ledger import Ledger
 from sspsam.batch.manifest import Task
 from sspsam.batch.options import Format
 from sspsam.batch.records import Line
-from sspsam.errors import BatchError, SSPSAMError
+from sspsam.devices import named_out_of_memory
+from sspsam.errors import BatchError, OutOfMemoryError, SSPSAMError
 from sspsam.segmentation.result import Segmentation, mask_image, png_bytes
 from sspsam.utils.files import make_directory, replace_file
 from sspsam.utils.paths import shown
@@ -72,13 +73,19 @@ class ImageWriter:
         Raises:
             StorageError: a file cannot be written.
         """
-        name, outcome = image.task.image, image.outcome
-        if isinstance(outcome, SSPSAMError):
-            return [{"image": name, "error": type(outcome).__name__, "message": str(outcome)}]
+        if isinstance(image.outcome, SSPSAMError):
+            return [_error_line(image.task.image, image.outcome)]
+        try:
+            with named_out_of_memory():
+                return self._write_results(image, image.outcome)
+        except OutOfMemoryError as error:  # of this image alone: the others need not be as large
+            return [_error_line(image.task.image, error)]
+
+    def _write_results(self, image: ImageOutcome, results: list[Segmentation]) -> list[Line]:
         lines = []
-        for number, result in enumerate(outcome, 1):
+        for number, result in enumerate(results, 1):
             files = self._write_files(f"{image.stem}-{number}", result)
-            position = {"image": name, "number": number, "of": len(outcome), "files": files}
+            position = {"image": image.task.image, "number": number, "of": len(results), "files": files}
             lines.append({**position, **self.provenance, **result.to_dict()})
         return lines
 
@@ -93,6 +100,10 @@ class ImageWriter:
         require_inside(path, self.output)
         make_directory(path.parent)
         replace_file(path, data, within=self.temporary)
+
+
+def _error_line(image: str, error: SSPSAMError) -> Line:
+    return {"image": image, "error": type(error).__name__, "message": str(error)}
 
 
 class Recorder:

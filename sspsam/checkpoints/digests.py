@@ -26,10 +26,10 @@ def cache_home() -> Path:
     Raises:
         RuntimeError: none of them is set and the user has no home directory.
     """
-    home = os.environ.get("SSPSAM_HOME")
+    home = os.environ.get("SSPSAM_HOME", "").strip()
     if home:
         return Path(os.path.expanduser(home))
-    cache = os.environ.get("XDG_CACHE_HOME")
+    cache = os.environ.get("XDG_CACHE_HOME", "").strip()
     return Path(os.path.expanduser(cache) if cache else Path.home() / ".cache") / "sspsam"
 
 

@@ -17,6 +17,7 @@ _PNG_CHUNKS: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"e
 _MAX_EXIF_BYTES: Final = 1 << 16
 _PNG_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_COLOR_SEGMENTS: Final = {0xE0: 16, 0xEE: 14}  # JFIF and Adobe markers: length of a whole segment
 _BLOCK: Final = 1 << 20
 
 
@@ -91,13 +92,16 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _jpeg_without_metadata(data: bytes) -> bytes:
-    """Drop comments and application segments other than JFIF and Adobe, which say how to decode the colours."""
+    """Drop comments and application segments other than whole JFIF and Adobe segments."""
     parts, position = [data[:2]], 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == 0xDA:  # the pixels
             break
-        is_metadata = marker == 0xFE or (0xE1 <= marker <= 0xEF and marker != 0xEE)
+        is_metadata = marker == 0xFE or 0xE0 <= marker <= 0xEF
+        # JFIF and Adobe segments say how to decode the colours, unless they are too short to say it
+        if length >= _COLOR_SEGMENTS.get(marker, 1 << 16):
+            is_metadata = False
         if not is_metadata:
             parts.append(data[position : position + 2 + length])
         position += 2 + length

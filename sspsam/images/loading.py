@@ -46,6 +46,7 @@ from sspsam.errors import (
 )
 from sspsam.images.containers import png_levels, require_complete, without_metadata
 from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
+from sspsam.images.tiff import has_damaged_tags, without_tiff_metadata
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.paths import shown, user_path
 
@@ -254,19 +255,30 @@ def _from_file(file: IO[bytes], name: str, max_pixels: int) -> Pixels:
     if not head:
         raise ImageError(f"{name} is empty (0 bytes)")
     try:
+        if has_damaged_tags(file):  # Pillow would drop the tags behind them, silently
+            raise ImageError(f"{name} has damaged tags")
         return _decoded(file, head, name, max_pixels)
     except ImageTooLargeError:
         raise
     except ImageError as error:
-        file.seek(0)
-        data = file.read()
-        stripped = without_metadata(data)
-        if stripped is None or stripped == data:
+        stripped = _without_metadata(file)
+        if stripped is None:
             raise
         try:
             return _decoded(io.BytesIO(stripped), head, name, max_pixels)
         except ImageError:
             raise error from None
+
+
+def _without_metadata(file: IO[bytes]) -> bytes | None:
+    """Return the file without metadata; None where it has none, or is of another kind."""
+    tiff = without_tiff_metadata(file)
+    if tiff is not None:
+        return tiff
+    file.seek(0)
+    data = file.read()
+    stripped = without_metadata(data)
+    return None if stripped == data else stripped
 
 
 def _decoded(file: IO[bytes], head: bytes, name: str, max_pixels: int) -> Pixels:

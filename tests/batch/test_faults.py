@@ -455,3 +455,23 @@ def test_an_expression_or_a_row_of_a_megabyte_makes_a_short_message(predictor, i
         with pytest.raises((errors.ManifestError, errors.TextError)) as raised:
             run_batch(images, tmp_path / "out", predictor=predictor, prompts=tmp_path / name)
         assert len(str(raised.value)) < 1000, name
+
+
+def test_a_lack_of_memory_while_an_image_is_written_is_an_error_of_this_image_alone(
+    predictor, photos, tmp_path, monkeypatch
+) -> None:
+    from sspsam.segmentation import rle
+
+    encode = rle.rle_encode
+    calls = iter(range(1000))
+
+    def failing_once(mask: Any) -> Any:
+        if next(calls) == 1:
+            raise MemoryError
+        return encode(mask)
+
+    monkeypatch.setattr("sspsam.segmentation.result.rle_encode", failing_once)
+    summary = run_batch(photos, tmp_path / "out", "the star", predictor=predictor)
+    assert (summary.done, summary.failed) == (3, 2)
+    errors_by_class = sorted(line["error"] for line in lines(tmp_path / "out" / "errors.jsonl"))
+    assert errors_by_class == ["ImageError", "OutOfMemoryError"]

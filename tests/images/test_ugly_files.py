@@ -289,3 +289,37 @@ def test_the_transparent_level_of_a_narrow_png_is_scaled_with_the_others(depth: 
 def test_documents_in_the_place_of_an_image_are_called_so(content: bytes) -> None:
     with pytest.raises(ImageError, match="document"):
         load_image(content)
+
+
+@pytest.mark.parametrize("tag", [270, 271, 282, 306, 700])
+@pytest.mark.parametrize("sample_format", [1, 2])
+def test_a_tag_whose_value_lies_outside_of_the_file_costs_neither_pixels_nor_other_tags(
+    tag: int, sample_format: int
+) -> None:
+    white = 65535 if sample_format == 1 else 32767
+    values = np.rint(GRADIENT * white).astype("<u2")
+    whole = grey_tiff(values, 16, sample_format=sample_format)
+    expected = load_image(whole)
+    assert np.abs(expected[..., 0].astype(int) - GREY).max() <= 1
+    one = {256: 40, 257: 30, 258: 16, 259: 1, 262: 1, 277: 1, 278: 30, 339: sample_format}
+    entries = {number: ("H", (value,)) for number, value in one.items()} | {tag: ("L", (1, 2, 3))}
+    data = bytearray(tiff(entries, values.tobytes()))
+    entry = data.index(struct.pack("<HHL", tag, 4, 3))
+    data[entry + 8 : entry + 12] = struct.pack("<L", 0x7FFFFF00)
+    assert np.array_equal(load_image(bytes(data)), expected)
+
+
+def test_a_tiff_with_xmp_as_text_is_decoded() -> None:
+    one = {256: 40, 257: 30, 258: 8, 259: 1, 262: 1, 277: 1, 278: 30}
+    data = bytearray(tiff({number: ("H", (v,)) for number, v in one.items()} | {700: ("L", (1, 2, 3))}, GREY.tobytes()))
+    entry = data.index(struct.pack("<HHL", 700, 4, 3))
+    data[entry : entry + 8] = struct.pack("<HHL", 700, 2, 12)  # ASCII
+    assert np.array_equal(load_image(bytes(data))[..., 0], GREY)
+
+
+@pytest.mark.parametrize("segment", [b"\xff\xe0\0\x07JFIF\0", b"\xff\xee\0\x07Adobe"])
+def test_a_short_colour_segment_of_a_jpeg_costs_nothing(segment: bytes) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(GREY).save(buffer, "JPEG", quality=95)
+    data = buffer.getvalue()
+    assert np.array_equal(load_image(data[:2] + segment + data[2:]), load_image(data))
