@@ -200,7 +200,8 @@ def _model_entries(content: Any, path: Path) -> dict[str, Tensor]:
     """The entries of the model's state, without the parts of names that wrappers add."""
     # dict's own methods: the file can give an OrderedDict attributes that hide them
     wrapped = [dict.get(content, name) for name in _WRAPPERS] if isinstance(content, dict) else []
-    state = next((value for value in wrapped if isinstance(value, dict)), content)
+    states = [value for value in wrapped if isinstance(value, dict)] or [content]
+    state = next((value for value in states if isinstance(value, dict) and dict.__len__(value)), states[0])
     if not isinstance(state, dict) or not dict.__len__(state):
         raise CheckpointError(f"{shown(path)} holds no 'model' state; it is not an SSP-SAM checkpoint")
     entries: dict[str, Tensor] = {}

@@ -87,7 +87,9 @@ class _PickleSimulation:
                 return
             step = _STEPS.get(opcode.name)
             if step is None:
-                raise ValueError(f"it uses the operation {opcode.name}, which torch.save does not")
+                raise ValueError(
+                    f"it uses the operation {opcode.name}, which torch.save does not with its default protocol"
+                )
             step(self, argument)
             self._operations += 1
 
@@ -109,15 +111,15 @@ class _PickleSimulation:
 
     def refuse_instance(self, name: Any) -> None:
         self.names.add(str(name).replace(" ", "."))
-        raise ValueError("it uses the operation INST, which torch.save does not")
+        raise ValueError("it uses the operation INST, which torch.save does not with its default protocol")
 
     def refuse_stack_global(self, _: Any) -> None:
         self.names.add(".".join(part.text for part in self._pop(2)))
-        raise ValueError("it uses the operation STACK_GLOBAL, which torch.save does not")
+        raise ValueError("it uses the operation STACK_GLOBAL, which torch.save does not with its default protocol")
 
     def refuse_extension(self, code: Any) -> None:
         self.names.add(f"extension {code}")
-        raise ValueError("it uses an extension code, which torch.save does not")
+        raise ValueError("it uses an extension code, which torch.save does not with its default protocol")
 
     def mark(self, _: Any) -> None:
         self._outer_stacks.append(self._stack)

@@ -609,3 +609,12 @@ def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[20] ^= 255
     path.write_bytes(data)
+
+
+def test_an_empty_state_does_not_hide_the_one_behind_it(tmp_path) -> None:
+    state = authors_state(tiny_architecture())
+    torch.save({"model": {}, "state_dict": state}, tmp_path / "a.pth")
+    assert convert_checkpoint(tmp_path / "a.pth", tmp_path / "a").architecture
+    torch.save({"model": {}}, tmp_path / "b.pth")
+    with pytest.raises(errors.CheckpointError, match="holds no 'model' state"):
+        convert_checkpoint(tmp_path / "b.pth", tmp_path / "b")
