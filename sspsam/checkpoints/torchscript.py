@@ -105,7 +105,7 @@ class _TensorReader:
         self._storages: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def tensor(self, arguments: Any) -> Tensor:
-        """The tensor that `_rebuild_tensor_v2` would make of these arguments."""
+        """Return the tensor that `_rebuild_tensor_v2` would build from these arguments."""
         reference, offset, shape, strides = arguments[:4]
         numbers = (offset, *shape, *strides)
         if len(shape) != len(strides) or not all(type(number) is int and 0 <= number < 1 << 40 for number in numbers):

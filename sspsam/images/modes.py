@@ -29,7 +29,7 @@ class GreyLevels:
         white_is_zero: whether level 0 is white.
         is_signed: whether levels are signed.
         may_be_scaled: whether the file may also hold levels that were scaled to all bits of the mode.
-        transparent_scale: factor from a transparent level in the file to the levels that Pillow makes of it.
+        transparent_scale: factor from a transparent level in the file to the levels of the decoded image.
     """
 
     bits: int | None = None
