@@ -19,7 +19,6 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from safetensors import safe_open
 
 import sspsam
@@ -28,8 +27,8 @@ from sspsam.checkpoints import listing
 from sspsam.checkpoints.format import load_checkpoint, read_config
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.names import BUNDLED_LICENSE, missing_name_message
-from sspsam.cli import main
 from sspsam.hub import resolve
+from tests.support.command import run_command
 from tests.support.hub import FakeHub
 
 DIRECTORY = Path(sspsam.__file__).parent / "bundled" / "shapes"
@@ -38,10 +37,6 @@ ORIGIN = f"bundled with sspsam {sspsam.__version__}"
 
 def load(**arguments: object) -> SSPSAMPredictor:
     return SSPSAMPredictor.from_pretrained("shapes", device="cpu", **arguments)
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def start(code: str, **environment: object) -> subprocess.Popen[str]:
@@ -212,8 +207,8 @@ def test_loading_writes_nothing_into_the_package_and_needs_no_writable_home(tmp_
         monkeypatch.setenv("SSPSAM_HOME", str(home))
         for verify in (None, True):
             assert load(verify=verify).origin == ORIGIN
-        assert run("verify", "shapes").exit_code == 0
-        assert run("download", "shapes").exit_code == 0
+        assert run_command("verify", "shapes").exit_code == 0
+        assert run_command("download", "shapes").exit_code == 0
     assert state_of_the_package() == before
 
 
@@ -256,7 +251,7 @@ def test_the_error_for_an_incomplete_installation_names_the_file_and_the_next_st
     with pytest.raises(errors.CheckpointNotFoundError, match=rf"has no {re.escape(name)}\. Reinstall sspsam"):
         load()
     assert listing.bundled().state == "missing"
-    assert run("models").stdout.startswith("shapes\tmissing\t-\t")
+    assert run_command("models").stdout.startswith("shapes\tmissing\t-\t")
 
 
 def test_the_error_for_an_installation_without_the_folder_names_both_files(copy: Path) -> None:
@@ -292,7 +287,7 @@ def test_the_error_for_damaged_files_says_to_reinstall(copy: Path, damage: Calla
 
 
 def test_it_is_listed_first_with_its_purpose() -> None:
-    first, *others = run("models").stdout.splitlines()
+    first, *others = run_command("models").stdout.splitlines()
     name, state, size, licence, purpose = first.split("\t")
     assert (name, state, licence) == ("shapes", "bundled", BUNDLED_LICENSE)
     megabytes = (DIRECTORY / "model.safetensors").stat().st_size / 1e6
@@ -302,11 +297,11 @@ def test_it_is_listed_first_with_its_purpose() -> None:
 
 
 def test_it_is_verified_by_name() -> None:
-    assert run("verify", "shapes").stdout == f"shapes\tgood\t{read_config(DIRECTORY).weights_sha256}\n"
+    assert run_command("verify", "shapes").stdout == f"shapes\tgood\t{read_config(DIRECTORY).weights_sha256}\n"
 
 
 def test_downloading_it_prints_its_directory_and_that_it_is_bundled(hub: FakeHub) -> None:
-    done = run("download", "shapes")
+    done = run_command("download", "shapes")
     assert done.exit_code == 0
     assert done.stdout == f"{DIRECTORY}\t{ORIGIN}\n"
     assert "already there" in done.stderr
@@ -314,7 +309,7 @@ def test_downloading_it_prints_its_directory_and_that_it_is_bundled(hub: FakeHub
 
 
 def test_it_is_not_deleted_with_the_cache(elsewhere: Path, copy: Path) -> None:
-    done = run("cache", "--delete", "shapes")
+    done = run_command("cache", "--delete", "shapes")
     assert done.exit_code == 1
     assert "bundled with sspsam and not in the cache" in done.stderr
     assert len(list(copy.iterdir())) == len(list(DIRECTORY.iterdir()))
@@ -325,6 +320,6 @@ def test_images_are_segmented_with_it_from_the_command_line(tmp_path: Path, imag
     from PIL import Image
 
     Image.fromarray(image).save(tmp_path / "a.png")
-    done = run("segment", tmp_path / "a.png", "-t", "a red circle", "--model", "shapes", "--format", "json")
+    done = run_command("segment", tmp_path / "a.png", "-t", "a red circle", "--model", "shapes", "--format", "json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["text"] == "a red circle"
