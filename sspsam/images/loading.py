@@ -298,7 +298,7 @@ def _checked_levels(image: Image.Image, name: str) -> GreyLevels:
     The file is known for images that are not loaded yet, also for those that the caller opened.
     """
     file = getattr(image, "fp", None)
-    if image.format not in ("PNG", "JPEG2000") or file is None:
+    if image.format not in ("PNG", "JPEG2000") or file is None or image.tell() > 0:  # later frames have no IDAT chunks
         image.load()
         return GreyLevels.of(image)
     position = file.tell()

@@ -26,7 +26,7 @@ from PIL import Image
 import sspsam
 from benchmarks.authors_checkpoint import authors_state, tiny_architecture
 from sspsam import SSPSAMPredictor, errors
-from sspsam.checkpoints import convert_process, listing
+from sspsam.checkpoints import listing
 from sspsam.checkpoints.convert import convert_checkpoint
 from sspsam.checkpoints.format import load_checkpoint, save_checkpoint
 from sspsam.checkpoints.hub_options import HubOptions
@@ -34,32 +34,13 @@ from sspsam.checkpoints.names import AUTHORS_REPOSITORY
 from sspsam.checkpoints.publish import push_checkpoint
 from sspsam.hub import resolve
 from tests.support.command import run_command
-from tests.support.hub import FakeHub
 
 UNC = "output/unc/336/checkpoint_best_miou.pth"
 NAME = "ssp-sam-336-refcoco"
 MISSPELT = "ssp-sam-336-refcocco"
 
 
-@pytest.fixture
-def options(tmp_path: Path) -> HubOptions:
-    return HubOptions(cache_dir=tmp_path / "cache")
-
-
-@pytest.fixture
-def authors(hub: FakeHub, tiny_checkpoint: Path) -> str:
-    return hub.add(AUTHORS_REPOSITORY, {UNC: tiny_checkpoint.read_bytes()})
-
-
-@pytest.fixture
-def own_files(tiny_model: Path) -> dict[str, bytes]:
-    return {name: (tiny_model / name).read_bytes() for name in ("config.json", "model.safetensors")}
-
-
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convert in this process; a subprocess takes seconds to start."""
-    monkeypatch.setattr(convert_process.sys, "frozen", True, raising=False)
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 # misspelt names

@@ -31,11 +31,6 @@ NAME = "ssp-sam-336-refcoco"
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> HubOptions:
-    return HubOptions(cache_dir=tmp_path / "cache")
-
-
-@pytest.fixture
 def authors(hub: FakeHub, tiny_checkpoint: Path) -> str:
     """The authors' repository; returns its commit."""
     return hub.add(AUTHORS_REPOSITORY, {"README.md": b"card", UNC: tiny_checkpoint.read_bytes(), GREF: b"another"})

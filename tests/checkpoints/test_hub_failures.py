@@ -23,25 +23,7 @@ UNC = "output/unc/336/checkpoint_best_miou.pth"
 NAME = "ssp-sam-336-refcoco"
 
 
-@pytest.fixture
-def options(tmp_path: Path) -> HubOptions:
-    return HubOptions(cache_dir=tmp_path / "cache")
-
-
-@pytest.fixture
-def authors(hub: FakeHub, tiny_checkpoint: Path) -> str:
-    return hub.add(AUTHORS_REPOSITORY, {UNC: tiny_checkpoint.read_bytes()})
-
-
-@pytest.fixture
-def own_files(tiny_model: Path) -> dict[str, bytes]:
-    return {name: (tiny_model / name).read_bytes() for name in ("config.json", "model.safetensors")}
-
-
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convert in this process, except in tests of the subprocess, which delete `frozen`."""
-    monkeypatch.setattr(convert_process.sys, "frozen", True, raising=False)
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 def damage(path: Path) -> None:
