@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from sspsam.errors import DeviceError, ForkedProcessError, NumericalError, OutOfMemoryError, SSPSAMError
 from sspsam.utils.batching import OUT_OF_MEMORY_MESSAGE, is_out_of_memory, release_memory
@@ -63,8 +62,8 @@ def dtype_name(dtype: str | torch.dtype | None) -> str:
 
 
 @contextmanager
-def inference_context(device: torch.device, dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Compute without gradients on `device`, in mixed precision unless `dtype` is float32.
+def inference_context(device: torch.device) -> Iterator[None]:
+    """Compute without gradients on `device`, in the precision of the weights.
 
     The context overrides the application's autocast and its default device, on which stock SAM creates tensors.
 
@@ -73,9 +72,8 @@ def inference_context(device: torch.device, dtype: torch.dtype = torch.float32) 
     """
     require_working_thread_pool()
     _THREAD_POOL.note_computation()
-    mixed = dtype is not torch.float32
-    autocast = torch.autocast(device.type, dtype=dtype if mixed else torch.bfloat16, enabled=mixed)
-    with torch.no_grad(), device, autocast, ieee_float32(device):
+    no_autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=False)
+    with torch.no_grad(), device, no_autocast, ieee_float32(device):
         yield
 
 
@@ -200,18 +198,13 @@ def named_out_of_memory() -> Iterator[None]:
     raise OutOfMemoryError(f"{OUT_OF_MEMORY_MESSAGE}: {reason}")
 
 
-def require_finite(what: str, *tensors: Tensor) -> None:
-    """Raise for values that are not finite, which a threshold would turn into an empty mask.
+def not_finite(subject: str) -> NumericalError:
+    """Return the error for values that are not finite, which a threshold would turn into an empty mask.
 
     Args:
-        what: names the tensors in the message.
-        tensors: of any shapes.
-
-    Raises:
-        NumericalError: a value is infinite or NaN.
+        subject: names the values in the message.
     """
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-        raise NumericalError(
-            f"{what}: some values are infinite or NaN. The weights are damaged, or the precision is too low. "
-            "Load the model with verify=True and dtype='float32'."
-        )
+    return NumericalError(
+        f"{subject}: some values are infinite or NaN. The weights are damaged, or the precision is too low. "
+        "Load the model with verify=True and dtype='float32'."
+    )

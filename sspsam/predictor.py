@@ -10,6 +10,7 @@ import torch
 from sspsam import hub
 from sspsam.checkpoints.format import load_checkpoint, save_checkpoint
 from sspsam.checkpoints.publish import push_checkpoint
+from sspsam.checkpoints.reload import load_again
 from sspsam.config import ModelConfig
 from sspsam.devices import (
     checked_device,
@@ -18,12 +19,12 @@ from sspsam.devices import (
     named_out_of_memory,
     require_working_thread_pool,
 )
-from sspsam.errors import CheckpointError, ConfigError, NoImageError, SSPSAMError, UnsavedModelError
+from sspsam.errors import ConfigError, NoImageError, SSPSAMError, UnsavedModelError
 from sspsam.identity import LoadedCheckpoint, PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput
-from sspsam.models import SSPSAM
+from sspsam.models import SSPSAM, DeviceModel
 from sspsam.segmentation.answers import AnswerSettings, PredictOptions
 from sspsam.segmentation.pipeline import Pipeline
 from sspsam.segmentation.result import Segmentation
@@ -38,12 +39,16 @@ class SSPSAMPredictor:
     change until it returns. A predictor from a checkpoint can be pickled; the pickle holds no weights.
 
     Args:
-        model: the network; it is set to evaluation mode and moved to `device`.
-        config: of the model; the model must not change afterwards.
+        model: the network in float32; it is set to evaluation mode and must not change afterwards. On the CPU in
+            float32 the predictor computes with it, otherwise with a copy on `device`; the model stays where it is.
+        config: of the model.
         device: None: a GPU if PyTorch finds one, else the CPU.
         dtype: float32: everything in float32, TF32 off. float16 or bfloat16: mixed precision in the image encoders,
-            whose matrix products are computed in half precision; norms, softmax, residuals, everything else and the
-            weights stay in float32. None: float16 on a GPU, float32 elsewhere.
+            and with float16 on a GPU in the rest of the network too: matrices are kept and multiplied in half
+            precision; norms, softmax, residuals and similarities are float32. None: float16 on a GPU, float32
+            elsewhere.
+        compile: whether to compile SAM's image encoder with `torch.compile` at its first use, for services: on a GPU
+            it takes about half a minute and makes a new image a third faster.
         embedding_cache: folder or `EmbeddingCache` for embeddings on disk; None: no cache. It is used by models that
             were loaded from a checkpoint, since other models have no lasting identity.
         checkpoint: source of `model`, passed by `from_pretrained`. None: the model was made in memory.
@@ -62,6 +67,7 @@ class SSPSAMPredictor:
         dtype: str | torch.dtype | None = None,
         embedding_cache: EmbeddingCache | str | os.PathLike[str] | None = None,
         checkpoint: LoadedCheckpoint | None = None,
+        compile: bool = False,
     ) -> None:
         chosen = checked_device(device)
         precision = default_dtype(chosen) if dtype is None else checked_dtype(dtype)
@@ -71,8 +77,9 @@ class SSPSAMPredictor:
             embedding_cache = EmbeddingCache(embedding_cache)
         identity = PredictorIdentity.of(config, checkpoint, chosen, precision)
         self._config = config
-        self._model = model.eval().to(chosen)
-        self._pipeline = Pipeline.of(self._model, config, identity, embedding_cache)
+        self._model, self._compile = model.eval(), compile
+        on_device = DeviceModel.of(model, chosen, precision, compile_blocks=compile)
+        self._pipeline = Pipeline.of(on_device, config, identity, embedding_cache)
         self._embedding: ImageEmbedding | None = None  # of set_image
 
     @classmethod
@@ -89,6 +96,7 @@ class SSPSAMPredictor:
         verify: bool | None = None,
         repository: str | None = None,
         embedding_cache: EmbeddingCache | str | os.PathLike[str] | None = None,
+        compile: bool = False,
     ) -> Self:
         """Load a predictor from a checkpoint.
 
@@ -98,7 +106,7 @@ class SSPSAMPredictor:
                 the Hub, `owner/name:path.pth`; or `"shapes"`, the bundled model for drawn shapes. `sspsam models`
                 lists the names.
             revision: branch, tag or commit on the Hub; a commit (recommended) is looked up only once.
-            device, dtype, embedding_cache: see the class.
+            device, dtype, embedding_cache, compile: see the class.
             cache_dir: of files from the Hub; None: that of `huggingface_hub`.
             local_files_only: never use the network.
             token: for private repositories.
@@ -120,8 +128,10 @@ class SSPSAMPredictor:
         resolved = hub.resolve(name_or_path, options, repository=repository)
         with hub.repair_command_in_errors(resolved):
             model, config = load_checkpoint(resolved.path, verify=verify)
-        source = LoadedCheckpoint(os.fspath(name_or_path or ""), revision, resolved.path.absolute(), resolved.origin)
-        return cls(model, config, device=chosen, dtype=dtype, embedding_cache=embedding_cache, checkpoint=source)
+        file = LoadedCheckpoint(os.fspath(name_or_path or ""), revision, resolved.path.absolute(), resolved.origin)
+        return cls(
+            model, config, device=chosen, dtype=dtype, embedding_cache=embedding_cache, checkpoint=file, compile=compile
+        )
 
     @property
     def config(self) -> ModelConfig:
@@ -156,8 +166,8 @@ class SSPSAMPredictor:
     def to(self, device: str | torch.device | None) -> Self:
         """Move the model to a device; `None` and errors are those of the constructor. Embeddings follow when used."""
         chosen = checked_device(device)
-        self._model.to(chosen)
-        self._pipeline = self._pipeline.on(chosen)
+        model = DeviceModel.of(self._model, chosen, self.dtype, compile_blocks=self._compile)
+        self._pipeline = self._pipeline.on(chosen, model)
         return self
 
     def save_pretrained(
@@ -367,7 +377,8 @@ class SSPSAMPredictor:
                 "this predictor's model was made in memory, so that another process could not load it: call "
                 "save_pretrained(directory) and pickle SSPSAMPredictor.from_pretrained(directory)"
             )
-        return _unpickled, (type(self), self._pipeline.identity, self._pipeline.cache, self._embedding)
+        pipeline = self._pipeline
+        return _unpickled, (type(self), pipeline.identity, pipeline.cache, self._embedding, self._compile)
 
 
 def _unpickled(
@@ -375,23 +386,14 @@ def _unpickled(
     identity: PredictorIdentity,
     cache: EmbeddingCache | None,
     embedding: ImageEmbedding | None,
+    compile: bool = False,
 ) -> SSPSAMPredictor:
-    """Load a pickled predictor from its checkpoint: by path, or by name where another computer has no such path."""
-    checkpoint = identity.checkpoint
-    if checkpoint is None:
-        raise UnsavedModelError("the pickled predictor names no checkpoint")
+    """Load a pickled predictor from its checkpoint."""
     require_working_thread_pool()
-    path = checkpoint.path
-    if not os.path.exists(path):
-        path = hub.resolve(checkpoint.name, hub.HubOptions(checkpoint.revision)).path
-    model, config = load_checkpoint(path)
-    if config.fingerprint != identity.fingerprint:
-        raise CheckpointError(
-            f"the pickled predictor belongs to a checkpoint with the fingerprint {identity.fingerprint[:20]}..., but "
-            f"{path} has {config.fingerprint[:20]}...: pickle the predictor again, or restore the checkpoint"
-        )
+    model, config = load_again(identity)
+    device, dtype, checkpoint = identity.device, identity.dtype, identity.checkpoint
     predictor = kind(
-        model, config, device=identity.device, dtype=identity.dtype, embedding_cache=cache, checkpoint=checkpoint
+        model, config, device=device, dtype=dtype, embedding_cache=cache, checkpoint=checkpoint, compile=compile
     )
     predictor._embedding = embedding
     return predictor

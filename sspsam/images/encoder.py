@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from sspsam.config import ModelConfig
-from sspsam.devices import dtype_name, inference_context, require_finite, require_working_thread_pool
+from sspsam.devices import dtype_name, inference_context, not_finite, require_working_thread_pool
 from sspsam.errors import SSPSAMError, warn
 from sspsam.identity import PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.loading import ImageInput
 from sspsam.images.preprocessing import PreprocessedImage, preprocess_image
-from sspsam.models import SSPSAM, ImageFeatures
+from sspsam.models import DeviceModel, ImageFeatures
+from sspsam.models.device_model import all_finite
 from sspsam.utils.batching import result_or_error
 
 
@@ -28,7 +29,7 @@ class ImageEncoder:
     """
 
     def __init__(
-        self, model: SSPSAM, config: ModelConfig, identity: PredictorIdentity, cache: EmbeddingCache | None
+        self, model: DeviceModel, config: ModelConfig, identity: PredictorIdentity, cache: EmbeddingCache | None
     ) -> None:
         self._model, self._config, self._identity = model, config, identity
         # no later process could look up the entries of a model that has no checkpoint
@@ -71,27 +72,27 @@ class ImageEncoder:
         device = self._identity.device
         clip_input = torch.stack([image.clip_input for image in images]).to(device)  # (B, 3, S, S)
         sam_input = torch.stack([image.sam_input for image in images]).to(device)  # (B, 3, size, size)
-        with inference_context(device, self._identity.dtype):
+        with inference_context(device):
             features = self._model.encode_image(clip_input, sam_input)
-        return [
-            result_or_error(self._finite, image_features, clip_input[index : index + 1], sam_input[index : index + 1])
-            for index, image_features in enumerate(features)
-        ]
+            inputs = zip(torch.split(clip_input, 1), torch.split(sam_input, 1), strict=True)
+            return [
+                image_features if finite else result_or_error(self._compute_in_float32, *image_inputs)
+                for image_features, finite, image_inputs in zip(features, all_finite(features), inputs, strict=True)
+            ]
 
-    def _finite(self, features: ImageFeatures, clip_input: Tensor, sam_input: Tensor) -> ImageFeatures:
-        """Return the features in float32; encode the image again in float32 where mixed precision overflowed.
+    def _compute_in_float32(self, clip_input: Tensor, sam_input: Tensor) -> ImageFeatures:
+        """Encode one image whose features are not finite again in float32, unless that is the precision already.
 
         Raises:
             NumericalError: the features are not finite in float32 either.
         """
         dtype = self._identity.dtype
-        if dtype is not torch.float32 and not all(bool(tensor.isfinite().all()) for tensor in features):
+        if dtype is not torch.float32:
             warn(f"{dtype_name(dtype)} overflowed for this image: it is encoded again in float32")
-            with inference_context(clip_input.device):
-                [features] = self._model.encode_image(clip_input, sam_input)
-        features = ImageFeatures(*(tensor.float() for tensor in features))
-        require_finite("the features of the image", *features)
-        return features
+            [features] = self._model.in_float32().encode_image(clip_input, sam_input)
+            if all_finite([features]) == [True]:
+                return features
+        raise not_finite("the features of the image")
 
     def _embedding(self, image: PreprocessedImage, features: ImageFeatures) -> ImageEmbedding:
         clip_features, sam_embedding = (tensor.to(self._identity.device) for tensor in features)

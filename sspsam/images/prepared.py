@@ -8,7 +8,7 @@ from sspsam.config import ModelConfig
 from sspsam.identity import PredictorIdentity
 from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.preprocessing import Geometry
-from sspsam.models import SSPSAM, ImageFeatures, PreparedImage
+from sspsam.models import DeviceModel, ImageFeatures, PreparedImage
 
 CAPACITY: Final = 16  # embeddings; at the published sizes one takes about 15 MB
 
@@ -31,7 +31,7 @@ class PreparedEmbeddings:
         identity: of the predictor.
     """
 
-    def __init__(self, model: SSPSAM, config: ModelConfig, identity: PredictorIdentity) -> None:
+    def __init__(self, model: DeviceModel, config: ModelConfig, identity: PredictorIdentity) -> None:
         self._model, self._config, self._identity = model, config, identity
         self._lock = threading.Lock()
         self._entries: WeakKeyDictionary[ImageEmbedding, PreparedEmbedding] = WeakKeyDictionary()  # oldest first

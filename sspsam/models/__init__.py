@@ -3,8 +3,9 @@
 The files follow the figure of the paper. `clip.py` encodes an image and an expression, `image_encoder.py` encodes the
 image for SAM. `attention_adapters.py` and `ssp_encoder.py` turn CLIP's features into prompts and a box.
 `mask_decoder.py` and its `transformer.py` decode a mask from the prompts. `sam.py` joins the parts of SAM, and
-`sspsam.py` the whole network. `layers.py` holds the layers that several networks share, `kernels.py` the operators that
-only one backend has, `stock.py` the imports from open_clip and segment_anything.
+`sspsam.py` the whole network. `device_model.py` is the network on one device in one precision: `precision.py` narrows
+and moves its weights, `cuda_graphs.py` records its computation. `layers.py` holds the layers that several networks
+share, `kernels.py` the operators that only one backend has, `stock.py` the imports from open_clip and segment_anything.
 
 Shape letters, used in every comment and docstring of this package:
 
@@ -23,6 +24,7 @@ TCSVT 2025, arXiv 2603.18086. The computation is defined in `docs/method.md`.
 
 from sspsam.models.attention_adapters import LinguisticAttentionAdapter, VisualAttentionAdapter
 from sspsam.models.clip import CLIPWithSurgery, TextFeatures
+from sspsam.models.device_model import DeviceModel
 from sspsam.models.layers import MLP
 from sspsam.models.sam import SAM
 from sspsam.models.ssp_encoder import PromptGenerator, SSPEncoder, SSPOutput
@@ -33,6 +35,7 @@ __all__ = [
     "SAM",
     "SSPSAM",
     "CLIPWithSurgery",
+    "DeviceModel",
     "ExpressionFeatures",
     "ImageFeatures",
     "LinguisticAttentionAdapter",

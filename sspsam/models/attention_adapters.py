@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sspsam.models.kernels import linear
+from sspsam.models.kernels import linear, widened
 from sspsam.models.layers import MLP, Linear, MultiheadAttention
 
 
@@ -53,11 +53,10 @@ class LinguisticAttentionAdapter(nn.Module):
             padding: (E, L) bool, True at padding.
         """
         words = self.word_projection(words)  # (E, L, H)
-        # stopping at the last word saves time on a CPU; on a GPU reading the length forces a synchronisation
-        length = _longest_length(padding) if words.device.type == "cpu" else words.shape[1]
-        scores = self.score(self._gru_states(words, length)).squeeze(-1)  # (E, n)
+        length = _longest_length(padding)
+        scores = widened(self.score(self._gru_states(words, length)).squeeze(-1))  # (E, n)
         attention = scores.masked_fill(padding[:, :length], -torch.inf).softmax(dim=-1)  # (E, n)
-        sentence = torch.einsum("en,enh->eh", attention, words[:, :length])  # (E, H)
+        sentence = torch.einsum("en,enh->eh", attention, widened(words[:, :length]))  # (E, H)
         return LinguisticFeatures(words, F.pad(attention, (0, words.shape[1] - length)), sentence)
 
     def _gru_states(self, words: Tensor, length: int) -> Tensor:
@@ -127,9 +126,9 @@ class VisualAttentionAdapter(nn.Module):
         for layer in later_layers:
             patches = layer(F.relu(patches))
         context = self._verification_context(patches, words, padding)  # (E, G*G, H)
-        cosine = F.cosine_similarity(self.verify_image(patches), context, dim=-1)  # (E, G*G)
+        cosine = F.cosine_similarity(widened(self.verify_image(patches)), widened(context), dim=-1)  # (E, G*G)
         verification = self.scale * torch.exp(-((1 - cosine) ** 2) / (2 * self.sigma**2))  # (E, G*G)
-        return VisualFeatures(self.norm(patches) * verification.unsqueeze(-1), similarity, verification)
+        return VisualFeatures(self.norm(widened(patches)) * verification.unsqueeze(-1), similarity, verification)
 
     def _verification_context(self, patches: Tensor, words: Tensor, padding: Tensor) -> Tensor:
         """Compute `verify_words(word_attention(patches, words, words))`.
@@ -150,6 +149,7 @@ class VisualAttentionAdapter(nn.Module):
         attention, heads = self.word_attention, self.word_attention.num_heads
         length = _longest_length(padding)
         words, padding = words[:, :length], padding[:, :length]
+        patches = patches.to(attention.in_proj_weight.dtype)
         count, _, hidden = words.shape
         width = hidden // heads
         query_weight, key_weight, value_weight = attention.in_proj_weight.chunk(3)  # (H, H) each
@@ -159,11 +159,11 @@ class VisualAttentionAdapter(nn.Module):
         bias = (keys * query_bias).view(count, length, heads, width).sum(dim=-1).transpose(1, 2)  # (E, heads, n)
         bias = bias.masked_fill(padding.unsqueeze(1), -torch.inf).view(count, 1, heads * length)
         scores = torch.baddbmm(bias, patches, folded_keys.transpose(1, 2))  # (E, G*G, heads*n)
-        weights = scores.view(count, -1, heads, length).softmax(dim=-1).flatten(2)  # (E, G*G, heads*n)
+        weights = widened(scores).view(count, -1, heads, length).softmax(dim=-1).flatten(2)  # (E, G*G, heads*n)
         values = linear(words, value_weight, value_bias)  # (E, n, H)
         output_weight = attention.out_proj.weight.T.view(heads, width, hidden)
         folded_values = self.verify_words.without_bias(_multiply_per_head(values, output_weight))  # (E, heads*n, H)
-        return torch.baddbmm(self.verify_words(attention.out_proj.bias), weights, folded_values)
+        return torch.baddbmm(self.verify_words(attention.out_proj.bias), weights.to(folded_values.dtype), folded_values)
 
 
 def _multiply_per_head(x: Tensor, weight: Tensor) -> Tensor:
@@ -190,6 +190,9 @@ def _gru_weights(gru: nn.GRU, suffix: str) -> list[Tensor]:
 def _longest_length(padding: Tensor) -> int:
     """Return n, the text positions up to the last word of the longest expression, of (E, L) bool.
 
-    Padding may lie between words too: CLIP's id of "!" is 0.
+    Padding may lie between words too: CLIP's id of "!" is 0. Stopping at the last word saves time on a CPU. On other
+    devices n is L: to read the length, the CPU would wait for the device, and a CUDA graph cannot be recorded.
     """
+    if padding.device.type != "cpu":
+        return padding.shape[1]
     return int(padding.logical_not().any(dim=0).nonzero().max()) + 1

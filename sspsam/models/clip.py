@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sspsam.config import CLIPConfig
 from sspsam.models import stock
-from sspsam.models.kernels import linear
+from sspsam.models.kernels import linear, widened
 from sspsam.models.layers import Linear, MultiheadAttention
 
 
@@ -136,7 +136,7 @@ class VisionTransformer(stock.VisionTransformer):
 
     def forward(self, clip_input: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, 1+G*G, C), projected features of the class token and of every patch."""
-        patches = self.conv1(clip_input).flatten(2).transpose(1, 2)  # (B, G*G, width)
+        patches = self.conv1(clip_input.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, G*G, width)
         class_token = self.class_embedding.expand(len(patches), 1, -1)  # (B, 1, width)
         x = torch.cat([class_token, patches], dim=1) + self.positional_embedding  # (B, 1+G*G, width)
         x = self.ln_pre(x)
@@ -188,7 +188,7 @@ class TextTransformer(stock.TextTransformer):
             x = block(x, causal=True)
         words: Tensor = self.ln_final(x)  # (E, L, width)
         ends = words[torch.arange(len(words), device=words.device), token_ids.argmax(dim=-1)]  # (E, width)
-        sentence = F.normalize(linear(ends, self.text_projection.T), dim=-1)  # (E, C)
+        sentence = F.normalize(widened(linear(ends, self.text_projection.T)), dim=-1)  # (E, C)
         return TextFeatures(words, sentence)
 
 

@@ -1,4 +1,4 @@
-"""Matrix products by oneDNN on the CPU, with PyTorch's public product as the fallback.
+"""Operators that only one backend has: oneDNN's products on a CPU, and the choice of fused attention on a GPU.
 
 On the CPU PyTorch multiplies float32 matrices with MKL, which is slow on processors that Intel did not make. oneDNN,
 which PyTorch uses for half precision and for convolutions, is fast there too, and it applies an activation while the
@@ -8,6 +8,7 @@ PyTorch offers these products only as private operators of its compiler. All of 
 tried on small matrices before its first use.
 """
 
+import logging
 import threading
 import types
 import weakref
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_LOG: Final = logging.getLogger(__name__)
 Activation = Literal["none", "relu", "gelu"]
 ACTIVATIONS: Final[Mapping[Activation, Callable[[Tensor], Tensor]]] = types.MappingProxyType(
     {"none": lambda x: x, "relu": F.relu, "gelu": F.gelu}
@@ -80,6 +82,11 @@ class PackedWeight:
         self._source, self._version = weakref.ref(weight), weight._version
 
 
+def widened(x: Tensor) -> Tensor:
+    """Return half-precision values in float32, for what half precision cannot hold; others as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def linear(
     x: Tensor,
     weight: Tensor,
@@ -87,10 +94,10 @@ def linear(
     activation: Activation = "none",
     packed: PackedWeight | None = None,
 ) -> Tensor:
-    """Compute `activation(x @ weight.T + bias)` with the fastest product for the device.
+    """Compute `activation(x @ weight.T + bias)` in the weight's dtype, with the fastest product for the device.
 
     Args:
-        x: (..., in).
+        x: (..., in), cast to the dtype of the weight.
         weight: (out, in).
         bias: (out,), or None.
         activation: applied to the product; "gelu" is the exact one.
@@ -99,6 +106,7 @@ def linear(
     Returns:
         (..., out).
     """
+    x = x.to(weight.dtype)
     product = onednn_product() if _onednn_can_multiply(x) else None
     if product is None:
         # PyTorch splits a product with a tensor that is not contiguous into many, and copies the weight for each
@@ -112,6 +120,27 @@ def _onednn_can_multiply(x: Tensor) -> bool:
     """Float32 on the CPU, outside mixed precision, and without gradients: the operator has no derivative."""
     plain = x.device.type == "cpu" and x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
     return plain and not torch.is_grad_enabled() and bool(torch.backends.mkldnn.enabled)
+
+
+@cache
+def fused_attention_accepts(width: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a fused attention kernel of a GPU takes heads of this width; False on devices other than CUDA's.
+
+    Without such a kernel PyTorch would write the matrix of all scores to memory.
+    """
+    if device.type != "cuda":
+        return False
+    x = torch.empty(1, 1, 64, width, dtype=dtype, device=device)
+    try:
+        parameters = torch.backends.cuda.SDPAParams(x, x, x, None, 0.0, False, False)
+        accepts = torch.backends.cuda.can_use_flash_attention(
+            parameters
+        ) or torch.backends.cuda.can_use_efficient_attention(parameters)
+    except (AttributeError, TypeError):  # PyTorch's question for a kernel is not part of its stable API
+        accepts = False
+    way = "as columns of queries and keys" if accepts else "as a bias: no fused kernel takes heads of this width"
+    _LOG.info("relative positions of SAM's encoder on %s in %s, heads of %d: %s", device, dtype, width, way)
+    return accepts
 
 
 @cache

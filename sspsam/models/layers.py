@@ -31,6 +31,13 @@ class PackingLayer(nn.Module):
         return self
 
 
+def release_packed_weights(model: nn.Module) -> None:
+    """Free the packed weights of a network; a later product packs its weight again."""
+    for module in model.modules():
+        if isinstance(module, PackingLayer) and module.packed_weight is not None:
+            module.packed_weight.drop()
+
+
 class Linear(PackingLayer, nn.Linear):
     """A linear layer with bias that multiplies with `kernels.linear`.
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from sspsam.config import SAMConfig
 from sspsam.models import stock
-from sspsam.models.kernels import Activation, linear
+from sspsam.models.kernels import Activation, linear, widened
 from sspsam.models.layers import MLP
 from sspsam.models.transformer import ImageProjections, TwoWayTransformer
 
@@ -78,9 +78,9 @@ class MaskDecoder(stock.MaskDecoder):
         tokens = torch.cat([output_tokens.expand(len(prompts), -1, -1), prompts], dim=1)  # (E, T, D)
         # the first two outputs are the IoU token and mask token 0
         outputs, keys = self.transformer(tokens, image.tokens, image.position, image.projections, outputs=2)
-        iou = self.iou_prediction_head(outputs[:, 0])[:, 0]  # (E,)
+        iou = widened(self.iou_prediction_head(outputs[:, 0])[:, 0])  # (E,)
         mask_weights = self.output_hypernetworks_mlps[0](outputs[:, 1])  # (E, D/8)
-        return self._mask_logits(keys, mask_weights), iou
+        return widened(self._mask_logits(keys, mask_weights)), iou
 
     def _mask_logits(self, keys: Tensor, mask_weights: Tensor) -> Tensor:
         """Upsample the image tokens by four and multiply them with the weights of the mask.
@@ -98,7 +98,7 @@ class MaskDecoder(stock.MaskDecoder):
         first, norm, activation, second, _ = self.output_upscaling
         count, side = len(keys), math.isqrt(keys.shape[1])
         x = _upsample(keys, first)  # (E, N, 4, D/4)
-        x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
+        x = activation(F.layer_norm(widened(x), x.shape[-1:], norm.weight, norm.bias, norm.eps))
         x = _upsample(x, second, "gelu")  # (E, N, 4, 4, D/8)
         mask = x.flatten(1, 3) @ mask_weights.unsqueeze(-1)  # (E, N*4*4, 1)
         # y and x of the token, within the first 2 x 2 pixels, within the second 2 x 2 pixels

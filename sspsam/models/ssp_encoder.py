@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sspsam.config import Architecture
 from sspsam.models.attention_adapters import LinguisticAttentionAdapter, LinguisticFeatures, VisualAttentionAdapter
+from sspsam.models.kernels import widened
 from sspsam.models.layers import MLP, Linear, MultiheadAttention
 
 
@@ -120,4 +121,5 @@ class SSPEncoder(nn.Module):
         visual = self.visual_attention_adapter(features, projected, sentence, language.words, padding)
         fused = self.fusion(visual.patches.tanh() * language.sentence.tanh().unsqueeze(1))  # (E, G*G, D)
         box_token, prompts = self.prompt_generator(fused)  # (E, D), (E, P, D)
-        return SSPOutput(prompts, self.box_head(box_token).sigmoid(), visual.similarity, visual.verification)
+        box = widened(self.box_head(box_token)).sigmoid()  # (E, 4)
+        return SSPOutput(prompts, box, visual.similarity, visual.verification)

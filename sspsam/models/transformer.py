@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sspsam.config import SAMConfig
 from sspsam.models import stock
+from sspsam.models.kernels import widened
 from sspsam.models.layers import Linear, MLPBlock
 
 
@@ -73,9 +74,11 @@ class Attention(stock.TwoWayAttention):
         key_weight = self.k_proj.weight.view(self.num_heads, -1, width)  # (heads, d/heads, D)
         value_weight = self.v_proj.weight.view(self.num_heads, -1, width)  # (heads, d/heads, D)
         q = self._by_head(self.q_proj(queries))  # (E, heads, Q, d/heads)
+        image, position = image.to(q.dtype), position.to(q.dtype)
         q = (q / math.sqrt(q.shape[-1]) @ key_weight).flatten(1, 2)  # (E, heads*Q, D)
         scores = torch.baddbmm(q @ position.T, q, image.transpose(1, 2))  # (E, heads*Q, N)
-        context = (scores.softmax(dim=-1) @ image).view(count, self.num_heads, length, width)  # (E, heads, Q, D)
+        weights = widened(scores).softmax(dim=-1).to(image.dtype)  # (E, heads*Q, N)
+        context = (weights @ image).view(count, self.num_heads, length, width)  # (E, heads, Q, D)
         context = context @ value_weight.transpose(1, 2)  # (E, heads, Q, d/heads)
         return self.out_proj(context.transpose(1, 2).flatten(2) + self.v_proj.bias)
 
@@ -155,7 +158,7 @@ class TwoWayAttentionBlock(stock.TwoWayAttentionBlock):
     def _self_attention(self, queries: Tensor, tokens: Tensor) -> Tensor:
         """(E, T, D), (E, T, D) -> (E, T, D), with residual and norm."""
         if self.skip_first_layer_pe:
-            queries = self.self_attn(queries, queries, queries)
+            queries = widened(self.self_attn(queries, queries, queries))
         else:
             queries_with_position = queries + tokens
             queries = queries + self.self_attn(queries_with_position, queries_with_position, queries)

@@ -3,25 +3,20 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, TypedDict, cast
+from typing import Literal, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sspsam.config import ModelConfig, check_mask_threshold, check_no_target_pixels
-from sspsam.devices import require_finite
+from sspsam.devices import not_finite
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, Pixels
 from sspsam.images.preprocessing import Geometry
 from sspsam.models import Prediction
-from sspsam.segmentation.postprocessing import (
-    box_of_mask,
-    box_on_image,
-    foreground_pixels,
-    logits_on_image,
-    threshold_logit,
-)
+from sspsam.segmentation.postprocessing import box_on_image, logits_on_image, threshold_logit
 from sspsam.segmentation.result import Explanation, Segmentation
+from sspsam.segmentation.transfer import HostAnswer
 from sspsam.text.encoder import EncodedExpression
 from sspsam.text.tokenizer import Word
 from sspsam.utils.arguments import whole_number
@@ -97,8 +92,9 @@ class AnswerSettings:
 
 def to_segmentation(
     expression: EncodedExpression,
-    words: Sequence[Word],
+    answer: HostAnswer,
     prediction: Prediction,
+    words: Sequence[Word],
     geometry: Geometry,
     pixels: Pixels | None,
     config: ModelConfig,
@@ -107,39 +103,33 @@ def to_segmentation(
     """Return the answer to one expression.
 
     Args:
-        expression: the expression of the prediction.
+        expression: of the answer.
+        answer: its numbers and its mask.
+        prediction: with E = 1, for logits and maps.
         words: of the expression, for its explanation.
-        prediction: with E = 1.
         geometry: of the image.
         pixels: of the image, if they are known.
         config: of the model.
         settings: see `PredictOptions`.
 
     Raises:
-        NumericalError: the prediction is not finite.
+        NumericalError: the answer is not finite.
     """
+    if not answer.finite:
+        raise not_finite(f"the answer to {expression.text[:60]!r}")
     sam_size, clip_size = config.architecture.sam.image_size, config.architecture.clip.image_size
     low_res = prediction.low_res  # (1, M, M)
-    require_finite(f"the answer to {expression.text[:60]!r}", low_res, prediction.iou, prediction.box)
-    foreground = int(foreground_pixels(low_res, sam_size, config.postprocessing.no_target_frame))
-    no_target = foreground < settings.no_target_pixels
-    full = None
-    if not no_target or settings.return_logits == "full":
-        full = logits_on_image(low_res, geometry, sam_size)[0]  # (h, w)
-    if no_target or full is None:
-        mask = np.zeros((geometry.height, geometry.width), dtype=np.bool_)
-    else:
-        mask = cast(NDArray[np.bool_], (full >= settings.threshold).cpu().numpy())
+    full_size = settings.return_logits == "full"
     return Segmentation(
         text=expression.text,
-        mask=mask,
-        no_target=no_target,
-        foreground_pixels=foreground,
-        score=float(prediction.iou[0]),
-        box=box_on_image(prediction.box[0].cpu().double().numpy(), geometry, clip_size),
-        mask_box=box_of_mask(mask),
+        mask=answer.mask,
+        no_target=answer.foreground_pixels < settings.no_target_pixels,
+        foreground_pixels=answer.foreground_pixels,
+        score=answer.score,
+        box=box_on_image(answer.box, geometry, clip_size),
+        mask_box=answer.mask_box,
         low_res_logits=_array(low_res[0]) if settings.return_logits == "low_res" else None,
-        logits=_array(full) if full is not None and settings.return_logits == "full" else None,
+        logits=_array(logits_on_image(low_res, geometry, sam_size)[0]) if full_size else None,
         explanation=_explanation(words, prediction) if settings.explain else None,
         pixels=pixels,
     )

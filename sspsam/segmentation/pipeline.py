@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from sspsam.config import ModelConfig
-from sspsam.devices import inference_context, require_working_thread_pool
-from sspsam.errors import EmbeddingError, OutOfMemoryError, SSPSAMError
+from sspsam.devices import dtype_name, inference_context, require_working_thread_pool
+from sspsam.errors import EmbeddingError, OutOfMemoryError, SSPSAMError, warn
 from sspsam.identity import PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
@@ -19,27 +19,30 @@ from sspsam.images.encoder import ImageEncoder
 from sspsam.images.loading import ImageInput, own_copy
 from sspsam.images.prepared import PreparedEmbeddings
 from sspsam.images.preprocessing import PreprocessedImage
-from sspsam.models import SSPSAM, ExpressionFeatures, Prediction
+from sspsam.models import DeviceModel, ExpressionFeatures, Prediction
+from sspsam.models.device_model import MOST_EXPRESSIONS
 from sspsam.segmentation.answers import AnswerSettings, to_segmentation
 from sspsam.segmentation.result import Segmentation
-from sspsam.text.encoder import TextEncoder, TokenizedExpression, tokenizer_for
+from sspsam.segmentation.transfer import HostAnswer, host_answers
+from sspsam.text.encoder import EncodedExpression, TextEncoder, TokenizedExpression, tokenizer_for
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.batching import (
     compute_in_batches,
     default_batch_size,
+    default_workers,
+    is_out_of_memory,
     pair_images_with_texts,
     raise_error,
     raise_first_error,
     raise_if_error,
+    release_memory,
     result_or_error,
 )
 
 # expressions in one pass of the decoder: with two, every intermediate tensor stays in a CPU's cache and below 32 MB
 # (see models.image_encoder); a GPU needs many
 _DECODER_BATCH_SIZE: Final = {"cpu": 2}
-_GPU_DECODER_BATCH_SIZE: Final = 32
-_WORKERS: Final = 2  # threads that load images
 
 Loaded = TypeVar("Loaded")
 Outcome = list[Segmentation] | SSPSAMError
@@ -57,7 +60,7 @@ class Pipeline:
     """Model, encoders and caches of one predictor on one device; threads may share it.
 
     Args:
-        model: on the identity's device, in evaluation mode.
+        model: on the identity's device, in its precision.
         config: of the model.
         identity: of the predictor.
         tokenizer: of the model.
@@ -66,7 +69,7 @@ class Pipeline:
 
     def __init__(
         self,
-        model: SSPSAM,
+        model: DeviceModel,
         config: ModelConfig,
         identity: PredictorIdentity,
         tokenizer: Tokenizer,
@@ -84,13 +87,15 @@ class Pipeline:
         self._prepared = PreparedEmbeddings(model, config, identity)
 
     @classmethod
-    def of(cls, model: SSPSAM, config: ModelConfig, identity: PredictorIdentity, cache: EmbeddingCache | None) -> Self:
+    def of(
+        cls, model: DeviceModel, config: ModelConfig, identity: PredictorIdentity, cache: EmbeddingCache | None
+    ) -> Self:
         """Build the pipeline of a model with a new tokenizer."""
         return cls(model, config, identity, tokenizer_for(config), cache)
 
-    def on(self, device: torch.device) -> "Pipeline":
-        """Return the pipeline of the same model after a move to another device; the caches in memory are empty."""
-        return Pipeline(self._model, self._config, self.identity.on(device), self._tokenizer, self.cache)
+    def on(self, device: torch.device, model: DeviceModel) -> "Pipeline":
+        """Return the pipeline of the same weights on another device; the caches in memory are empty."""
+        return Pipeline(model, self._config, self.identity.on(device), self._tokenizer, self.cache)
 
     def tokenize(self, texts: str | Sequence[str]) -> list[TokenizedExpression]:
         """Check and tokenise expressions; see `TextEncoder.tokenize`."""
@@ -103,9 +108,31 @@ class Pipeline:
     def answer(
         self, embedding: ImageEmbedding, expressions: Sequence[TokenizedExpression], settings: AnswerSettings
     ) -> list[Segmentation]:
-        """Return the answers about one image, in the order of the expressions."""
-        batch_size = _DECODER_BATCH_SIZE.get(self.identity.device.type, _GPU_DECODER_BATCH_SIZE)
+        """Return the answers about one image, in the order of the expressions.
+
+        Where memory does not suffice for a batch of expressions, the batches are halved.
+        """
+        batch_size = _DECODER_BATCH_SIZE.get(self.identity.device.type, MOST_EXPRESSIONS)
         results: list[Segmentation] = []
+        while len(results) < len(expressions):
+            try:
+                results += self._answer_together(
+                    embedding, expressions[len(results) : len(results) + batch_size], settings
+                )
+                continue
+            except (RuntimeError, MemoryError) as error:
+                batch_size = min(batch_size, len(expressions)) // 2
+                if not is_out_of_memory(error) or batch_size == 0:
+                    raise
+            # outside of the except clause, whose traceback would keep the memory that has to be freed
+            release_memory()
+            warn(f"not enough memory for all expressions at once: {batch_size} at a time are answered")
+        return results
+
+    def _answer_together(
+        self, embedding: ImageEmbedding, expressions: Sequence[TokenizedExpression], settings: AnswerSettings
+    ) -> list[Segmentation]:
+        """Return the answers to a batch of expressions."""
         with inference_context(self.identity.device):
             # Image: everything that depends on the image alone
             image, geometry = self._prepared.prepared(embedding)
@@ -114,19 +141,31 @@ class Pipeline:
             encoded = self.texts.encode(expressions)
 
             # Segmentation: text features -> logits -> masks
-            for start in range(0, len(encoded), batch_size):
-                batch = encoded[start : start + batch_size]
-                features = ExpressionFeatures.join([expression.features for expression in batch])
-                prediction = self._model.segment(image, features)
-                for row, expression in enumerate(batch):
-                    words = self.texts.words(expression.token_ids) if settings.explain else []
-                    row_prediction = Prediction(*(tensor[row : row + 1] for tensor in prediction))
-                    results.append(
-                        to_segmentation(
-                            expression, words, row_prediction, geometry, embedding.pixels, self._config, settings
-                        )
-                    )
+            features = ExpressionFeatures.join([expression.features for expression in encoded])
+            prediction = self._model.segment(image, features)
+            answers = host_answers(prediction, geometry, self._config, settings.threshold, settings.no_target_pixels)
+            rows = [Prediction(*row) for row in zip(*(torch.split(tensor, 1) for tensor in prediction), strict=True)]
+            results = []
+            for expression, answer, row in zip(encoded, answers, rows, strict=True):
+                if not (answer.finite or self._model.answers_in_float32):
+                    row, answer = self._answer_in_float32(embedding, expression, settings)
+                words = self.texts.words(expression.token_ids) if settings.explain else []
+                results.append(
+                    to_segmentation(expression, answer, row, words, geometry, embedding.pixels, self._config, settings)
+                )
         return results
+
+    def _answer_in_float32(
+        self, embedding: ImageEmbedding, expression: EncodedExpression, settings: AnswerSettings
+    ) -> tuple[Prediction, HostAnswer]:
+        """Compute one answer that is not finite again in float32."""
+        warn(f"{dtype_name(self.identity.dtype)} overflowed for an expression: it is answered again in float32")
+        model = self._model.in_float32()
+        image, geometry = PreparedEmbeddings(model, self._config, self.identity).prepared(embedding)
+        token_ids = torch.from_numpy(expression.token_ids).unsqueeze(0).to(self.identity.device)  # (1, L)
+        prediction = model.segment(image, model.encode_text(token_ids))
+        [answer] = host_answers(prediction, geometry, self._config, settings.threshold, settings.no_target_pixels)
+        return prediction, answer
 
     def answer_batch(
         self,
@@ -148,7 +187,7 @@ class Pipeline:
             partial(self._load, settings),
             partial(self._answer_loaded, settings),
             batch_size=batch_size or default_batch_size(self.identity.device),
-            workers=workers or _WORKERS,
+            workers=workers or default_workers(self.identity.device),
             on_single_item_oom=(lambda error: error) if return_errors else raise_error,
         )
         return outcomes if return_errors else raise_first_error(outcomes)

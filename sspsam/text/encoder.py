@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from sspsam.config import ModelConfig
 from sspsam.errors import ConfigError, TextError, TextTypeError
 from sspsam.identity import PredictorIdentity
-from sspsam.models import SSPSAM, ExpressionFeatures
+from sspsam.models import DeviceModel, ExpressionFeatures
+from sspsam.models.device_model import MOST_EXPRESSIONS
 from sspsam.text.tokenizer import Tokenizer, Word
 
 _CACHED_EXPRESSIONS: Final = 256  # about 160 kB each at the published widths
 # expressions in one pass of the text encoder. On a CPU a larger batch gains little, and one at a time keeps the last
 # bits of the features independent of the other expressions in the list
 _BATCH_SIZE: Final = {"cpu": 1}
-_GPU_BATCH_SIZE: Final = 64
 
 
 class TokenizedExpression(NamedTuple):
@@ -59,7 +59,7 @@ class TextEncoder:
         identity: of the predictor.
     """
 
-    def __init__(self, model: SSPSAM, tokenizer: Tokenizer, identity: PredictorIdentity) -> None:
+    def __init__(self, model: DeviceModel, tokenizer: Tokenizer, identity: PredictorIdentity) -> None:
         self._model, self.tokenizer, self._device = model, tokenizer, identity.device
         self._cache: OrderedDict[bytes, ExpressionFeatures] = OrderedDict()  # token ids -> features, oldest first
         self._lock = threading.Lock()
@@ -89,7 +89,7 @@ class TextEncoder:
         with self._lock:
             features = {key: self._cache[key] for key in keys if key in self._cache}
         new_keys = [key for key in dict.fromkeys(keys) if key not in features]
-        batch_size = _BATCH_SIZE.get(self._device.type, _GPU_BATCH_SIZE)
+        batch_size = _BATCH_SIZE.get(self._device.type, MOST_EXPRESSIONS)
         for start in range(0, len(new_keys), batch_size):
             batch = new_keys[start : start + batch_size]
             features.update(zip(batch, self._compute(batch), strict=True))

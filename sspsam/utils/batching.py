@@ -1,5 +1,6 @@
 """Lazy batches: threads load the next items while the caller's thread computes with the current batch."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ Result = TypeVar("Result")
 
 _BATCHES_AHEAD: Final = 2  # that are loaded while one is computed
 _GPU_BATCH_SIZE: Final = 4
+_MOST_WORKERS: Final = 8
 OUT_OF_MEMORY_MESSAGE: Final = (
     "not enough memory for a single image; use dtype='float16' on a GPU, a smaller model, or another device"
 )
@@ -27,6 +29,11 @@ _OUT_OF_MEMORY_PHRASES: Final = ("can't allocate memory", "out of memory", "STAT
 def default_batch_size(device: torch.device) -> int:
     """Return the number of images that are encoded together: one image fills a CPU, a GPU needs several."""
     return 1 if device.type == "cpu" else _GPU_BATCH_SIZE
+
+
+def default_workers(device: torch.device) -> int:
+    """Return the number of threads that load images: two keep a CPU busy, a GPU needs as many as there are cores."""
+    return 2 if device.type == "cpu" else max(2, min(_MOST_WORKERS, os.cpu_count() or 1))
 
 
 def result_or_error(function: Callable[..., Result], *arguments: Any, **keywords: Any) -> Result | SSPSAMError:

@@ -1,0 +1,167 @@
+"""CUDA graphs: functions of tensors that are recorded at their first call and replayed afterwards.
+
+The network launches hundreds of small kernels for one expression, and launching them takes longer than running them. A
+graph launches them all at once.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from sspsam.utils.batching import is_out_of_memory
+
+_LOG: Final = logging.getLogger(__name__)
+_WARM_UP_CALLS: Final = 2  # before recording, in which libraries choose their kernels and allocate workspaces
+_RECORDING: Final = threading.Lock()  # one recording at a time in a process
+SWITCH: Final = "SSPSAM_CUDA_GRAPHS"  # environment variable; "0" turns graphs off
+
+Function = Callable[..., Sequence[Tensor]]
+
+
+class Recording(Protocol):
+    """A recorded function with tensors of its own."""
+
+    @property
+    def inputs(self) -> Sequence[Tensor]:
+        """Read by `replay`."""
+
+    @property
+    def outputs(self) -> Sequence[Tensor]:
+        """Written by `replay`."""
+
+    def replay(self) -> None:
+        """Compute the outputs from the inputs."""
+
+
+class Recorder(Protocol):
+    """Record functions and order their replays on one device."""
+
+    def record(self, function: Function, inputs: Sequence[Tensor]) -> Recording:
+        """Record `function(*inputs)`."""
+
+    def wait(self) -> None:
+        """Let the current stream wait for the last replay, which may have run on another stream."""
+
+    def mark(self) -> None:
+        """Remember the current stream's work so far as the last replay."""
+
+
+class CUDARecording:
+    """A CUDA graph and its tensors.
+
+    Args:
+        function: is called several times.
+        inputs: copied, on the device of the graph.
+        pool: memory that the graphs of one recorder share.
+    """
+
+    def __init__(self, function: Function, inputs: Sequence[Tensor], pool: Any) -> None:
+        device = inputs[0].device
+        self.inputs = [tensor.clone() for tensor in inputs]
+        self._graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP_CALLS):
+                function(*self.inputs)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        # other threads may allocate memory and wait for the device meanwhile
+        with _RECORDING, torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            self.outputs = tuple(function(*self.inputs))
+
+    def replay(self) -> None:
+        """Launch the graph on the current stream."""
+        self._graph.replay()
+
+
+class CUDARecorder:
+    """Record CUDA graphs that share one pool of memory, so that no two of them may run at once.
+
+    Args:
+        device: of the graphs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+        self._last_replay: torch.cuda.Event | None = None
+
+    def record(self, function: Function, inputs: Sequence[Tensor]) -> Recording:
+        """Record `function(*inputs)`."""
+        return CUDARecording(function, inputs, self._pool)
+
+    def wait(self) -> None:
+        """Let the current stream wait for the last replay."""
+        if self._last_replay is not None:
+            torch.cuda.current_stream(self._device).wait_event(self._last_replay)
+
+    def mark(self) -> None:
+        """Record an event on the current stream."""
+        self._last_replay = torch.cuda.current_stream(self._device).record_event()
+
+
+class RecordedFunctions:
+    """Call functions of tensors by replaying what was recorded at their first call; threads may share an instance.
+
+    Recordings share memory. So a lock is held from the copy of the inputs to the copy of the outputs, both of which
+    only queue work for the device, and every use waits, on the device, for the one before.
+
+    Args:
+        recorder: of the device.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._lock = threading.Lock()
+        self._recordings: dict[tuple[object, ...], Recording] = {}
+        self._works = True
+
+    def __call__(self, name: str, function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return `function(*inputs)`, as new tensors.
+
+        Args:
+            name: identifies the function together with the shapes and dtypes of the inputs.
+            function: without side effects; it must not wait for the device.
+            inputs: on the device.
+        """
+        key = (name, *((tuple(tensor.shape), tensor.dtype) for tensor in inputs))
+        with self._lock:
+            if self._works:
+                self._recorder.wait()
+                recording = self._recordings.get(key) or self._recorded(key, function, inputs)
+                if recording is not None:
+                    return self._replayed(recording, inputs)
+        return tuple(function(*inputs))
+
+    def _replayed(self, recording: Recording, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        for own, given in zip(recording.inputs, inputs, strict=True):
+            own.copy_(given, non_blocking=True)
+        recording.replay()
+        outputs = tuple(tensor.clone() for tensor in recording.outputs)
+        self._recorder.mark()
+        return outputs
+
+    def _recorded(self, key: tuple[object, ...], function: Function, inputs: Sequence[Tensor]) -> Recording | None:
+        """Record a function; None if the device cannot record it, after which nothing is recorded any more."""
+        try:
+            self._recordings[key] = self._recorder.record(function, inputs)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error) or (error.__context__ is not None and is_out_of_memory(error.__context__)):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            _LOG.warning("CUDA graphs are off, this predictor launches every operation itself: %s", reason)
+            self._works = False
+            self._recordings.clear()
+        return self._recordings.get(key)
+
+
+def recorded_functions(device: torch.device) -> RecordedFunctions | None:
+    """Return a recorder for a device that has graphs, unless the environment variable `SSPSAM_CUDA_GRAPHS` is 0."""
+    if device.type != "cuda" or os.environ.get(SWITCH, "").strip() == "0":
+        return None
+    return RecordedFunctions(CUDARecorder(device))

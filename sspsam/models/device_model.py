@@ -1,0 +1,143 @@
+"""The network on one device in one precision: narrowed weights, CUDA graphs, and float32 where half precision fails."""
+
+from collections.abc import Sequence
+from typing import Final, Self
+
+import torch
+from torch import Tensor
+
+from sspsam.models.cuda_graphs import RecordedFunctions, recorded_functions
+from sspsam.models.layers import release_packed_weights
+from sspsam.models.mask_decoder import DecoderImage
+from sspsam.models.precision import IMAGE_ENCODERS, WHOLE_NETWORK, network_on_demand, network_on_device
+from sspsam.models.sspsam import SSPSAM, ExpressionFeatures, ImageFeatures, Prediction, PreparedImage
+from sspsam.models.transformer import ImageProjections
+
+MOST_EXPRESSIONS: Final = 64  # in one pass on a GPU
+
+
+class DeviceModel:
+    """SSP-SAM on one device in one precision, with the methods of `SSPSAM`.
+
+    - float32: everything in float32.
+    - float16 on a GPU: every matrix of the network in float16.
+    - Other mixed precision: only the matrices of the image encoders are narrow. bfloat16 has too few digits for words
+      and masks, and on a CPU their products gain nothing.
+
+    Norms, softmax, residuals, similarity and its normalisation are float32 in each. On the CPU in float32 the network
+    is the original itself; otherwise it is a copy, and the original keeps its float32 weights where they are.
+
+    Args:
+        original: in float32 and in evaluation mode.
+        network: the original, or a copy of it on the device.
+        device: of the network.
+        recorded: replays the computation for one image and for 1, 2, 4 ... expressions; None: every call is eager.
+    """
+
+    def __init__(
+        self, original: SSPSAM, network: SSPSAM, device: torch.device, recorded: RecordedFunctions | None
+    ) -> None:
+        self._original, self._network, self._device, self._recorded = original, network, device, recorded
+
+    @classmethod
+    def of(cls, original: SSPSAM, device: torch.device, dtype: torch.dtype, *, compile_blocks: bool = False) -> Self:
+        """Copy a network to a device in a precision.
+
+        Args:
+            original: in float32 and in evaluation mode.
+            device: to compute on.
+            dtype: float32, or that of mixed precision.
+            compile_blocks: whether to compile the blocks of SAM's image encoder with `torch.compile`, at their first
+                use.
+        """
+        release_packed_weights(original)
+        whole = dtype is torch.float16 and device.type == "cuda"
+        network = original
+        if compile_blocks or dtype is not torch.float32 or next(original.parameters()).device != device:
+            network = network_on_device(original, device, dtype, WHOLE_NETWORK if whole else IMAGE_ENCODERS)
+        if compile_blocks:
+            for block in network.sam.image_encoder.blocks:
+                block.compile(dynamic=False)
+        return cls(original, network, device, recorded_functions(device))
+
+    @property
+    def answers_in_float32(self) -> bool:
+        """Whether texts and masks are computed in float32, so that a repetition in float32 would give the same."""
+        return self._network.ssp.fusion.weight.dtype is torch.float32
+
+    def in_float32(self) -> "DeviceModel":
+        """Return the network in float32 on the same device, for rare repetitions.
+
+        The blocks of the large transformers are copied to the device for every call; nothing is recorded.
+        """
+        return DeviceModel(self._original, network_on_demand(self._original, self._device), self._device, None)
+
+    def encode_image(self, clip_input: Tensor, sam_input: Tensor) -> list[ImageFeatures]:
+        """Encode B images; see `SSPSAM.encode_image`."""
+        if self._recorded is None or len(clip_input) != 1:
+            return self._network.encode_image(clip_input, sam_input)
+        return [ImageFeatures(*self._recorded("encode image", self._encode_one_image, clip_input, sam_input))]
+
+    def prepare(self, features: ImageFeatures) -> PreparedImage:
+        """Compute once what is the same for every expression; see `SSPSAM.prepare`."""
+        if self._recorded is None:
+            return self._network.prepare(features)
+        return _prepared_image(self._recorded("prepare image", self._prepare, *features))
+
+    def encode_text(self, token_ids: Tensor) -> ExpressionFeatures:
+        """Encode E expressions; see `SSPSAM.encode_text`.
+
+        Args:
+            token_ids: (E, L) integers, 0 = padding; E is at most `MOST_EXPRESSIONS` on a GPU.
+        """
+        if self._recorded is None:
+            return self._network.encode_text(token_ids)
+        [padded] = _padded([token_ids])
+        features = self._recorded("encode text", self._network.encode_text, padded)
+        return ExpressionFeatures(*(tensor[: len(token_ids)] for tensor in features))
+
+    def segment(self, image: PreparedImage, expressions: ExpressionFeatures) -> Prediction:
+        """Segment one image for E expressions; see `SSPSAM.segment`."""
+        if self._recorded is None:
+            return self._network.segment(image, expressions)
+        tensors = self._recorded("segment", self._segment, *_tensors(image), *_padded(expressions))
+        return Prediction(*(tensor[: len(expressions.padding)] for tensor in tensors))
+
+    def _encode_one_image(self, clip_input: Tensor, sam_input: Tensor) -> ImageFeatures:
+        [features] = self._network.encode_image(clip_input, sam_input)
+        return features
+
+    def _prepare(self, clip: Tensor, sam: Tensor) -> tuple[Tensor, ...]:
+        return _tensors(self._network.prepare(ImageFeatures(clip, sam)))
+
+    def _segment(self, *tensors: Tensor) -> Prediction:
+        of_image = len(tensors) - len(ExpressionFeatures._fields)
+        return self._network.segment(_prepared_image(tensors[:of_image]), ExpressionFeatures(*tensors[of_image:]))
+
+
+def all_finite(features: Sequence[ImageFeatures]) -> list[bool]:
+    """Return for each image whether all of its features are finite; the host waits for the device once."""
+    finite = [torch.stack([tensor.isfinite().all() for tensor in image]).all() for image in features]
+    result: list[bool] = torch.stack(finite).tolist() if finite else []
+    return result
+
+
+def _padded(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Repeat the first row of (E, ...) tensors until their number of rows is a power of two."""
+    count = len(tensors[0])
+    missing = (1 << (count - 1).bit_length()) - count
+    if not missing:
+        return list(tensors)
+    return [torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]) for tensor in tensors]
+
+
+def _tensors(image: PreparedImage) -> tuple[Tensor, ...]:
+    """Return the tensors of a prepared image in a fixed order."""
+    decoder = image.decoder
+    return image.clip, image.projected, decoder.tokens, decoder.position, *decoder.projections
+
+
+def _prepared_image(tensors: Sequence[Tensor]) -> PreparedImage:
+    """Return the prepared image of `_tensors`."""
+    clip, projected, tokens, position, *projections = tensors
+    return PreparedImage(clip, projected, DecoderImage(tokens, position, ImageProjections(*projections)))
