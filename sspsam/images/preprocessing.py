@@ -1,6 +1,7 @@
 """RGB pixels -> inputs of CLIP and SAM, with the geometry that maps results back (`docs/method.md`, section 1)."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from sspsam.config import ModelConfig
 from sspsam.images.loading import ImageInput, Pixels, load_image, load_image_with_digest
+from sspsam.images.resize import resize_bilinear
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,15 @@ class PreprocessedImage:
     Args:
         pixels: (h, w, 3) uint8 RGB, upright; read-only, because every result about the image shares them.
         geometry: of the image in the model's inputs.
-        clip_input: (3, S, S) float32, S the side of CLIP's square.
-        sam_input: (3, size, size) float32, size the side of SAM's square.
+        clip_input: (3, S, S) float32, S the side of CLIP's square; None where the device makes it (`device_inputs`).
+        sam_input: (3, size, size) float32, size the side of SAM's square; None where the device makes it.
         digest: SHA-256 of the file's bytes, or of the pixels where there was no file; None if it was not requested.
     """
 
     pixels: Pixels
     geometry: Geometry
-    clip_input: Tensor
-    sam_input: Tensor
+    clip_input: Tensor | None
+    sam_input: Tensor | None
     digest: str | None = None
 
     @property
@@ -79,7 +81,7 @@ class PreprocessedImage:
 
 
 def preprocess_image(
-    image: ImageInput, config: ModelConfig, max_pixels: int, digest: bool = False
+    image: ImageInput, config: ModelConfig, max_pixels: int, digest: bool = False, on_device: bool = False
 ) -> PreprocessedImage:
     """Load an image and make both model inputs; threads may do so at the same time.
 
@@ -88,6 +90,7 @@ def preprocess_image(
         config: of the model.
         max_pixels: see `load_image`.
         digest: whether to compute the digest.
+        on_device: whether to leave both inputs to `device_inputs`.
 
     Raises:
         ImageError: the image cannot be used.
@@ -98,6 +101,8 @@ def preprocess_image(
         pixels, sha256 = load_image(image, max_pixels), None
     pixels.flags.writeable = False
     geometry = geometry_of(pixels, config)
+    if on_device:
+        return PreprocessedImage(pixels, geometry, None, None, sha256)
     return PreprocessedImage(
         pixels, geometry, clip_input(pixels, geometry, config), sam_input(pixels, geometry, config), sha256
     )
@@ -111,24 +116,59 @@ def geometry_of(pixels: Pixels, config: ModelConfig) -> Geometry:
 
 def clip_input(pixels: Pixels, geometry: Geometry, config: ModelConfig) -> Tensor:
     """Resize and normalise (h, w, 3) uint8 RGB and paste it into the middle of zeros: (3, S, S) float32."""
-    size, constants = config.architecture.clip.image_size, config.preprocessing
-    resized = _resize(pixels, geometry.clip_height, geometry.clip_width)  # (3, clip_height, clip_width)
-    normalised = (resized.to(torch.float32) / 255 - _channels(constants.clip_mean)) / _channels(constants.clip_std)
-    canvas = torch.zeros(3, size, size, dtype=torch.float32, device="cpu")
-    rows = slice(geometry.clip_top, geometry.clip_top + geometry.clip_height)
-    columns = slice(geometry.clip_left, geometry.clip_left + geometry.clip_width)
-    canvas[:, rows, columns] = normalised
-    return canvas
+    return _clip_square(_resize(pixels, geometry.clip_height, geometry.clip_width), geometry, config)
 
 
 def sam_input(pixels: Pixels, geometry: Geometry, config: ModelConfig) -> Tensor:
     """Resize and normalise (h, w, 3) uint8 RGB and pad it on the right and below: (3, size, size) float32."""
-    size, constants = config.architecture.sam.image_size, config.preprocessing
-    resized = _resize(pixels, geometry.sam_height, geometry.sam_width)  # (3, sam_height, sam_width)
-    canvas = torch.zeros(3, size, size, dtype=torch.float32, device="cpu")
+    return _sam_square(_resize(pixels, geometry.sam_height, geometry.sam_width), geometry, config)
+
+
+def device_inputs(pixels: Tensor, geometry: Geometry, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Make both model inputs on the device of the pixels, with the bits of `clip_input` and `sam_input`.
+
+    Args:
+        pixels: (h, w, 3) uint8 RGB on any device.
+        geometry: of the image in the model's inputs.
+        config: of the model.
+
+    Returns:
+        CLIP's (3, S, S) and SAM's (3, size, size) float32 inputs.
+    """
+    clip = resize_bilinear(pixels, geometry.clip_height, geometry.clip_width)  # (clip_height, clip_width, 3)
+    sam = resize_bilinear(pixels, geometry.sam_height, geometry.sam_width)  # (sam_height, sam_width, 3)
+    return (
+        _clip_square(clip.permute(2, 0, 1), geometry, config),
+        _sam_square(sam.permute(2, 0, 1), geometry, config),
+    )
+
+
+def pixels_to_device(pixels: Pixels, device: torch.device) -> Tensor:
+    """Copy (h, w, 3) uint8 pixels, which may be read-only, to a device; CUDA copies them from page-locked memory."""
+    staged = torch.empty(pixels.shape, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
+    np.copyto(staged.numpy(), pixels)
+    return staged.to(device, non_blocking=True)
+
+
+def _clip_square(resized: Tensor, geometry: Geometry, config: ModelConfig) -> Tensor:
+    """Normalise (3, clip_height, clip_width) uint8 and paste it into the middle of zeros: (3, S, S) float32."""
+    size, constants, device = config.architecture.clip.image_size, config.preprocessing, resized.device
+    # 255 is a tensor too: CUDA multiplies by the reciprocal of a number, which rounds differently
+    unit = resized.to(torch.float32) / _channels((255.0, 255.0, 255.0), device)
+    canvas = torch.zeros(3, size, size, dtype=torch.float32, device=device)
+    rows = slice(geometry.clip_top, geometry.clip_top + geometry.clip_height)
+    columns = slice(geometry.clip_left, geometry.clip_left + geometry.clip_width)
+    canvas[:, rows, columns] = (unit - _channels(constants.clip_mean, device)) / _channels(constants.clip_std, device)
+    return canvas
+
+
+def _sam_square(resized: Tensor, geometry: Geometry, config: ModelConfig) -> Tensor:
+    """Normalise (3, sam_height, sam_width) uint8 and pad it on the right and below: (3, size, size) float32."""
+    size, constants, device = config.architecture.sam.image_size, config.preprocessing, resized.device
+    canvas = torch.zeros(3, size, size, dtype=torch.float32, device=device)
     canvas[:, : geometry.sam_height, : geometry.sam_width] = (
-        resized.to(torch.float32) - _channels(constants.sam_mean)
-    ) / _channels(constants.sam_std)
+        resized.to(torch.float32) - _channels(constants.sam_mean, device)
+    ) / _channels(constants.sam_std, device)
     return canvas
 
 
@@ -138,5 +178,7 @@ def _resize(pixels: Pixels, height: int, width: int) -> Tensor:
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
-def _channels(values: tuple[float, float, float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device="cpu").view(3, 1, 1)
+@lru_cache(maxsize=64)  # a copy to a GPU waits for the GPU
+def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """Return a constant for each channel, (3, 1, 1) float32; the cache shares it, so that nobody may write to it."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)

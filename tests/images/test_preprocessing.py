@@ -1,5 +1,6 @@
 """Model inputs and geometry of images of every shape, compared with torchvision and stock segment_anything."""
 
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -15,8 +16,16 @@ from torchvision.transforms import functional as TF
 
 from benchmarks.authors_checkpoint import small_architecture, tiny_architecture
 from sspsam.config import ModelConfig, Preprocessing
-from sspsam.images.loading import Pixels
-from sspsam.images.preprocessing import Geometry, clip_input, geometry_of, sam_input
+from sspsam.images.loading import DEFAULT_MAX_PIXELS, Pixels
+from sspsam.images.preprocessing import (
+    Geometry,
+    clip_input,
+    device_inputs,
+    geometry_of,
+    pixels_to_device,
+    preprocess_image,
+    sam_input,
+)
 
 TINY = ModelConfig(tiny_architecture())  # CLIP 48, SAM 128
 SMALL = ModelConfig(small_architecture("336"))  # CLIP 336, SAM 1024
@@ -150,3 +159,51 @@ def test_read_only_pixels_and_torchs_defaults_do_not_change_the_inputs() -> None
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(torch.equal(*pair) for pair in zip(inputs, expected, strict=True))
+
+
+@settings(max_examples=100, deadline=None)
+@given(sides, sides, st.sampled_from([TINY, SMALL]))
+@example(300, 7, SMALL)
+@example(1, 1, TINY)
+def test_inputs_made_on_a_device_have_the_bits_of_those_made_by_pillow(
+    height: int, width: int, config: ModelConfig
+) -> None:
+    pixels = noise(height, width)
+    geometry = geometry_of(pixels, config)
+    clip, sam = device_inputs(torch.tensor(pixels), geometry, config)
+    assert torch.equal(clip, clip_input(pixels, geometry, config))
+    assert torch.equal(sam, sam_input(pixels, geometry, config))
+    assert clip.is_contiguous()
+    assert sam.is_contiguous()
+
+
+@pytest.mark.parametrize("shape", EXTREME)
+def test_images_of_extreme_shape_have_the_same_bits_on_a_device(shape: tuple[int, int]) -> None:
+    pixels = noise(*shape)
+    geometry = geometry_of(pixels, SMALL)
+    clip, sam = device_inputs(torch.tensor(pixels), geometry, SMALL)
+    assert torch.equal(clip, clip_input(pixels, geometry, SMALL))
+    assert torch.equal(sam, sam_input(pixels, geometry, SMALL))
+
+
+def test_an_image_can_be_loaded_without_its_inputs() -> None:
+    pixels = noise(20, 30)
+    image = preprocess_image(pixels, TINY, DEFAULT_MAX_PIXELS, on_device=True)
+    assert image.clip_input is None
+    assert image.sam_input is None
+    full = preprocess_image(pixels, TINY, DEFAULT_MAX_PIXELS)
+    assert full.clip_input is not None
+    assert full.sam_input is not None
+    clip, sam = device_inputs(pixels_to_device(image.pixels, torch.device("cpu")), image.geometry, TINY)
+    assert torch.equal(clip, full.clip_input)
+    assert torch.equal(sam, full.sam_input)
+
+
+def test_read_only_pixels_go_to_a_device_as_a_copy_and_without_a_warning() -> None:
+    pixels = noise(20, 30)
+    pixels.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copied = pixels_to_device(pixels, torch.device("cpu"))
+    copied.zero_()
+    assert pixels.any()
