@@ -12,7 +12,7 @@ from sspsam.identity import PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.loading import ImageInput
-from sspsam.images.preprocessing import PreprocessedImage, preprocess_image
+from sspsam.images.preprocessing import PreprocessedImage, device_inputs, pixels_to_device, preprocess_image
 from sspsam.models import DeviceModel, ImageFeatures
 from sspsam.models.device_model import all_finite
 from sspsam.utils.batching import result_or_error
@@ -38,7 +38,8 @@ class ImageEncoder:
     def preprocess(self, image: ImageInput, max_pixels: int) -> PreprocessedImage:
         """Load an image and make the model inputs; see `preprocess_image`."""
         require_working_thread_pool()
-        return preprocess_image(image, self._config, max_pixels, digest=self._cache is not None)
+        on_device = self._identity.device.type == "cuda"  # a CPU resizes faster with Pillow
+        return preprocess_image(image, self._config, max_pixels, digest=self._cache is not None, on_device=on_device)
 
     def encode(self, images: Sequence[PreprocessedImage]) -> list[ImageEmbedding | SSPSAMError]:
         """Encode images and return for each, in order, its embedding or the error raised for the image."""
@@ -69,16 +70,22 @@ class ImageEncoder:
         """Run both image encoders on a batch of B images."""
         if not images:
             return []
-        device = self._identity.device
-        clip_input = torch.stack([image.clip_input for image in images]).to(device)  # (B, 3, S, S)
-        sam_input = torch.stack([image.sam_input for image in images]).to(device)  # (B, 3, size, size)
-        with inference_context(device):
+        with inference_context(self._identity.device):
+            inputs = zip(*(self._model_inputs(image) for image in images), strict=True)
+            clip_input, sam_input = (torch.stack(tensors) for tensors in inputs)  # (B, 3, S, S), (B, 3, size, size)
             features = self._model.encode_image(clip_input, sam_input)
             inputs = zip(torch.split(clip_input, 1), torch.split(sam_input, 1), strict=True)
             return [
                 image_features if finite else result_or_error(self._compute_in_float32, *image_inputs)
                 for image_features, finite, image_inputs in zip(features, all_finite(features), inputs, strict=True)
             ]
+
+    def _model_inputs(self, image: PreprocessedImage) -> tuple[Tensor, Tensor]:
+        """Return the inputs of CLIP and SAM on the device, made there if `preprocess` has not made them."""
+        device = self._identity.device
+        if image.clip_input is None or image.sam_input is None:
+            return device_inputs(pixels_to_device(image.pixels, device), image.geometry, self._config)
+        return image.clip_input.to(device), image.sam_input.to(device)
 
     def _compute_in_float32(self, clip_input: Tensor, sam_input: Tensor) -> ImageFeatures:
         """Encode one image whose features are not finite again in float32, unless that is the precision already.
