@@ -1,0 +1,91 @@
+"""The network on a device in a precision: narrowed copies, recordings of E expressions, float32 on demand."""
+
+import pytest
+import torch
+
+from sspsam.checkpoints.format import load_checkpoint
+from sspsam.models import SSPSAM, DeviceModel, Prediction
+from sspsam.models.cuda_graphs import RecordedFunctions
+from sspsam.models.precision import IMAGE_ENCODERS, WHOLE_NETWORK, matrix_names, network_on_demand, network_on_device
+from tests.support.recording import CPURecorder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model(request: pytest.FixtureRequest) -> SSPSAM:
+    network, _ = load_checkpoint(request.getfixturevalue("tiny_model"))
+    return network.eval()
+
+
+@pytest.fixture
+def inputs(model: SSPSAM) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    clip, sam = model.config.clip, model.config.sam
+    ids = torch.randint(1, 400, (5, clip.context_length), generator=generator)
+    ids[torch.arange(clip.context_length) >= torch.tensor([[9], [4], [7], [12], [5]])] = 0
+    return (
+        torch.randn(1, 3, clip.image_size, clip.image_size, generator=generator),
+        torch.randn(1, 3, sam.image_size, sam.image_size, generator=generator),
+        ids,
+    )
+
+
+def computed(model: SSPSAM | DeviceModel, inputs) -> Prediction:
+    clip_input, sam_input, ids = inputs
+    with torch.no_grad():
+        [features] = model.encode_image(clip_input, sam_input)
+        return model.segment(model.prepare(features), model.encode_text(ids))
+
+
+def test_recorded_and_eager_computation_give_the_same_bits_for_any_number_of_expressions(model, inputs) -> None:
+    recorder = CPURecorder()
+    recorded = DeviceModel(model, model, CPU, RecordedFunctions(recorder))
+    for count in (1, 3, 5, 2):
+        clip_input, sam_input, ids = inputs
+        few = (clip_input, sam_input, ids[:count])
+        for ours, expected in zip(computed(recorded, few), computed(model, few), strict=True):
+            assert len(ours) == count
+            assert torch.allclose(ours, expected, atol=1e-5)
+    # encoder, preparation, texts and masks for 1, 4, 8 and 2 expressions
+    assert len(recorder.recorded) == 2 + 2 * 4
+
+
+def test_a_narrowed_copy_holds_its_matrices_in_half_precision_and_leaves_the_original(model) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    network = network_on_device(model, CPU, torch.float16, WHOLE_NETWORK)
+    dtypes = {name: parameter.dtype for name, parameter in network.named_parameters()}
+    assert {name for name, dtype in dtypes.items() if dtype is torch.float16} == matrix_names(model, WHOLE_NETWORK)
+    wide = {name for name, dtype in dtypes.items() if dtype is torch.float32}
+    large = {name for name in wide if network.get_parameter(name).dim() > 1}
+    assert all("embedding" in name or "embed" in name or "token" in name or "position" in name for name in large)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_only_the_image_encoders_are_narrow_in_bfloat16_and_the_rest_is_shared(model) -> None:
+    network = network_on_device(model, CPU, torch.bfloat16, IMAGE_ENCODERS)
+    narrow = {name for name, parameter in network.named_parameters() if parameter.dtype is torch.bfloat16}
+    assert narrow
+    assert all(name.startswith(IMAGE_ENCODERS) for name in narrow)
+    assert network.ssp.fusion.weight is model.ssp.fusion.weight
+
+
+def test_half_precision_everywhere_is_close_to_float32(model, inputs) -> None:
+    half = network_on_device(model, CPU, torch.float16, WHOLE_NETWORK)
+    exact, narrow = computed(model, inputs), computed(half, inputs)
+    assert all(tensor.dtype is torch.float32 for tensor in narrow)
+    difference = (exact.low_res - narrow.low_res).abs().max() / exact.low_res.abs().max()
+    assert 0 < difference < 0.02
+
+
+def test_weights_that_are_brought_on_demand_give_the_bits_of_the_original(model, inputs) -> None:
+    network = network_on_demand(model, CPU)
+    for ours, expected in zip(computed(network, inputs), computed(model, inputs), strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_blocks_on_demand_hold_no_weights_of_their_own_between_calls(model) -> None:
+    network = network_on_demand(model, torch.device("meta"))
+    block = network.sam.image_encoder.blocks[0]
+    assert {parameter.device.type for parameter in block.parameters()} == {"cpu"}
+    assert network.ssp.fusion.weight.device.type == "meta"
