@@ -63,9 +63,7 @@ def dtype_name(dtype: str | torch.dtype | None) -> str:
 
 @contextmanager
 def inference_context(device: torch.device) -> Iterator[None]:
-    """Compute without gradients on `device`, in the precision of the weights.
-
-    The context overrides the application's autocast and its default device, on which stock SAM creates tensors.
+    """Compute without gradients on `device`, in the precision of the weights, without the application's autocast.
 
     Raises:
         ForkedProcessError: see `require_working_thread_pool`.
@@ -73,7 +71,7 @@ def inference_context(device: torch.device) -> Iterator[None]:
     require_working_thread_pool()
     _THREAD_POOL.note_computation()
     no_autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=False)
-    with torch.no_grad(), device, no_autocast, ieee_float32(device):
+    with torch.no_grad(), no_autocast, ieee_float32(device):
         yield
 
 

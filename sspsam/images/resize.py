@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 _FRACTION_BITS = 22  # 255 * 2**22 fits int32
-_MOST_LOOPED_TAPS = 96  # longer windows are gathered whole: fewer launches for more memory
+_MOST_LOOPED_TAPS = 96  # longer windows, and those of small images, are gathered whole: fewer launches, more memory
 _GATHERED_ELEMENTS = 1 << 24  # of a chunk of whole windows; 64 MB as int32
 _MOST_CACHED_SIDE = 1 << 16  # the windows of longer sides are computed for each image
 
@@ -72,7 +72,8 @@ def _pass(pixels: Tensor, axis: int, size: int) -> Tensor:
     if in_size == size:
         return pixels
     windows = _windows(in_size, size, pixels.device)
-    if len(windows.weights) > _MOST_LOOPED_TAPS:
+    taps = len(windows.weights)
+    if taps > _MOST_LOOPED_TAPS or taps * size * pixels.numel() // in_size <= _GATHERED_ELEMENTS:
         return _gathered_pass(pixels, axis, windows)
     shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
     total: Tensor | None = None

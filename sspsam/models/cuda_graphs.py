@@ -7,6 +7,7 @@ graph launches them all at once.
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -105,6 +106,22 @@ class CUDARecorder:
         self._last_replay = torch.cuda.current_stream(self._device).record_event()
 
 
+class _Source:
+    """The tensor that an input of a recording was last copied from."""
+
+    def __init__(self) -> None:
+        self._tensor: Callable[[], Tensor | None] = lambda: None  # a weak reference
+        self._version = 0  # PyTorch's count of the tensor's changes in place
+
+    def set(self, tensor: Tensor) -> None:
+        if not tensor.is_inference():  # PyTorch does not count the changes of inference tensors
+            self._tensor, self._version = weakref.ref(tensor), tensor._version
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether the input holds the values of this tensor already."""
+        return self._tensor() is tensor and self._version == tensor._version
+
+
 class RecordedFunctions:
     """Call functions of tensors by replaying what was recorded at their first call; threads may share an instance.
 
@@ -118,7 +135,7 @@ class RecordedFunctions:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._lock = threading.Lock()
-        self._recordings: dict[tuple[object, ...], Recording] = {}
+        self._recordings: dict[tuple[object, ...], tuple[Recording, list[_Source]]] = {}
         self._works = True
 
     def __call__(self, name: str, function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -133,23 +150,29 @@ class RecordedFunctions:
         with self._lock:
             if self._works:
                 self._recorder.wait()
-                recording = self._recordings.get(key) or self._recorded(key, function, inputs)
-                if recording is not None:
-                    return self._replayed(recording, inputs)
+                entry = self._recordings.get(key) or self._recorded(key, function, inputs)
+                if entry is not None:
+                    return self._replayed(*entry, inputs)
         return tuple(function(*inputs))
 
-    def _replayed(self, recording: Recording, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        for own, given in zip(recording.inputs, inputs, strict=True):
-            own.copy_(given, non_blocking=True)
+    def _replayed(
+        self, recording: Recording, sources: Sequence[_Source], inputs: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        for own, given, source in zip(recording.inputs, inputs, sources, strict=True):
+            if not source.holds(given):  # further expressions come with the image of the first
+                own.copy_(given, non_blocking=True)
+                source.set(given)
         recording.replay()
         outputs = tuple(tensor.clone() for tensor in recording.outputs)
         self._recorder.mark()
         return outputs
 
-    def _recorded(self, key: tuple[object, ...], function: Function, inputs: Sequence[Tensor]) -> Recording | None:
+    def _recorded(
+        self, key: tuple[object, ...], function: Function, inputs: Sequence[Tensor]
+    ) -> tuple[Recording, list[_Source]] | None:
         """Record a function; None if the device cannot record it, after which nothing is recorded any more."""
         try:
-            self._recordings[key] = self._recorder.record(function, inputs)
+            self._recordings[key] = self._recorder.record(function, inputs), [_Source() for _ in inputs]
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error) or (error.__context__ is not None and is_out_of_memory(error.__context__)):
                 raise

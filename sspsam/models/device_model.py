@@ -1,6 +1,7 @@
 """The network on one device in one precision: narrowed weights, CUDA graphs, and float32 where half precision fails."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Self
 
 import torch
@@ -75,14 +76,13 @@ class DeviceModel:
     def encode_image(self, clip_input: Tensor, sam_input: Tensor) -> list[ImageFeatures]:
         """Encode B images; see `SSPSAM.encode_image`."""
         if self._recorded is None or len(clip_input) != 1:
-            return self._network.encode_image(clip_input, sam_input)
+            with self._device:
+                return self._network.encode_image(clip_input, sam_input)
         return [ImageFeatures(*self._recorded("encode image", self._encode_one_image, clip_input, sam_input))]
 
     def prepare(self, features: ImageFeatures) -> PreparedImage:
         """Compute once what is the same for every expression; see `SSPSAM.prepare`."""
-        if self._recorded is None:
-            return self._network.prepare(features)
-        return _prepared_image(self._recorded("prepare image", self._prepare, *features))
+        return _prepared_image(self._call("prepare image", self._prepare, *features))
 
     def encode_text(self, token_ids: Tensor) -> ExpressionFeatures:
         """Encode E expressions; see `SSPSAM.encode_text`.
@@ -90,29 +90,59 @@ class DeviceModel:
         Args:
             token_ids: (E, L) integers, 0 = padding; E is at most `MOST_EXPRESSIONS` on a GPU.
         """
-        if self._recorded is None:
-            return self._network.encode_text(token_ids)
-        [padded] = _padded([token_ids])
-        features = self._recorded("encode text", self._network.encode_text, padded)
+        features = self._call("encode text", self._encode_text, *self._padded([token_ids]))
         return ExpressionFeatures(*(tensor[: len(token_ids)] for tensor in features))
 
-    def segment(self, image: PreparedImage, expressions: ExpressionFeatures) -> Prediction:
-        """Segment one image for E expressions; see `SSPSAM.segment`."""
+    def segment(
+        self, image: PreparedImage, expressions: ExpressionFeatures, summarize: Callable[[Prediction], Tensor]
+    ) -> tuple[Prediction, Tensor]:
+        """Segment one image for E expressions; see `SSPSAM.segment`.
+
+        Args:
+            image: from `prepare`.
+            expressions: from `encode_text`.
+            summarize: computes (E, any) numbers from the prediction; always the same function, since it is recorded.
+        """
+        segment = partial(self._segment, summarize)
+        tensors = self._call("segment", segment, *_tensors(image), *self._padded(expressions))
+        *prediction, summary = (tensor[: len(expressions.padding)] for tensor in tensors)
+        return Prediction(*prediction), summary
+
+    def _call(self, name: str, function: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> Sequence[Tensor]:
+        """Call a function of tensors, or replay its recording."""
         if self._recorded is None:
-            return self._network.segment(image, expressions)
-        tensors = self._recorded("segment", self._segment, *_tensors(image), *_padded(expressions))
-        return Prediction(*(tensor[: len(expressions.padding)] for tensor in tensors))
+            return function(*inputs)
+        return self._recorded(name, function, *inputs)
+
+    # The application's default device is overridden, on which stock SAM would create tensors.
 
     def _encode_one_image(self, clip_input: Tensor, sam_input: Tensor) -> ImageFeatures:
-        [features] = self._network.encode_image(clip_input, sam_input)
+        with self._device:
+            [features] = self._network.encode_image(clip_input, sam_input)
         return features
 
     def _prepare(self, clip: Tensor, sam: Tensor) -> tuple[Tensor, ...]:
-        return _tensors(self._network.prepare(ImageFeatures(clip, sam)))
+        with self._device:
+            return _tensors(self._network.prepare(ImageFeatures(clip, sam)))
 
-    def _segment(self, *tensors: Tensor) -> Prediction:
+    def _encode_text(self, token_ids: Tensor) -> ExpressionFeatures:
+        with self._device:
+            return self._network.encode_text(token_ids)
+
+    def _segment(self, summarize: Callable[[Prediction], Tensor], *tensors: Tensor) -> tuple[Tensor, ...]:
         of_image = len(tensors) - len(ExpressionFeatures._fields)
-        return self._network.segment(_prepared_image(tensors[:of_image]), ExpressionFeatures(*tensors[of_image:]))
+        image, expressions = _prepared_image(tensors[:of_image]), ExpressionFeatures(*tensors[of_image:])
+        with self._device:
+            prediction = self._network.segment(image, expressions)
+            return *prediction, summarize(prediction)
+
+    def _padded(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Repeat the first row of (E, ...) tensors up to the next power of two, where calls are recorded."""
+        count = len(tensors[0])
+        missing = 0 if self._recorded is None else (1 << (count - 1).bit_length()) - count
+        if not missing:
+            return tensors
+        return [torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]) for tensor in tensors]
 
 
 def all_finite(features: Sequence[ImageFeatures]) -> list[bool]:
@@ -120,15 +150,6 @@ def all_finite(features: Sequence[ImageFeatures]) -> list[bool]:
     finite = [torch.stack([tensor.isfinite().all() for tensor in image]).all() for image in features]
     result: list[bool] = torch.stack(finite).tolist() if finite else []
     return result
-
-
-def _padded(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Repeat the first row of (E, ...) tensors until their number of rows is a power of two."""
-    count = len(tensors[0])
-    missing = (1 << (count - 1).bit_length()) - count
-    if not missing:
-        return list(tensors)
-    return [torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]) for tensor in tensors]
 
 
 def _tensors(image: PreparedImage) -> tuple[Tensor, ...]:

@@ -2,20 +2,16 @@
 
 The modules are subclasses of segment_anything's, with the same parameter names. Their attention differs: the stock
 attention adds the relative positions to a matrix of all scores (1 GB in a global block of ViT-H) and computes the
-softmax of that matrix. Here one fused attention does both, in one of two ways that give the same result:
-
-- As columns, on a GPU whose fused kernels take heads of that width. The term of the relative positions is a sum over
-  rows and columns of the square, so it is a product: each query gets its 2*s terms as further columns, each key the
-  one-hot vectors of its row and its column. No matrix of all scores is ever written.
-- As a bias that the fused attention adds to the scores, elsewhere: on a CPU, where this is faster (`benchmarks/README`
-  has the figures), and on devices without such a kernel.
+softmax of that matrix. Here one fused attention does all of it, in one of two ways with the same result. On a GPU
+whose fused kernels take the wider heads, the relative positions are further columns of queries and keys
+(`column_attention.py`). Elsewhere they are the additive bias of the attention. A CPU is faster so: it computes the bias
+in its cache (`benchmarks/relative_positions.py` compares the two).
 
 On a CPU a block computes a few rows of the grid at a time, a band. The tensors of a band mostly stay in the cache, and
 they are so small that the allocator reuses their memory. The allocator gets every tensor of 32 MB or more from the
 operating system, which clears its memory page by page; that takes as long as the product that is then written there.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, cast
@@ -26,6 +22,13 @@ from torch.nn import functional as F
 
 from sspsam.config import SAMConfig
 from sspsam.models import stock
+from sspsam.models.column_attention import (
+    attend_with_columns,
+    column_buffer,
+    from_windows,
+    to_windows,
+    width_with_columns,
+)
 from sspsam.models.kernels import fused_attention_accepts, linear
 from sspsam.models.layers import Linear, MLPBlock
 
@@ -51,38 +54,37 @@ class Attention(stock.ImageAttention):
         self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width)
 
-    def key_columns(self, device: torch.device) -> Tensor | None:
-        """Return the columns that relative positions add to the keys, or None where they are a bias instead.
+    def column_buffer(self, count: int, device: torch.device) -> Tensor | None:
+        """Return the buffer of `column_attention` for `count` squares; None where relative positions are a bias.
 
-        Args:
-            device: that computes.
-
-        Returns:
-            (s*s, 2*s rounded up), one-hot vectors of the row and the column of every token, times sqrt(d), since the
-            attention divides all scores by it; the width of a head with the columns is a multiple of 8.
+        They are a bias where no fused kernel takes the wider heads, and in training: the buffer is overwritten.
         """
-        dtype, side, head_width = self.qkv.weight.dtype, (len(self.rel_pos_h) + 1) // 2, self.rel_pos_h.shape[-1]
-        spare = -(head_width + 2 * side) % 8
-        if not fused_attention_accepts(head_width + 2 * side + spare, dtype, device):
+        side, (_, head_width) = (len(self.rel_pos_h) + 1) // 2, self.rel_pos_h.shape
+        dtype = self.qkv.weight.dtype
+        if torch.is_grad_enabled() or not fused_attention_accepts(width_with_columns(side, head_width), dtype, device):
             return None
-        return one_hot_columns(side, head_width, spare, dtype, device)
+        return column_buffer(count, self.num_heads, side, head_width, dtype, device)
 
-    def attend_globally(self, qkv_bands: Sequence[Tensor], key_columns: Tensor | None) -> Iterator[Tensor]:
+    def attend_with_columns(self, x: Tensor, buffer: Tensor) -> Tensor:
+        """Attend inside X squares; (X, s*s, width) -> (X, s*s, width), with both projections."""
+        attended = attend_with_columns(buffer, self.qkv(x), self.rel_pos_h, self.rel_pos_w)
+        return self.proj(attended)
+
+    def attend_globally(self, qkv_bands: Sequence[Tensor]) -> Iterator[Tensor]:
         """Attend from each band to the whole grid; (B, rows, g, 3*width) -> (B, rows, g, width), band by band."""
         queries, keys, values = zip(*(qkv.chunk(3, dim=-1) for qkv in qkv_bands), strict=True)
         k, v = _concatenate(keys), _concatenate(values)  # (B, g, g, width)
         first_row = 0
         for q in queries:
-            yield self.attend(q, k, v, first_row, key_columns)
+            yield self.attend(q, k, v, first_row)
             first_row += q.shape[1]
 
-    def attend_in_windows(self, qkv: Tensor, window: int, key_columns: Tensor | None) -> Tensor:
+    def attend_in_windows(self, qkv: Tensor, window: int) -> Tensor:
         """Attend inside windows of `window` x `window` tokens, from the first row of a band on.
 
         Args:
             qkv: (B, rows, g, 3*width).
             window: side of a window, tokens.
-            key_columns: see `attend`.
 
         Returns:
             (B, rows, g, width).
@@ -94,16 +96,13 @@ class Attention(stock.ImageAttention):
         windows = qkv.transpose(2, 3).flatten(0, 2)  # (B*down*across, window, window, 3*width)
         q, k, v = windows.chunk(3, dim=-1)
         # a band of one row of windows needs no output for the padding below it
-        q = q[:, : min(rows, window)]
-        attended = self.attend(q, k, v, 0, key_columns)  # (B*down*across, rows or window, window, width)
+        attended = self.attend(q[:, : min(rows, window)], k, v)  # (B*down*across, rows or window, window, width)
         attended = attended.view(-1, down, across, *attended.shape[1:]).transpose(2, 3)
         attended = attended.flatten(3, 4).flatten(1, 2)  # (B, rows or down*window, across*window, width)
         # the rest of the padding is cut off here, so that the projection does not multiply it
         return attended[:, :rows, :grid]
 
-    def attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, first_row: int = 0, key_columns: Tensor | None = None
-    ) -> Tensor:
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, first_row: int = 0) -> Tensor:
         """Attend from some rows of a square of tokens to all of its tokens.
 
         Args:
@@ -111,7 +110,6 @@ class Attention(stock.ImageAttention):
             keys: (X, s, s, width).
             values: (X, s, s, width).
             first_row: the row of the square in which the queries begin.
-            key_columns: (s*s, 2*s or more) to add relative positions as columns; None: as a bias.
 
         Returns:
             (X, rows, s, width).
@@ -119,15 +117,19 @@ class Attention(stock.ImageAttention):
         count, rows, side, width = queries.shape
         # (heads, X, rows or s, s, d)
         q, k, v = (x.view(*x.shape[:3], self.num_heads, -1).permute(3, 0, 1, 2, 4) for x in (queries, keys, values))
-        down = _relative_positions(self.rel_pos_h, side)[first_row : first_row + rows]  # (rows, s, d)
-        across = _relative_positions(self.rel_pos_w, side)  # (s, s, d)
-        vertical = torch.einsum("...ijd,ikd->...ijk", q, down)  # (heads, X, rows, s, s)
-        horizontal = torch.einsum("...ijd,jkd->...ijk", q, across)  # (heads, X, rows, s, s)
-        k, v = k.flatten(2, 3), v.flatten(2, 3)  # (heads, X, s*s, d)
-        if key_columns is None:
-            context = _attend_with_bias(q, k, v, vertical, horizontal)
-        else:
-            context = _attend_with_columns(q, k, v, vertical, horizontal, key_columns)  # (heads, X, rows*s, d)
+        vertical = _relative_positions(self.rel_pos_h, side)[first_row : first_row + rows]  # (rows, s, d)
+        horizontal = _relative_positions(self.rel_pos_w, side)  # (s, s, d)
+        vertical_bias = torch.einsum("...ijd,ikd->...ijk", q, vertical).unsqueeze(-1)  # (heads, X, rows, s, s, 1)
+        horizontal_bias = torch.einsum("...ijd,jkd->...ijk", q, horizontal).unsqueeze(-2)  # (heads, X, rows, s, 1, s)
+        q, k, v = (x.flatten(2, 3) for x in (q, k, v))  # (heads, X, rows*s or s*s, d)
+        attended = []
+        group_size = _heads_at_once(q, k)
+        for start in range(0, self.num_heads, group_size):
+            group = slice(start, start + group_size)
+            bias = vertical_bias[group] + horizontal_bias[group]  # (group, X, rows, s, s, s)
+            bias = bias.flatten(4).flatten(2, 3)  # (group, X, rows*s, s*s)
+            attended.append(F.scaled_dot_product_attention(q[group], k[group], v[group], attn_mask=bias))
+        context = torch.cat(attended)  # (heads, X, rows*s, d)
         return context.permute(1, 2, 0, 3).reshape(count, rows, side, width)
 
 
@@ -156,21 +158,37 @@ class Block(stock.ImageBlock):
         self.attn = Attention(config.width, config.heads, window or config.grid)
         self.mlp = MLPBlock(config.width, config.mlp_width, "gelu")
 
-    def forward(self, x: Tensor, key_columns: Tensor | None = None) -> Tensor:
-        """(B, g, g, width) -> (B, g, g, width); `key_columns`: from `Attention.key_columns`."""
+    def forward(self, x: Tensor, buffer: Tensor | None = None) -> Tensor:
+        """(B, g, g, width) -> (B, g, g, width); `buffer`: from `Attention.column_buffer`."""
+        if buffer is not None:
+            return self._forward_with_columns(x, buffer)
         bands = torch.split(x, _rows_at_once(x, self.window_size), dim=1)  # (B, rows, g, width) each
         qkv_bands = (self.attn.qkv(self.norm1(band)) for band in bands)
         outputs = []
-        for band, context in zip(bands, self._attend(qkv_bands, key_columns), strict=True):
+        for band, context in zip(bands, self._attend(qkv_bands), strict=True):
             residual = band + self.attn.proj(context)
             outputs.append(residual + self.mlp(self.norm2(residual)))
         return _concatenate(outputs)
 
-    def _attend(self, qkv_bands: Iterator[Tensor], key_columns: Tensor | None) -> Iterator[Tensor]:
+    def _forward_with_columns(self, x: Tensor, buffer: Tensor) -> Tensor:
+        """Compute the whole grid at once, with relative positions as columns."""
+        window, (_, grid, _, width) = self.window_size, x.shape
+        normalized = self.norm1(x).to(self.attn.qkv.weight.dtype)
+        if window:
+            # unlike in bands, the padding is multiplied too: to move it three times as wide would take longer
+            attended = self.attn.attend_with_columns(to_windows(normalized, window), buffer)
+            residual = x + from_windows(attended, window, grid)
+        else:
+            attended = self.attn.attend_with_columns(normalized.view(-1, grid * grid, width), buffer)
+            residual = x + attended.view(x.shape)
+        output: Tensor = residual + self.mlp(self.norm2(residual))
+        return output
+
+    def _attend(self, qkv_bands: Iterator[Tensor]) -> Iterator[Tensor]:
         """(B, rows, g, 3*width) -> (B, rows, g, width), band by band."""
         if self.window_size == 0:
-            return self.attn.attend_globally(list(qkv_bands), key_columns)
-        return (self.attn.attend_in_windows(qkv, self.window_size, key_columns) for qkv in qkv_bands)
+            return self.attn.attend_globally(list(qkv_bands))
+        return (self.attn.attend_in_windows(qkv, self.window_size) for qkv in qkv_bands)
 
 
 class ImageEncoderViT(stock.ImageEncoderViT):
@@ -197,19 +215,23 @@ class ImageEncoderViT(stock.ImageEncoderViT):
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, image size, image size) normalised and padded images -> (B, D, g, g) embeddings."""
         x = self.patch_embed(pixels.to(self.patch_embed.proj.weight.dtype)) + self.pos_embed  # (B, g, g, width)
-        key_columns = self._key_columns(pixels.device)
+        buffers = self._column_buffers(x)
         for block in cast(Sequence[Block], self.blocks):
-            x = block(x, key_columns[block.window_size])
+            x = block(x, buffers[block.window_size])
         reduction, first_norm, convolution, last_norm = self.neck
         # a 1 x 1 convolution is a product; unlike the convolution it gives the same bits for any number of threads
         x = linear(x, reduction.weight.flatten(1)).permute(0, 3, 1, 2)  # (B, D, g, g)
         x = convolution(_normalize(first_norm, x).to(convolution.weight.dtype))
         return _normalize(last_norm, x).contiguous()
 
-    def _key_columns(self, device: torch.device) -> Mapping[int, Tensor | None]:
-        """Return the columns of the keys for each size of window; blocks of one size share them."""
+    def _column_buffers(self, x: Tensor) -> Mapping[int, Tensor | None]:
+        """Return the buffer of `Attention.column_buffer` for each size of window and (B, g, g, width) tokens."""
+        count, grid, _, _ = x.shape
         attentions = {block.window_size: block.attn for block in cast(Sequence[Block], self.blocks)}
-        return {window: attention.key_columns(device) for window, attention in attentions.items()}
+        return {
+            window: attention.column_buffer(count * ((-(-grid // window)) ** 2 if window else 1), x.device)
+            for window, attention in attentions.items()
+        }
 
 
 def _normalize(norm: nn.Module, x: Tensor) -> Tensor:
@@ -237,53 +259,6 @@ def _pad(qkv: Tensor, bias: Tensor, size: tuple[int, int]) -> Tensor:
     padded = bias.to(qkv.dtype).expand(len(qkv), *size, -1).clone()
     padded[:, :rows, :columns] = qkv
     return padded
-
-
-def one_hot_columns(side: int, head_width: int, spare: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return (s*s, 2*s + spare): row and column of every token as one-hot vectors times sqrt(d), then zeros."""
-    one_hot = torch.eye(side, dtype=dtype, device=device) * math.sqrt(head_width)  # (s, s)
-    rows = one_hot.unsqueeze(1).expand(-1, side, -1)  # (s, s, s)
-    columns = one_hot.unsqueeze(0).expand(side, -1, -1)  # (s, s, s)
-    return F.pad(torch.cat([rows, columns], dim=-1).flatten(0, 1), (0, spare))
-
-
-def _attend_with_columns(
-    q: Tensor, k: Tensor, v: Tensor, vertical: Tensor, horizontal: Tensor, key_columns: Tensor
-) -> Tensor:
-    """Attend to keys with one-hot columns, so that the product of query and key holds the relative positions.
-
-    Args:
-        q: (heads, X, rows, s, d).
-        k: (heads, X, s*s, d).
-        v: (heads, X, s*s, d).
-        vertical: (heads, X, rows, s, s), the term of every query for each row of the square.
-        horizontal: (heads, X, rows, s, s), the same for each column.
-        key_columns: (s*s, 2*s or more), from `one_hot_columns`.
-
-    Returns:
-        (heads, X, rows*s, d).
-    """
-    heads, count, _, side, head_width = q.shape
-    spare = key_columns.shape[-1] - 2 * side
-    zeros = q.new_zeros(1).expand(*q.shape[:-1], spare)
-    q = torch.cat([q, vertical, horizontal, zeros], dim=-1).flatten(2, 3)  # (heads, X, rows*s, width with columns)
-    k = torch.cat([k, key_columns.expand(heads, count, -1, -1)], dim=-1)  # (heads, X, s*s, width with columns)
-    v = F.pad(v, (0, key_columns.shape[-1]))  # the kernels take one width for keys and values
-    context = F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(head_width))
-    return context[..., :head_width]
-
-
-def _attend_with_bias(q: Tensor, k: Tensor, v: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
-    """Attend with the relative positions as a bias of the scores; arguments as of `_attend_with_columns`."""
-    q = q.flatten(2, 3)  # (heads, X, rows*s, d)
-    attended = []
-    group_size = _heads_at_once(q, k)
-    for start in range(0, len(q), group_size):
-        group = slice(start, start + group_size)
-        bias = vertical[group].unsqueeze(-1) + horizontal[group].unsqueeze(-2)  # (group, X, rows, s, s, s)
-        bias = bias.flatten(4).flatten(2, 3)  # (group, X, rows*s, s*s)
-        attended.append(F.scaled_dot_product_attention(q[group], k[group], v[group], attn_mask=bias))
-    return torch.cat(attended)  # (heads, X, rows*s, d)
 
 
 def _heads_at_once(q: Tensor, k: Tensor) -> int:

@@ -106,7 +106,8 @@ def linear(
     Returns:
         (..., out).
     """
-    x = x.to(weight.dtype)
+    if not torch.is_autocast_enabled(x.device.type):  # which casts both
+        x = x.to(weight.dtype)
     product = onednn_product() if _onednn_can_multiply(x) else None
     if product is None:
         # PyTorch splits a product with a tensor that is not contiguous into many, and copies the weight for each

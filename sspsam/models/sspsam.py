@@ -48,6 +48,8 @@ class ExpressionFeatures(NamedTuple):
     @staticmethod
     def join(parts: Sequence["ExpressionFeatures"]) -> "ExpressionFeatures":
         """Concatenate the rows of several `ExpressionFeatures`, in order."""
+        if len(parts) == 1:
+            return parts[0]
         return ExpressionFeatures(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
 
 

@@ -18,12 +18,12 @@ from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.encoder import ImageEncoder
 from sspsam.images.loading import ImageInput, own_copy
 from sspsam.images.prepared import PreparedEmbeddings
-from sspsam.images.preprocessing import PreprocessedImage
-from sspsam.models import DeviceModel, ExpressionFeatures, Prediction
+from sspsam.images.preprocessing import Geometry, PreprocessedImage
+from sspsam.models import DeviceModel, ExpressionFeatures, Prediction, PreparedImage
 from sspsam.models.device_model import MOST_EXPRESSIONS
 from sspsam.segmentation.answers import AnswerSettings, to_segmentation
 from sspsam.segmentation.result import Segmentation
-from sspsam.segmentation.transfer import HostAnswer, host_answers
+from sspsam.segmentation.transfer import HostAnswer, host_answers, summarize
 from sspsam.text.encoder import EncodedExpression, TextEncoder, TokenizedExpression, tokenizer_for
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.arguments import whole_number
@@ -85,6 +85,7 @@ class Pipeline:
         self.images = ImageEncoder(model, config, identity, cache)
         self.texts = TextEncoder(model, tokenizer, identity)
         self._prepared = PreparedEmbeddings(model, config, identity)
+        self._summarize = partial(summarize, config=config)
 
     @classmethod
     def of(
@@ -142,8 +143,7 @@ class Pipeline:
 
             # Segmentation: text features -> logits -> masks
             features = ExpressionFeatures.join([expression.features for expression in encoded])
-            prediction = self._model.segment(image, features)
-            answers = host_answers(prediction, geometry, self._config, settings.threshold, settings.no_target_pixels)
+            prediction, answers = self._segment(self._model, image, features, geometry, settings)
             rows = [Prediction(*row) for row in zip(*(torch.split(tensor, 1) for tensor in prediction), strict=True)]
             results = []
             for expression, answer, row in zip(encoded, answers, rows, strict=True):
@@ -163,9 +163,23 @@ class Pipeline:
         model = self._model.in_float32()
         image, geometry = PreparedEmbeddings(model, self._config, self.identity).prepared(embedding)
         token_ids = torch.from_numpy(expression.token_ids).unsqueeze(0).to(self.identity.device)  # (1, L)
-        prediction = model.segment(image, model.encode_text(token_ids))
-        [answer] = host_answers(prediction, geometry, self._config, settings.threshold, settings.no_target_pixels)
+        prediction, [answer] = self._segment(model, image, model.encode_text(token_ids), geometry, settings)
         return prediction, answer
+
+    def _segment(
+        self,
+        model: DeviceModel,
+        image: PreparedImage,
+        features: ExpressionFeatures,
+        geometry: Geometry,
+        settings: AnswerSettings,
+    ) -> tuple[Prediction, list[HostAnswer]]:
+        """Return the prediction about one image on the device, and the answers in host memory."""
+        prediction, summary = model.segment(image, features, self._summarize)
+        sam_size = self._config.architecture.sam.image_size
+        return prediction, host_answers(
+            prediction.low_res, summary, geometry, sam_size, settings.threshold, settings.no_target_pixels
+        )
 
     def answer_batch(
         self,

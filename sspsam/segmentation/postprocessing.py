@@ -30,6 +30,8 @@ def logits_in_frame(low_res: Tensor, sam_size: int, frame: int) -> Tensor:
 
 def foreground_pixels(low_res: Tensor, sam_size: int, frame: int) -> Tensor:
     """Count pixels with a logit of 0 or more in the authors' frame, padding included: (E, M, M) -> (E,)."""
+    if low_res.device.type != "cpu":
+        return (logits_in_frame(low_res, sam_size, frame) >= 0).sum(dim=(1, 2))
     # one expression at a time: SAM's square takes 4 MB for each
     return torch.cat(
         [
@@ -73,7 +75,12 @@ def box_on_image(box: NDArray[np.float64], geometry: Geometry, clip_size: int) -
 
 def box_of_mask(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
     """Return the tight box x0, y0, x1, y1 around an (h, w) mask, x1 and y1 just outside it; None for an empty mask."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
+    return box_of_occupied(np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=0)))
+
+
+def box_of_occupied(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+    """Return the box of a mask from the (h,) rows and (w,) columns that hold a pixel of it; None for an empty mask."""
+    y, x = np.flatnonzero(rows), np.flatnonzero(columns)
+    if not len(y):
         return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    return int(x[0]), int(y[0]), int(x[-1]) + 1, int(y[-1]) + 1

@@ -1,7 +1,7 @@
 """Predictions on the device -> numbers and masks on the host, in one transfer for all expressions."""
 
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from sspsam.config import ModelConfig
 from sspsam.images.preprocessing import Geometry
 from sspsam.models import Prediction
-from sspsam.segmentation.postprocessing import box_of_mask, foreground_pixels, logits_on_image
+from sspsam.segmentation.postprocessing import box_of_mask, box_of_occupied, foreground_pixels, logits_on_image
 
 _LOGITS_BYTES: Final = 256 * 2**20  # of logits at the size of the image that a GPU computes together
 _MASK_BYTES: Final = 256 * 2**20  # of masks in one transfer
@@ -37,37 +37,48 @@ class HostAnswer(NamedTuple):
     mask_box: tuple[int, int, int, int] | None
 
 
+def summarize(prediction: Prediction, config: ModelConfig) -> Tensor:
+    """Return the numbers behind the answers, on the device: (E, 7).
+
+    They are whether all values are finite (0 or 1), the foreground pixels in the authors' frame, the predicted IoU, and
+    the four numbers of the box head.
+    """
+    low_res = prediction.low_res
+    finite = low_res.flatten(1).isfinite().all(dim=1) & prediction.box.isfinite().all(dim=1)  # (E,)
+    finite = finite & prediction.iou.isfinite()
+    foreground = foreground_pixels(
+        low_res, config.architecture.sam.image_size, config.postprocessing.no_target_frame
+    )  # (E,); float32 holds it exactly
+    numbers = torch.stack([finite.float(), foreground.float(), prediction.iou], dim=1)  # (E, 3)
+    return torch.cat([numbers, prediction.box], dim=1)
+
+
 def host_answers(
-    prediction: Prediction, geometry: Geometry, config: ModelConfig, threshold: float, no_target_pixels: int
+    low_res: Tensor, summary: Tensor, geometry: Geometry, sam_size: int, threshold: float, no_target_pixels: int
 ) -> list[HostAnswer]:
     """Return the answers of E expressions in their order.
 
     Args:
-        prediction: of E expressions about one image.
+        low_res: (E, M, M) logits.
+        summary: (E, 7), from `summarize`.
         geometry: of the image.
-        config: of the model.
+        sam_size: side of SAM's square, pixels.
         threshold: logit from which a pixel of the mask is foreground.
         no_target_pixels: fewer foreground pixels give an empty mask.
     """
-    sam_size, frame = config.architecture.sam.image_size, config.postprocessing.no_target_frame
-    low_res = prediction.low_res
-    finite = low_res.flatten(1).isfinite().all(dim=1) & prediction.box.isfinite().all(dim=1)  # (E,)
-    columns = [
-        (finite & prediction.iou.isfinite()).float(),
-        foreground_pixels(low_res, sam_size, frame).float(),  # exact: at most frame * frame
-        prediction.iou,
-        *prediction.box.unbind(dim=1),
-    ]
-    numbers = torch.stack(columns, dim=1)  # (E, 7)
     if low_res.device.type == "cpu":
-        table = numbers.numpy()
+        table = summary.numpy()
         masks = list(_masks_on_cpu(low_res, geometry, sam_size, threshold, table[:, 1] >= no_target_pixels))
     else:
-        table, masks = _fetched(numbers, low_res, geometry, sam_size, threshold)
+        table, masks = _fetched(low_res, summary, geometry, sam_size, threshold)
     return [
-        HostAnswer(bool(row[0]), int(row[1]), float(row[2]), row[3:7].astype(np.float64), *mask)
-        if row[1] >= no_target_pixels
-        else HostAnswer(bool(row[0]), int(row[1]), float(row[2]), row[3:7].astype(np.float64), *_no_mask(geometry))
+        HostAnswer(
+            bool(row[0]),
+            int(row[1]),
+            float(row[2]),
+            row[3:].astype(np.float64),
+            *(mask if row[1] >= no_target_pixels else _no_mask(geometry)),
+        )
         for row, mask in zip(table, masks, strict=True)
     ]
 
@@ -93,31 +104,29 @@ def _masks_on_cpu(
 
 
 def _fetched(
-    numbers: Tensor, low_res: Tensor, geometry: Geometry, sam_size: int, threshold: float
+    low_res: Tensor, summary: Tensor, geometry: Geometry, sam_size: int, threshold: float
 ) -> tuple[NDArray[np.float32], list[Mask]]:
-    """Return the numbers and the masks of E expressions; the host waits once for each 256 MB of masks."""
+    """Return the summary and the masks of E expressions; the host waits once for each 256 MB of masks."""
     size = geometry.height * geometry.width
+    logits_at_once, masks_at_once = _LOGITS_BYTES // (4 * max(size, sam_size**2)), _MASK_BYTES // size
     tables, masks = [], []
-    for part, part_numbers in _parts((low_res, numbers), _MASK_BYTES // size):
-        part_masks = torch.cat(
-            [
-                logits_on_image(rows, geometry, sam_size) >= threshold  # (rows, h, w)
-                for [rows] in _parts((part,), _LOGITS_BYTES // (4 * max(size, sam_size**2)))
-            ]
-        )
-        host_masks, table = _to_host(part_masks, torch.cat([part_numbers, _mask_boxes(part_masks).float()], dim=1))
+    for rows, numbers in zip(_parts(low_res, masks_at_once), _parts(summary, masks_at_once), strict=True):
+        parts = [logits_on_image(part, geometry, sam_size) >= threshold for part in _parts(rows, logits_at_once)]
+        on_device = parts[0] if len(parts) == 1 else torch.cat(parts)  # (rows, h, w)
+        table, in_rows, in_columns, host_masks = _to_host(numbers, on_device.any(2), on_device.any(1), on_device)
         tables.append(table)
-        # copied: pinned memory is scarce, and a result must not keep the masks of all expressions alive
-        masks += [(mask.copy(), _box(row[-4:])) for mask, row in zip(host_masks, table, strict=True)]
+        for mask, occupied in zip(host_masks, zip(in_rows, in_columns, strict=True), strict=True):
+            # copied: pinned memory is scarce, and a result must not keep the masks of all expressions alive
+            masks.append((mask.copy(), box_of_occupied(*occupied)))
     return np.concatenate(tables), masks
 
 
-def _parts(tensors: Sequence[Tensor], rows: int) -> Iterator[tuple[Tensor, ...]]:
-    """Split tensors of E rows into parts of at most so many rows, at least one."""
-    return zip(*(torch.split(tensor, max(1, rows)) for tensor in tensors), strict=True)
+def _parts(tensor: Tensor, rows: int) -> tuple[Tensor, ...]:
+    """Split a tensor into parts of at most so many rows, at least one."""
+    return torch.split(tensor, max(1, rows))
 
 
-def _to_host(*tensors: Tensor) -> list[NDArray[np.generic]]:
+def _to_host(*tensors: Tensor) -> list[NDArray[Any]]:
     """Copy tensors to page-locked memory where the device is a CUDA device, and wait for all of them together."""
     pinned = tensors[0].device.type == "cuda"
     copies = [torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=pinned) for x in tensors]
@@ -126,21 +135,3 @@ def _to_host(*tensors: Tensor) -> list[NDArray[np.generic]]:
     if pinned:
         torch.cuda.current_stream(tensors[0].device).synchronize()
     return [copy.numpy() for copy in copies]
-
-
-def _mask_boxes(masks: Tensor) -> Tensor:
-    """(E, h, w) -> (E, 4) x0, y0, x1, y1 of each mask; of an empty mask x1 is not larger than x0."""
-    edges = []
-    for axis in (1, 2):  # columns of the image, then its rows
-        occupied = masks.any(dim=axis).byte()  # (E, w), then (E, h)
-        empty = occupied.amax(dim=1) == 0
-        first, from_end = occupied.argmax(dim=1), occupied.flip(1).argmax(dim=1)
-        edges.append((first, (occupied.shape[1] - from_end).masked_fill(empty, 0)))
-    (left, right), (top, bottom) = edges
-    return torch.stack([left, top, right, bottom], dim=1)
-
-
-def _box(row: NDArray[np.float32]) -> tuple[int, int, int, int] | None:
-    """Return a row of `_mask_boxes` as integers; None for an empty mask."""
-    x0, y0, x1, y1 = (int(value) for value in row)
-    return (x0, y0, x1, y1) if x1 > x0 else None

@@ -35,7 +35,12 @@ def computed(model: SSPSAM | DeviceModel, inputs) -> Prediction:
     clip_input, sam_input, ids = inputs
     with torch.no_grad():
         [features] = model.encode_image(clip_input, sam_input)
-        return model.segment(model.prepare(features), model.encode_text(ids))
+        image, expressions = model.prepare(features), model.encode_text(ids)
+        if isinstance(model, SSPSAM):
+            return model.segment(image, expressions)
+        prediction, doubled = model.segment(image, expressions, lambda prediction: 2 * prediction.box)
+        assert torch.equal(doubled, 2 * prediction.box)
+        return prediction
 
 
 def test_recorded_and_eager_computation_give_the_same_bits_for_any_number_of_expressions(model, inputs) -> None:

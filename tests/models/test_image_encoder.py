@@ -70,6 +70,46 @@ def test_bands_give_the_embedding_of_the_stock_encoder(grid: int, window: int, c
     assert torch.allclose(embedding, expected, atol=2e-5)
 
 
+@pytest.fixture
+def fused_attention(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, torch.dtype]]:
+    """A CPU whose fused attention takes every width, as that of a GPU does; the list of the widths in question."""
+    widths: list[tuple[int, torch.dtype]] = []
+    accepts = lambda width, dtype, device: widths.append((width, dtype)) is None  # noqa: E731
+    monkeypatch.setattr(image_encoder, "fused_attention_accepts", accepts)
+    return widths
+
+
+@pytest.mark.parametrize(
+    ("grid", "window"),
+    [(8, 3), (8, 8), (8, 11), (14, 7), (15, 14), (31, 14), (30, 4)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_relative_positions_as_columns_give_the_embedding_of_the_stock_encoder(
+    grid: int, window: int, dtype: torch.dtype, fused_attention: list[tuple[int, torch.dtype]]
+) -> None:
+    ours = encoder(grid, window).to(dtype)
+    stock = stock_encoder(ours.float(), window).to(dtype)
+    ours, pixels = ours.to(dtype), torch.randn(2, 3, 4 * grid, 4 * grid, dtype=dtype)
+    with torch.no_grad():
+        expected, embedding = stock(pixels), ours(pixels)
+    assert fused_attention
+    assert all(width % 8 == 0 and width_dtype is dtype for width, width_dtype in fused_attention)
+    assert torch.allclose(embedding, expected.to(embedding.dtype), atol=2e-5)
+
+
+def test_columns_are_for_inference_only_since_blocks_share_their_memory(
+    fused_attention: list[tuple[int, torch.dtype]],
+) -> None:
+    ours = encoder(15, 6)
+    ours(torch.randn(1, 3, 60, 60)).sum().backward()
+    assert not fused_attention
+
+
+def test_a_device_other_than_cuda_has_no_fused_attention_for_columns() -> None:
+    assert not kernels.fused_attention_accepts(208, torch.float32, torch.device("cpu"))
+    assert not kernels.fused_attention_accepts(208, torch.float16, torch.device("mps"))
+
+
 def test_bands_have_the_gradients_of_the_stock_encoder() -> None:
     ours = encoder(15, 6)
     stock = stock_encoder(ours, 6)

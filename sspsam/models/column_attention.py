@@ -1,0 +1,96 @@
+"""Attention with relative positions as columns of queries and keys, for the fused kernels of a GPU.
+
+SAM adds to the score of a query and a key one term for the distance of their rows and one for that of their columns.
+Either term is a product of the query with an embedding of the distance. So each query gets, as further columns, its
+terms for all s rows and all s columns of the square; each key gets the one-hot vectors of its row and its column. The
+product of the two then holds the score and both terms, and no matrix of all scores is ever written.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def width_with_columns(side: int, head_width: int) -> int:
+    """Return the width of a head with its columns, rounded up to the multiple of 8 that fused kernels want."""
+    return -(-(head_width + 2 * side) // 8) * 8
+
+
+def column_buffer(
+    count: int, heads: int, side: int, head_width: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return memory for queries, keys and values of X squares; blocks of the same shape use it one after the other.
+
+    Returns:
+        (3, X, heads, s*s, width with columns), zeros but for the columns of the keys: one-hot vectors times sqrt(d),
+        since the attention divides all scores by it.
+    """
+    width = width_with_columns(side, head_width)
+    buffer = torch.zeros(3, count, heads, side * side, width, dtype=dtype, device=device)
+    one_hot = torch.eye(side, dtype=dtype, device=device) * math.sqrt(head_width)  # (s, s)
+    keys = buffer[1].view(count, heads, side, side, width)
+    keys[..., head_width : head_width + side] = one_hot.unsqueeze(1)
+    keys[..., head_width + side : head_width + 2 * side] = one_hot
+    return buffer
+
+
+def attend_with_columns(buffer: Tensor, qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
+    """Attend inside X squares of s x s tokens.
+
+    Args:
+        buffer: from `column_buffer`; overwritten.
+        qkv: (X, s*s, 3*heads*d).
+        rel_pos_h: (2s-1, d), embeddings of the distances s-1 ... -(s-1) between rows, query minus key, from the last.
+        rel_pos_w: (2s-1, d), the same between columns.
+
+    Returns:
+        (X, s*s, heads*d).
+    """
+    _, count, heads, tokens, width = buffer.shape
+    side, head_width = math.isqrt(tokens), rel_pos_h.shape[-1]
+    buffer[..., :head_width] = qkv.view(count, tokens, 3, heads, head_width).permute(2, 0, 3, 1, 4)
+    q, k, v = buffer.unbind()  # (X, heads, s*s, width)
+    table = torch.cat([rel_pos_h.flip(0), rel_pos_w.flip(0)])  # (2*(2s-1), d)
+    products = (q[..., :head_width] @ table.T).contiguous()  # (X, heads, s*s, 2*(2s-1))
+    columns = q.view(count, heads, side, side, width)[..., head_width : head_width + 2 * side]
+    columns[..., :side] = _terms_of_rows(products, side)
+    columns[..., side:] = _terms_of_columns(products, side)
+    context = F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(head_width))[..., :head_width]
+    return context.transpose(1, 2).flatten(2)
+
+
+def _terms_of_rows(products: Tensor, side: int) -> Tensor:
+    """Return a view (X, heads, s, s, s): for the query in row i, the products with distances of all rows k.
+
+    The distance of row k stands at index k - i + s - 1. One row further down, the range begins one index earlier.
+    """
+    count, heads, tokens, width = products.shape
+    strides = (heads * tokens * width, tokens * width, side * width - 1, width, 1)
+    return products.as_strided((count, heads, side, side, side), strides, products.storage_offset() + side - 1)
+
+
+def _terms_of_columns(products: Tensor, side: int) -> Tensor:
+    """Return a view (X, heads, s, s, s): for the query in column j, the products with distances of all columns k."""
+    count, heads, tokens, width = products.shape
+    strides = (heads * tokens * width, tokens * width, side * width, width - 1, 1)
+    first = width // 2 + side - 1
+    return products.as_strided((count, heads, side, side, side), strides, products.storage_offset() + first)
+
+
+def to_windows(x: Tensor, window: int) -> Tensor:
+    """Split a padded grid into windows: (B, g, g, width) -> (B*down*across, window*window, width)."""
+    count, grid, _, width = x.shape
+    windows = -(-grid // window)  # along one axis, rounded up
+    padding = windows * window - grid
+    padded = F.pad(x, (0, 0, 0, padding, 0, padding)).view(count, windows, window, windows, window, width)
+    return padded.transpose(2, 3).reshape(-1, window * window, width)
+
+
+def from_windows(x: Tensor, window: int, grid: int) -> Tensor:
+    """Join windows and cut off the padding, the inverse of `to_windows`: -> (B, g, g, width)."""
+    windows = -(-grid // window)
+    width = x.shape[-1]
+    joined = x.view(-1, windows, windows, window, window, width).transpose(2, 3)
+    return joined.reshape(-1, windows * window, windows * window, width)[:, :grid, :grid]
