@@ -14,7 +14,7 @@ _EDGE_THOUSANDTHS = 12  # thousandths of the side of SAM's square: distance from
 
 
 def _dice(logits: Tensor, target: Tensor) -> Tensor:
-    """One minus the soft Dice coefficient, (..., pixels) -> (...); the 1 added to both terms defines it for no pixel."""
+    """One minus the soft Dice coefficient, (..., pixels) -> (...); adding 1 to both terms defines it for no pixel."""
     probability = logits.sigmoid()
     overlap = (probability * target).sum(dim=-1)
     return 1 - (2 * overlap + 1) / (probability.sum(dim=-1) + target.sum(dim=-1) + 1)

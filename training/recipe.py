@@ -3,10 +3,41 @@
 import dataclasses
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sspsam.config import Architecture, CLIPConfig, ModelConfig, SAMConfig, SSPConfig
+
+# relative frequency of each kind of expression: kinds that need more reasoning steps occur more often
+KIND_WEIGHTS: Final[Mapping[str, float]] = types.MappingProxyType(
+    {
+        "color and shape": 10,
+        "shape": 7,
+        "color": 6,
+        "size": 9,
+        "superlative": 9,
+        "place": 12,
+        "relation": 27,
+        "number": 14,
+        "exclusion": 18,
+        "foreign": 4,
+    }
+)
+# the same for the last stage: more of the kinds that the model then answers worst
+FINE_KIND_WEIGHTS: Final[Mapping[str, float]] = types.MappingProxyType(
+    {
+        "color and shape": 8,
+        "shape": 5,
+        "color": 4,
+        "size": 8,
+        "superlative": 16,
+        "place": 11,
+        "relation": 29,
+        "number": 17,
+        "exclusion": 12,
+        "foreign": 3,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +57,7 @@ class Stage:
         slow_factor: see `slow_prefixes`.
         sam_image_size: side of SAM's input, pixels; None: that of the finished model.
         sides: range of the longer side of a scene, pixels.
+        kind_weights: relative frequency of each kind of expression.
         heads_alone: the part of the stage, at its beginning, in which only the auxiliary heads learn, as a fraction; a
             finished model has none, so a stage that starts from one starts with random heads.
     """
@@ -41,6 +73,7 @@ class Stage:
     slow_factor: float = 1.0
     sam_image_size: int | None = None
     sides: tuple[int, int] = (224, 384)
+    kind_weights: Mapping[str, float] = field(default_factory=lambda: KIND_WEIGHTS)
     heads_alone: float = 0.0
 
 
@@ -171,11 +204,12 @@ _FINE: Final = Stage(
     images=80_000,
     batch_size=32,
     expressions=16,
-    learning_rate=7e-4,
+    learning_rate=1e-3,
     slow_prefixes=("model.clip.visual.",),
     slow_factor=0.3,
     sides=(256, 704),
-    heads_alone=0.03,
+    kind_weights=FINE_KIND_WEIGHTS,
+    heads_alone=0.05,
 )
 
 
@@ -210,22 +244,6 @@ RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
         "shapes": Recipe(_SHAPES, _STAGES),
         # a few steps of every stage, for tests
         "smoke": Recipe(_SMOKE, {name: _smoke(stage) for name, stage in _STAGES.items()}, vocabulary_scenes=40),
-    }
-)
-
-# relative frequency of each kind of expression: kinds that need more reasoning steps occur more often
-KIND_WEIGHTS: Final[Mapping[str, float]] = types.MappingProxyType(
-    {
-        "color and shape": 10,
-        "shape": 7,
-        "color": 6,
-        "size": 9,
-        "superlative": 9,
-        "place": 12,
-        "relation": 27,
-        "number": 14,
-        "exclusion": 18,
-        "foreign": 4,
     }
 )
 

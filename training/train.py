@@ -88,13 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--precision", choices=("bfloat16", "float32"), default="bfloat16", help=precision)
     add("--seed", type=int, default=0)
     add("--log-steps", type=int, default=50, help="steps between two lines of the log")
+    add("--save-seconds", type=float, default=90.0, help="seconds between two checkpoints of a stage")
     return parser
 
 
 def _run_stages(rank: int, options: TrainingOptions) -> None:
     """Run the stages in one of the processes."""
     torch.set_num_threads(options.threads)
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU; a CPU has none
+    torch.backends.cuda.matmul.allow_tf32 = True  # SAM's decoder on a GPU; as its convolutions do by default
     if options.processes > 1:
         dist.init_process_group("gloo", rank=rank, world_size=options.processes)
     for name in options.stages:

@@ -27,10 +27,9 @@ from training.heads import PATCH_HEADS
 from training.objectives import Objective
 from training.optimizer import MuonAndAdamW
 from training.positions import fit_positions
-from training.recipe import KIND_WEIGHTS, RECIPES, Stage
+from training.recipe import RECIPES, Stage
 from training.vocabulary import load_or_create_vocabulary
 
-SAVE_SECONDS = 90.0  # time between two checkpoints of a stage
 _HEADS_RATE = 5e-3  # learning rate while the auxiliary heads learn alone
 STAGES_FROM_A_MODEL = ("joint", "fine")  # stages that can start from a finished model
 # for each stage, the earlier stages and the prefixes of the parameters that it loads from them, in this order
@@ -66,6 +65,7 @@ class TrainingOptions:
         precision: `bfloat16` or `float32`, of most matrix products.
         seed: determines weights, scenes and random draws.
         log_steps: steps between two lines of the log.
+        save_seconds: seconds between two checkpoints of a stage.
     """
 
     output: Path
@@ -84,6 +84,7 @@ class TrainingOptions:
     precision: str
     seed: int
     log_steps: int
+    save_seconds: float
 
     def stage(self, name: str) -> Stage:
         """Return a stage of the recipe, with these options instead of the recipe's numbers."""
@@ -181,7 +182,7 @@ class Trainer:
                 elapsed, logged = time.monotonic() - logged, time.monotonic()
                 self._log(sums, elapsed)
                 sums = {}
-            if time.monotonic() - saved > SAVE_SECONDS:
+            if time.monotonic() - saved > self.options.save_seconds:
                 self._check_finite(sums)
                 self._save()
                 saved = time.monotonic()
@@ -242,10 +243,10 @@ class Trainer:
     def _dataset(self, seed: int) -> Dataset[Any]:
         stage = self.stage
         if self.name == "text":
-            return TextDataset(seed, stage.expressions, self.vocabulary, stage.images, KIND_WEIGHTS)
+            return TextDataset(seed, stage.expressions, self.vocabulary, stage.images, stage.kind_weights)
         vocabulary = self.vocabulary if stage.expressions else None
         return SceneDataset(
-            self.config, seed, stage.expressions, vocabulary, stage.images, KIND_WEIGHTS, sides=stage.sides
+            self.config, seed, stage.expressions, vocabulary, stage.images, stage.kind_weights, stage.sides
         )
 
     def _check_finite(self, losses: Mapping[str, Tensor]) -> None:
