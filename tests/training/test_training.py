@@ -285,8 +285,7 @@ def test_training_for_a_given_time_ends_after_it(tmp_path: Path, run: Path) -> N
     words = ["--recipe", "smoke", "--output", str(tmp_path), "--stages", "text", "--time", "1.5", "--log-steps", "1"]
     train.main(words)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["seconds"] >= 1.5 for line in lines] == [False] * (len(lines) - 1) + [True]
-    assert lines[-1]["seconds"] < 10
+    assert lines[-2]["seconds"] <= 1.5 <= lines[-1]["seconds"] < 10
     assert lines[-1]["images"] > RECIPES["smoke"].stages["text"].images  # their number does not count
     assert lines[-1]["rate"] < 0.2 * max(line["rate"] for line in lines)  # the schedule came to its end
 
