@@ -20,7 +20,6 @@ from sspsam.shapes.words import NUMBERS
 from training.vocabulary import Vocabulary
 
 SUBPATCH_SIDE = 4  # each patch of CLIP is divided into 4 x 4 parts, whose coverage an auxiliary head predicts
-TARGET_SIDE = 128  # side in pixels of the target masks, which cover SAM's square including its padding
 ATTRIBUTES = (*COLORS, *OUTLINES, "small", "large")
 _NOUN_CLASSES = ((None, *COLORS), (None, *OUTLINES), (None, "small", "large"))  # colour, kind, size; None: not named
 _NOUN_SIZES = tuple(len(names) for names in _NOUN_CLASSES)
@@ -30,12 +29,12 @@ PARSE_SIZES = (*_NOUN_SIZES, *_NOUN_SIZES, len(OPERATIONS), len(NUMBERS))
 
 @dataclass(frozen=True)
 class SceneExample:
-    """One scene with N shapes and E expressions; S is the side of CLIP's canvas, T is `TARGET_SIDE`."""
+    """One scene with N shapes and E expressions; S is the side of CLIP's canvas, T half the side of SAM's square."""
 
     clip_input: Tensor  # (3, S, S)
     sam_input: Tensor  # (3, side, side)
     image_extent: Tensor  # (2,) height and width of the image in SAM's square, as fractions of it
-    masks: Tensor  # (N, T, T) coverage of each pixel of SAM's square by each shape
+    masks: Tensor  # (N, T, T) uint8, coverage of each pixel of SAM's square by each shape, 0 to 255
     patch_coverage: Tensor  # (N, G*G) coverage of each patch of CLIP's canvas by each shape
     subpatch_coverage: Tensor  # (G*G, 16) coverage of each of the 4 x 4 parts of a patch by all shapes
     attributes: Tensor  # (N, 20) float, 1 for each of `ATTRIBUTES` that a shape has
@@ -94,6 +93,7 @@ class SceneDataset(Dataset[SceneExample]):
         vocabulary: of the model in training; None: scenes with more shapes, and no expressions.
         length: number of scenes.
         weights: relative frequency of each kind of expression, see `sspsam.shapes.ask`.
+        sides: range of the longer side of a scene, in pixels.
     """
 
     def __init__(
@@ -104,9 +104,10 @@ class SceneDataset(Dataset[SceneExample]):
         vocabulary: Vocabulary | None,
         length: int,
         weights: Mapping[str, float] | None = None,
+        sides: tuple[int, int] = (224, 384),
     ) -> None:
         self.config, self.seed, self.expressions, self.vocabulary = config, seed, expressions, vocabulary
-        self.length, self.weights = length, weights
+        self.length, self.weights, self.sides = length, weights, sides
 
     def __len__(self) -> int:
         return self.length
@@ -115,7 +116,8 @@ class SceneDataset(Dataset[SceneExample]):
         rng = np.random.default_rng((self.seed, index))
         while True:
             # without expressions, a scene with more shapes gives more to learn
-            scene = draw_scene(rng, training_size(rng), None if self.vocabulary else int(rng.integers(5, 9)))
+            size = training_size(rng, self.sides)
+            scene = draw_scene(rng, size, None if self.vocabulary else int(rng.integers(5, 9)))
             if scene.shapes:
                 return self._example(scene, rng)
 
@@ -191,18 +193,23 @@ def _question_classes(question: Question) -> list[int]:
     return [*noun_classes, OPERATIONS.index(parse.operation), parse.number or 0]
 
 
-def training_size(rng: np.random.Generator) -> tuple[int, int]:
-    """Random height and width: the aspect ratios of the world, at about the networks' input size to draw quickly."""
+def training_size(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int, int]:
+    """Random height and width: the aspect ratios of the world, at about the networks' input size to draw quickly.
+
+    Args:
+        rng: chooses the size.
+        sides: range of the longer side, in pixels.
+    """
     height, width = random_size(rng)
-    scale = rng.uniform(224, 384) / max(height, width)
+    scale = rng.uniform(*sides) / max(height, width)
     return max(48, round(height * scale)), max(48, round(width * scale))
 
 
-def _sam_mask(mask: NDArray[np.bool_], geometry: Geometry, side: int) -> NDArray[np.float32]:
-    """(T, T) coverage of SAM's square."""
+def _sam_mask(mask: NDArray[np.bool_], geometry: Geometry, side: int) -> NDArray[np.uint8]:
+    """(T, T) coverage of SAM's square, 0 to 255."""
     square = np.zeros((side, side), dtype=np.float32)
     square[: geometry.sam_height, : geometry.sam_width] = _resized(mask, geometry.sam_height, geometry.sam_width)
-    return _averaged(square, TARGET_SIDE)
+    return np.rint(255 * _averaged(square, side // 2)).astype(np.uint8)
 
 
 def _patch_coverage(mask: NDArray[np.bool_], geometry: Geometry, side: int, grid: int) -> NDArray[np.float32]:

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from sspsam.config import Architecture
 from sspsam.models import ExpressionFeatures
 from sspsam.shapes import COLORS, OUTLINES
-from training.datasets import ATTRIBUTES, PARSE_SIZES, SUBPATCH_SIDE, SceneExample
+from training.batches import SceneBatch
+from training.datasets import ATTRIBUTES, PARSE_SIZES, SUBPATCH_SIDE
 from training.losses import Losses
 from training.targets import FREQUENCIES, MARKS, patch_places, patch_visibility, position_encoding
 
@@ -41,34 +42,29 @@ class AuxiliaryHeads(nn.Module):
             nn.Linear(width, sum(PARSE_SIZES)) for width in (config.clip.embed_dim, config.ssp.hidden_width)
         )
 
-    def patch_losses(self, features: Tensor, examples: list[SceneExample]) -> Losses:
+    def patch_losses(self, features: Tensor, batch: SceneBatch) -> Losses:
         """Losses of the shape, its place and its box at each patch.
 
         Args:
             features: (B, G*G, C) CLIP's patch features.
-            examples: the B scenes.
+            batch: the B scenes.
         """
         tokens = features * math.sqrt(features.shape[1])  # undoes the normalisation along the patches: unit scale
-        scenes = [self._scene_losses(x, example) for x, example in zip(tokens, examples, strict=True)]
-        means = {name: torch.stack([losses[name] for losses in scenes]).mean() for name in scenes[0]}
-        return means | {"inside": 2 * means["inside"]}
-
-    def _scene_losses(self, tokens: Tensor, example: SceneExample) -> Losses:
-        """Losses of one scene, from (G*G, C) tokens."""
-        shape_index, weight = _dominant_shapes(example)  # (G*G,), (G*G,)
-        box = example.boxes[shape_index]  # (G*G, 4)
-        center = position_encoding((box[:, :2] + box[:, 2:]) / 2)  # (G*G, 16)
-        places = position_encoding(patch_places(example, self.grid))  # (G*G, 16)
+        scene, shape, weight = _dominant_shapes(batch)  # (B, 1), (B, G*G), (B, G*G)
+        box = batch.boxes[scene, shape]  # (B, G*G, 4)
+        center = position_encoding((box[..., :2] + box[..., 2:]) / 2)  # (B, G*G, 16)
+        places = position_encoding(patch_places(batch.image_extent, self.grid))  # (B, G*G, 16)
+        attribute_losses = self._attribute_losses(tokens.flatten(0, 1), batch.attributes[scene, shape].flatten(0, 1))
         return {
-            "attributes": (weight * self._attribute_losses(tokens, example.attributes[shape_index])).sum(),
-            "inside": F.binary_cross_entropy_with_logits(self.inside(tokens), example.subpatch_coverage),
+            "attributes": (weight * attribute_losses.view_as(weight)).sum() / len(tokens),
+            "inside": 2 * F.binary_cross_entropy_with_logits(self.inside(tokens), batch.subpatch_coverage),
             "position": F.mse_loss(self.position(tokens), places),
-            "boxes": (weight * (self.box(tokens) - box).abs().sum(dim=1)).sum(),
-            "centers": (weight * (self.center(tokens) - center).square().mean(dim=1)).sum(),
+            "boxes": (weight * (self.box(tokens) - box).abs().sum(dim=2)).sum() / len(tokens),
+            "centers": (weight * (self.center(tokens) - center).square().mean(dim=2)).sum() / len(tokens),
         }
 
     def _attribute_losses(self, tokens: Tensor, attributes: Tensor) -> Tensor:
-        """(G*G, C) tokens, (G*G, 20) attributes -> (G*G,) losses."""
+        """(X, C) tokens, (X, 20) attributes -> (X,) losses."""
         sizes = [len(COLORS), len(OUTLINES), 2]
         color, kind, size = torch.split(self.attributes(tokens), sizes, dim=1)
         true_color, true_kind, true_size = torch.split(attributes, sizes, dim=1)
@@ -112,13 +108,15 @@ class AuxiliaryHeads(nn.Module):
         return {"parse": torch.stack(losses).mean()}
 
 
-def _dominant_shapes(example: SceneExample) -> tuple[Tensor, Tensor]:
+def _dominant_shapes(batch: SceneBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Find the most visible shape at each patch.
 
     Returns:
-        (G*G,) index of the shape, and (G*G,) weight of the patch, with equal sums for all shapes.
+        (B, 1) index of the scene, (B, G*G) index of the shape in its scene, and (B, G*G) weight of the patch, with
+        equal sums for all shapes of a scene, and a sum of 1 for a scene.
     """
-    visibility = patch_visibility(example.patch_coverage)  # (N, G*G)
-    index, weight = visibility.argmax(dim=0), visibility.amax(dim=0)
-    total = torch.zeros(len(visibility), device=visibility.device).index_add(0, index, weight)  # (N,)
-    return index, weight / total[index].clamp(min=1e-6) / len(visibility)
+    visibility = patch_visibility(batch.patch_coverage)  # (B, N, G*G)
+    weight, shape = visibility.max(dim=1)  # (B, G*G)
+    total = torch.zeros_like(visibility[..., 0]).scatter_add(1, shape, weight)  # (B, N)
+    scene = torch.arange(len(visibility), device=visibility.device).unsqueeze(1)  # (B, 1)
+    return scene, shape, weight / total[scene, shape].clamp(min=1e-6) / batch.shapes.unsqueeze(1)

@@ -10,13 +10,14 @@ from torchvision.ops import generalized_box_iou_loss
 
 Losses = dict[str, Tensor]  # keys that begin with "#" are metrics: logged, but not part of the loss
 _DECIDING_PIXELS = 8  # the highest logits of the low-resolution mask, which decide whether there is a target
+_EDGE_THOUSANDTHS = 12  # thousandths of the side of SAM's square: distance from an edge up to which its pixels count
 
 
 def _dice(logits: Tensor, target: Tensor) -> Tensor:
-    """One minus the soft Dice coefficient of (X, pixels); adding 1 to both terms defines it for empty masks."""
+    """One minus the soft Dice coefficient, (..., pixels) -> (...); adding 1 to both terms defines it for no pixel."""
     probability = logits.sigmoid()
-    overlap = (probability * target).sum(dim=1)
-    return (1 - (2 * overlap + 1) / (probability.sum(dim=1) + target.sum(dim=1) + 1)).mean()
+    overlap = (probability * target).sum(dim=-1)
+    return 1 - (2 * overlap + 1) / (probability.sum(dim=-1) + target.sum(dim=-1) + 1)
 
 
 def _focal(logits: Tensor, target: Tensor) -> Tensor:
@@ -25,13 +26,28 @@ def _focal(logits: Tensor, target: Tensor) -> Tensor:
     return (entropy * (logits.sigmoid() - target).square()).mean()
 
 
-def mask_losses(low_res: Tensor, predicted_ious: Tensor, target: Tensor) -> Losses:
+def _edge(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy at the edges of (X, T, T) masks: the mean over the band of each, then over all masks."""
+    distance = max(1, _EDGE_THOUSANDTHS * target.shape[-1] // 1000)
+    window = 2 * distance + 1, 1, distance  # size, stride, padding
+    band = F.max_pool2d(target, *window) + F.max_pool2d(-target, *window) > 0.1  # (X, T, T)
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * band
+    return _mean_where(entropy.sum(dim=(1, 2)) / band.sum(dim=(1, 2)).clamp(min=1), band.any(dim=2).any(dim=1))
+
+
+def _mean_where(values: Tensor, where: Tensor) -> Tensor:
+    """Mean of the values where a bool tensor of the same shape is True; 0 if it is False everywhere."""
+    return torch.where(where, values, 0.0).sum() / where.sum().clamp(min=1)
+
+
+def mask_losses(low_res: Tensor, predicted_ious: Tensor, target: Tensor, edges: bool = False) -> Losses:
     """Losses of predicted masks and of their predicted IoUs.
 
     Args:
         low_res: (X, M, M) mask logits.
         predicted_ious: (X,) SAM's estimate of the IoU of each mask.
         target: (X, T, T) coverage of each pixel, 0 to 1.
+        edges: whether a loss of the pixels near the edges of the targets is added.
     """
     side = target.shape[-1]
     logits = F.interpolate(low_res.unsqueeze(1), (side, side), mode="bilinear", align_corners=False).squeeze(1)
@@ -40,12 +56,15 @@ def mask_losses(low_res: Tensor, predicted_ious: Tensor, target: Tensor) -> Loss
         intersection = (predicted_mask & target_mask).sum(dim=(1, 2))
         union = (predicted_mask | target_mask).sum(dim=(1, 2))
         iou = torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
-    return {
-        "dice": 4 * _dice(logits.flatten(1), target.flatten(1)),
+        has_target = target_mask.flatten(1).any(dim=1)
+    losses = {
+        "dice": 4 * _dice(logits.flatten(1), target.flatten(1)).mean(),
         "focal": 4 * 20 * _focal(logits, target),
         "iou": F.mse_loss(predicted_ious, iou),
-        "#iou": iou[target_mask.any(dim=(1, 2))].mean(),
+        "#iou": _mean_where(iou, has_target),
+        "#Pr@0.9": _mean_where((iou > 0.9).float(), has_target),
     }
+    return losses | ({"edge": 2 * _edge(logits, target)} if edges else {})
 
 
 def no_target_loss(low_res: Tensor, has_target: Tensor) -> Losses:
@@ -81,12 +100,16 @@ def mark_losses(marks: Tensor, target: Tensor) -> Losses:
         target: (E, marks, G*G) coverage of each patch, 0 to 1.
     """
     target = target.expand_as(marks)
-    losses = []
+    losses, groups = [], []
     for logits, coverage in zip(marks.unbind(2), target.unbind(2), strict=True):  # (layers, E, G*G)
         # rare marks, such as landmarks, are averaged over the maps that contain them; otherwise they are not learnt
-        is_present = coverage.any(dim=2)
-        losses += [_dice(logits[maps], coverage[maps]) for maps in (is_present, ~is_present) if maps.any()]
-    return {"marks": 2 * torch.stack(losses).mean() + 4 * F.binary_cross_entropy_with_logits(marks, target)}
+        is_present = coverage.any(dim=2)  # (layers, E)
+        dice = _dice(logits, coverage)  # (layers, E)
+        for maps in (is_present, ~is_present):
+            losses.append(_mean_where(dice, maps))
+            groups.append(maps.any())
+    dice_of_groups = torch.stack(losses).sum() / torch.stack(groups).sum()  # groups without a map are zeros
+    return {"marks": 2 * dice_of_groups + 4 * F.binary_cross_entropy_with_logits(marks, target)}
 
 
 def summary_losses(summary: Tensor, has_target: Tensor, candidates: Tensor) -> Losses:

@@ -2,17 +2,18 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sspsam.models import SSPSAM, ExpressionFeatures, ImageFeatures
+from sspsam.models import SSPSAM, ExpressionFeatures
 from sspsam.models.attention_adapters import LinguisticFeatures
+from sspsam.models.mask_decoder import DecoderImage
 from sspsam.models.ssp_encoder import SSPOutput
+from sspsam.models.transformer import ImageProjections
 from training.attention import plain_attention
-from training.datasets import SceneExample, TextExample
+from training.batches import SceneBatch, TextBatch
 from training.heads import COUNTS, AuxiliaryHeads
 from training.losses import Losses, box_losses, mark_losses, mask_losses, no_target_loss, summary_losses
 from training.targets import (
@@ -27,9 +28,8 @@ from training.targets import (
 _SAM_PROMPTS = 6  # masks of a scene for which SAM is prompted
 
 
-@dataclass(frozen=True)
-class SceneOutput:
-    """Output of the model and of the auxiliary heads for the E expressions about one scene."""
+class BatchOutput(NamedTuple):
+    """Output of the model and of the auxiliary heads for the E expressions of a batch."""
 
     low_res: Tensor  # (E, M, M) mask logits
     ious: Tensor  # (E,) predicted IoU of each mask
@@ -53,60 +53,66 @@ class Objective(nn.Module):
         self.mixed = mixed
         self.heads = AuxiliaryHeads(model.config)
 
-    def forward(self, stage: str, examples: list[Any]) -> Losses:
+    def forward(self, stage: str, batch: Any) -> Losses:
         """Compute the weighted losses of a stage.
 
         Args:
-            stage: `text`, `clip`, `sam`, `joint` or `refine`.
-            examples: `TextExample`s for stage `text`, `SceneExample`s for all others.
+            stage: `text`, `clip`, `sam`, `joint`, `refine` or `fine`.
+            batch: a `TextBatch` for stage `text`, a `SceneBatch` for all others.
         """
-        stages: dict[str, Callable[[list[Any]], Losses]] = {
+        stages: dict[str, Callable[[Any], Losses]] = {
             "text": self._text_losses,
             "clip": self._clip_losses,
             "sam": self._sam_losses,
             "joint": self._joint_losses,
             "refine": self._joint_losses,  # the losses of joint; recipe.py has other numbers for it
+            "fine": self._fine_losses,
         }
         with plain_attention(next(self.model.parameters()).device):
-            return stages[stage](examples)
+            return stages[stage](batch)
 
-    def _text_losses(self, examples: list[TextExample]) -> Losses:
+    def _text_losses(self, batch: TextBatch) -> Losses:
         """The text features predict the structure of expressions; no image is involved."""
         with self._mixed_precision():
-            expressions = self.model.encode_text(torch.cat([e.token_ids for e in examples]))
-        return self.heads.parse_losses(expressions, torch.cat([e.parse for e in examples]))
+            expressions = self.model.encode_text(batch.token_ids)
+        return self.heads.parse_losses(expressions, batch.parse)
 
-    def _clip_losses(self, examples: list[SceneExample]) -> Losses:
+    def _clip_losses(self, batch: SceneBatch) -> Losses:
         """CLIP's patch features predict the shape at each patch, its place and its box."""
         with self._mixed_precision():
-            features = self.model.clip.encode_image(torch.stack([e.clip_input for e in examples]))  # (B, G*G, C)
-        return self.heads.patch_losses(features.float(), examples)
+            features = self.model.clip.encode_image(batch.clip_input)  # (B, G*G, C)
+        return self.heads.patch_losses(features.float(), batch)
 
-    def _sam_losses(self, examples: list[SceneExample]) -> Losses:
+    def _sam_losses(self, batch: SceneBatch) -> Losses:
         """SAM segments one shape or several, prompted by rough boxes or by a point inside."""
         sam = self.model.sam
         with self._mixed_precision():
-            embeddings = sam.encode_image(torch.stack([e.sam_input for e in examples])).float()
+            embeddings = sam.encode_image(batch.sam_input).float()
         logits, ious, targets = [], [], []
-        for example, embedding in zip(examples, embeddings, strict=True):
-            shapes, prompts = self._sam_prompts(example)
+        for index, (embedding, count) in enumerate(zip(embeddings, batch.shapes.tolist(), strict=True)):
+            masks = batch.masks[index, :count].float() / 255  # (N, T, T)
+            shapes, prompts = self._sam_prompts(masks, batch.boxes[index])
             low_res, iou = sam.decode(sam.prepare(embedding), prompts)
             logits.append(low_res)
             ious.append(iou)
-            targets.append(example.masks[shapes].amax(dim=1))
+            targets.append(masks[shapes].amax(dim=1))
         return mask_losses(torch.cat(logits), torch.cat(ious), torch.cat(targets))
 
-    def _sam_prompts(self, example: SceneExample) -> tuple[Tensor, Tensor]:
+    def _sam_prompts(self, masks: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Choose shapes of a scene and prompts for them.
+
+        Args:
+            masks: (N, T, T) coverage by each shape of the scene.
+            boxes: (N or more, 4) boxes of the shapes, as fractions of SAM's square.
 
         Returns:
             (X, n) indices of the n shapes of each of X masks, and (X, tokens, D) prompts.
         """
-        count = 1 if torch.rand(()) < 0.5 else int(torch.randint(1, len(example.masks) + 1, ()))
-        shapes = torch.rand(_SAM_PROMPTS, len(example.masks), device=example.masks.device).topk(count).indices
+        count = 1 if torch.rand(()) < 0.5 else int(torch.randint(1, len(masks) + 1, ()))
+        shapes = torch.rand(_SAM_PROMPTS, len(masks), device=masks.device).topk(count).indices
         if count == 1 and torch.rand(()) < 0.3:
-            return shapes, self._point_prompts(example.masks[shapes[:, 0]])
-        return shapes, self._box_prompts(example.boxes[shapes])
+            return shapes, self._point_prompts(masks[shapes[:, 0]])
+        return shapes, self._box_prompts(boxes[shapes])
 
     def _box_prompts(self, boxes: Tensor) -> Tensor:
         """(X, n, 4) boxes, as fractions of SAM's square -> (X, 2n, D) prompts of their corners, with jitter."""
@@ -122,55 +128,80 @@ class Objective(nn.Module):
         prompts, _ = self.model.sam.prompt_encoder(points=(points, labels), boxes=None, masks=None)
         return torch.as_tensor(prompts)
 
-    def _joint_losses(self, examples: list[SceneExample]) -> Losses:
+    def _joint_losses(self, batch: SceneBatch) -> Losses:
         """The whole model segments the targets of expressions, with supervision of inner features."""
-        images, expressions = self._features(examples)
-        by_scene = zip(*(torch.split(x, [len(e.token_ids) for e in examples]) for x in expressions), strict=True)
-        outputs = [self._output(image, ExpressionFeatures(*x)) for image, x in zip(images, by_scene, strict=True)]
-        low_res = torch.cat([output.low_res for output in outputs])
-        has_target = torch.cat([example.targets.any(dim=1) for example in examples])  # (E,)
-        candidates = torch.cat([example.candidates.sum(dim=1) for example in examples])  # (E,)
-        marks = torch.cat([output.marks for output in outputs], dim=1)
-        summary = torch.cat([output.summary for output in outputs], dim=1)
-        losses = mask_losses(
-            low_res, torch.cat([o.ious for o in outputs]), torch.cat([target_masks(e) for e in examples])
-        )
-        losses |= no_target_loss(low_res, has_target)
-        losses |= _scene_box_losses(outputs, examples)
-        losses |= _similarity_losses(outputs, examples)
-        losses |= mark_losses(marks, torch.cat([target_marks(example) for example in examples]))
-        losses |= self.heads.parse_losses(expressions, torch.cat([example.parse for example in examples]))
-        losses |= summary_losses(summary[..., : 1 + COUNTS], has_target, candidates)
-        losses |= _landmark_losses(summary[..., 1 + COUNTS :], examples)
-        if all(parameter.requires_grad for parameter in self.model.clip.visual.parameters()):
-            losses |= self.heads.patch_losses(torch.stack([image.clip for image in images]).float(), examples)
-        return losses
+        _, expressions, output = self._segment(batch)
+        return self._expression_losses(expressions, output, batch, edges=False)
 
-    def _features(self, examples: list[SceneExample]) -> tuple[list[ImageFeatures], ExpressionFeatures]:
-        """Encode B scenes, and all of their expressions together."""
+    def _fine_losses(self, batch: SceneBatch) -> Losses:
+        """The losses of `joint`, the losses of CLIP's patch features, and losses of the edges of the masks."""
+        patches, expressions, output = self._segment(batch)
+        losses = self._expression_losses(expressions, output, batch, edges=True)
+        return losses | self.heads.patch_losses(patches, batch)
+
+    def _segment(self, batch: SceneBatch) -> tuple[Tensor, ExpressionFeatures, BatchOutput]:
+        """Run the whole model on all expressions of a batch at once.
+
+        Returns:
+            (B, G*G, C) CLIP's patch features, the features of the E expressions, and the output.
+        """
         with self._mixed_precision():
-            images = self.model.encode_image(
-                torch.stack([e.clip_input for e in examples]), torch.stack([e.sam_input for e in examples])
-            )
-            return images, self.model.encode_text(torch.cat([e.token_ids for e in examples]))
-
-    def _output(self, image: ImageFeatures, expressions: ExpressionFeatures) -> SceneOutput:
-        """Compute the output for one scene and its E expressions."""
-        clip, sam = (tensor.float() for tensor in image)
+            clip = self.model.clip.encode_image(batch.clip_input).float()  # (B, G*G, C)
+            sam = self.model.sam.encode_image(batch.sam_input).float()  # (B, D, g, g)
+            expressions = self.model.encode_text(batch.token_ids)
         inner_layers = list(self.model.ssp.prompt_generator.layers)[:-1]
         with self._mixed_precision(), _recorded_outputs(inner_layers) as layers:
-            ssp = self._ssp(clip, expressions)
-        low_res, ious = self.model.sam.decode(self.model.sam.prepare(sam), ssp.prompts.float())
+            ssp = self._ssp(clip, expressions, batch.scene)
+        low_res, ious = self.model.sam.decode(self._decoder_images(sam, batch.scene), ssp.prompts.float())
         marks, summary = self.heads.generator_outputs(layers, ssp.prompts)
-        return SceneOutput(low_res, ious, ssp.box.float(), ssp.similarity.float(), marks, summary)
+        return clip, expressions, BatchOutput(low_res, ious, ssp.box.float(), ssp.similarity.float(), marks, summary)
 
-    def _ssp(self, clip: Tensor, expressions: ExpressionFeatures) -> SSPOutput:
-        """Run the SSP encoder as `SSPSAM.segment` does."""
+    def _expression_losses(
+        self, expressions: ExpressionFeatures, output: BatchOutput, batch: SceneBatch, edges: bool
+    ) -> Losses:
+        """Losses of masks, boxes, text features and inner features."""
+        has_target, candidates = batch.has_target, batch.candidates.sum(dim=1)  # (E,)
+        losses = mask_losses(output.low_res, output.ious, target_masks(batch), edges)
+        losses |= no_target_loss(output.low_res, has_target)
+        boxes = target_boxes(batch.targets[has_target], batch.clip_boxes[batch.scene[has_target]])
+        losses |= box_losses(output.box[has_target], boxes)
+        losses |= _similarity_loss(output.similarity, batch)
+        losses |= mark_losses(output.marks, target_marks(batch))
+        losses |= self.heads.parse_losses(expressions, batch.parse)
+        losses |= summary_losses(output.summary[..., : 1 + COUNTS], has_target, candidates)
+        return losses | _landmark_loss(output.summary[..., 1 + COUNTS :], batch)
+
+    def _ssp(self, clip: Tensor, expressions: ExpressionFeatures, scene: Tensor) -> SSPOutput:
+        """Run the SSP encoder as `SSPSAM.segment` does, on the image of each expression.
+
+        Args:
+            clip: (B, G*G, C) CLIP's patch features.
+            expressions: features of E expressions.
+            scene: (E,) index of the image of each expression.
+        """
         ssp = self.model.ssp
-        projected = ssp.visual_attention_adapter.project(clip)
+        projected = ssp.visual_attention_adapter.project(clip)  # (B, G*G, H)
         language = LinguisticFeatures(expressions.words, expressions.word_attention, expressions.sentence)
-        output: SSPOutput = ssp(clip, projected, expressions.clip_sentence, language, expressions.padding)
+        images = clip.index_select(0, scene), projected.index_select(0, scene)  # (E, G*G, C), (E, G*G, H)
+        output: SSPOutput = ssp(*images, expressions.clip_sentence, language, expressions.padding)
         return output
+
+    def _decoder_images(self, embeddings: Tensor, scene: Tensor) -> DecoderImage:
+        """Compute what `MaskDecoder.prepare` does, for the image of each expression.
+
+        Args:
+            embeddings: (B, D, g, g) of all images.
+            scene: (E,) index of the image of each expression.
+
+        Returns:
+            The decoder's input with E instead of one set of image tokens.
+        """
+        encoder, transformer = self.model.sam.prompt_encoder, self.model.sam.mask_decoder.transformer
+        tokens = embeddings.flatten(2).transpose(1, 2) + encoder.no_mask_embed.weight  # (B, N, D)
+        position = encoder.get_dense_pe().flatten(2).squeeze(0).T.contiguous()  # (N, D)
+        projections = transformer.project_image(tokens, position)  # (B, N, d) each
+        by_expression = ImageProjections(*(x.index_select(0, scene) for x in projections))
+        return DecoderImage(tokens.index_select(0, scene), position, by_expression)
 
     def _mixed_precision(self) -> torch.autocast:
         device = next(self.model.parameters()).device
@@ -189,34 +220,23 @@ def _recorded_outputs(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def _scene_box_losses(outputs: list[SceneOutput], examples: list[SceneExample]) -> Losses:
-    """Losses of the boxes of all expressions that have a target."""
-    boxes, targets = [], []
-    for output, example in zip(outputs, examples, strict=True):
-        has_target = example.targets.any(dim=1)
-        boxes.append(output.box[has_target])
-        targets.append(target_boxes(example.targets[has_target], example.clip_boxes))
-    return box_losses(torch.cat(boxes), torch.cat(targets))
+def _similarity_loss(similarity: Tensor, batch: SceneBatch) -> Losses:
+    """Squared error of the (E, G*G) similarity maps of all expressions that name a shape of their scene."""
+    names_any, target = target_similarity(batch)
+    error = (similarity - target).square().mean(dim=1)  # (E,)
+    return {"similarity": 4 * (error * names_any).sum() / names_any.sum().clamp(min=1)}
 
 
-def _similarity_losses(outputs: list[SceneOutput], examples: list[SceneExample]) -> Losses:
-    """Squared error of the similarity maps of all expressions that name a shape of their scene."""
-    errors = []
-    for output, example in zip(outputs, examples, strict=True):
-        names_any, target = target_similarity(example)
-        errors.append((output.similarity[names_any] - target).square().mean(dim=1))
-    return {"similarity": 4 * torch.cat(errors).mean()}
-
-
-def _landmark_losses(places: Tensor, examples: list[SceneExample]) -> Losses:
+def _landmark_loss(places: Tensor, batch: SceneBatch) -> Losses:
     """Squared error of the place of the landmark, over expressions with exactly one landmark.
 
     Args:
         places: (layers, E, 16) predicted position encodings.
-        examples: the scenes of the E expressions.
+        batch: the scenes of the E expressions.
     """
-    is_single = torch.cat([example.landmarks.sum(dim=1) == 1 for example in examples])  # (E,)
-    boxes = torch.cat([example.landmarks.float() @ example.clip_boxes for example in examples])  # (E, 4)
-    target = position_encoding((boxes[:, :2] + boxes[:, 2:]) / 2)  # (E, 16)
+    is_single = batch.landmarks.sum(dim=1) == 1  # (E,)
+    boxes = batch.clip_boxes[batch.scene]  # (E, N, 4)
+    box = torch.where(batch.landmarks.unsqueeze(2), boxes, 0.0).sum(dim=1)  # (E, 4) of the one landmark
+    target = position_encoding((box[:, :2] + box[:, 2:]) / 2)  # (E, 16)
     error = (places - target).square().mean(dim=(0, 2))  # (E,)
     return {"landmark": 2 * (error * is_single).sum() / is_single.sum().clamp(min=1)}

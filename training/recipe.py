@@ -3,10 +3,41 @@
 import dataclasses
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sspsam.config import Architecture, CLIPConfig, ModelConfig, SAMConfig, SSPConfig
+
+# relative frequency of each kind of expression: kinds that need more reasoning steps occur more often
+KIND_WEIGHTS: Final[Mapping[str, float]] = types.MappingProxyType(
+    {
+        "color and shape": 10,
+        "shape": 7,
+        "color": 6,
+        "size": 9,
+        "superlative": 9,
+        "place": 12,
+        "relation": 27,
+        "number": 14,
+        "exclusion": 18,
+        "foreign": 4,
+    }
+)
+# the same for the last stage: more of the kinds that the model then answers worst
+FINE_KIND_WEIGHTS: Final[Mapping[str, float]] = types.MappingProxyType(
+    {
+        "color and shape": 8,
+        "shape": 5,
+        "color": 4,
+        "size": 8,
+        "superlative": 16,
+        "place": 11,
+        "relation": 29,
+        "number": 17,
+        "exclusion": 12,
+        "foreign": 3,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +55,11 @@ class Stage:
         slow_prefixes: parameters whose names begin so, trained in earlier stages, learn at `slow_factor` times the
             learning rate.
         slow_factor: see `slow_prefixes`.
+        sam_image_size: side of SAM's input, pixels; None: that of the finished model.
+        sides: range of the longer side of a scene, pixels.
+        kind_weights: relative frequency of each kind of expression.
+        heads_alone: the part of the stage, at its beginning, in which only the auxiliary heads learn, as a fraction; a
+            finished model has none, so a stage that starts from one starts with random heads.
     """
 
     images: int
@@ -35,6 +71,10 @@ class Stage:
     frozen_prefixes: tuple[str, ...] = ()
     slow_prefixes: tuple[str, ...] = ()
     slow_factor: float = 1.0
+    sam_image_size: int | None = None
+    sides: tuple[int, int] = (224, 384)
+    kind_weights: Mapping[str, float] = field(default_factory=lambda: KIND_WEIGHTS)
+    heads_alone: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,11 +102,12 @@ class Recipe:
             license="apache-2.0",
         )
 
-    @property
-    def training_architecture(self) -> Architecture:
-        """Architecture during training, with the small vocabulary."""
-        clip = dataclasses.replace(self.architecture.clip, vocab_size=self.vocabulary_rows)
-        return dataclasses.replace(self.architecture, clip=clip)
+    def stage_config(self, stage: Stage) -> ModelConfig:
+        """Configuration of the model during a stage: the small vocabulary, and the stage's size of SAM's input."""
+        architecture = self.architecture
+        clip = dataclasses.replace(architecture.clip, vocab_size=self.vocabulary_rows)
+        sam = dataclasses.replace(architecture.sam, image_size=stage.sam_image_size or architecture.sam.image_size)
+        return dataclasses.replace(self.config, architecture=dataclasses.replace(architecture, clip=clip, sam=sam))
 
 
 _SHAPES: Final = Architecture(
@@ -86,7 +127,7 @@ _SHAPES: Final = Architecture(
         context_length=40,
     ),
     SAMConfig(
-        image_size=256,
+        image_size=512,
         patch_size=16,
         width=160,
         layers=5,
@@ -124,7 +165,7 @@ _SMOKE: Final = Architecture(
         context_length=40,
     ),
     SAMConfig(
-        image_size=128,
+        image_size=256,
         patch_size=32,
         width=32,
         layers=2,
@@ -145,6 +186,10 @@ _SMOKE: Final = Architecture(
         generator_mlp_width=32,
     ),
 )
+# the stages before "fine" give SAM half of its final input: a quarter of the patches, and of the time
+_SMALL: Final = 256
+_SMOKE_SMALL: Final = 128
+_TEXT: Final = Stage(images=15_000, batch_size=8, expressions=16, learning_rate=1e-3, sam_image_size=_SMALL)
 _JOINT: Final = Stage(
     images=21_000,
     batch_size=8,
@@ -153,55 +198,52 @@ _JOINT: Final = Stage(
     frozen_prefixes=("model.clip.visual.",),
     slow_prefixes=("model.sam.",),
     slow_factor=0.3,
+    sam_image_size=_SMALL,
 )
-_SMOKE_JOINT: Final = dataclasses.replace(_JOINT, images=8, batch_size=2, expressions=4, learning_rate=1e-3)
+_FINE: Final = Stage(
+    images=80_000,
+    batch_size=32,
+    expressions=16,
+    learning_rate=1e-3,
+    slow_prefixes=("model.clip.visual.",),
+    slow_factor=0.3,
+    sides=(256, 704),
+    kind_weights=FINE_KIND_WEIGHTS,
+    heads_alone=0.05,
+)
+
+
+def _smoke(stage: Stage) -> Stage:
+    """A few steps of a stage."""
+    size = stage.sam_image_size and _SMOKE_SMALL
+    return dataclasses.replace(
+        stage, images=8, batch_size=2, expressions=min(4, stage.expressions), learning_rate=1e-3, sam_image_size=size
+    )
+
+
+_STAGES: Final[Mapping[str, Stage]] = types.MappingProxyType(
+    {
+        # CLIP's text encoder and the linguistic attention learn the structure of expressions
+        "text": _TEXT,
+        # CLIP's image encoder learns the attributes, the place and the size of the shape at each patch
+        "clip": dataclasses.replace(_TEXT, images=52_000, expressions=0, learning_rate=8e-4),
+        # SAM learns masks from prompts: boxes, or a point
+        "sam": dataclasses.replace(_TEXT, images=13_000, expressions=0, learning_rate=8e-4),
+        # all parts but CLIP's image encoder learn the masks of expressions
+        "joint": _JOINT,
+        # the same, restarting at a high learning rate (warm restarts, Loshchilov and Hutter 2017)
+        "refine": dataclasses.replace(_JOINT, images=36_000, slow_factor=0.5),
+        # all parts, with SAM's input at its full size: edges, and small shapes
+        "fine": _FINE,
+    }
+)
 
 RECIPES: Final[Mapping[str, Recipe]] = types.MappingProxyType(
     {
         # the bundled model
-        "shapes": Recipe(
-            _SHAPES,
-            {
-                # CLIP's text encoder and the linguistic attention learn the structure of expressions
-                "text": Stage(images=15_000, batch_size=8, expressions=16, learning_rate=1e-3),
-                # CLIP's image encoder learns the attributes, the place and the size of the shape at each patch
-                "clip": Stage(images=52_000, batch_size=8, expressions=0, learning_rate=8e-4),
-                # SAM learns masks from prompts: boxes, or a point
-                "sam": Stage(images=13_000, batch_size=8, expressions=0, learning_rate=8e-4),
-                # all parts but CLIP's image encoder learn the masks of expressions
-                "joint": _JOINT,
-                # the same, restarting at a high learning rate (warm restarts, Loshchilov and Hutter 2017)
-                "refine": dataclasses.replace(_JOINT, images=36_000, slow_factor=0.5),
-            },
-        ),
+        "shapes": Recipe(_SHAPES, _STAGES),
         # a few steps of every stage, for tests
-        "smoke": Recipe(
-            _SMOKE,
-            {
-                "text": Stage(images=8, batch_size=2, expressions=4, learning_rate=1e-3),
-                "clip": Stage(images=8, batch_size=2, expressions=0, learning_rate=1e-3),
-                "sam": Stage(images=8, batch_size=2, expressions=0, learning_rate=1e-3),
-                "joint": _SMOKE_JOINT,
-                "refine": _SMOKE_JOINT,
-            },
-            vocabulary_scenes=40,
-        ),
-    }
-)
-
-# relative frequency of each kind of expression: kinds that need more reasoning steps occur more often
-KIND_WEIGHTS: Final[Mapping[str, float]] = types.MappingProxyType(
-    {
-        "color and shape": 10,
-        "shape": 7,
-        "color": 6,
-        "size": 9,
-        "superlative": 9,
-        "place": 12,
-        "relation": 27,
-        "number": 14,
-        "exclusion": 18,
-        "foreign": 4,
+        "smoke": Recipe(_SMOKE, {name: _smoke(stage) for name, stage in _STAGES.items()}, vocabulary_scenes=40),
     }
 )
 

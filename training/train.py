@@ -1,9 +1,13 @@
 """Train the bundled model from scratch: `python -m training.train --output runs/shapes --processes 2`.
 
 The stages follow the paper at a small scale: CLIP's text encoder, its image encoder, SAM, then all parts together,
-twice. Each stage writes a checkpoint every minute or two; the same command resumes an interrupted run, which then ends
-with the weights of an uninterrupted one. The output folder holds the learning curve in `log.jsonl` and the result in
-`model`.
+three times, at last with SAM's input at its full size. Each stage writes a checkpoint every minute or two; the same
+command resumes an interrupted run, which then ends with the weights of an uninterrupted one. The output folder holds
+the learning curve in `log.jsonl` and the result in `model`.
+
+The last stage alone, from the bundled model, for 200 seconds on a GPU:
+`python -m training.train --output runs/fine --stages fine --start sspsam/bundled/shapes --time 200 --device cuda
+--workers 14`.
 """
 
 import argparse
@@ -16,7 +20,7 @@ import torch.multiprocessing as mp
 
 from training.export import export
 from training.recipe import RECIPES
-from training.trainer import Trainer, TrainingOptions
+from training.trainer import STAGES_FROM_A_MODEL, Trainer, TrainingOptions
 from training.vocabulary import load_or_create_vocabulary
 
 
@@ -48,15 +52,18 @@ def parse_options(words: list[str] | None) -> TrainingOptions:
     """
     parser = _parser()
     options = TrainingOptions(**vars(parser.parse_args(words)))
-    for name in ("images", "processes", "threads", "log_steps"):
+    for name in ("images", "batch_size", "time", "processes", "threads", "prefetch", "log_steps"):
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} is 1 or more, not {value}")
-    for name, stage in RECIPES[options.recipe].stages.items():
-        if stage.batch_size % options.processes:
-            parser.error(
-                f"--processes {options.processes} does not divide the batch size of stage {name} ({stage.batch_size})"
-            )
+    if options.start and options.stages[0] not in STAGES_FROM_A_MODEL:
+        parser.error(f"--start: stage {options.stages[0]} cannot start from a model; use --stages joint, or fine")
+    if options.time and options.processes > 1:
+        parser.error("--time needs --processes 1: each process would end after another number of steps")
+    for name in options.stages:
+        size = options.stage(name).batch_size
+        if size % options.processes:
+            parser.error(f"--processes {options.processes} does not divide the batch size of stage {name} ({size})")
     return options
 
 
@@ -69,20 +76,26 @@ def _parser() -> argparse.ArgumentParser:
     add("--recipe", choices=list(RECIPES), default="shapes")
     add("--stages", nargs="+", choices=stages, default=stages)
     add("--images", type=int, help="number of scenes of each stage, instead of the recipe's")
-    add("--start", type=Path, help="checkpoint folder whose model stage joint starts from")
+    add("--batch-size", type=int, help="scenes per step, instead of the recipe's")
+    add("--learning-rate", type=float, help="peak of each stage, instead of the recipe's")
+    add("--time", type=float, help="seconds that each stage takes, instead of a number of scenes")
+    add("--start", type=Path, help="checkpoint folder whose model the first of the stages, joint or fine, starts from")
     add("--processes", type=int, default=1, help="on the CPU, one process per core is fastest")
     add("--threads", type=int, default=1, help="of each process")
     add("--workers", type=int, default=0, help="data loading processes of each process")
+    add("--prefetch", type=int, default=2, help="batches that each of them draws ahead")
     add("--device", default="cpu")
     add("--precision", choices=("bfloat16", "float32"), default="bfloat16", help=precision)
     add("--seed", type=int, default=0)
     add("--log-steps", type=int, default=50, help="steps between two lines of the log")
+    add("--save-seconds", type=float, default=90.0, help="seconds between two checkpoints of a stage")
     return parser
 
 
 def _run_stages(rank: int, options: TrainingOptions) -> None:
     """Run the stages in one of the processes."""
     torch.set_num_threads(options.threads)
+    torch.backends.cuda.matmul.allow_tf32 = True  # SAM's decoder on a GPU; as its convolutions do by default
     if options.processes > 1:
         dist.init_process_group("gloo", rank=rank, world_size=options.processes)
     for name in options.stages:

@@ -111,13 +111,14 @@ class VisualAttentionAdapter(nn.Module):
         """Attend to the patches.
 
         Args:
-            features: (G*G, C) of one image, from CLIP.
-            projected: (G*G, H), from `project`.
+            features: (G*G, C) of one image, from CLIP; or (E, G*G, C), an image for each expression.
+            projected: (G*G, H) or (E, G*G, H), from `project`.
             sentence: (E, C), from CLIP.
             words: (E, L, H), from the linguistic attention adapter.
             padding: (E, L) bool, True at padding.
         """
-        similarity = sentence @ features.T  # (E, G*G)
+        one_image = features.ndim == 2
+        similarity = sentence @ features.T if one_image else torch.einsum("ec,enc->en", sentence, features)  # (E, G*G)
         low, high = similarity.amin(dim=-1, keepdim=True), similarity.amax(dim=-1, keepdim=True)  # (E, 1)
         similarity = (similarity - low) / (high - low)  # (E, G*G)
         _, *later_layers = self.image_projection.layers

@@ -17,16 +17,22 @@ from torch.nn import functional as F
 
 from sspsam import SSPSAMPredictor
 from sspsam.checkpoints.format import load_checkpoint
+from sspsam.models import SSPSAM
 from sspsam.shapes import ask, draw_scene
-from training import attention, losses, train, trainer
-from training.datasets import ATTRIBUTES, PARSE_SIZES, TARGET_SIDE, SceneDataset
+from training import attention, losses, optimizer, positions, train
+from training.batches import SceneBatch, collate_scenes
+from training.datasets import ATTRIBUTES, PARSE_SIZES, SceneDataset
 from training.evaluate import Answer, answers, summary, table
+from training.objectives import Objective
 from training.recipe import RECIPES
 from training.trainer import Trainer
 from training.vocabulary import Vocabulary, load_or_create_vocabulary
 
 SMOKE = RECIPES["smoke"]
 STAGES = list(SMOKE.stages)
+
+
+TARGET_SIDE = 128  # of the masks in a loss
 
 
 def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
@@ -108,26 +114,41 @@ def test_processes_that_do_not_divide_the_batch_size_are_refused(
     assert "--processes 3 does not divide" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--images", "--processes", "--threads", "--log-steps"])
+@pytest.mark.parametrize("option", ["--images", "--batch-size", "--time", "--processes", "--prefetch", "--log-steps"])
 def test_numbers_below_one_are_refused(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train.main(["--recipe", "smoke", "--output", str(tmp_path), option, "0"])
     assert f"{option} is 1 or more, not 0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("stage", "earlier"), [("joint", "text"), ("refine", "joint")])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stages", "clip", "--start", "model"], "--start: stage clip cannot start from a model"),
+        (["--start", "model"], "--start: stage text cannot start from a model"),
+        (["--time", "9", "--processes", "2"], "--time needs --processes 1"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["--recipe", "smoke", "--output", str(tmp_path), *words])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("stage", "earlier"), [("joint", "text"), ("refine", "joint"), ("fine", "refine")])
 def test_a_stage_without_its_earlier_stage_names_the_missing_checkpoint(
     tmp_path: Path, stage: str, earlier: str
 ) -> None:
     with pytest.raises(FileNotFoundError, match=rf"stage {stage}.*stage {earlier},.*{earlier}\.pt .*: run") as error:
         train.main(["--recipe", "smoke", "--output", str(tmp_path), "--stages", stage])
-    assert ("--start" in str(error.value)) == (stage == "joint")  # no other stage can start from a finished model
+    assert ("--start" in str(error.value)) == (stage != "refine")  # refine cannot start from a finished model
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(
     tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "SAVE_SECONDS", 0.0)
     steps = 0
     train_step = Trainer._train_step
 
@@ -139,7 +160,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(
         return train_step(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_train_step", interrupted_step)
-    command = ["--recipe", "smoke", "--output", str(tmp_path), "--stages", "clip"]
+    command = ["--recipe", "smoke", "--output", str(tmp_path), "--stages", "clip", "--save-seconds", "0"]
     with pytest.raises(KeyboardInterrupt):
         train.main(command)
     assert torch.load(tmp_path / "clip.pt", weights_only=True)["step"] == 2
@@ -197,7 +218,7 @@ def test_the_result_is_a_checkpoint_of_the_library(run: Path, vocabulary: Vocabu
     results = predictor.predict(["the red circle", "a dog"], image=draw_scene(3).pixels)
     assert results[0].mask.shape == draw_scene(3).pixels.shape[:2]
     # CLIP's token ids select the rows that the small vocabulary selected during training
-    trained = weights(run, "refine")["model.clip.text.token_embedding.weight"]
+    trained = weights(run, "fine")["model.clip.text.token_embedding.weight"]
     exported = load_checkpoint(run / "model")[0].clip.text.token_embedding.weight
     for text in ("the red circle", "an aardvark's left foot!"):
         expected = trained[vocabulary.encode(text)]
@@ -205,16 +226,133 @@ def test_the_result_is_a_checkpoint_of_the_library(run: Path, vocabulary: Vocabu
         assert torch.allclose(actual, expected, atol=1e-3, rtol=1e-3)  # stored as float16
 
 
-def test_training_starts_from_a_finished_model(tmp_path: Path, run: Path, vocabulary: Vocabulary) -> None:
+@pytest.mark.parametrize("stage", ["joint", "fine"])
+def test_training_starts_from_a_finished_model(tmp_path: Path, run: Path, vocabulary: Vocabulary, stage: str) -> None:
     vocabulary.save(tmp_path / "vocabulary.json")
-    words = ["--recipe", "smoke", "--output", str(tmp_path), "--start", str(run / "model")]
-    initial = Trainer("joint", train.parse_options(words), 0).objective.model.state_dict()
-    for key, trained in weights(run, "refine").items():
-        if key.startswith("model.") and "token_embedding" not in key:
-            assert torch.allclose(initial[key.removeprefix("model.")], trained, atol=1e-3, rtol=1e-3)
+    words = ["--recipe", "smoke", "--output", str(tmp_path), "--start", str(run / "model"), "--stages", stage]
+    initial = Trainer(stage, train.parse_options(words), 0).objective.model.state_dict()
+    resized = {key for key in initial if "pos_embed" in key or (".rel_pos_" in key and "blocks.1." in key)}
+    assert len(resized) == 3
+    for key, trained in weights(run, "fine").items():
+        name = key.removeprefix("model.")
+        if name in resized and stage == "joint":  # SAM's input has half of the size
+            assert initial[name].numel() < trained.numel()
+        elif key.startswith("model.") and "token_embedding" not in key:
+            assert torch.allclose(initial[name], trained, atol=1e-3, rtol=1e-3)
     embedding = "clip.text.token_embedding.weight"
     rows = [0, 1, *range(2, 2 + len(vocabulary.known)), vocabulary.size - 2, vocabulary.size - 1]
-    assert torch.allclose(initial[embedding][rows], weights(run, "refine")[f"model.{embedding}"][rows], atol=1e-3)
+    assert torch.allclose(initial[embedding][rows], weights(run, "fine")[f"model.{embedding}"][rows], atol=1e-3)
+
+
+def test_interpolated_positions_keep_a_ramp_and_everything_else() -> None:
+    small, large = torch.arange(8.0), torch.linspace(-0.25, 7.25, 16)  # the same ramp, at pixel centres
+    ramp = small.view(1, 1, 8, 1) + 10 * small.view(1, 8, 1, 1)
+    weights = {
+        "sam.image_encoder.pos_embed": ramp,
+        "sam.image_encoder.blocks.1.attn.rel_pos_h": torch.arange(7.0).view(7, 1),
+        "sam.image_encoder.blocks.0.attn.rel_pos_h": torch.arange(3.0).view(3, 1),
+        "other": torch.ones(2),
+    }
+    model = {
+        "sam.image_encoder.pos_embed": torch.zeros(1, 16, 16, 1),
+        "sam.image_encoder.blocks.1.attn.rel_pos_h": torch.zeros(15, 1),
+        "sam.image_encoder.blocks.0.attn.rel_pos_h": torch.zeros(3, 1),
+    }
+    fitted = positions.fit_positions(weights, model)
+    inner = slice(4, 12)  # at the border the values are extrapolated
+    expected = large.view(1, 1, 16, 1) + 10 * large.view(1, 16, 1, 1)
+    error = (fitted["sam.image_encoder.pos_embed"] - expected)[:, inner, inner].abs().max()
+    assert error < 0.6  # PyTorch's bicubic weights follow a ramp within 0.05 of a step
+    distances = fitted["sam.image_encoder.blocks.1.attn.rel_pos_h"][:, 0]
+    assert torch.allclose(distances[1:-1], torch.linspace(-0.2667, 6.2667, 15)[1:-1], atol=1e-3)
+    assert distances[7] == 3  # distance 0 stays
+    for name in ("sam.image_encoder.blocks.0.attn.rel_pos_h", "other"):
+        assert fitted[name] is weights[name]
+
+
+def test_the_heads_learn_alone_at_the_beginning_of_the_last_stage(tmp_path: Path, run: Path) -> None:
+    for file in ("refine.pt", "vocabulary.json"):
+        (tmp_path / file).write_bytes((run / file).read_bytes())
+    words = ["--recipe", "smoke", "--output", str(tmp_path), "--stages", "fine", "--images", "2"]
+    train.main(words)  # one step: its progress is 0
+    trained, before = weights(tmp_path, "fine"), positions.fit_positions(weights(run, "refine"), weights(run, "fine"))
+    for key, weight in trained.items():
+        assert torch.equal(weight, before[key]) != key.startswith("heads."), key
+
+
+def test_training_for_a_given_time_ends_after_it(tmp_path: Path, run: Path) -> None:
+    (tmp_path / "vocabulary.json").write_bytes((run / "vocabulary.json").read_bytes())
+    words = ["--recipe", "smoke", "--output", str(tmp_path), "--stages", "text", "--time", "1.5", "--log-steps", "1"]
+    train.main(words)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[-2]["seconds"] <= 1.5 <= lines[-1]["seconds"] < 10
+    assert lines[-1]["images"] > RECIPES["smoke"].stages["text"].images  # their number does not count
+    assert lines[-1]["rate"] < 0.2 * max(line["rate"] for line in lines)  # the schedule came to its end
+
+
+def scenes(vocabulary: Vocabulary, count: int) -> list[SceneBatch]:
+    """Batches of one scene each, and at last all of them as one batch."""
+    config = SMOKE.stage_config(SMOKE.stages["fine"])
+    dataset = SceneDataset(config, 7, 4, vocabulary, count)
+    examples = [dataset[index] for index in range(count)]
+    assert len({len(example.masks) for example in examples}) > 1
+    return [*(collate_scenes([example]) for example in examples), collate_scenes(examples)]
+
+
+def test_the_output_for_a_scene_does_not_depend_on_the_other_scenes_of_the_batch(vocabulary: Vocabulary) -> None:
+    torch.manual_seed(0)
+    objective = Objective(SSPSAM(SMOKE.stage_config(SMOKE.stages["fine"]).architecture))
+    *single, together = scenes(vocabulary, 3)
+    with torch.no_grad():
+        expected = [objective._segment(batch)[2] for batch in single]
+        output = objective._segment(together)[2]
+    for name in ("low_res", "ious", "box", "similarity"):
+        assert torch.allclose(getattr(output, name), torch.cat([getattr(x, name) for x in expected]), atol=1e-4)
+    for name in ("marks", "summary"):
+        assert torch.allclose(getattr(output, name), torch.cat([getattr(x, name) for x in expected], dim=1), atol=1e-4)
+
+
+def test_training_segments_as_the_library_does(vocabulary: Vocabulary) -> None:
+    torch.manual_seed(0)
+    model = SSPSAM(SMOKE.stage_config(SMOKE.stages["fine"]).architecture)
+    *single, together = scenes(vocabulary, 3)
+    with torch.no_grad():
+        output = Objective(model)._segment(together)[2]
+        images = model.encode_image(together.clip_input, together.sam_input)
+        answers = [
+            model.segment(model.prepare(image), model.encode_text(batch.token_ids))
+            for image, batch in zip(images, single, strict=True)
+        ]
+    assert torch.allclose(output.low_res, torch.cat([answer.low_res for answer in answers]), atol=1e-4)
+    assert torch.allclose(output.box, torch.cat([answer.box for answer in answers]), atol=1e-4)
+
+
+def test_the_losses_of_patches_are_the_mean_over_the_scenes_of_a_batch(vocabulary: Vocabulary) -> None:
+    torch.manual_seed(0)
+    objective = Objective(SSPSAM(SMOKE.stage_config(SMOKE.stages["fine"]).architecture))
+    *single, together = scenes(vocabulary, 3)
+    with torch.no_grad():
+        expected = [objective("clip", batch) for batch in single]
+        actual = objective("clip", together)
+    for name, loss in actual.items():
+        assert float(loss) == pytest.approx(float(torch.stack([x[name] for x in expected]).mean()), rel=1e-4)
+
+
+def test_batched_muon_equals_that_of_pytorch() -> None:
+    torch.manual_seed(0)
+    shapes = [(24, 24), (24, 24), (40, 20), (20, 40), (40, 20)]
+    batched = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    stock = [torch.nn.Parameter(parameter.detach().clone()) for parameter in batched]
+    ours = optimizer.Muon([{"params": batched}], 1e-2, 0.02)
+    theirs = torch.optim.Muon(stock, lr=1e-2, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
+    for step in range(3):
+        for index, (one, other) in enumerate(zip(batched, stock, strict=True)):
+            one.grad = None if index == 1 and step == 1 else torch.randn(one.shape)
+            other.grad = None if one.grad is None else one.grad.clone()
+        ours.step()
+        theirs.step()
+    for one, other in zip(batched, stock, strict=True):
+        assert torch.allclose(one, other, atol=2e-4)
 
 
 def test_the_vocabulary_knows_every_word_but_foreign_nouns(vocabulary: Vocabulary) -> None:
@@ -235,15 +373,16 @@ def test_the_tensors_of_an_example_agree_with_one_another(vocabulary: Vocabulary
     for index in range(10):
         example = dataset[index]
         shapes = len(example.masks)
-        assert example.masks.shape == (shapes, TARGET_SIDE, TARGET_SIDE)
-        assert example.masks.sum(dim=0).max() <= 1.001  # masks are disjoint
+        side = SMOKE.architecture.sam.image_size // 2
+        assert example.masks.shape == (shapes, side, side)
+        assert example.masks.sum(dim=0).max() <= 256  # masks are disjoint
         assert example.patch_coverage.shape == (shapes, SMOKE.architecture.clip.grid**2)
         assert example.attributes[:, : ATTRIBUTES.index("small")].sum(dim=1).eq(2).all()  # one colour, one kind
         assert example.targets.shape == (len(example.token_ids), shapes) == example.candidates.shape
         assert (example.candidates >= example.targets).all()  # every target is a candidate
         assert example.parse.shape == (len(example.token_ids), len(PARSE_SIZES))
         assert (example.parse < torch.tensor(PARSE_SIZES)).all()
-        for mask, box in zip(example.masks, example.boxes * TARGET_SIDE, strict=True):
+        for mask, box in zip(example.masks, example.boxes * side, strict=True):
             rows, columns = (torch.nonzero(mask.sum(dim=axis) > 0) for axis in (1, 0))
             tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             assert torch.allclose(torch.stack(tight).float(), box, atol=1.01)
@@ -290,6 +429,23 @@ def test_plain_attention_computes_in_the_dtype_of_autocast_with_gradients_in_the
     for plain_gradient, fused_gradient in zip(*gradients, strict=True):
         assert plain_gradient.dtype is torch.float32
         assert torch.allclose(plain_gradient, fused_gradient, atol=0.03)
+
+
+def test_the_edge_loss_sees_the_pixels_near_an_edge_alone() -> None:
+    target = torch.zeros(2, TARGET_SIDE, TARGET_SIDE)
+    target[0, 32:96, 32:96] = 1  # the second mask has no edge
+    logits = 20 * target - 10
+
+    def edge(low_res: torch.Tensor) -> float:
+        return float(losses.mask_losses(low_res, torch.ones(2), target, edges=True)["edge"])
+
+    right = edge(logits)
+    far, near = logits.clone(), logits.clone()
+    far[0, 48:80, 48:80] = -10
+    near[0, 30:34, 32:96] = 0
+    assert right < 1e-3
+    assert edge(far) == right
+    assert edge(near) > 0.1
 
 
 def test_losses_are_near_zero_for_the_right_answer_and_large_for_its_opposite() -> None:
