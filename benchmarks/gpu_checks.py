@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.authors_checkpoint import authors_state, small_architecture
-from benchmarks.gpu import GRAPHS, Bench, Numbers, Stage, environment
+from benchmarks.gpu_bench import GRAPHS, Bench, Numbers, Stage, environment
 from benchmarks.workload import drawn_image, model_state
 from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor
 from sspsam.config import ModelConfig

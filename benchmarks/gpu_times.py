@@ -2,16 +2,17 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.authors_way import Answer
-from benchmarks.gpu import Bench, Numbers, Stage
+from benchmarks.gpu_bench import Bench, Numbers, Stage
 from benchmarks.workload import drawn_image
 from sspsam import Segmentation, SSPSAMPredictor
 from sspsam.devices import inference_context
@@ -148,23 +149,36 @@ def _read(bench: Bench, predictor: SSPSAMPredictor, count: int) -> None:
 
 def resize(bench: Bench) -> Numbers:
     """Both model inputs from decoded pixels, on the device and by Pillow."""
-    config = bench.half.config
     large = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), dtype=np.uint8)
     numbers: Numbers = {}
     for name, pixels in (("720 x 1080", bench.pixels), ("12 megapixels", large)):
-        geometry = geometry_of(pixels, config)
-        uploaded = pixels_to_device(pixels, bench.device)
-        work: dict[str, Callable[[], Sequence[torch.Tensor]]] = {
-            "upload": lambda: pixels_to_device(pixels, bench.device),  # noqa: B023
-            "inputs on the device": lambda: device_inputs(uploaded, geometry, config),  # noqa: B023
-            "inputs by Pillow": lambda: [make(pixels, geometry, config) for make in (clip_input, sam_input)],  # noqa: B023
-        }
-        for part, function in work.items():
-            numbers[f"{name}, {part}"] = bench.milliseconds(f"{name}, {part}", function)
-        same = zip(device_inputs(uploaded, geometry, config), work["inputs by Pillow"](), strict=True)
-        numbers[f"{name}, same bits"] = all(torch.equal(ours.cpu(), pillows) for ours, pillows in same)
-        bench.say(f"{name}: the bits of Pillow: {numbers[f'{name}, same bits']}")
+        for part, value in _resize_parts(bench, name, pixels).items():
+            numbers[f"{name}, {part}"] = value
     return numbers
+
+
+def _resize_parts(bench: Bench, name: str, pixels: NDArray[np.uint8]) -> Numbers:
+    config = bench.half.config
+    geometry = geometry_of(pixels, config)
+    uploaded = pixels_to_device(pixels, bench.device)
+
+    def by_pillow() -> tuple[torch.Tensor, torch.Tensor]:
+        return clip_input(pixels, geometry, config), sam_input(pixels, geometry, config)
+
+    def on_device(source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return device_inputs(source, geometry, config)
+
+    pairs = zip(on_device(uploaded), by_pillow(), strict=True)
+    same = all(torch.equal(ours.cpu(), pillows) for ours, pillows in pairs)
+    bench.say(f"{name}: inputs on the device have {'the' if same else 'NOT THE'} bits of Pillow's")
+    return {
+        "bits of Pillow": same,
+        "on the device": bench.milliseconds(f"{name}, inputs on the device", lambda: on_device(uploaded)),
+        "with upload": bench.milliseconds(
+            f"{name}, upload and inputs on the device", lambda: on_device(pixels_to_device(pixels, bench.device))
+        ),
+        "by Pillow": bench.milliseconds(f"{name}, inputs by Pillow", by_pillow),
+    }
 
 
 TIMES: Final[dict[str, Stage]] = {
