@@ -8,6 +8,8 @@ section 6.
 import argparse
 import re
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +105,9 @@ def authors_state(architecture: Architecture, seed: int = 0, after_surgery: bool
         "norm_text_cond_img.weight": (width,),
         "norm_text_cond_img.bias": (width,),
     }
-    state = {name: _pseudo_random_tensor(name, shape, seed) for name, shape in shapes.items()}
+    with ThreadPoolExecutor() as threads:  # NumPy generates and converts without the lock of the interpreter
+        tensors = threads.map(partial(_pseudo_random_tensor, seed=seed), shapes, shapes.values())
+        state = dict(zip(shapes, tensors, strict=True))
     return _renamed_by_surgery(state, architecture.clip) if after_surgery else state
 
 

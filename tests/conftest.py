@@ -51,6 +51,16 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
             options.dist = "worksteal"
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        warnings.warn("there is no NVIDIA GPU: tests marked `cuda` are SKIPPED", stacklevel=1)
+        pytest.skip("needs an NVIDIA GPU")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["SSPSAM_HOME"] = str(tmp_path_factory.mktemp("sspsam-home"))

@@ -147,3 +147,13 @@ def test_the_batch_benchmark_runs() -> None:
     output = run([sys.executable, "-m", "benchmarks.batch", "--size", "quick", "--pictures", "2"], ROOT)
     for task in ("the model alone", "a batch, cache empty", "the next question, cache full"):
         assert f"| {task} |" in output
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_without_a_gpu() -> None:
+    stages = "memory,parity,speed,authors,resize"
+    output = run([sys.executable, "-m", "benchmarks.gpu", "--quick", "--device", "cpu", "--stages", stages], ROOT)
+    assert "failed: none" in output
+    assert "bits of Pillow" in output
+    for task in ("(i)", "(ii)", "(iii)", "(iv)"):
+        assert f"| {task} " in output

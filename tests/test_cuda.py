@@ -1,0 +1,151 @@
+"""The predictor on an NVIDIA GPU: parity, recorded graphs, threads, memory, moves and pickles."""
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sspsam import Segmentation, SSPSAMPredictor
+from sspsam.images.preprocessing import clip_input, device_inputs, geometry_of, pixels_to_device, sam_input
+from sspsam.shapes import ask, draw_scene
+
+pytestmark = pytest.mark.cuda
+
+DATA = Path(__file__).parent / "data"
+GPU = torch.device("cuda", 0)
+SCENES = [(draw_scene(500 + seed), 1 + seed % 5) for seed in range(10)]
+FLOAT32_TOLERANCE = 1e-4  # of the bundled model's logits; other batch sizes move its last bits by up to 5e-5
+MOST_CHANGED = 1e-3  # of the mask pixels in half precision, as in `sspsam check`
+
+
+@pytest.fixture(scope="module", params=["float32", "float16"])
+def predictor(request: pytest.FixtureRequest) -> SSPSAMPredictor:
+    return SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype=request.param)
+
+
+@pytest.fixture
+def few_gigabytes() -> Iterator[Callable[[float], None]]:
+    """Limit the memory that PyTorch may take beyond what it holds now."""
+
+    def limit(gigabytes: float) -> None:
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(GPU).total_memory
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(GPU) + gigabytes * 1e9) / total, GPU)
+
+    yield limit
+    torch.cuda.set_per_process_memory_fraction(1.0, GPU)
+
+
+def answers(predictor: SSPSAMPredictor) -> list[Segmentation]:
+    """Answer questions about the scenes, in lists of one to five."""
+    return [
+        result
+        for scene, count in SCENES
+        for result in predictor.predict(
+            [question.text for question in ask(scene, seed=count, count=count)],
+            image=scene.pixels,
+            return_logits="low_res",
+        )
+    ]
+
+
+def assert_same_answers(actual: Sequence[Segmentation], expected: Sequence[Segmentation], dtype: torch.dtype) -> None:
+    assert [result.no_target for result in actual] == [result.no_target for result in expected]
+    pairs = list(zip(actual, expected, strict=True))
+    if dtype is torch.float32:
+        assert max(np.abs(a.low_res_logits - b.low_res_logits).max() for a, b in pairs) < FLOAT32_TOLERANCE
+    changed = sum(int((a.mask != b.mask).sum()) for a, b in pairs)
+    assert changed < MOST_CHANGED * sum(a.mask.size for a, _ in pairs)
+
+
+@pytest.mark.parametrize("variant", ["224", "336"])
+def test_float32_on_a_gpu_gives_the_numbers_of_the_golden_files(
+    variant: str, golden_model: Callable[[str], Path]
+) -> None:
+    predictor = SSPSAMPredictor.from_pretrained(golden_model(variant), device=GPU, dtype="float32")
+    golden = np.load(DATA / f"micro_{variant}.npz")
+    texts = [str(text) for text in golden["expressions"]]
+    results = predictor.predict(texts, image=DATA / "micro.png", explain=True, return_logits="low_res")
+    for row, result in enumerate(results):
+        assert np.abs(result.low_res_logits[::4, ::4] - golden["low_res_every_4"][row]).max() < 2e-5
+        assert np.abs(result.explanation.similarity - golden["similarity"][row]).max() < 1e-4
+        assert np.abs(result.explanation.word_attention - golden["word_attention"][row]).max() < 1e-4
+        assert abs(result.score - golden["iou_pred"][row, 0]) < 2e-5
+
+
+def test_answers_are_those_of_float32_on_the_cpu(predictor: SSPSAMPredictor) -> None:
+    expected = answers(SSPSAMPredictor.from_pretrained("shapes", device="cpu"))
+    assert_same_answers(answers(predictor), expected, predictor.dtype)
+
+
+@pytest.mark.parametrize("shape", [(720, 1080), (3000, 4000), (1200, 3), (9, 4)])
+def test_inputs_made_on_a_gpu_have_the_bits_of_those_made_by_pillow(
+    shape: tuple[int, int], predictor: SSPSAMPredictor
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    geometry = geometry_of(pixels, predictor.config)
+    clip, sam = device_inputs(pixels_to_device(pixels, GPU), geometry, predictor.config)
+    assert clip.device == sam.device == GPU
+    assert torch.equal(clip.cpu(), clip_input(pixels, geometry, predictor.config))
+    assert torch.equal(sam.cpu(), sam_input(pixels, geometry, predictor.config))
+
+
+def test_recorded_graphs_give_the_answers_of_eager_execution(
+    predictor: SSPSAMPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSPSAM_CUDA_GRAPHS", "0")
+    eager = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype=predictor.dtype)
+    expected = answers(eager)
+    assert_same_answers(answers(predictor), expected, predictor.dtype)
+    assert_same_answers(answers(predictor), expected, predictor.dtype)  # replayed, with text features from the cache
+
+
+def test_threads_that_share_predictors_get_the_answers_of_one_thread(predictor: SSPSAMPredictor) -> None:
+    predictors = [predictor, SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype=predictor.dtype)]
+    expected = answers(predictor)
+    with ThreadPoolExecutor(6) as pool:
+        for results in pool.map(answers, predictors * 6):
+            assert_same_answers(results, expected, predictor.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_too_little_memory_for_all_expressions_halves_them(
+    dtype: str, golden_model: Callable[[str], Path], few_gigabytes: Callable[[float], None]
+) -> None:
+    predictor = SSPSAMPredictor.from_pretrained(golden_model("224"), device=GPU, dtype=dtype)
+    embedding = predictor.encode(DATA / "micro.png")
+    texts = [f"the mug number {number}" for number in range(64)]
+    expected = [predictor.predict(text, embedding=embedding, return_logits="low_res") for text in texts]
+    few_gigabytes(0.5)
+    results = predictor.predict(texts, embedding=embedding, return_logits="low_res")
+    assert_same_answers(results, expected, predictor.dtype)
+
+
+def test_a_predictor_moves_to_the_cpu_and_back_with_its_embeddings(predictor: SSPSAMPredictor) -> None:
+    expected = answers(predictor)
+    scene, _ = SCENES[0]
+    embedding = predictor.encode(scene.pixels)
+    try:
+        assert predictor.to("cpu").device.type == "cpu"
+        moved = predictor.predict(["the circle"], embedding=embedding, return_logits="low_res")
+    finally:
+        predictor.to(GPU)
+    assert_same_answers(answers(predictor), expected, predictor.dtype)
+    back = predictor.predict(["the circle"], embedding=embedding, return_logits="low_res")
+    assert_same_answers(moved, back, predictor.dtype)
+
+
+def test_a_pickled_predictor_answers_on_the_gpu_again(predictor: SSPSAMPredictor) -> None:
+    duplicate = pickle.loads(pickle.dumps(predictor))
+    assert (duplicate.device, duplicate.dtype) == (predictor.device, predictor.dtype)
+    assert_same_answers(answers(duplicate), answers(predictor), predictor.dtype)
+
+
+def test_saved_weights_are_the_float32_originals(golden_model: Callable[[str], Path], tmp_path: Path) -> None:
+    predictor = SSPSAMPredictor.from_pretrained(golden_model("224"), device=GPU, dtype="float16")
+    predictor.encode(DATA / "micro.png")
+    assert predictor.save_pretrained(tmp_path / "saved").weights_sha256 == predictor.config.weights_sha256
