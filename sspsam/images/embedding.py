@@ -18,7 +18,7 @@ from sspsam.images.loading import DEFAULT_MAX_PIXELS, Pixels
 from sspsam.images.preprocessing import Geometry
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.files import replace_file
-from sspsam.utils.paths import shown, user_path
+from sspsam.utils.paths import shown, user_file, user_path
 
 _FORMAT_VERSION: Final = "1"
 _METADATA_KEY: Final = "sspsam_embedding"
@@ -63,7 +63,7 @@ class ImageEmbedding:
         """
         metadata = {"height": str(self.height), "width": str(self.width), "fingerprint": self.fingerprint}
         replace_file(
-            user_path(path, "the embedding file", StorageError),
+            user_file(path, "the embedding file", StorageError),
             pack_embedding(self.clip_features, self.sam_embedding, metadata),
         )
 

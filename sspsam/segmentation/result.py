@@ -15,7 +15,7 @@ from sspsam.errors import ImageError, StorageError
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput, Pixels, load_image
 from sspsam.segmentation.rle import rle_encode
 from sspsam.utils.files import replace_file
-from sspsam.utils.paths import shown, user_path
+from sspsam.utils.paths import shown, user_file
 
 DICT_VERSION: Final = 1
 Color = tuple[int, int, int]
@@ -108,7 +108,7 @@ class Segmentation:
         Raises:
             StorageError: the name does not end in `.png`, or the file cannot be written.
         """
-        path = user_path(path, "the mask file", StorageError)
+        path = user_file(path, "the mask file", StorageError)
         if path.suffix.lower() != ".png":
             raise StorageError(f"a mask is saved losslessly, as PNG: the name {shown(path)} must end in .png")
         replace_file(path, png_bytes(mask_image(self.mask)))

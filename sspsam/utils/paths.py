@@ -69,6 +69,18 @@ def user_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], role: s
     return Path(os.path.expanduser(name))
 
 
+def user_file(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], role: str, error: type[SSPSAMError]) -> Path:
+    """Return a path of the user for a file, as `user_path` does.
+
+    Raises:
+        SSPSAMError: of the class `error`: also a path that ends in a separator or a dot, as a folder's may.
+    """
+    checked = user_path(path, role, error)
+    if os.path.basename(os.fsdecode(path)) in ("", ".", ".."):
+        raise error(f"the path of {role} is that of a folder: {shown(os.fsdecode(path))}; add the name of a file")
+    return checked
+
+
 def open_regular_file(path: Path, error: type[SSPSAMError]) -> BinaryIO:
     """Open a file for reading; never wait for the writer of a pipe.
 
