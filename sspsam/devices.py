@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sspsam.errors import DeviceError, ForkedProcessError, NumericalError, OutOfMemoryError, SSPSAMError
 from sspsam.utils.batching import OUT_OF_MEMORY_MESSAGE, is_out_of_memory, release_memory
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import kind_name, shown
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float32": torch.float32,
@@ -29,7 +29,7 @@ def checked_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not isinstance(device, str | torch.device):
-        raise TypeError(f"device must be a string or a torch.device, not {type(device).__name__}")
+        raise TypeError(f"device must be a string or a torch.device, not {kind_name(device)}")
     try:
         # "cuda" means the current device of the calling thread; the device of a tensor carries its index
         chosen = torch.empty(0, device=torch.device(device)).device
@@ -185,8 +185,14 @@ def ieee_float32(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def named_out_of_memory() -> Iterator[None]:
-    """Turn every error that reports a lack of memory into an `OutOfMemoryError` with a message."""
+def named_out_of_memory(message: str = OUT_OF_MEMORY_MESSAGE) -> Iterator[None]:
+    """Turn every error that reports a lack of memory into an `OutOfMemoryError` with a message.
+
+    It is a context and, called, a decorator: `@named_out_of_memory("not enough memory to ...")`.
+
+    Args:
+        message: beginning of the error's message.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -197,7 +203,7 @@ def named_out_of_memory() -> Iterator[None]:
         return
     # outside of the except clause, whose traceback would keep the memory that has to be freed
     release_memory()
-    raise OutOfMemoryError(f"{OUT_OF_MEMORY_MESSAGE}: {reason}")
+    raise OutOfMemoryError(f"{message}: {reason}")
 
 
 def require_finite(what: str, *tensors: Tensor) -> None:

@@ -58,14 +58,14 @@ def translated_errors(repository: str, path: str, options: HubOptions, command: 
     except SSPSAMError:
         raise
     except Exception as error:  # the HTTP package's exceptions have no base class that can be imported here
-        raise _Request(repository, path, options, command).translated(error) from error
+        raise _Request(shown(repository), shown(path), options, command).translated(error) from error
 
 
 def offline_message(repository: str, options: HubOptions, command: str) -> str:
     """The error message for a file that is not in the cache while the network must not be used."""
     reason = "local_files_only=True" if options.local_files_only else "HF_HUB_OFFLINE"
     return (
-        f"{repository} is not in the cache {shown(options.cache)}, and the network must not be used ({reason}). "
+        f"{shown(repository)} is not in the cache {shown(options.cache)}, and the network must not be used ({reason}). "
         f"Where there is a network, run: {command}"
     )
 
@@ -90,7 +90,7 @@ class _Request:
 
     @property
     def _revision(self) -> str:
-        return self.options.revision or "main"
+        return shown(self.options.revision or "main")
 
     def _file_server(self, cause: BaseException) -> SSPSAMError | None:
         """A refusal by the server that stores large files, to which the Hub redirects; it says nothing of the Hub."""

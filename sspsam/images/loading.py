@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from sspsam.devices import named_out_of_memory
 from sspsam.errors import (
     ImageError,
     ImageNotFoundError,
@@ -48,7 +49,7 @@ from sspsam.images.containers import png_levels, require_complete, without_metad
 from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
 from sspsam.images.tiff import has_damaged_tags, without_tiff_metadata
 from sspsam.utils.arguments import whole_number
-from sspsam.utils.paths import shown, user_path
+from sspsam.utils.paths import kind_name, shown, user_path
 
 Pixels: TypeAlias = NDArray[np.uint8]
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
@@ -75,6 +76,7 @@ _UPRIGHT: Final = {
 }
 
 
+@named_out_of_memory("not enough memory to load the image")
 def load_image_with_digest(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Pixels, str]:
     """Return the pixels of `load_image` and the SHA-256 of the file's bytes, or of the pixels without a file."""
     if isinstance(image, str | os.PathLike):
@@ -90,6 +92,7 @@ def load_image_with_digest(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXE
     return pixels, digest.hexdigest()
 
 
+@named_out_of_memory("not enough memory to load the image")
 def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """Load an image of any kind and return its upright RGB pixels.
 
@@ -131,7 +134,8 @@ def own_copy(image: ImageInput, max_pixels: int) -> ImageInput:
         ImageError: as `load_image`, for a PIL image.
     """
     if isinstance(image, np.ndarray):
-        return image.copy()
+        with _decoding("the array"):
+            return image.copy()
     if isinstance(image, bytearray | memoryview):
         try:
             return bytes(image)
@@ -145,9 +149,9 @@ def _wrong_type(image: object) -> str:
     if image is None:
         return "the image is None: cv2.imread and similar functions return None for a file that they cannot read"
     hint = ""
-    if hasattr(image, "permute"):
+    if hasattr(type(image), "permute"):
         hint = "; pass tensor.permute(1, 2, 0).cpu().numpy() with uint8 values"
-    return f"an image must be a path, bytes, a PIL image or a NumPy array, not {type(image).__name__}{hint}"
+    return f"an image must be a path, bytes, a PIL image or a NumPy array, not {kind_name(image)}{hint}"
 
 
 class _LocksByImage:
@@ -191,7 +195,7 @@ def _opened(image: str | os.PathLike[str]) -> Iterator[tuple[io.BufferedReader, 
 def _checked_path(image: str | os.PathLike[str]) -> Path:
     if isinstance(image, str) and _URL.match(image):
         raise ImageError(f"{shown(image)} is a URL, not a file: download or decode it first and pass its bytes")
-    path = user_path(image, "the image", ImageError)
+    path = user_path(_path_name(image), "the image", ImageError)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -202,6 +206,16 @@ def _checked_path(image: str | os.PathLike[str]) -> Path:
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise ImageError(f"{shown(path)} is {kind}; pass the path of one image")
     return path
+
+
+def _path_name(image: str | os.PathLike[str]) -> str | bytes:
+    """Return the name behind a path of any class, whose conversion may fail in any way."""
+    try:
+        return os.fspath(image)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ImageTypeError(f"the path of the image, a {kind_name(image)}, has no name: {shown(error)}") from error
 
 
 @contextmanager

@@ -21,6 +21,11 @@ def shown(value: object) -> str:
     return printable(text)
 
 
+def kind_name(value: object) -> str:
+    """Return the name of a value's class for a message; a class may have any name."""
+    return shown(type(value).__name__)
+
+
 def printable(text: str) -> str:
     """Return a text with everything escaped that could leave its line or steer a terminal.
 
