@@ -1,10 +1,11 @@
 """Devices and precision: checked arguments, and the context in which the model computes."""
 
+import functools
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from sspsam.errors import DeviceError, ForkedProcessError, NumericalError, OutOfMemoryError, SSPSAMError
 from sspsam.utils.batching import OUT_OF_MEMORY_MESSAGE, is_out_of_memory, release_memory
 from sspsam.utils.paths import kind_name, shown
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float32": torch.float32,
@@ -188,8 +192,6 @@ def ieee_float32(device: torch.device) -> Iterator[None]:
 def named_out_of_memory(message: str = OUT_OF_MEMORY_MESSAGE) -> Iterator[None]:
     """Turn every error that reports a lack of memory into an `OutOfMemoryError` with a message.
 
-    It is a context and, called, a decorator: `@named_out_of_memory("not enough memory to ...")`.
-
     Args:
         message: beginning of the error's message.
     """
@@ -204,6 +206,20 @@ def named_out_of_memory(message: str = OUT_OF_MEMORY_MESSAGE) -> Iterator[None]:
     # outside of the except clause, whose traceback would keep the memory that has to be freed
     release_memory()
     raise OutOfMemoryError(f"{message}: {reason}")
+
+
+def naming_out_of_memory(message: str) -> Callable[[Callable[_Parameters, _Result]], Callable[_Parameters, _Result]]:
+    """Decorate a function with `named_out_of_memory`, whose own decorator would hide the caller from warnings."""
+
+    def decorated(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+        @functools.wraps(function)
+        def named(*arguments: _Parameters.args, **keywords: _Parameters.kwargs) -> _Result:
+            with named_out_of_memory(message):
+                return function(*arguments, **keywords)
+
+        return named
+
+    return decorated
 
 
 def require_finite(what: str, *tensors: Tensor) -> None:

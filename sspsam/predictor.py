@@ -16,6 +16,7 @@ from sspsam.devices import (
     checked_dtype,
     default_dtype,
     named_out_of_memory,
+    naming_out_of_memory,
     require_working_thread_pool,
 )
 from sspsam.errors import CheckpointError, ConfigError, NoImageError, SSPSAMError, UnsavedModelError
@@ -28,7 +29,6 @@ from sspsam.segmentation.answers import AnswerSettings, PredictOptions
 from sspsam.segmentation.pipeline import Pipeline
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
-from sspsam.utils.paths import kind_name
 
 
 class SSPSAMPredictor:
@@ -77,7 +77,7 @@ class SSPSAMPredictor:
         self._embedding: ImageEmbedding | None = None  # of set_image
 
     @classmethod
-    @named_out_of_memory("not enough memory to load the model")
+    @naming_out_of_memory("not enough memory to load the model")
     def from_pretrained(
         cls,
         name_or_path: str | os.PathLike[str] | None = None,
@@ -354,7 +354,7 @@ class SSPSAMPredictor:
         if chosen is None and embedding is NOT_GIVEN:
             raise NoImageError("there is no image: call set_image(image) first, or pass image= or embedding=")
         if not isinstance(chosen, ImageEmbedding):
-            raise TypeError(f"embedding must be an ImageEmbedding from encode(), not {kind_name(chosen)}")
+            raise TypeError(f"embedding must be an ImageEmbedding from encode(), not {type(chosen).__name__!r:.200}")
         self._pipeline.check_embedding(chosen)
         return chosen
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sspsam.devices import named_out_of_memory
+from sspsam.devices import naming_out_of_memory
 from sspsam.errors import EmbeddingError, StorageError
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, Pixels
 from sspsam.images.preprocessing import Geometry
@@ -56,7 +56,7 @@ class ImageEmbedding:
             return self
         return dataclasses.replace(self, clip_features=clip_features, sam_embedding=sam_embedding)
 
-    @named_out_of_memory("not enough memory to write the embedding")
+    @naming_out_of_memory("not enough memory to write the embedding")
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tensors, without the image itself, to a safetensors file.
 
@@ -70,7 +70,7 @@ class ImageEmbedding:
         )
 
     @classmethod
-    @named_out_of_memory("not enough memory to read the embedding")
+    @naming_out_of_memory("not enough memory to read the embedding")
     def load(cls, path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> "ImageEmbedding":
         """Read a file of `save`; the tensors are on the CPU.
 

@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from sspsam.devices import named_out_of_memory
+from sspsam.devices import naming_out_of_memory
 from sspsam.errors import (
     ImageError,
     ImageNotFoundError,
@@ -45,8 +45,9 @@ from sspsam.errors import (
     SSPSAMWarning,
     warn,
 )
-from sspsam.images.containers import png_levels, require_complete, without_metadata
+from sspsam.images.containers import require_complete, without_metadata
 from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
+from sspsam.images.png import PNGLevels
 from sspsam.images.tiff import has_damaged_tags, without_tiff_metadata
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.paths import kind_name, shown, user_path
@@ -76,7 +77,7 @@ _UPRIGHT: Final = {
 }
 
 
-@named_out_of_memory("not enough memory to load the image")
+@naming_out_of_memory("not enough memory to load the image")
 def load_image_with_digest(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Pixels, str]:
     """Return the pixels of `load_image` and the SHA-256 of the file's bytes, or of the pixels without a file."""
     if isinstance(image, str | os.PathLike):
@@ -92,7 +93,7 @@ def load_image_with_digest(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXE
     return pixels, digest.hexdigest()
 
 
-@named_out_of_memory("not enough memory to load the image")
+@naming_out_of_memory("not enough memory to load the image")
 def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """Load an image of any kind and return its upright RGB pixels.
 
@@ -321,7 +322,7 @@ def _checked_levels(image: Image.Image, name: str) -> GreyLevels:
     file.seek(position)
     image.load()
     require_complete(data, image, name)
-    return GreyLevels.of(image, png_levels(data))
+    return GreyLevels.of(image, PNGLevels.of(data))
 
 
 def _unidentified(head: bytes, name: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from sspsam.devices import named_out_of_memory
+from sspsam.devices import naming_out_of_memory
 from sspsam.errors import ImageError, StorageError
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput, Pixels, load_image
 from sspsam.segmentation.rle import rle_encode
@@ -76,7 +76,7 @@ class Segmentation:
         answer = "no target" if self.no_target else f"{int(self.mask.sum())} of {width} x {height} pixels"
         return f"Segmentation({self.text!r}: {answer}, score {self.score:.3f})"
 
-    @named_out_of_memory("not enough memory to write the result as plain values")
+    @naming_out_of_memory("not enough memory to write the result as plain values")
     def to_dict(self) -> dict[str, Any]:
         """Return everything but logits and pixels as plain values that `json.dumps` accepts.
 
@@ -104,7 +104,7 @@ class Segmentation:
             },
         }
 
-    @named_out_of_memory("not enough memory to write the mask")
+    @naming_out_of_memory("not enough memory to write the mask")
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the mask as an 8-bit grey PNG of the image's size: 255 inside, 0 outside.
 
@@ -116,7 +116,7 @@ class Segmentation:
             raise StorageError(f"a mask is saved losslessly, as PNG: the name {shown(path)} must end in .png")
         replace_file(path, png_bytes(mask_image(self.mask)))
 
-    @named_out_of_memory("not enough memory to draw the overlay")
+    @naming_out_of_memory("not enough memory to draw the overlay")
     def overlay(
         self,
         image: ImageInput | None = None,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from sspsam.config import ModelConfig
-from sspsam.devices import named_out_of_memory
+from sspsam.devices import naming_out_of_memory
 from sspsam.errors import ConfigError, TextError, TextTypeError
 from sspsam.identity import PredictorIdentity
 from sspsam.models import SSPSAM, ExpressionFeatures
@@ -66,7 +66,7 @@ class TextEncoder:
         self._cache: OrderedDict[bytes, ExpressionFeatures] = OrderedDict()  # token ids -> features, oldest first
         self._lock = threading.Lock()
 
-    @named_out_of_memory("not enough memory to read the expressions")
+    @naming_out_of_memory("not enough memory to read the expressions")
     def tokenize(self, texts: str | Sequence[str]) -> list[TokenizedExpression]:
         """Check and tokenise all texts before anything is computed.
 
