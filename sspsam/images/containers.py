@@ -1,19 +1,20 @@
-"""PNG, JPEG and JPEG 2000 files in which Pillow refuses good pixels for their metadata, or accepts missing pixels."""
+"""Files in which Pillow refuses good pixels for their metadata, or accepts missing pixels: PNG, JPEG, icons and others."""
 
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 from PIL import Image
 
 from sspsam.errors import ImageError
-from sspsam.images import png
+from sspsam.images import jpeg, png
 
-_JPEG: Final = b"\xff\xd8"
 _JP2: Final = b"\x00\x00\x00\x0cjP  "
 _CODESTREAM: Final = b"\xff\x4f\xff\x51"
+_ICO: Final = (b"\0\0\1\0", b"\0\0\2\0")  # icon and cursor
+_ICNS: Final = b"icns"
 _PNG_CHUNKS: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf", b"sBIT"})
 _MAX_EXIF_BYTES: Final = 1 << 16
-_COLOR_SEGMENTS: Final = {0xE0: 16, 0xEE: 14}  # JFIF and Adobe markers: length of a whole segment
 
 
 def without_metadata(data: bytes) -> bytes | None:
@@ -28,8 +29,8 @@ def without_metadata(data: bytes) -> bytes | None:
             for kind, start, stop in png.chunks(data)
             if kind in _PNG_CHUNKS and (kind != b"eXIf" or stop - start <= _MAX_EXIF_BYTES)
         )
-    if data.startswith(_JPEG):
-        return _jpeg_without_metadata(data)
+    if data.startswith(jpeg.SIGNATURE):
+        return jpeg.without_jpeg_metadata(data)
     return None
 
 
@@ -46,27 +47,47 @@ def require_complete(data: bytes, image: Image.Image, name: str) -> None:
     """
     if data.startswith(png.SIGNATURE):
         png.require_complete_png(data, name, image)
+    elif data.startswith(jpeg.SIGNATURE):
+        jpeg.require_complete_jpeg(data, name, image)
     elif data.startswith((_JP2, _CODESTREAM)):
-        codestream = data if data.startswith(_CODESTREAM) else _codestream_of(data)
-        if codestream is not None and not _has_all_tiles(codestream):
-            raise ImageError(f"{name} is truncated: its JPEG 2000 data ends before the end marker")
+        _require_complete_jpeg_2000(data, name)
+    elif data.startswith((*_ICO, _ICNS)):
+        for file in _files_in_icns(data) if data.startswith(_ICNS) else _files_in_ico(data):
+            _require_complete_icon(file, image.size, name)
 
 
-def _jpeg_without_metadata(data: bytes) -> bytes:
-    """Drop comments and application segments other than whole JFIF and Adobe segments."""
-    parts, position = [data[:2]], 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == 0xDA:  # the pixels
-            break
-        is_metadata = marker == 0xFE or 0xE0 <= marker <= 0xEF
-        # JFIF and Adobe segments say how to decode the colours, unless they are too short to say it
-        if length >= _COLOR_SEGMENTS.get(marker, 1 << 16):
-            is_metadata = False
-        if not is_metadata:
-            parts.append(data[position : position + 2 + length])
-        position += 2 + length
-    return b"".join([*parts, data[position:]])
+def _require_complete_jpeg_2000(data: bytes, name: str) -> None:
+    codestream = data if data.startswith(_CODESTREAM) else _codestream_of(data)
+    if codestream is not None and not _has_all_tiles(codestream):
+        raise ImageError(f"{name} is truncated: its JPEG 2000 data ends before the end marker")
+
+
+def _files_in_ico(data: bytes) -> Iterator[bytes]:
+    """Yield the files and bitmaps in a Windows icon or cursor."""
+    [count] = struct.unpack("<H", data[4:6])
+    for position in range(6, min(6 + 16 * count, len(data) - 15), 16):
+        length, offset = struct.unpack("<LL", data[position + 8 : position + 16])
+        yield data[offset : offset + length]
+
+
+def _files_in_icns(data: bytes) -> Iterator[bytes]:
+    """Yield the files and bitmaps in a macOS icon."""
+    position = 8
+    while position + 8 <= len(data):
+        length = max(8, int.from_bytes(data[position + 4 : position + 8], "big"))
+        yield data[position + 8 : position + length]
+        position += length
+
+
+def _require_complete_icon(file: bytes, size: tuple[int, int], name: str) -> None:
+    """Check a file inside an icon, if it has the size that was decoded: Pillow decodes the largest."""
+    if file.startswith(png.SIGNATURE) and struct.unpack(">II", file[16:24].ljust(8, b"\0")) == size:
+        png.require_complete_png(file, name)
+    codestream = _codestream_of(file) if file.startswith(_JP2) else file if file.startswith(_CODESTREAM) else None
+    if codestream is not None:
+        x1, y1, x0, y0 = struct.unpack(">LLLL", codestream[8:24].ljust(16, b"\0"))
+        if (x1 - x0, y1 - y0) == size:
+            _require_complete_jpeg_2000(codestream, name)
 
 
 def _codestream_of(data: bytes) -> bytes | None:

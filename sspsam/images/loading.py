@@ -65,6 +65,7 @@ _OTHER_FILES: Final = (
     (b"{", "is a JSON document: was the download refused?"),
     (b"version https://git-lfs", "is a Git LFS pointer: fetch the file with git lfs pull"),
 )
+_CHECKED_FORMATS: Final = ("PNG", "JPEG", "MPO", "JPEG2000", "ICO", "CUR", "ICNS")
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://|data:[^,]*,", re.IGNORECASE)
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -313,7 +314,7 @@ def _checked_levels(image: Image.Image, name: str) -> GreyLevels:
     The file is known for images that are not loaded yet, also for those that the caller opened.
     """
     file = getattr(image, "fp", None)
-    if image.format not in ("PNG", "JPEG2000") or file is None or image.tell() > 0:  # later frames have no IDAT chunks
+    if image.format not in _CHECKED_FORMATS or file is None or image.tell() > 0:  # the checks know first frames only
         image.load()
         return GreyLevels.of(image)
     position = file.tell()
