@@ -1,4 +1,4 @@
-"""Files in which Pillow refuses good pixels for their metadata, or accepts missing pixels: PNG, JPEG, icons and others."""
+"""Files in which Pillow refuses good pixels for their metadata, or accepts missing pixels: PNG, JPEG, icons, others."""
 
 import struct
 from collections.abc import Iterator

@@ -25,7 +25,6 @@ import io
 import os
 import re
 import stat
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -46,9 +45,11 @@ from sspsam.errors import (
     warn,
 )
 from sspsam.images.containers import require_complete, without_metadata
+from sspsam.images.decoding_hook import DECODING_HOOK
+from sspsam.images.locks import PIL_LOCKS
 from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
 from sspsam.images.png import PNGLevels
-from sspsam.images.tiff import has_damaged_tags, without_tiff_metadata
+from sspsam.images.tiff import TIFF_SIGNATURES, has_damaged_tags, without_tiff_metadata
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.paths import kind_name, shown, user_path
 
@@ -116,7 +117,7 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
         return _from_array(image, max_pixels)
     if isinstance(image, Image.Image):
         _check_size(image.width, image.height, max_pixels, "the PIL image")
-        with _decoding("the PIL image"), _PIL_LOCKS.holding(image):
+        with _decoding("the PIL image"), PIL_LOCKS.holding(image):
             return _from_pil(image, "the PIL image", _checked_levels(image, "the PIL image"))
     if isinstance(image, bytes | bytearray | memoryview):
         return _from_file(io.BytesIO(data := bytes(image)), f"the image of {len(data)} bytes", max_pixels)
@@ -154,32 +155,6 @@ def _wrong_type(image: object) -> str:
     if hasattr(type(image), "permute"):
         hint = "; pass tensor.permute(1, 2, 0).cpu().numpy() with uint8 values"
     return f"an image must be a path, bytes, a PIL image or a NumPy array, not {kind_name(image)}{hint}"
-
-
-class _LocksByImage:
-    """A lock for each PIL image that is being decoded: two threads that decode one lazy image would damage it."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._locks: dict[int, tuple[threading.Lock, int]] = {}  # by id: the lock, and the threads that use it
-
-    @contextmanager
-    def holding(self, image: Image.Image) -> Iterator[None]:
-        key = id(image)
-        with self._guard:
-            lock, users = self._locks.get(key, (threading.Lock(), 0))
-            self._locks[key] = lock, users + 1
-        try:
-            with lock:
-                yield
-        finally:
-            with self._guard:
-                lock, users = self._locks.pop(key)
-                if users > 1:
-                    self._locks[key] = lock, users - 1
-
-
-_PIL_LOCKS: Final = _LocksByImage()  # of the process, as the images are
 
 
 @contextmanager
@@ -270,6 +245,12 @@ def _from_file(file: IO[bytes], name: str, max_pixels: int) -> Pixels:
     file.seek(0)
     if not head:
         raise ImageError(f"{name} is empty (0 bytes)")
+    with DECODING_HOOK(name, head.startswith(TIFF_SIGNATURES)):
+        return _from_content(file, head, name, max_pixels)
+
+
+def _from_content(file: IO[bytes], head: bytes, name: str, max_pixels: int) -> Pixels:
+    """Decode a file, if need be without its metadata."""
     try:
         if has_damaged_tags(file):  # Pillow would drop the tags behind them, silently
             raise ImageError(f"{name} has damaged tags")
