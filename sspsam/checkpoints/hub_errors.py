@@ -119,13 +119,13 @@ class _Request:
         if isinstance(cause, errors.RevisionNotFoundError):
             unpinned = re.sub(r" --revision \S+", "", self.command)
             return RevisionMissingError(
-                f"{self.repository} has no revision {self._revision!r}. For its newest, run: {unpinned}"
+                f"{self.repository} has no revision '{self._revision}'. For its newest, run: {unpinned}"
             )
         if isinstance(cause, errors.RemoteEntryNotFoundError):
             authors = self.repository == AUTHORS_REPOSITORY
             list_files = "run: sspsam models --remote" if authors else f"see {page}/tree/{self._revision}"
             return HubFileMissingError(
-                f"{self.repository} has no file {self.path!r} at revision {self._revision!r}. To see its files, "
+                f"{self.repository} has no file '{self.path}' at revision '{self._revision}'. To see its files, "
                 f"{list_files}"
             )
         if _is_token_refused(cause):
@@ -135,7 +135,7 @@ class _Request:
             return self._no_repository()
         if isinstance(cause, errors.HFValidationError):
             return RepositoryMissingError(
-                f"{self.repository!r} is not a valid name of a repository. To see valid names, run: sspsam models"
+                f"'{self.repository}' is not a valid name of a repository. To see valid names, run: sspsam models"
             )
         return None
 
@@ -161,7 +161,7 @@ class _Request:
 
     def _no_repository(self) -> SSPSAMError:
         return RepositoryMissingError(
-            f"the Hub shows no repository {self.repository!r} (and there is no directory of that name). Check the "
+            f"the Hub shows no repository '{self.repository}' (and there is no directory of that name). Check the "
             "name; if the repository is private, run: hf auth login"
         )
 

@@ -102,7 +102,7 @@ class PNGLevels:
 
     @property
     def _is_wide_color(self) -> bool:
-        """Whether Pillow drops the low bytes of the levels."""
+        """True if Pillow drops the low bytes of the levels."""
         return self.depth == 16 and self.color != 0
 
     @property
