@@ -12,6 +12,7 @@ from sspsam.images import jpeg, png
 _JP2: Final = b"\x00\x00\x00\x0cjP  "
 _CODESTREAM: Final = b"\xff\x4f\xff\x51"
 _ICO: Final = (b"\0\0\1\0", b"\0\0\2\0")  # icon and cursor
+_MAX_ICONS: Final = 256  # entries that are looked at; they may overlap, and icons have about ten
 _ICNS: Final = b"icns"
 _PNG_CHUNKS: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf", b"sBIT"})
 _MAX_EXIF_BYTES: Final = 1 << 16
@@ -63,11 +64,12 @@ def _require_complete_jpeg_2000(data: bytes, name: str) -> None:
 
 
 def _files_in_ico(data: bytes) -> Iterator[bytes]:
-    """Yield the files and bitmaps in a Windows icon or cursor."""
-    [count] = struct.unpack("<H", data[4:6])
+    """Yield the PNG files in a Windows icon or cursor."""
+    count = min(int.from_bytes(data[4:6], "little"), _MAX_ICONS)
     for position in range(6, min(6 + 16 * count, len(data) - 15), 16):
         length, offset = struct.unpack("<LL", data[position + 8 : position + 16])
-        yield data[offset : offset + length]
+        if data.startswith(png.SIGNATURE, offset):
+            yield data[offset : offset + length]
 
 
 def _files_in_icns(data: bytes) -> Iterator[bytes]:

@@ -111,3 +111,14 @@ def test_the_streams_and_the_hook_are_restored(folder: Path, capfd: pytest.Captu
     capfd.readouterr()
     load_image(folder / "lines0.tif")
     assert capfd.readouterr().err.startswith("Fax4Decode")
+
+
+def test_a_command_that_runs_out_of_memory_outside_of_the_model_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("sspsam.checkpoints.convert.convert_checkpoint", fail)
+    done = run("convert", tmp_path / "a.pth", tmp_path / "out")
+    assert (done.exit_code, done.stderr) == (1, "sspsam: not enough memory\n")
