@@ -6,7 +6,7 @@ Meaning of every kind of input:
 |---|---|
 | path, bytes, PIL image | every mode that Pillow opens; EXIF orientation applied; first (or current) frame |
 | 16-bit (`I;16`, and `I` with values from 256 to 65535 or from a 16-bit file) | scaled by 1/257, never clipped |
-| fewer significant bits declared in the file (TIFF BitsPerSample, PNG sBIT) | unless scaled already, by their own range |
+| fewer significant bits (TIFF BitsPerSample, PNG sBIT) | scaled by their own range, unless a PNG has scaled levels |
 | 16-bit colours of a PNG | the upper 8 bits; its transparent colour is compared with all 16 |
 | TIFF with WhiteIsZero | inverted |
 | TIFF of RGB and a fourth band that is not called alpha | the fourth band is dropped |
