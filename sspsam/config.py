@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sspsam.errors import ConfigError
+from sspsam.utils.paths import kind_name, shown
 from sspsam.utils.strict_json import dataclass_from_json, parse_json_object, require, short_repr
 
 FORMAT_VERSION: Final = 1
@@ -203,7 +204,7 @@ class Postprocessing:
 def check_mask_threshold(value: Any) -> None:
     """Check that a value is a probability strictly between 0 and 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"mask_threshold must be a number, not {type(value).__name__}")
+        raise TypeError(f"mask_threshold must be a number, not {kind_name(value)}")
     if not 0.0 < float(value) < 1.0:
         raise ConfigError(f"mask_threshold must be a probability between 0 and 1 (0.5 is logit 0), not {value}")
 
@@ -211,7 +212,7 @@ def check_mask_threshold(value: Any) -> None:
 def check_no_target_pixels(value: Any) -> None:
     """Check that a value is a whole number of pixels, 0 or more."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"no_target_pixels must be a whole number, not {type(value).__name__} ({value})")
+        raise TypeError(f"no_target_pixels must be a whole number, not {kind_name(value)} ({shown(value)})")
     if value < 0:
         raise ConfigError(f"no_target_pixels must be 0 or more, not {value}")
 

@@ -1,16 +1,20 @@
 """Devices and precision: checked arguments, and the context in which the model computes."""
 
+import functools
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import torch
 
 from sspsam.errors import DeviceError, ForkedProcessError, NumericalError, OutOfMemoryError, SSPSAMError
 from sspsam.utils.batching import OUT_OF_MEMORY_MESSAGE, is_out_of_memory, release_memory
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import kind_name, shown
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float32": torch.float32,
@@ -28,7 +32,7 @@ def checked_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not isinstance(device, str | torch.device):
-        raise TypeError(f"device must be a string or a torch.device, not {type(device).__name__}")
+        raise TypeError(f"device must be a string or a torch.device, not {kind_name(device)}")
     try:
         # "cuda" means the current device of the calling thread; the device of a tensor carries its index
         chosen = torch.empty(0, device=torch.device(device)).device
@@ -181,8 +185,12 @@ def ieee_float32(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def named_out_of_memory() -> Iterator[None]:
-    """Turn every error that reports a lack of memory into an `OutOfMemoryError` with a message."""
+def named_out_of_memory(message: str = OUT_OF_MEMORY_MESSAGE) -> Iterator[None]:
+    """Turn every error that reports a lack of memory into an `OutOfMemoryError` with a message.
+
+    Args:
+        message: beginning of the error's message.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -193,7 +201,21 @@ def named_out_of_memory() -> Iterator[None]:
         return
     # outside of the except clause, whose traceback would keep the memory that has to be freed
     release_memory()
-    raise OutOfMemoryError(f"{OUT_OF_MEMORY_MESSAGE}: {reason}")
+    raise OutOfMemoryError(f"{message}: {reason}")
+
+
+def naming_out_of_memory(message: str) -> Callable[[Callable[_Parameters, _Result]], Callable[_Parameters, _Result]]:
+    """Decorate a function with `named_out_of_memory`, whose own decorator would hide the caller from warnings."""
+
+    def decorated(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+        @functools.wraps(function)
+        def named(*arguments: _Parameters.args, **keywords: _Parameters.kwargs) -> _Result:
+            with named_out_of_memory(message):
+                return function(*arguments, **keywords)
+
+        return named
+
+    return decorated
 
 
 def not_finite(subject: str) -> NumericalError:

@@ -131,6 +131,10 @@ class ManifestError(SSPSAMError, ValueError):
     """A list of images or expressions that is malformed or leaves nothing to do."""
 
 
+class ManifestTypeError(ManifestError, TypeError):
+    """An entry in a list of images that is no path."""
+
+
 class BatchError(SSPSAMError, RuntimeError):
     """A batch that cannot run in its output folder: an earlier run had other settings, or a run is still active."""
 

@@ -17,6 +17,7 @@ from sspsam.devices import (
     checked_dtype,
     default_dtype,
     named_out_of_memory,
+    naming_out_of_memory,
     require_working_thread_pool,
 )
 from sspsam.errors import ConfigError, NoImageError, SSPSAMError, UnsavedModelError
@@ -83,6 +84,7 @@ class SSPSAMPredictor:
         self._embedding: ImageEmbedding | None = None  # of set_image
 
     @classmethod
+    @naming_out_of_memory("not enough memory to load the model")
     def from_pretrained(
         cls,
         name_or_path: str | os.PathLike[str] | None = None,
@@ -362,7 +364,7 @@ class SSPSAMPredictor:
         if chosen is None and embedding is NOT_GIVEN:
             raise NoImageError("there is no image: call set_image(image) first, or pass image= or embedding=")
         if not isinstance(chosen, ImageEmbedding):
-            raise TypeError(f"embedding must be an ImageEmbedding from encode(), not {type(chosen).__name__}")
+            raise TypeError(f"embedding must be an ImageEmbedding from encode(), not {type(chosen).__name__!r:.200}")
         self._pipeline.check_embedding(chosen)
         return chosen
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from sspsam import SSPSAMPredictor, errors
+from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor, errors
+from sspsam.images import load_image
 from sspsam.models import SSPSAM
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*frames.*:sspsam.errors.SSPSAMWarning")
@@ -18,6 +19,11 @@ GREYS = [10, 40, 69, 100, 130, 160, 200, 250]
 @pytest.fixture(scope="module")
 def predictor(tiny_model: Path) -> SSPSAMPredictor:
     return SSPSAMPredictor.from_pretrained(tiny_model, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def embedding(predictor: SSPSAMPredictor) -> ImageEmbedding:
+    return predictor.encode(solid(10))
 
 
 def solid(grey: int) -> np.ndarray:
@@ -165,3 +171,127 @@ def test_long_values_of_options_are_cut_in_messages(predictor: SSPSAMPredictor, 
     with pytest.raises((TypeError, ValueError)) as caught:
         predictor.predict("a", image=solid(1), **{option: "y" * 100_000})  # type: ignore[call-overload]
     assert len(str(caught.value)) < 1000
+
+
+class OddPath:
+    """A path whose conversion to a name returns a value of a wrong type, or raises."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __fspath__(self) -> object:
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+
+@pytest.mark.parametrize(
+    "value", [5, None, RuntimeError("a\nb"), "a\0b", "\ud800", "x" * 5000], ids=lambda v: repr(v)[:9]
+)
+def test_an_odd_path_gives_an_error_in_its_place(predictor: SSPSAMPredictor, value: object) -> None:
+    outcomes = seen_by(predictor, [solid(1), OddPath(value), value, solid(2)])
+    assert outcomes[::3] == [1, 2]
+    assert all(isinstance(outcome, errors.ImageError) for outcome in outcomes[1:3])
+    assert all(len(str(outcome).splitlines()) == 1 and len(str(outcome)) < 400 for outcome in outcomes[1:3])
+
+
+def test_a_string_in_the_place_of_a_list_of_texts_is_an_error_of_its_image(predictor: SSPSAMPredictor) -> None:
+    outcomes = list(predictor.predict_batch([solid(1)] * 3, [["x"], "x", ["x"]], return_errors=True))  # type: ignore
+    assert [isinstance(outcome, errors.TextTypeError) for outcome in outcomes] == [False, True, False]
+    with pytest.raises(TypeError, match="image 1 must be a list"):
+        list(predictor.predict_batch([solid(1)] * 2, [["x"], "x"]))
+
+
+def test_a_subclass_of_arrays_that_cannot_be_copied_is_an_error_of_its_image(predictor: SSPSAMPredictor) -> None:
+    class Uncopied(np.ndarray):
+        def copy(self, *_: object) -> "Uncopied":  # type: ignore[override]
+            raise RuntimeError
+
+    assert [isinstance(outcome, errors.ImageError) for outcome in seen_by(predictor, [solid(1).view(Uncopied)])] == [
+        True
+    ]
+
+
+def test_the_name_of_a_class_is_escaped_in_messages(predictor: SSPSAMPredictor) -> None:
+    odd = type("a\n\x1b[2Jb" * 100, (), {})()
+    for call in (
+        lambda: predictor.encode(odd),
+        lambda: predictor.predict("a", embedding=odd),
+        lambda: predictor.predict(odd, image=solid(1)),
+        lambda: predictor.predict([odd], image=solid(1)),
+        lambda: predictor.predict("a", image=solid(1), mask_threshold=odd),
+        lambda: SSPSAMPredictor.from_pretrained(odd),
+        lambda: SSPSAMPredictor.from_pretrained("shapes", device=odd),
+    ):
+        with pytest.raises(TypeError) as caught:
+            call()
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [
+        ("PIL.Image.Image.paste", "result.overlay()"),
+        ("PIL.Image.open", "result.overlay(file)"),
+        ("PIL.Image.Image.save", "result.save(folder / 'a.png')"),
+        ("sspsam.segmentation.result.rle_encode", "result.to_dict()"),
+        ("sspsam.images.embedding.save", "embedding.save(folder / 'a')"),
+        ("sspsam.images.embedding._digest", "type(embedding).load(saved)"),
+        ("sspsam.checkpoints.format.load_file", "type(predictor).from_pretrained(model)"),
+        ("sspsam.models.SSPSAM.to", "type(predictor).from_pretrained(model)"),
+        ("sspsam.checkpoints.saving._write_safetensors", "predictor.save_pretrained(folder / 'm')"),
+        ("PIL.Image.open", "load_image(file)"),
+        ("sspsam.images.loading._from_array", "load_image(array)"),
+        ("sspsam.text.tokenizer._check_length", "predictor.predict('a', embedding=embedding)"),
+    ],
+)
+def test_lack_of_memory_is_named_wherever_it_occurs(
+    predictor: SSPSAMPredictor,
+    embedding: ImageEmbedding,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    call: str,
+) -> None:
+    embedding.save(tmp_path / "saved")
+    Image.fromarray(solid(10)).save(tmp_path / "a.bmp")
+    scope = {
+        "predictor": predictor,
+        "embedding": embedding,
+        "result": Segmentation("a", solid(10)[..., 0] > 0, False, 1, 0.5, (0, 0, 9, 9), None, pixels=solid(10)),
+        "folder": tmp_path,
+        "saved": tmp_path / "saved",
+        "file": tmp_path / "a.bmp",
+        "model": tiny_model,
+        "array": solid(10),
+        "load_image": load_image,
+    }
+
+    def fail(*_: object, **__: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(function, fail)
+    with pytest.raises(errors.OutOfMemoryError, match=r"not enough memory to .*: MemoryError"):
+        eval(call, scope)
+    monkeypatch.undo()
+
+
+def test_a_file_is_neither_written_through_a_link_nor_in_the_place_of_a_folder(
+    predictor: SSPSAMPredictor, tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.png"
+    Image.fromarray(solid(10)).save(photo)
+    before = photo.read_bytes()
+    embedding = predictor.encode(photo)
+    result = predictor.predict("a", embedding=embedding)
+    (tmp_path / "l.png").symlink_to(photo)
+    for save in (result.save, embedding.save):
+        with pytest.raises(errors.StorageError, match="link"):
+            save(tmp_path / "l.png")
+        for name in ("new.png/", "new.png/."):
+            with pytest.raises(errors.StorageError, match="folder"):
+                save(f"{tmp_path}/{name}")
+    assert photo.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["l.png", "photo.png"]

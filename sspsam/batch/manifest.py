@@ -8,14 +8,14 @@ import os
 import posixpath
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sspsam.batch.folders import list_files, matches
 from sspsam.batch.tables import LIST_SUFFIX, TABLE_SUFFIXES, read_lines, read_table
-from sspsam.errors import ManifestError, TextError
+from sspsam.errors import ManifestError, ManifestTypeError, TextError
 from sspsam.utils.file_status import identity, is_folder, status_of
-from sspsam.utils.paths import shown, user_path
+from sspsam.utils.paths import kind_name, shown, user_path
 
 ImagePaths = Sequence[str | os.PathLike[str]]
 CheckText = Callable[[str], object]
@@ -159,7 +159,10 @@ def _tasks_with_common_texts(
         )
     _check_texts(common_texts, "texts" if prompts is None else shown(prompts), check)
     if not isinstance(source, Path):
-        return Manifest(_merged(_task(name, Path(), common_texts, "the list of paths") for name in source))
+        numbered = enumerate(source, 1)
+        return Manifest(
+            _merged(_task(name, Path(), common_texts, f"place {number} of the list") for number, name in numbered)
+        )
     if is_folder(source, ManifestError):
         return _tasks_of_folder(source, excluded, common_texts, glob)
     if status_of(source, ManifestError) is None:
@@ -170,9 +173,33 @@ def _tasks_with_common_texts(
     return Manifest((Task(source.name, source, common_texts),))
 
 
-def _task(name: str | os.PathLike[str], folder: Path, texts: tuple[str, ...], location: str) -> Task:
-    path = user_path(name, f"an image in {location}", ManifestError)
-    return Task(posixpath.normpath(path.as_posix()), folder / path, texts)
+def _task(path: str | os.PathLike[str], folder: Path, texts: tuple[str, ...], location: str) -> Task:
+    """Return the task of one entry; a name that no file can have is a problem of this image alone.
+
+    Raises:
+        ManifestError: the entry is empty.
+        ManifestTypeError: the entry is no path.
+    """
+    name = _name_of(path, location)
+    role = f"an image in {location}"
+    try:
+        checked = user_path(name, role, ManifestError)
+    except ManifestError as error:
+        if not name.strip():
+            raise
+        return Task(posixpath.normpath(Path(name).as_posix()), folder / name, texts, str(error))
+    return Task(posixpath.normpath(checked.as_posix()), folder / checked, texts)
+
+
+def _name_of(path: str | os.PathLike[str], location: str) -> str:
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise ManifestTypeError(f"the image in {location} must be a path, not {kind_name(path)}")
+    try:
+        return os.fsdecode(path)
+    except Exception as error:  # of a class of the caller
+        raise ManifestTypeError(
+            f"the image in {location}, a {kind_name(path)}, is a path without a name: {shown(error)}"
+        ) from error
 
 
 def _merged(tasks: Iterable[Task]) -> tuple[Task, ...]:
@@ -181,7 +208,7 @@ def _merged(tasks: Iterable[Task]) -> tuple[Task, ...]:
     for task in tasks:
         known_texts = merged[task.image].texts if task.image in merged else ()
         new_texts = tuple(text for text in task.texts if text not in known_texts) if known_texts else task.texts
-        merged[task.image] = Task(task.image, task.path, (*known_texts, *new_texts))
+        merged[task.image] = replace(task, texts=(*known_texts, *new_texts))
     return tuple(merged.values())
 
 

@@ -68,6 +68,10 @@ def _collision_key(path: str) -> str:
 
 def _with_digest(path: str, image: str) -> str:
     folder, _, name = path.rpartition("/")
-    digest = hashlib.sha256(os.fsencode(image)).hexdigest()[:12]
+    try:
+        encoded = os.fsencode(image)
+    except UnicodeEncodeError:  # the name of no file; its image fails, but needs a stem
+        encoded = image.encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(encoded).hexdigest()[:12]
     unique_name = f"{_truncated(name, _MAX_BYTES - _DIGEST_BYTES)}~{digest}"
     return f"{folder}/{unique_name}" if folder else unique_name

@@ -29,8 +29,8 @@ def require_no_input_in(output: Path, source: Path | None, tasks: Iterable[Task]
         _require_not_above(output, status, Path(os.path.realpath(source)))
     real_output = os.path.realpath(output)
     for task in tasks:
-        if source_is_folder and not task.path.is_symlink():
-            continue  # the folder lies outside of the output, and the output is skipped when the folder is listed
+        if task.problem is not None or (source_is_folder and not task.path.is_symlink()):
+            continue  # unreadable; or below the input, which lies outside of the output and skips it when listed
         if Path(os.path.realpath(task.path)).is_relative_to(real_output):
             raise ManifestError(
                 f"the image {shown(task.image)} lies in the output folder {shown(output)}: choose another folder"

@@ -33,7 +33,7 @@ class TableRow:
 
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a text file that are not blank, without surrounding white space."""
-    return [line for line in (line.strip() for line in _read_text(path).split("\n")) if line]
+    return [line for line in (line.strip() for line in _lines(_read_text(path))) if line]
 
 
 def read_table(path: Path) -> Iterator[TableRow]:
@@ -59,6 +59,11 @@ def _read_text(path: Path) -> str:
         return content.decode("utf-8-sig")  # not text mode: the csv module needs the original line ends
     except UnicodeDecodeError as error:
         raise ManifestError(f"{shown(path)} is not a text file in UTF-8 ({error})") from error
+
+
+def _lines(text: str) -> list[str]:
+    """Split a text at its line ends; they are CR alone only where no line feed occurs, since a name may contain CR."""
+    return text.split("\n" if "\n" in text else "\r")
 
 
 def _csv_rows(path: Path) -> Iterator[TableRow]:
@@ -87,7 +92,7 @@ def _csv_row(row: dict[str | Any, str | Any], location: str) -> TableRow:
 
 
 def _json_rows(path: Path) -> Iterator[TableRow]:
-    for number, line in enumerate(_read_text(path).split("\n"), 1):
+    for number, line in enumerate(_lines(_read_text(path)), 1):
         if line.strip():
             yield _json_row(line, f"{shown(path)}, line {number}")
 

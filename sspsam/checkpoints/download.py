@@ -12,6 +12,7 @@ from sspsam.checkpoints.hub_errors import UNREACHABLE, offline_message, translat
 from sspsam.checkpoints.hub_options import HubOptions, Listing, is_commit
 from sspsam.errors import HubError, HubOfflineError, ReadOnlyError
 from sspsam.utils.hub_environment import check_hub_environment
+from sspsam.utils.paths import shown
 
 
 def fetch_file(repository: str, path: str, options: HubOptions, command: str) -> Path:
@@ -85,7 +86,9 @@ def _list_hub(repository: str, options: HubOptions, command: str) -> Listing:
     with translated_errors(repository, "", options, command):
         info = api.model_info(repository, revision=options.revision, files_metadata=True, token=options.token)
     if not info.sha or not is_commit(info.sha):
-        raise HubError(f"the Hub names no commit of {repository}; is HF_ENDPOINT a Hub? To try again, run: {command}")
+        raise HubError(
+            f"the Hub names no commit of {shown(repository)}; is HF_ENDPOINT a Hub? To try again, run: {command}"
+        )
     files = {file.rfilename: file.lfs.sha256 if file.lfs else None for file in info.siblings or []}
     return Listing(info.sha, files or _list_tree(repository, info.sha, options, command))
 

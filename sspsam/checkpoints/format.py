@@ -14,11 +14,13 @@ from sspsam.checkpoints.digests import require_unchanged
 from sspsam.checkpoints.directory import check_checkpoint, read_config
 from sspsam.checkpoints.saving import save_checkpoint
 from sspsam.config import ModelConfig
+from sspsam.devices import naming_out_of_memory
 from sspsam.models import SSPSAM
 
 __all__ = ["load_checkpoint", "read_config", "save_checkpoint"]
 
 
+@naming_out_of_memory("not enough memory to load the checkpoint")
 def load_checkpoint(path: str | os.PathLike[str], *, verify: bool | None = None) -> tuple[SSPSAM, ModelConfig]:
     """Load all of a checkpoint, or raise an error.
 

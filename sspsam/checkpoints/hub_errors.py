@@ -58,14 +58,14 @@ def translated_errors(repository: str, path: str, options: HubOptions, command: 
     except SSPSAMError:
         raise
     except Exception as error:  # the HTTP package's exceptions have no base class that can be imported here
-        raise _Request(repository, path, options, command).translated(error) from error
+        raise _Request(shown(repository), shown(path), options, command).translated(error) from error
 
 
 def offline_message(repository: str, options: HubOptions, command: str) -> str:
     """The error message for a file that is not in the cache while the network must not be used."""
     reason = "local_files_only=True" if options.local_files_only else "HF_HUB_OFFLINE"
     return (
-        f"{repository} is not in the cache {shown(options.cache)}, and the network must not be used ({reason}). "
+        f"{shown(repository)} is not in the cache {shown(options.cache)}, and the network must not be used ({reason}). "
         f"Where there is a network, run: {command}"
     )
 
@@ -90,7 +90,7 @@ class _Request:
 
     @property
     def _revision(self) -> str:
-        return self.options.revision or "main"
+        return shown(self.options.revision or "main")
 
     def _file_server(self, cause: BaseException) -> SSPSAMError | None:
         """A refusal by the server that stores large files, to which the Hub redirects; it says nothing of the Hub."""
@@ -119,13 +119,13 @@ class _Request:
         if isinstance(cause, errors.RevisionNotFoundError):
             unpinned = re.sub(r" --revision \S+", "", self.command)
             return RevisionMissingError(
-                f"{self.repository} has no revision {self._revision!r}. For its newest, run: {unpinned}"
+                f"{self.repository} has no revision '{self._revision}'. For its newest, run: {unpinned}"
             )
         if isinstance(cause, errors.RemoteEntryNotFoundError):
             authors = self.repository == AUTHORS_REPOSITORY
             list_files = "run: sspsam models --remote" if authors else f"see {page}/tree/{self._revision}"
             return HubFileMissingError(
-                f"{self.repository} has no file {self.path!r} at revision {self._revision!r}. To see its files, "
+                f"{self.repository} has no file '{self.path}' at revision '{self._revision}'. To see its files, "
                 f"{list_files}"
             )
         if _is_token_refused(cause):
@@ -135,7 +135,7 @@ class _Request:
             return self._no_repository()
         if isinstance(cause, errors.HFValidationError):
             return RepositoryMissingError(
-                f"{self.repository!r} is not a valid name of a repository. To see valid names, run: sspsam models"
+                f"'{self.repository}' is not a valid name of a repository. To see valid names, run: sspsam models"
             )
         return None
 
@@ -161,7 +161,7 @@ class _Request:
 
     def _no_repository(self) -> SSPSAMError:
         return RepositoryMissingError(
-            f"the Hub shows no repository {self.repository!r} (and there is no directory of that name). Check the "
+            f"the Hub shows no repository '{self.repository}' (and there is no directory of that name). Check the "
             "name; if the repository is private, run: hf auth login"
         )
 

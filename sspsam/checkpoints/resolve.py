@@ -63,7 +63,7 @@ from sspsam.errors import (
     SSPSAMError,
     StorageError,
 )
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import kind_name, shown
 
 _MAX_LISTED: Final = 30  # files in an error
 _PICKLE_SUFFIXES: Final = (".pth", ".pt", ".ckpt", ".bin")
@@ -138,7 +138,7 @@ def _local_or_parsed(name_or_path: str | os.PathLike[str] | None) -> Resolved | 
     if name_or_path is None:
         raise CheckpointNotFoundError(missing_name_message())
     if not isinstance(name_or_path, str | os.PathLike):
-        raise TypeError(f"a checkpoint is named by a string or a path, not {type(name_or_path).__name__}")
+        raise TypeError(f"a checkpoint is named by a string or a path, not {kind_name(name_or_path)}")
     name = os.fspath(name_or_path)
     local = _local(name)
     if local is not None:
@@ -218,7 +218,7 @@ def _published(checkpoint: Published, options: HubOptions, repository: str | Non
     if not repository or (noted and options.commit and is_converted(noted, options)):
         return _from_authors_file(checkpoint, options, refresh)
     folder = Repository(repository, checkpoint.name)
-    named = f"{repository}, which {REPOSITORY_VARIABLE} or repository= names,"
+    named = f"{shown(repository)}, which {REPOSITORY_VARIABLE} or repository= names,"
     try:
         return _from_repository(folder, options, f"{repository}/{checkpoint.name}")
     except (HubFileMissingError, RevisionMissingError):  # not in that repository

@@ -20,13 +20,14 @@ from sspsam.checkpoints.directory import (
     read_config,
 )
 from sspsam.config import ModelConfig
-from sspsam.devices import DTYPES, dtype_name
+from sspsam.devices import DTYPES, dtype_name, naming_out_of_memory
 from sspsam.errors import CheckpointError, CheckpointNotFoundError, SSPSAMError, StorageError
 from sspsam.utils.files import atomic_replace, make_directory, require_free_space, write_file
 from sspsam.utils.paths import shown, user_path
 from sspsam.utils.progress import progress
 
 
+@naming_out_of_memory("not enough memory to write the checkpoint")
 def save_checkpoint(
     directory: str | os.PathLike[str],
     config: ModelConfig,

@@ -20,6 +20,7 @@ from sspsam.cli.batch_options import (
     run_options,
     text_options,
 )
+from sspsam.cli.image_messages import messages_with_names_of_images
 from sspsam.cli.options import ModelOptions, model_options, required_model
 from sspsam.cli.output import complain, failing_cleanly
 from sspsam.cli.paths import UserPath
@@ -148,7 +149,7 @@ def _run_locally(job: _BatchJob, device: str | None) -> "BatchSummary":
     from sspsam.images.loading import pillow_pixel_limit
 
     predictor = _load_predictor(job.model, device, job.pretrained)
-    with pillow_pixel_limit(job.options.max_pixels):
+    with messages_with_names_of_images(), pillow_pixel_limit(job.options.max_pixels):
         return run_batch(
             *(job.source, job.output, job.text.texts),
             predictor=predictor,

@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Final, TextIO
 
@@ -39,11 +39,14 @@ def prepare_streams() -> None:
 
 @contextmanager
 def failing_cleanly() -> Iterator[None]:
-    """End the command with status 1 and one line, without a traceback, when an `SSPSAMError` is raised inside."""
+    """End the command with status 1 and one line, without a traceback, after an `SSPSAMError` or `MemoryError`."""
     try:
         yield
     except SSPSAMError as error:
         complain(str(error))
+        sys.exit(1)
+    except MemoryError:  # outside of the model, whose errors are named
+        complain("not enough memory")
         sys.exit(1)
 
 
@@ -156,18 +159,28 @@ def messages_with_name(name: object) -> Iterator[None]:
     lines: list[str] = []
     recorded: list[warnings.WarningMessage] = []
     try:
-        with warnings.catch_warnings(record=True) as recorded, _standard_error_into(lines):
+        with warnings.catch_warnings(record=True) as recorded, standard_error_into(lines):
             yield
     finally:
-        messages = list(dict.fromkeys([*(str(warning.message) for warning in recorded), *lines]))
-        for message in messages[:_MAX_MESSAGES]:
-            complain(f"{shown(name)}: {message}")
-        if len(messages) > _MAX_MESSAGES:
-            complain(f"{shown(name)}: and {len(messages) - _MAX_MESSAGES} more messages")
+        complain_of_image(shown(name), [*(str(warning.message) for warning in recorded), *lines])
+
+
+def complain_of_image(name: str, messages: Sequence[str]) -> None:
+    """Print different messages about one image, up to a number, each with the name of the image.
+
+    Args:
+        name: of the image, as it is shown.
+        messages: may name the image themselves.
+    """
+    distinct = list(dict.fromkeys(messages))
+    for message in distinct[:_MAX_MESSAGES]:
+        complain(message if name in printable(message) else f"{name}: {message}")
+    if len(distinct) > _MAX_MESSAGES:
+        complain(f"{name}: and {len(distinct) - _MAX_MESSAGES} more messages")
 
 
 @contextmanager
-def _standard_error_into(lines: list[str]) -> Iterator[None]:
+def standard_error_into(lines: list[str]) -> Iterator[None]:
     """Collect the lines that are written to file descriptor 2; only a program, which owns it, may do this."""
     with ExitStack() as stack:
         try:

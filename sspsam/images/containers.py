@@ -1,24 +1,21 @@
-"""PNG, JPEG and JPEG 2000 files in which Pillow refuses good pixels for their metadata, or accepts missing pixels."""
+"""Files in which Pillow refuses good pixels for their metadata, or accepts missing pixels: PNG, JPEG, icons, others."""
 
 import struct
-import zlib
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from PIL import Image
 
 from sspsam.errors import ImageError
+from sspsam.images import jpeg, png
 
-_PNG: Final = b"\x89PNG\r\n\x1a\n"
-_JPEG: Final = b"\xff\xd8"
 _JP2: Final = b"\x00\x00\x00\x0cjP  "
 _CODESTREAM: Final = b"\xff\x4f\xff\x51"
+_ICO: Final = (b"\0\0\1\0", b"\0\0\2\0")  # icon and cursor
+_MAX_ICONS: Final = 256  # entries that are looked at; they may overlap, and icons have about ten
+_ICNS: Final = b"icns"
 _PNG_CHUNKS: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf", b"sBIT"})
 _MAX_EXIF_BYTES: Final = 1 << 16
-_PNG_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-_ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_COLOR_SEGMENTS: Final = {0xE0: 16, 0xEE: 14}  # JFIF and Adobe markers: length of a whole segment
-_BLOCK: Final = 1 << 20
 
 
 def without_metadata(data: bytes) -> bytes | None:
@@ -27,37 +24,15 @@ def without_metadata(data: bytes) -> bytes | None:
     Text, colour profiles, XMP and the like do not prevent decoding: a file that Pillow refuses is decoded again without
     them. EXIF is kept in a PNG, for its orientation.
     """
-    if data.startswith(_PNG):
-        return _PNG + b"".join(
+    if data.startswith(png.SIGNATURE):
+        return png.SIGNATURE + b"".join(
             data[start:stop]
-            for kind, start, stop in _png_chunks(data)
+            for kind, start, stop in png.chunks(data)
             if kind in _PNG_CHUNKS and (kind != b"eXIf" or stop - start <= _MAX_EXIF_BYTES)
         )
-    if data.startswith(_JPEG):
-        return _jpeg_without_metadata(data)
+    if data.startswith(jpeg.SIGNATURE):
+        return jpeg.without_jpeg_metadata(data)
     return None
-
-
-class PNGLevels(NamedTuple):
-    """Meaning of the grey levels in a PNG file, as far as Pillow does not apply it."""
-
-    depth: int  # bits of a level
-    significant_bits: int | None  # of the first channel (sBIT chunk)
-
-
-def png_levels(data: bytes) -> PNGLevels | None:
-    """Return the meaning of the grey levels in a PNG file; None for other files."""
-    if not data.startswith(_PNG):
-        return None
-    depth, significant_bits = 8, None
-    for kind, start, stop in _png_chunks(data):
-        if kind == b"IHDR" and stop - start >= 25:
-            depth = data[start + 16]
-        elif kind == b"sBIT" and stop - start > 12:
-            significant_bits = data[start + 8] or None
-        elif kind == b"IDAT":
-            break
-    return PNGLevels(depth, significant_bits)
 
 
 def require_complete(data: bytes, image: Image.Image, name: str) -> None:
@@ -71,76 +46,50 @@ def require_complete(data: bytes, image: Image.Image, name: str) -> None:
     Raises:
         ImageError: pixels are missing.
     """
-    if data.startswith(_PNG):
-        _require_complete_png(data, image, name)
+    if data.startswith(png.SIGNATURE):
+        png.require_complete_png(data, name, image)
+    elif data.startswith(jpeg.SIGNATURE):
+        jpeg.require_complete_jpeg(data, name, image)
     elif data.startswith((_JP2, _CODESTREAM)):
-        codestream = data if data.startswith(_CODESTREAM) else _codestream_of(data)
-        if codestream is not None and not _has_all_tiles(codestream):
-            raise ImageError(f"{name} is truncated: its JPEG 2000 data ends before the end marker")
+        _require_complete_jpeg_2000(data, name)
+    elif data.startswith((*_ICO, _ICNS)):
+        for file in _files_in_icns(data) if data.startswith(_ICNS) else _files_in_ico(data):
+            _require_complete_icon(file, image.size, name)
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield type, start and stop of each chunk of a PNG file, up to IEND or the end of the data."""
-    position = len(_PNG)
+def _require_complete_jpeg_2000(data: bytes, name: str) -> None:
+    codestream = data if data.startswith(_CODESTREAM) else _codestream_of(data)
+    if codestream is not None and not _has_all_tiles(codestream):
+        raise ImageError(f"{name} is truncated: its JPEG 2000 data ends before the end marker")
+
+
+def _files_in_ico(data: bytes) -> Iterator[bytes]:
+    """Yield the PNG files in a Windows icon or cursor."""
+    count = min(int.from_bytes(data[4:6], "little"), _MAX_ICONS)
+    for position in range(6, min(6 + 16 * count, len(data) - 15), 16):
+        length, offset = struct.unpack("<LL", data[position + 8 : position + 16])
+        if data.startswith(png.SIGNATURE, offset):
+            yield data[offset : offset + length]
+
+
+def _files_in_icns(data: bytes) -> Iterator[bytes]:
+    """Yield the files and bitmaps in a macOS icon."""
+    position = 8
     while position + 8 <= len(data):
-        length, kind = struct.unpack(">I4s", data[position : position + 8])
-        stop = min(position + 12 + length, len(data))
-        yield kind, position, stop
-        if kind == b"IEND":
-            return
-        position = stop
+        length = max(8, int.from_bytes(data[position + 4 : position + 8], "big"))
+        yield data[position + 8 : position + length]
+        position += length
 
 
-def _jpeg_without_metadata(data: bytes) -> bytes:
-    """Drop comments and application segments other than whole JFIF and Adobe segments."""
-    parts, position = [data[:2]], 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == 0xDA:  # the pixels
-            break
-        is_metadata = marker == 0xFE or 0xE0 <= marker <= 0xEF
-        # JFIF and Adobe segments say how to decode the colours, unless they are too short to say it
-        if length >= _COLOR_SEGMENTS.get(marker, 1 << 16):
-            is_metadata = False
-        if not is_metadata:
-            parts.append(data[position : position + 2 + length])
-        position += 2 + length
-    return b"".join([*parts, data[position:]])
-
-
-def _require_complete_png(data: bytes, image: Image.Image, name: str) -> None:
-    """Count the decompressed bytes, unless neither of the last two rows is all zeros, as truncated rows are."""
-    chunks = list(_png_chunks(data))
-    if not chunks or chunks[0][0] != b"IHDR":
-        return
-    header = data[chunks[0][1] + 8 : chunks[0][2] - 4]
-    is_interlaced = bool(header[12])
-    last_rows = range(max(0, image.height - 2), image.height)
-    if not is_interlaced and all(any(image.crop((0, row, image.width, row + 1)).tobytes()) for row in last_rows):
-        return
-    expected = _png_bytes(header)
-    decompressor, found = zlib.decompressobj(), 0
-    for kind, start, stop in chunks:
-        if kind == b"IDAT" and not decompressor.eof:
-            block = data[start + 8 : stop - 4]
-            while block and not decompressor.eof and found < expected:
-                found += len(decompressor.decompress(block, _BLOCK))
-                block = decompressor.unconsumed_tail
-    if found < expected:
-        raise ImageError(f"{name} is truncated: its pixel data has {found:,} of {expected:,} bytes")
-
-
-def _png_bytes(header: bytes) -> int:
-    """Return the bytes of all rows, each with its filter byte, that an IHDR chunk announces."""
-    width, height, depth, color, _, _, interlace = struct.unpack(">IIBBBBB", header[:13])
-    bits = depth * _PNG_CHANNELS[color]
-    passes = _ADAM7 if interlace else ((0, 0, 1, 1),)
-    total = 0
-    for x, y, step_x, step_y in passes:
-        columns, rows = -(-(width - x) // step_x), -(-(height - y) // step_y)
-        if columns > 0 and rows > 0:
-            total += rows * (1 + (columns * bits + 7) // 8)
-    return total
+def _require_complete_icon(file: bytes, size: tuple[int, int], name: str) -> None:
+    """Check a file inside an icon, if it has the size that was decoded: Pillow decodes the largest."""
+    if file.startswith(png.SIGNATURE) and struct.unpack(">II", file[16:24].ljust(8, b"\0")) == size:
+        png.require_complete_png(file, name)
+    codestream = _codestream_of(file) if file.startswith(_JP2) else file if file.startswith(_CODESTREAM) else None
+    if codestream is not None:
+        x1, y1, x0, y0 = struct.unpack(">LLLL", codestream[8:24].ljust(16, b"\0"))
+        if (x1 - x0, y1 - y0) == size:
+            _require_complete_jpeg_2000(codestream, name)
 
 
 def _codestream_of(data: bytes) -> bytes | None:

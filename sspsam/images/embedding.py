@@ -13,12 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from sspsam.devices import naming_out_of_memory
 from sspsam.errors import EmbeddingError, StorageError
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, Pixels
 from sspsam.images.preprocessing import Geometry
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.files import replace_file
-from sspsam.utils.paths import shown, user_path
+from sspsam.utils.paths import shown, user_file, user_path
 
 _FORMAT_VERSION: Final = "1"
 _METADATA_KEY: Final = "sspsam_embedding"
@@ -55,6 +56,7 @@ class ImageEmbedding:
             return self
         return dataclasses.replace(self, clip_features=clip_features, sam_embedding=sam_embedding)
 
+    @naming_out_of_memory("not enough memory to write the embedding")
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tensors, without the image itself, to a safetensors file.
 
@@ -63,11 +65,12 @@ class ImageEmbedding:
         """
         metadata = {"height": str(self.height), "width": str(self.width), "fingerprint": self.fingerprint}
         replace_file(
-            user_path(path, "the embedding file", StorageError),
+            user_file(path, "the embedding file", StorageError),
             pack_embedding(self.clip_features, self.sam_embedding, metadata),
         )
 
     @classmethod
+    @naming_out_of_memory("not enough memory to read the embedding")
     def load(cls, path: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> "ImageEmbedding":
         """Read a file of `save`; the tensors are on the CPU.
 

@@ -6,7 +6,8 @@ Meaning of every kind of input:
 |---|---|
 | path, bytes, PIL image | every mode that Pillow opens; EXIF orientation applied; first (or current) frame |
 | 16-bit (`I;16`, and `I` with values from 256 to 65535 or from a 16-bit file) | scaled by 1/257, never clipped |
-| fewer significant bits declared in the file (TIFF BitsPerSample, PNG sBIT) | scaled by their own range |
+| fewer significant bits (TIFF BitsPerSample, PNG sBIT) | scaled by their own range, unless a PNG has scaled levels |
+| 16-bit colours of a PNG | the upper 8 bits; its transparent colour is compared with all 16 |
 | TIFF with WhiteIsZero | inverted |
 | TIFF of RGB and a fourth band that is not called alpha | the fourth band is dropped |
 | `I` with values up to 255 only | unchanged |
@@ -25,7 +26,6 @@ import io
 import os
 import re
 import stat
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from sspsam.devices import naming_out_of_memory
 from sspsam.errors import (
     ImageError,
     ImageNotFoundError,
@@ -44,11 +45,14 @@ from sspsam.errors import (
     SSPSAMWarning,
     warn,
 )
-from sspsam.images.containers import png_levels, require_complete, without_metadata
+from sspsam.images.containers import require_complete, without_metadata
+from sspsam.images.decoding_hook import DECODING_HOOK
+from sspsam.images.locks import PIL_LOCKS
 from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
-from sspsam.images.tiff import has_damaged_tags, without_tiff_metadata
+from sspsam.images.png import PNGLevels
+from sspsam.images.tiff import TIFF_SIGNATURES, has_damaged_tags, without_tiff_metadata
 from sspsam.utils.arguments import whole_number
-from sspsam.utils.paths import shown, user_path
+from sspsam.utils.paths import kind_name, shown, user_path
 
 Pixels: TypeAlias = NDArray[np.uint8]
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
@@ -63,6 +67,7 @@ _OTHER_FILES: Final = (
     (b"{", "is a JSON document: was the download refused?"),
     (b"version https://git-lfs", "is a Git LFS pointer: fetch the file with git lfs pull"),
 )
+_CHECKED_FORMATS: Final = ("PNG", "JPEG", "MPO", "JPEG2000", "ICO", "CUR", "ICNS")
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://|data:[^,]*,", re.IGNORECASE)
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -75,6 +80,7 @@ _UPRIGHT: Final = {
 }
 
 
+@naming_out_of_memory("not enough memory to load the image")
 def load_image_with_digest(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Pixels, str]:
     """Return the pixels of `load_image` and the SHA-256 of the file's bytes, or of the pixels without a file."""
     if isinstance(image, str | os.PathLike):
@@ -90,6 +96,7 @@ def load_image_with_digest(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXE
     return pixels, digest.hexdigest()
 
 
+@naming_out_of_memory("not enough memory to load the image")
 def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """Load an image of any kind and return its upright RGB pixels.
 
@@ -111,7 +118,7 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
         return _from_array(image, max_pixels)
     if isinstance(image, Image.Image):
         _check_size(image.width, image.height, max_pixels, "the PIL image")
-        with _decoding("the PIL image"), _PIL_LOCKS.holding(image):
+        with _decoding("the PIL image"), PIL_LOCKS.holding(image):
             return _from_pil(image, "the PIL image", _checked_levels(image, "the PIL image"))
     if isinstance(image, bytes | bytearray | memoryview):
         return _from_file(io.BytesIO(data := bytes(image)), f"the image of {len(data)} bytes", max_pixels)
@@ -131,7 +138,8 @@ def own_copy(image: ImageInput, max_pixels: int) -> ImageInput:
         ImageError: as `load_image`, for a PIL image.
     """
     if isinstance(image, np.ndarray):
-        return image.copy()
+        with _decoding("the array"):
+            return image.copy()
     if isinstance(image, bytearray | memoryview):
         try:
             return bytes(image)
@@ -145,35 +153,9 @@ def _wrong_type(image: object) -> str:
     if image is None:
         return "the image is None: cv2.imread and similar functions return None for a file that they cannot read"
     hint = ""
-    if hasattr(image, "permute"):
+    if hasattr(type(image), "permute"):
         hint = "; pass tensor.permute(1, 2, 0).cpu().numpy() with uint8 values"
-    return f"an image must be a path, bytes, a PIL image or a NumPy array, not {type(image).__name__}{hint}"
-
-
-class _LocksByImage:
-    """A lock for each PIL image that is being decoded: two threads that decode one lazy image would damage it."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._locks: dict[int, tuple[threading.Lock, int]] = {}  # by id: the lock, and the threads that use it
-
-    @contextmanager
-    def holding(self, image: Image.Image) -> Iterator[None]:
-        key = id(image)
-        with self._guard:
-            lock, users = self._locks.get(key, (threading.Lock(), 0))
-            self._locks[key] = lock, users + 1
-        try:
-            with lock:
-                yield
-        finally:
-            with self._guard:
-                lock, users = self._locks.pop(key)
-                if users > 1:
-                    self._locks[key] = lock, users - 1
-
-
-_PIL_LOCKS: Final = _LocksByImage()  # of the process, as the images are
+    return f"an image must be a path, bytes, a PIL image or a NumPy array, not {kind_name(image)}{hint}"
 
 
 @contextmanager
@@ -191,7 +173,7 @@ def _opened(image: str | os.PathLike[str]) -> Iterator[tuple[io.BufferedReader, 
 def _checked_path(image: str | os.PathLike[str]) -> Path:
     if isinstance(image, str) and _URL.match(image):
         raise ImageError(f"{shown(image)} is a URL, not a file: download or decode it first and pass its bytes")
-    path = user_path(image, "the image", ImageError)
+    path = user_path(_path_name(image), "the image", ImageError)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -202,6 +184,16 @@ def _checked_path(image: str | os.PathLike[str]) -> Path:
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise ImageError(f"{shown(path)} is {kind}; pass the path of one image")
     return path
+
+
+def _path_name(image: str | os.PathLike[str]) -> str | bytes:
+    """Return the name behind a path of any class, whose conversion may fail in any way."""
+    try:
+        return os.fspath(image)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ImageTypeError(f"the path of the image, a {kind_name(image)}, has no name: {shown(error)}") from error
 
 
 @contextmanager
@@ -254,6 +246,12 @@ def _from_file(file: IO[bytes], name: str, max_pixels: int) -> Pixels:
     file.seek(0)
     if not head:
         raise ImageError(f"{name} is empty (0 bytes)")
+    with DECODING_HOOK(name, head.startswith(TIFF_SIGNATURES)):
+        return _from_content(file, head, name, max_pixels)
+
+
+def _from_content(file: IO[bytes], head: bytes, name: str, max_pixels: int) -> Pixels:
+    """Decode a file, if need be without its metadata."""
     try:
         if has_damaged_tags(file):  # Pillow would drop the tags behind them, silently
             raise ImageError(f"{name} has damaged tags")
@@ -298,7 +296,7 @@ def _checked_levels(image: Image.Image, name: str) -> GreyLevels:
     The file is known for images that are not loaded yet, also for those that the caller opened.
     """
     file = getattr(image, "fp", None)
-    if image.format not in ("PNG", "JPEG2000") or file is None or image.tell() > 0:  # later frames have no IDAT chunks
+    if image.format not in _CHECKED_FORMATS or file is None or image.tell() > 0:  # the checks know first frames only
         image.load()
         return GreyLevels.of(image)
     position = file.tell()
@@ -307,7 +305,7 @@ def _checked_levels(image: Image.Image, name: str) -> GreyLevels:
     file.seek(position)
     image.load()
     require_complete(data, image, name)
-    return GreyLevels.of(image, png_levels(data))
+    return GreyLevels.of(image, PNGLevels.of(data))
 
 
 def _unidentified(head: bytes, name: str) -> str:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sspsam.errors import ImageError
-from sspsam.images.containers import PNGLevels
+from sspsam.images.png import PNGLevels
 
 # numbers of TIFF tags
 _BITS_PER_SAMPLE: Final = 258
@@ -28,34 +28,27 @@ class GreyLevels:
         bits: significant bits of a level; None: those of the mode.
         white_is_zero: whether level 0 is white.
         is_signed: whether levels are signed.
-        may_be_scaled: whether the file may also hold levels that were scaled to all bits of the mode.
-        transparent_scale: factor from a transparent level in the file to the levels of the decoded image.
+        png: meaning of the levels in the PNG file from which the image comes.
     """
 
     bits: int | None = None
     white_is_zero: bool = False
     is_signed: bool = False
-    may_be_scaled: bool = False
-    transparent_scale: int = 1
+    png: PNGLevels | None = None
 
     @classmethod
     def of(cls, image: Image.Image, png: PNGLevels | None = None) -> "GreyLevels":
         """Return the meaning of an image's levels, from its TIFF tags or from its PNG file."""
         tags: Any = getattr(image, "tag_v2", None)
         if tags is None:
-            if png is None:
-                return cls(may_be_scaled=True)
-            scale = 255 // ((1 << png.depth) - 1) if png.depth in (2, 4) and image.mode == "L" else 1
-            return cls(bits=png.significant_bits, may_be_scaled=True, transparent_scale=scale)
+            return cls(png=png)
         is_signed = _first(tags.get(_SAMPLE_FORMAT), 1) == _SIGNED
         bits = int(_first(tags.get(_BITS_PER_SAMPLE), 1)) - is_signed  # one bit is the sign
         return cls(bits, tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO, is_signed)
 
-    def maximum(self, values: NDArray[Any], mode_bits: int) -> int:
+    def maximum(self, mode_bits: int) -> int:
         """Return the level of white (of black, where `white_is_zero`)."""
-        full = (1 << mode_bits) - 1
-        limit = full if self.bits is None else (1 << min(self.bits, mode_bits)) - 1
-        return full if self.may_be_scaled and values.size and values.max() > limit else limit
+        return (1 << (mode_bits if self.bits is None else min(self.bits, mode_bits))) - 1
 
 
 def to_rgb(image: Image.Image, name: str, levels: GreyLevels) -> Image.Image:
@@ -69,11 +62,10 @@ def to_rgb(image: Image.Image, name: str, levels: GreyLevels) -> Image.Image:
     Raises:
         ImageError: the range of the levels would be a guess.
     """
+    if levels.png is not None:
+        image = levels.png.applied(image)
     mode = image.mode
     transparent: Any = image.info.get("transparency")  # a grey value, colour, or palette entry
-    if levels.transparent_scale > 1 and isinstance(transparent, int):
-        image = image.copy()
-        image.info["transparency"] = transparent = transparent * levels.transparent_scale
     if mode == "RGB" and transparent is None:
         return image
     if mode.startswith("I;16"):
@@ -88,7 +80,7 @@ def to_rgb(image: Image.Image, name: str, levels: GreyLevels) -> Image.Image:
         image = image.convert("LA")
     if mode == "RGB" and not isinstance(transparent, tuple):
         return image  # the value is no colour, so that nothing is transparent
-    if mode == "RGB" and max(transparent) > 255:  # of a 16-bit file; Pillow keeps the high bytes of its pixels
+    if mode == "RGB" and max(transparent) > 255:  # of a 16-bit file that is not known; Pillow keeps the high bytes
         image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
     if mode == "RGBA" and _has_unknown_fourth_band(image):
@@ -130,7 +122,7 @@ def _inverted(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _from_16_bit(values: NDArray[np.uint16], transparent: Any, levels: GreyLevels) -> Image.Image:
-    grey = _scaled(values, levels.maximum(values, 16))
+    grey = _scaled(values, levels.maximum(16))
     if levels.white_is_zero:
         grey = _inverted(grey)
     # Pillow reads the transparent value of a 16-bit image but does not apply it
@@ -142,7 +134,7 @@ def _from_wide(values: NDArray[Any], image: Image.Image, name: str, levels: Grey
     low, high = values.min(), values.max()
     grey: NDArray[np.uint8] | None = None
     if image.mode == "I" and low >= 0 and levels.bits == 15:  # signed 16-bit
-        grey = _scaled(values, levels.maximum(values, 15))
+        grey = _scaled(values, levels.maximum(15))
     elif image.mode == "I" and low >= 0 and high <= 65535:
         # Pillow scales 16-bit PGM and old 16-bit PNG to 0..65535; its own L -> I conversion keeps 0..255
         is_16_bit = high > 255 or image.format in ("PPM", "PNG")

@@ -4,6 +4,7 @@ import struct
 from typing import IO, Final, NamedTuple
 
 _BYTE_ORDERS: Final = {b"II*\0": "<", b"MM\0*": ">"}
+TIFF_SIGNATURES: Final = (*_BYTE_ORDERS, b"II+\0", b"MM\0+")  # also of BigTIFF
 _TYPE_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 # the tags that say how to decode the pixels, and the orientation; all others are metadata
 _PIXEL_TAGS: Final = frozenset(

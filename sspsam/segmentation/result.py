@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from sspsam.devices import naming_out_of_memory
 from sspsam.errors import ImageError, StorageError
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput, Pixels, load_image
 from sspsam.segmentation.rle import rle_encode
 from sspsam.utils.files import replace_file
-from sspsam.utils.paths import shown, user_path
+from sspsam.utils.paths import shown, user_file
 
 DICT_VERSION: Final = 1
 Color = tuple[int, int, int]
@@ -75,6 +76,7 @@ class Segmentation:
         answer = "no target" if self.no_target else f"{int(self.mask.sum())} of {width} x {height} pixels"
         return f"Segmentation({self.text!r}: {answer}, score {self.score:.3f})"
 
+    @naming_out_of_memory("not enough memory to write the result as plain values")
     def to_dict(self) -> dict[str, Any]:
         """Return everything but logits and pixels as plain values that `json.dumps` accepts.
 
@@ -102,17 +104,19 @@ class Segmentation:
             },
         }
 
+    @naming_out_of_memory("not enough memory to write the mask")
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the mask as an 8-bit grey PNG of the image's size: 255 inside, 0 outside.
 
         Raises:
             StorageError: the name does not end in `.png`, or the file cannot be written.
         """
-        path = user_path(path, "the mask file", StorageError)
+        path = user_file(path, "the mask file", StorageError)
         if path.suffix.lower() != ".png":
             raise StorageError(f"a mask is saved losslessly, as PNG: the name {shown(path)} must end in .png")
         replace_file(path, png_bytes(mask_image(self.mask)))
 
+    @naming_out_of_memory("not enough memory to draw the overlay")
     def overlay(
         self,
         image: ImageInput | None = None,

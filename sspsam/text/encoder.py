@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from sspsam.config import ModelConfig
+from sspsam.devices import naming_out_of_memory
 from sspsam.errors import ConfigError, TextError, TextTypeError
 from sspsam.identity import PredictorIdentity
 from sspsam.models import DeviceModel, ExpressionFeatures
 from sspsam.models.device_model import MOST_EXPRESSIONS
 from sspsam.text.tokenizer import Tokenizer, Word
+from sspsam.utils.paths import kind_name
 
 _CACHED_EXPRESSIONS: Final = 256  # about 160 kB each at the published widths
 # expressions in one pass of the text encoder. On a CPU a larger batch gains little, and one at a time keeps the last
@@ -64,6 +66,7 @@ class TextEncoder:
         self._cache: OrderedDict[bytes, ExpressionFeatures] = OrderedDict()  # token ids -> features, oldest first
         self._lock = threading.Lock()
 
+    @naming_out_of_memory("not enough memory to read the expressions")
     def tokenize(self, texts: str | Sequence[str]) -> list[TokenizedExpression]:
         """Check and tokenise all texts before anything is computed.
 
@@ -74,7 +77,7 @@ class TextEncoder:
         if isinstance(texts, str):
             return [TokenizedExpression(texts, self.tokenizer(texts))]
         if not isinstance(texts, Sequence | np.ndarray) or isinstance(texts, bytes | bytearray | memoryview):
-            raise TextTypeError(f"expressions must be a string or a list of strings, not {type(texts).__name__}")
+            raise TextTypeError(f"expressions must be a string or a list of strings, not {kind_name(texts)}")
         tokenized = []
         for index, text in enumerate(texts):
             try:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sspsam.errors import TextError, TextTypeError, warn
 from sspsam.models.stock import SimpleTokenizer
+from sspsam.utils.paths import kind_name
 
 MAX_TEXT_CHARACTERS: Final = 20_000  # 75 tokens hold about 400
 MAX_WORD_CHARACTERS: Final = 1_000  # the tokenizer's time grows with the square of a word's length
@@ -74,7 +75,7 @@ class Tokenizer:
             SSPSAMWarning: the expression has more than L tokens; the message quotes the words that are cut off.
         """
         if not isinstance(text, str):
-            raise TextTypeError(f"an expression must be a string, not {type(text).__name__}")
+            raise TextTypeError(f"an expression must be a string, not {kind_name(text)}")
         _check_length(text, self.context_length - 2)
         ids = self._encode(self._sentence(text.strip().lower()))
         if ids == self._template_ids:

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
 import torch
 
-from sspsam.errors import OutOfMemoryError, SSPSAMError, warn
+from sspsam.errors import OutOfMemoryError, SSPSAMError, TextTypeError, warn
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
@@ -128,9 +128,10 @@ def pair_images_with_texts(
 ) -> Iterator[tuple[Item, Loaded | SSPSAMError]]:
     """Pair each image with its tokenised expressions: one list for all images, or one list for each.
 
+    Expressions of an image that are a string instead of a list become a `TextTypeError` in their place.
+
     Raises:
         ValueError: there are more images than lists, or fewer.
-        TypeError: the expressions of an image are a string instead of a list.
     """
     if isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts):
         tokenized = raise_if_error(tokenize(texts))  # at once: an invalid expression is found before an image is loaded
@@ -149,8 +150,10 @@ def _paired_one_to_one(
             more, fewer = ("lists of texts", "images") if image is missing else ("images", "lists of texts")
             raise ValueError(f"there are more {more} than {fewer} ({index}); give one list of texts for each image")
         if isinstance(image_texts, str):
-            raise TypeError(f"the texts of image {index} must be a list, not the string {image_texts[:60]!r}")
-        yield cast(Item, image), tokenize(cast(Sequence[str], image_texts))
+            message = f"the texts of image {index} must be a list, not the string {image_texts[:60]!r}"
+            yield cast(Item, image), TextTypeError(message)
+        else:
+            yield cast(Item, image), tokenize(cast(Sequence[str], image_texts))
 
 
 def _submitted(

@@ -111,11 +111,16 @@ def atomic_replace(*paths: Path, within: Path | None = None) -> Iterator[list[Pa
 
 
 def _checked_target(path: Path) -> Path:
-    """Return the path behind symbolic links; refuse to replace a folder or a device."""
+    """Return the path behind linked folders; refuse to replace a link, a folder or a device."""
     with storage_errors(path):
         target = Path(os.path.realpath(path))
         if not path.name:
             raise StorageError(f"cannot write {shown(path)}: the path names no file")
+        if os.path.islink(path):
+            raise StorageError(
+                f"cannot write {shown(path)}: it is a link, and the file to which it leads is not replaced; remove the "
+                "link, or choose another name"
+            )
         if os.path.lexists(target) and not os.path.isfile(target):
             raise StorageError(f"cannot write {shown(path)}: it exists and is not a regular file")
     return target

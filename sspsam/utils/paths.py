@@ -21,6 +21,11 @@ def shown(value: object) -> str:
     return printable(text)
 
 
+def kind_name(value: object) -> str:
+    """Return the name of a value's class for a message; a class may have any name."""
+    return shown(type(value).__name__)
+
+
 def printable(text: str) -> str:
     """Return a text with everything escaped that could leave its line or steer a terminal.
 
@@ -67,6 +72,18 @@ def user_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], role: s
     if "\0" in name:
         raise error(f"the path of {role} has a NUL character: {shown(name)}")
     return Path(os.path.expanduser(name))
+
+
+def user_file(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], role: str, error: type[SSPSAMError]) -> Path:
+    """Return a path of the user for a file, as `user_path` does.
+
+    Raises:
+        SSPSAMError: of the class `error`: also a path that ends in a separator or a dot, as a folder's may.
+    """
+    checked = user_path(path, role, error)
+    if os.path.basename(os.fsdecode(path)) in ("", ".", ".."):
+        raise error(f"the path of {role} is that of a folder: {shown(os.fsdecode(path))}; add the name of a file")
+    return checked
 
 
 def open_regular_file(path: Path, error: type[SSPSAMError]) -> BinaryIO:

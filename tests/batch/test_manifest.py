@@ -1,6 +1,7 @@
 """Images and expressions of a batch, from folders, lists and tables."""
 
 import csv
+import json
 
 import pytest
 
@@ -51,7 +52,6 @@ def test_lists_name_images_in_any_folder(predictor, photos, tmp_path) -> None:
         ("p.csv", "image,text\na.jpg,the mug, the cat\n", "line 2 has more columns.*double quotes"),
         ("p.tsv", "image\ttext\na.jpg\tx\ty\n", "line 2 has more columns"),
         ("p.json", '["x"]', r"p.json is no file of prompts.*\.txt"),
-        ("p.jsonl", '{"image": "\\ud800.jpg", "text": "x"}', "line 1 has characters that no file name has"),
         ("p.jsonl", '{"image": "a.jpg", "text": "x"}\n{"image": 3}\n', "line 2"),
         ("p.jsonl", '{"image": "a.jpg"', "line 1 is not JSON"),
         ("p.jsonl", '{"image": "a.jpg", "text": "  "}\n', "line 1.*empty"),
@@ -117,4 +117,57 @@ def test_table_of_prompts_needs_a_folder_of_images(predictor, photos, tmp_path) 
         run_batch(tmp_path / "none", tmp_path / "out", predictor=predictor, prompts=table)
     with pytest.raises(errors.ManifestError, match=r"is a table of images and expressions already"):
         run_batch(table, tmp_path / "out", predictor=predictor, prompts=table)
+    assert not (tmp_path / "out").exists()
+
+
+IMPOSSIBLE = ["c\0d.png", "\ud800.png", "x" * 300, "y" * 5000]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".txt", "paths"])
+def test_a_name_that_no_file_can_have_fails_its_image_only(predictor, photos, tmp_path, suffix) -> None:
+    names = ["a.jpg", *IMPOSSIBLE, "b.png"]
+    if suffix in (".csv", ".txt"):
+        names.remove("\ud800.png")  # no such file is text in UTF-8
+    source = photos / f"list{suffix}"
+    if suffix == ".jsonl":
+        source.write_text("\n".join(json.dumps({"image": name}) for name in names))
+    elif suffix == ".csv":
+        source.write_text("\n".join(["image", *names]))
+    elif suffix == ".txt":
+        source.write_text("\n".join(names))
+    else:
+        source = [photos / "a.jpg", *IMPOSSIBLE, photos / "b.png"]
+    for earlier in (0, 2):
+        options = BatchOptions(formats=("mask", "coco"))
+        summary = run_batch(source, tmp_path / "out", "x", predictor=predictor, options=options)
+        assert (summary.done, summary.earlier, summary.failed) == (2 - earlier, earlier, len(names) - 2)
+    failures = lines(tmp_path / "out" / "errors.jsonl")
+    assert [line["image"] for line in failures] == names[1:-1]
+    assert all(line["message"].isprintable() and len(line["message"]) < 600 for line in failures)
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".txt"])
+def test_lists_and_tables_may_have_any_line_ends(predictor, photos, tmp_path, suffix, end) -> None:
+    content = {".jsonl": ['{"image": "a.jpg"}', '{"image": "b.png"}'], ".txt": ["a.jpg", "b.png"]}
+    source = photos / f"list{suffix}"
+    source.write_bytes(end.join([*content.get(suffix, ["image", "a.jpg", "b.png"]), ""]).encode())
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_bytes(end.join(["one", "two"]).encode())
+    run_batch(
+        source,
+        tmp_path / "out",
+        predictor=predictor,
+        prompts=None if suffix != ".txt" else prompts,
+        texts=None if suffix == ".txt" else ["one", "two"],
+    )
+    found = [(line["image"], line["text"]) for line in lines(tmp_path / "out" / "results.jsonl")]
+    assert found == [("a.jpg", "one"), ("a.jpg", "two"), ("b.png", "one"), ("b.png", "two")]
+
+
+@pytest.mark.parametrize("entry", [None, 5, 2.5, ["a"]])
+def test_an_entry_that_is_no_path_is_named_with_its_place(predictor, photos, tmp_path, entry) -> None:
+    with pytest.raises(errors.ManifestTypeError, match="place 2 of the list must be a path") as caught:
+        run_batch([photos / "a.jpg", entry], tmp_path / "out", "x", predictor=predictor)
+    assert isinstance(caught.value, TypeError)
     assert not (tmp_path / "out").exists()

@@ -437,3 +437,14 @@ def test_a_note_with_an_impossible_path_is_ignored(hub, authors, options, path) 
     assert resolve(NAME, options).path.is_dir()
     note.write_text(json.dumps(json.loads(note.read_text()) | {"path": path}))
     listing.delete(NAME, options)
+
+
+@pytest.mark.parametrize("name", [NAME, "ssp-sam-336-refcocx"])
+@pytest.mark.parametrize("repository", ["a\n\x1b[2Jb/c", "x" * 5000 + "/y", "a/b\n", "../x", "a/b/c", "Ünï/cøde"])
+def test_the_name_of_a_repository_is_escaped_and_cut_in_every_message(hub, options, name, repository) -> None:
+    for local_files_only, revision in ((True, None), (False, None), (False, "\x1b[2J\n" * 90)):
+        choice = HubOptions(revision, options.cache_dir, local_files_only)
+        with pytest.raises(errors.SSPSAMError) as caught:
+            resolve(name, choice, repository=repository)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 1500

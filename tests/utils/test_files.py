@@ -58,12 +58,22 @@ def test_no_file_is_written_when_the_body_fails(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_a_symbolic_link_is_kept_and_its_target_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["target", "nothing"])
+def test_a_link_is_refused_and_the_file_to_which_it_leads_is_kept(tmp_path: Path, target: str) -> None:
     (tmp_path / "target").write_bytes(b"old")
-    (tmp_path / "link").symlink_to("target")
-    replace_file(tmp_path / "link", b"new")
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(StorageError, match="link"):
+        replace_file(tmp_path / "link", b"new")
     assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "target").read_bytes() == b"new"
+    assert (tmp_path / "target").read_bytes() == b"old"
+    assert names(tmp_path) == ["link", "target"]
+
+
+def test_a_file_in_a_linked_folder_is_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    replace_file(tmp_path / "link" / "a", b"new")
+    assert (tmp_path / "folder" / "a").read_bytes() == b"new"
 
 
 def test_folders_and_pipes_are_never_replaced(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sspsam.errors import StorageError
-from sspsam.utils.paths import open_regular_file, printable, shown, user_path
+from sspsam.utils.paths import open_regular_file, printable, shown, user_file, user_path
 
 
 def test_a_path_is_expanded_and_may_be_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -21,6 +21,13 @@ def test_an_impossible_path_is_named_shortly(path: str) -> None:
     with pytest.raises(StorageError, match="the file") as caught:
         user_path(path, "the file", StorageError)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("path", ["new/", b"new/", "new/.", ".", "..", "a/..", "new//"])
+def test_a_path_of_a_folder_is_no_path_of_a_file(path: str | bytes) -> None:
+    with pytest.raises(StorageError, match="folder"):
+        user_file(path, "the file", StorageError)
+    assert user_file("new/a", "the file", StorageError) == Path("new/a")
 
 
 @pytest.mark.parametrize("name", ["日本.png", "3.05.10\u202fPM.png", "می‌خواهم", "a\u00a0b", "👩‍💻.png", "a\u3000b"])
