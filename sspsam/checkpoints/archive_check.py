@@ -1,11 +1,12 @@
 """Checks of the zip archive that `torch.save` writes, before anything in it is unpickled."""
 
 import os
+import struct
 import zipfile
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from sspsam.checkpoints.file_content import foreign_content, require_utf8_name
 from sspsam.checkpoints.private_apis import index_as_torch_reads_it
@@ -15,6 +16,7 @@ from sspsam.utils.paths import shown
 _MAX_RECORDS: Final = 20_000
 _MAX_PICKLE_BYTES: Final = 8 << 20  # the published files have less than one
 _PICKLE: Final = "data.pkl"
+_HEADER_BYTES: Final = 30  # of the header before each record, without name and padding
 _BLOCK_BYTES: Final = 1 << 20
 
 
@@ -24,13 +26,11 @@ class CheckedArchive:
 
     Args:
         index: the pickle, `data.pkl`.
-        tensor_sizes: how many records of tensor data have each size in bytes.
-        folder: that the names of all records begin with, and a slash.
+        records: position and size in bytes of each record of tensor data in the file, by its key in the pickle.
     """
 
     index: bytes
-    tensor_sizes: Counter[int]
-    folder: str
+    records: Mapping[str, tuple[int, int]]
 
 
 def check_archive(path: Path, *, is_script: bool = False) -> CheckedArchive:
@@ -89,8 +89,21 @@ def _check_records(archive: zipfile.ZipFile, path: Path, is_script: bool) -> Che
             raise CheckpointError(
                 f"{shown(path)} is damaged: record '{shown(entry.filename)}' does not fit its checksum"
             )
-    sizes = Counter(entry.file_size for entry in entries if entry.filename.startswith(f"{folder}data/"))
-    return CheckedArchive(archive.read(pickle), sizes, folder)
+    data = f"{folder}data/"
+    with path.open("rb") as file:
+        records = {
+            entry.filename.removeprefix(data): (_start_of(entry, file), entry.file_size)
+            for entry in entries
+            if entry.filename.startswith(data)
+        }
+    return CheckedArchive(archive.read(pickle), records)
+
+
+def _start_of(entry: zipfile.ZipInfo, file: BinaryIO) -> int:
+    """The position of a record's data, behind its name and its padding, which the header before it counts."""
+    file.seek(entry.header_offset)
+    name_length, padding = struct.unpack("<26xHH", file.read(_HEADER_BYTES))
+    return entry.header_offset + _HEADER_BYTES + int(name_length) + int(padding)
 
 
 def _fits_checksum(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from sspsam.checkpoints.pickle_names import OWN_SETSTATE
 from sspsam.errors import CheckpointError, UnsafeCheckpointError
 from sspsam.utils.paths import shown
 
@@ -52,20 +53,24 @@ class _Object:
         size: number of parts and of characters of text, each counted as often as it is referred to.
         depth: of nesting.
         text: of a string or a name; of a tuple, that of its last entry.
+        maker: name of the class or function whose call would create it; empty for plain data.
+        is_state: whether it is what objects without a `__setstate__` are given: a dictionary of attributes, or two.
         closed: whether the object was fetched from the memo. Changing it afterwards could make it contain itself.
     """
 
     size: int = 1
     depth: int = 0
     text: str = ""
+    maker: str = ""
+    is_state: bool = False
     closed: bool = False
 
 
 class _PickleSimulation:
     """Runs a pickle's operations on `_Object`s in place of the objects that they would create.
 
-    PyTorch's `weights_only` runs nothing foreign, but it hashes and prints what it reads: a tuple of forty times "the
-    previous tuple, twice" is some hundred bytes in the file and 10^12 parts when it is printed.
+    What reads the pickle afterwards runs nothing, but what walks through its values would not end: a tuple of forty
+    times "the previous tuple, twice" is some hundred bytes in the file and 10^12 parts.
     """
 
     def __init__(self) -> None:
@@ -100,6 +105,9 @@ class _PickleSimulation:
 
     def push_constant(self, _: Any) -> None:
         self._push(_Object())
+
+    def push_none_or_dictionary(self, _: Any) -> None:
+        self._push(_Object(is_state=True))
 
     def push_text(self, text: Any) -> None:
         self._push(_Object(size=1 + len(str(text)), text=str(text)))
@@ -137,16 +145,25 @@ class _PickleSimulation:
         self._push(fetched)
 
     def build_tuple(self, parts: list[_Object]) -> None:
-        self._push(_combined(_Object(text=parts[-1].text if parts else ""), parts))
+        is_state = len(parts) == 2 and all(part.is_state for part in parts)  # attributes, and those in slots
+        self._push(_combined(_Object(text=parts[-1].text if parts else "", is_state=is_state), parts))
 
     def call(self, parts: list[_Object]) -> None:
         function, arguments = parts
         if function.text == "_codecs.encode" and arguments.text != "latin1":
             raise ValueError("it encodes text in a way that can enlarge it")
-        self.build(parts)
+        self.create(parts)
 
-    def build(self, parts: list[_Object]) -> None:
+    def create(self, parts: list[_Object]) -> None:
+        self._push(_combined(_Object(maker=parts[0].text), parts))
+
+    def refer(self, parts: list[_Object]) -> None:
         self._push(_combined(_Object(), parts))
+
+    def set_state(self, parts: list[_Object]) -> None:
+        if not parts[0].is_state and self._stack and self._stack[-1].maker:
+            self.names.add(self._stack[-1].maker + OWN_SETSTATE)
+        self.change(parts)
 
     def change(self, parts: list[_Object]) -> None:
         """Put parts into the object below them on the stack."""
@@ -198,9 +215,9 @@ _S = _PickleSimulation
 _STEPS: Final[Mapping[str, _Step]] = MappingProxyType(
     {
         **dict.fromkeys(("PROTO", "FRAME"), _S.ignore),
-        **dict.fromkeys(("NONE", "NEWTRUE", "NEWFALSE"), _S.push_constant),
-        **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _S.push_constant),
-        **dict.fromkeys(("EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT"), _S.push_constant),
+        **dict.fromkeys(("NEWTRUE", "NEWFALSE", "EMPTY_TUPLE", "EMPTY_LIST"), _S.push_constant),
+        **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"), _S.push_constant),
+        **dict.fromkeys(("NONE", "EMPTY_DICT"), _S.push_none_or_dictionary),
         # the last only in newer pickles, for the names of STACK_GLOBAL
         **dict.fromkeys(("BINUNICODE", "SHORT_BINSTRING", "SHORT_BINUNICODE"), _S.push_text),
         "GLOBAL": _S.push_global,
@@ -215,13 +232,13 @@ _STEPS: Final[Mapping[str, _Step]] = MappingProxyType(
         "TUPLE1": _taking(1, _S.build_tuple),
         "TUPLE2": _taking(2, _S.build_tuple),
         "TUPLE3": _taking(3, _S.build_tuple),
-        "BINPERSID": _taking(1, _S.build),
+        "BINPERSID": _taking(1, _S.refer),
         "REDUCE": _taking(2, _S.call),
-        "NEWOBJ": _taking(2, _S.build),
+        "NEWOBJ": _taking(2, _S.create),
         "APPEND": _taking(1, _S.change),
         "APPENDS": _taking(None, _S.change),
         "SETITEM": _taking(2, _S.change),
         "SETITEMS": _taking(None, _S.change),
-        "BUILD": _taking(1, _S.change),
+        "BUILD": _taking(1, _S.set_state),
     }
 )
