@@ -68,7 +68,8 @@ def convert_checkpoint(
         state = _renamed(authors_state, unused_tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{shown(path)}: {error}") from error
-    require_same_tensors(tensor_shapes(architecture), _shapes(state), str(path))
+    where = str(path) if clip_path is None else f"{path}, with CLIP from {clip_path.name},"
+    require_same_tensors(tensor_shapes(architecture), _shapes(state), where)
     file_names = path.name if clip_path is None else f"{path.name}, CLIP from {clip_path.name}"
     config = ModelConfig(architecture, source=source or file_names, license=license or "unknown")
     return save_checkpoint(directory, config, state, dtype)
