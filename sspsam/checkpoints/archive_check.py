@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from sspsam.checkpoints.directory import has_tensors_of_the_library
 from sspsam.checkpoints.file_content import foreign_content, require_utf8_name
 from sspsam.checkpoints.private_apis import index_as_torch_reads_it
 from sspsam.errors import CheckpointError, CheckpointNotFoundError
+from sspsam.utils.file_kinds import SAFETENSORS, missing_target
 from sspsam.utils.paths import shown
 
 _MAX_RECORDS: Final = 20_000
@@ -46,12 +48,14 @@ def check_archive(path: Path, *, is_script: bool = False) -> CheckedArchive:
     """
     if not os.path.isfile(path):
         kind = " (it is a directory)" if os.path.isdir(path) else " (it is not a regular file)"
-        raise CheckpointNotFoundError(f"no such checkpoint file: {shown(path)}{kind if os.path.exists(path) else ''}")
+        kind = kind if os.path.exists(path) else missing_target(path)
+        raise CheckpointNotFoundError(f"no such checkpoint file: {shown(path)}{kind}")
     require_utf8_name(path)
     try:
-        content = foreign_content(path)
+        content = foreign_content(path, "zip")
         if content:
-            raise CheckpointError(f"{shown(path)} {content}.")
+            advice = _advice_for_safetensors(path) if content == SAFETENSORS else ""
+            raise CheckpointError(f"{shown(path)} {content}.{advice}")
         with zipfile.ZipFile(path) as archive:
             checked = _check_records(archive, path, is_script)
         same = index_as_torch_reads_it(path) == checked.index  # PyTorch has its own reader of zip archives
@@ -69,6 +73,15 @@ def check_archive(path: Path, *, is_script: bool = False) -> CheckedArchive:
     if not same:
         raise CheckpointError(f"{shown(path)} is a zip archive from which Python and PyTorch read different contents")
     return checked
+
+
+def _advice_for_safetensors(path: Path) -> str:
+    if has_tensors_of_the_library(path):
+        return f" It is converted already; load it by its folder: {shown(path.parent)}"
+    return (
+        " The authors' .pth files can be converted. For these tensors, write such a file first: "
+        "torch.save(safetensors.torch.load_file(FILE), 'checkpoint.pth')"
+    )
 
 
 def _check_records(archive: zipfile.ZipFile, path: Path, is_script: bool) -> CheckedArchive:

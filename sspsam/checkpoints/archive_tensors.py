@@ -1,4 +1,4 @@
-"""The tensors of an archive that `torch.save` or TorchScript wrote, mapped into memory; no function of the file is run."""
+"""The tensors of an archive that `torch.save` or TorchScript wrote, mapped into memory; nothing in it is run."""
 
 import math
 from collections.abc import Mapping

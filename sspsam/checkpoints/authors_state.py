@@ -98,10 +98,10 @@ def log_left_out(names: Sequence[str], reason: str) -> None:
 
 
 def _is_counter(name: str, tensor: Tensor) -> bool:
-    """True for whole numbers that are no weights: buffers that are known by name, and single numbers of other names."""
+    """True for whole numbers that are no weights: buffers that are known by name, and scalars of unknown names."""
     if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
         return False
-    return name.rpartition(".")[2] in _BUFFERS or (tensor.numel() == 1 and not _is_ours(name))
+    return name.rpartition(".")[2] in _BUFFERS or (tensor.dim() == 0 and not _is_ours(name))
 
 
 def _entries(content: Any) -> dict[str, Unbuilt]:
@@ -114,20 +114,20 @@ def _entries(content: Any) -> dict[str, Unbuilt]:
     left_out: list[str] = []
     for name, value in state.items():
         plain_name = _plain_name(name) if isinstance(name, str) else ""
-        if not plain_name or not is_tensor(value):
-            if is_tensor(value) or _is_ours(plain_name) or (is_wrapped and not isinstance(value, str | int | float | None)):
-                raise _not_a_tensor(name, value)
-            left_out.append(str(name))
-        elif plain_name in entries:
-            raise CheckpointError(f"it holds '{shown(plain_name)}' twice, the second time as '{shown(name)}'")
-        else:
+        if is_tensor(value) and plain_name:
+            if plain_name in entries:
+                raise CheckpointError(f"it holds '{shown(plain_name)}' twice, the second time as '{shown(name)}'")
             entries[plain_name] = value
+        elif is_tensor(value) or _is_ours(plain_name) or (is_wrapped and not isinstance(value, int | float | None)):
+            raise _not_a_tensor(name, value)
+        else:
+            left_out.append(str(name))
     log_left_out(left_out, "not a tensor")
     return entries
 
 
 def _state_in(content: Any, depth: int = 0) -> tuple[Mapping[Any, Any], bool] | None:
-    """The first innermost state that holds tensors, and whether it is wrapped, so that it should hold nothing else."""
+    """The first innermost state that holds tensors, and whether it is wrapped, so that it should hold little else."""
     state = mapping_of(content)
     if state is None or depth > _MAX_WRAPPERS:
         return None

@@ -229,11 +229,15 @@ def _of_open_clip(clip: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _with_resnet(clip: dict[str, Tensor]) -> dict[str, Tensor]:
     text = {name: tensor for name, tensor in clip.items() if not name.startswith("visual.")}
-    return {**text, "visual.conv1.weight": torch.ones(8, 3, 3, 3), "visual.layer1.0.conv1.weight": torch.ones(8, 8, 1, 1)}
+    vision = {"visual.conv1.weight": torch.ones(8, 3, 3, 3), "visual.layer1.0.conv1.weight": torch.ones(8, 8, 1, 1)}
+    return {**text, **vision}
 
 
 _OTHER_CLIPS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
-    "Hugging Face's names": (_of_hugging_face, r"no tensor 'visual\.conv1\.weight'; its names are those of Hugging Face"),
+    "Hugging Face's names": (
+        _of_hugging_face,
+        r"no tensor 'visual\.conv1\.weight'; its names are .* Hugging Face",
+    ),
     "open_clip's names": (_of_open_clip, r"no tensor 'transformer\.resblocks.*; its names are .* open_clip"),
     "a ResNet": (_with_resnet, r"no tensor 'visual\.class_embedding'; its vision model is a ResNet"),
     "images alone": (

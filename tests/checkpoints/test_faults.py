@@ -2,6 +2,7 @@
 
 import builtins
 import errno
+import gzip
 import io
 import os
 import re
@@ -234,6 +235,10 @@ FOREIGN = {
     "HTML": b"\n<!DOCTYPE html><html><body>Please log in</body></html>",
     "empty": b"",
     "zeros": bytes(4096),
+    "blanks": b"\n \n",
+    "git-annex pointer": b"/annex/objects/SHA256E-s3360000000--" + b"a" * 64 + b".pth\n",
+    "gzip, and unpacked it is an HTML": gzip.compress(b"<!-- x --><html><body>Please log in</body></html>"),
+    "Entry not found": b"Entry not found",
 }
 
 

@@ -71,8 +71,8 @@ VALUES: dict[str, Any] = {
     "a NumPy record array": np.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
     "a NumPy structured scalar": np.zeros(1, dtype=[("a", "f8")])[0],
     "a NumPy date": np.datetime64("2026-01-02"),
-    "a RandomState": np.random.RandomState(0),  # noqa: NPY002  # as training scripts save it
-    "the state of NumPy's random numbers": np.random.get_state(),  # noqa: NPY002
+    "a RandomState": np.random.RandomState(0),  # as training scripts save it
+    "the state of NumPy's random numbers": np.random.get_state(),
     "a Generator": np.random.default_rng(0),
     "a NumPy type": np.float32,
     "a NumPy dtype": np.dtype("f4"),
@@ -283,7 +283,8 @@ def test_the_tensors_of_a_state_are_those_of_pytorch_s_own_reader(tmp_path: Path
 
 @pytest.mark.parametrize("shift", range(1, 8))
 def test_records_that_are_not_aligned_are_read_exactly(shift: int, tmp_path: Path) -> None:
-    path = _saved(tmp_path, {"model": {"tf_scale": torch.arange(5.0), "tf_sigma": torch.arange(3, dtype=torch.float64)}})
+    tensors = {"tf_scale": torch.arange(5.0), "tf_sigma": torch.arange(3, dtype=torch.float64)}
+    path = _saved(tmp_path, {"model": tensors})
     with zipfile.ZipFile(path) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
