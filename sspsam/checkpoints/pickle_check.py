@@ -163,7 +163,8 @@ class _PickleSimulation:
     def set_state(self, parts: list[_Object]) -> None:
         if not parts[0].is_state and self._stack and self._stack[-1].maker:
             self.names.add(self._stack[-1].maker + OWN_SETSTATE)
-        self.change(parts)
+        if not (self._stack and self._stack[-1].closed and self._stack[-1].maker):  # a child may refer to its parent
+            self.change(parts)
 
     def change(self, parts: list[_Object]) -> None:
         """Put parts into the object below them on the stack."""

@@ -44,6 +44,7 @@ _DATA: Final = re.compile(
             r"UserDict\.(IterableUserDict|UserDict)|UserList\.UserList|UserString\.UserString",
             r"datetime\.(date|datetime|time|timedelta|timezone)",
             r"decimal\.Decimal|fractions\.Fraction|random\.Random|re\._compile|types\.SimpleNamespace",
+            r"typing\.[A-Z]\w*",
             r"http\.HTTP(Status|Method)|signal\.Signals|logging\.getLogger",
             r"ipaddress\.IPv[46](Address|Network|Interface)",
             r"pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path",

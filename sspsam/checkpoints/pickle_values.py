@@ -1,6 +1,7 @@
 """A pickle's content as plain values: nothing that the pickle names is imported, called or built.
 
-`check_pickle` must have accepted the pickle before: it bounds size and depth, and excludes values that hold themselves.
+`check_pickle` must have accepted the pickle before: it bounds size and depth, and excludes containers that hold
+themselves. The states of `Unbuilt` objects may lead back to these objects.
 """
 
 import io
@@ -19,7 +20,7 @@ class Global:
     name: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # objects may hold each other, and be large
 class Unbuilt:
     """An object that the pickle would build by calling a class or a function, which was not called.
 
@@ -41,14 +42,14 @@ class Unbuilt:
         return self.maker.name if isinstance(self.maker, Global) else "an object of its own making"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Reference:
     """A persistent id: in PyTorch's archives the description of a record of tensor data."""
 
     content: Any
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OpaqueKey:
     """A key that is no text or number; it is not hashed, which can take for ever for nested tuples."""
 

@@ -22,6 +22,7 @@ from sspsam.errors import CheckpointError
 from sspsam.utils.paths import shown
 
 _MAX_PARTS: Final = 50_000  # modules and attributes; CLIP has a few thousand
+_MAX_DEPTH: Final = 50  # of modules in modules
 _NAMES: Final = re.compile(r"__torch__(\.\w+)+|torch\.jit\._pickle\.\w+")  # types of the archive itself, and its lists
 
 
@@ -69,7 +70,7 @@ def _tensors(root: Any) -> dict[str, Unbuilt]:
         prefix, module = pending.pop()
         attributes = module.state if isinstance(module, Unbuilt) and isinstance(module.state, dict) else {}
         parts += 1 + len(attributes)
-        if parts > _MAX_PARTS:
+        if parts > _MAX_PARTS or prefix.count(".") > _MAX_DEPTH:
             raise CheckpointError("its module has more parts than any CLIP")
         for name, value in attributes.items():
             if not isinstance(name, str):

@@ -13,6 +13,7 @@ import ipaddress
 import random
 import re
 import types
+import typing
 import uuid
 import zipfile
 from collections.abc import Callable
@@ -57,6 +58,15 @@ class Slotted:
 
     def __init__(self) -> None:
         self.rate = 0.1
+
+
+class Node:
+    """A part of a tree of options that knows its parent, as those of OmegaConf do."""
+
+    def __init__(self, parent: Any = None) -> None:
+        self.parent = parent
+        self.kind = typing.Any
+        self.children = [Node(self), Node(self)] if parent is None else []
 
 
 class _Attributes(dict[str, Any]):
@@ -104,6 +114,7 @@ VALUES: dict[str, Any] = {
     "flags": Flags.A | Flags.B,
     "an Enum of the standard library": http.HTTPStatus.OK,
     "a dataclass": Options(),
+    "a tree of options with parents": Node(),
     "an object with slots": Slotted(),
     "a named tuple": Step(3),
     "a class of the program itself": Options,
@@ -244,6 +255,7 @@ def test_entries_that_are_left_out_are_logged_by_name(
         ({"counts": torch.ones(3, dtype=torch.int64)}, r"'counts' is torch.int64; floating point"),
         ({"unknown": torch.ones(3)}, "1 unrecognised tensors: unknown"),
         ({7: torch.ones(3)}, "entry '7' of the state"),
+        ({(1, (2,) * 1000): torch.ones(3)}, "entry '.{1,100}' of the state"),
     ],
 )
 def test_what_may_be_a_weight_is_never_left_out(

@@ -326,7 +326,7 @@ UNSAFE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     ),
     "a function of a program": (_beside(_Calls(function_of_a_program, CANARY)), "function_of_a_program"),
     "a function of another package": (_with_entry(b"ccloudpickle\nloads\n" + _SYSTEM), "cloudpickle.loads"),
-    "a class of the standard library that runs programs": (_beside(_Calls(Popen, CANARY)), "subprocess.Popen"),
+    "a class of the standard library that runs programs": (_beside(_Calls(Popen, CANARY)), ".Popen"),
     "a class of PyTorch as a value": (_beside(torch.nn.Linear), "torch.nn.modules.linear.Linear"),
     "a name of Python 2": (_with_entry(b"ccommands\nGetOutput\n" + _SYSTEM), "commands.GetOutput"),
     "a class given a number as its state": (_with_entry(b"cprogram\nState\n)\x81K\x01b"), "program.State.__setstate__"),
