@@ -36,8 +36,9 @@ def convert_checkpoint(
     The architecture is inferred from the shapes of the tensors (`docs/method.md`, section 6).
 
     Args:
-        checkpoint: a `.pth` file, with or without `optimizer`, `args` and other entries of a training run, with names
-            of the attention weights from before or after CLIP's surgery.
+        checkpoint: a `.pth` file, with names of the attention weights from before or after CLIP's surgery. The state
+            may stand beside `optimizer`, `args` and other entries of a training run, of which nothing is built, in
+            entries such as `state_dict`, and under names with the prefixes of wrappers such as FSDP.
         out_dir: created if it does not exist; a `model.safetensors` or `config.json` in it is replaced only if it is of
             a checkpoint of this library.
         clip: for a checkpoint without CLIP: the authors' `CS-*.pt`, a TorchScript archive of which no code is run, or a

@@ -15,6 +15,7 @@ from sspsam.utils.paths import shown
 _MAX_OPERATIONS: Final = 1 << 20  # ten times those of a complete training state
 _MAX_WORK: Final = 1 << 27  # sum of the sizes of everything pushed, objects that are pushed again count again
 _MAX_DEPTH: Final = 100
+_GETATTR: Final = ("builtins.getattr", "__builtin__.getattr")
 
 
 def check_pickle(pickle: bytes, allowed: Container[str], path: Path) -> None:
@@ -53,6 +54,8 @@ class _Object:
         size: number of parts and of characters of text, each counted as often as it is referred to.
         depth: of nesting.
         text: of a string or a name; of a tuple, that of its last entry.
+        attribute: full name of the attribute that a tuple of a class or function and a text stands for.
+        is_name: whether it is a class or function itself.
         maker: name of the class or function whose call would create it; empty for plain data.
         is_state: whether it is what objects without a `__setstate__` are given: a dictionary of attributes, or two.
         closed: whether the object was fetched from the memo. Changing it afterwards could make it contain itself.
@@ -61,6 +64,8 @@ class _Object:
     size: int = 1
     depth: int = 0
     text: str = ""
+    attribute: str = ""
+    is_name: bool = False
     maker: str = ""
     is_state: bool = False
     closed: bool = False
@@ -80,6 +85,7 @@ class _PickleSimulation:
         self._memo: dict[object, _Object] = {}
         self._operations = 0
         self._work = 0
+        self._open_getattrs = 0  # times that getattr was pushed and not called with the name of a class and a text
 
     def run(self, pickle: bytes) -> None:
         """Run all operations up to the end of the pickle.
@@ -87,6 +93,13 @@ class _PickleSimulation:
         Raises:
             Exception: of any kind; the pickle is damaged, or its objects would be too large.
         """
+        try:
+            self._run(pickle)
+        finally:
+            if self._open_getattrs:
+                self.names.add(_GETATTR[0])
+
+    def _run(self, pickle: bytes) -> None:
         for opcode, argument, _ in pickletools.genops(io.BytesIO(pickle)):
             if opcode.name == "STOP":
                 return
@@ -113,9 +126,14 @@ class _PickleSimulation:
         self._push(_Object(size=1 + len(str(text)), text=str(text)))
 
     def push_global(self, name: Any) -> None:
-        text = str(name).replace(" ", ".")
-        self.names.add(text)
-        self._push(_Object(text=text))
+        self._push_name(str(name).replace(" ", "."))
+
+    def _push_name(self, name: str) -> None:
+        if name in _GETATTR:
+            self._open_getattrs += 1
+        else:
+            self.names.add(name)
+        self._push(_Object(text=name, is_name=True))
 
     def refuse_instance(self, name: Any) -> None:
         self.names.add(str(name).replace(" ", "."))
@@ -142,17 +160,25 @@ class _PickleSimulation:
     def get(self, key: Any) -> None:
         fetched = self._memo[key]
         fetched.closed = True
+        self._open_getattrs += fetched.is_name and fetched.text in _GETATTR
         self._push(fetched)
 
     def build_tuple(self, parts: list[_Object]) -> None:
         is_state = len(parts) == 2 and all(part.is_state for part in parts)  # attributes, and those in slots
-        self._push(_combined(_Object(text=parts[-1].text if parts else "", is_state=is_state), parts))
+        is_attribute = len(parts) == 2 and parts[0].is_name and not parts[1].is_name and parts[1].text.isidentifier()
+        attribute = ".".join(part.text for part in parts) if is_attribute else ""
+        whole = _Object(text=parts[-1].text if parts else "", attribute=attribute, is_state=is_state)
+        self._push(_combined(whole, parts))
 
     def call(self, parts: list[_Object]) -> None:
         function, arguments = parts
         if function.text == "_codecs.encode" and arguments.text != "latin1":
             raise ValueError("it encodes text in a way that can enlarge it")
-        self.create(parts)
+        if function.is_name and function.text in _GETATTR and arguments.attribute:  # the name of a class in a class
+            self._open_getattrs -= 1
+            self._push_name(arguments.attribute)
+        else:
+            self.create(parts)
 
     def create(self, parts: list[_Object]) -> None:
         self._push(_combined(_Object(maker=parts[0].text), parts))

@@ -48,7 +48,7 @@ _DATA: Final = re.compile(
             r"http\.HTTP(Status|Method)|signal\.Signals|logging\.getLogger",
             r"ipaddress\.IPv[46](Address|Network|Interface)",
             r"pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path",
-            r"uuid\.(UUID|SafeUUID)",
+            r"uuid\.(UUID|SafeUUID)|zoneinfo\.ZoneInfo(\._unpickle)?",
             r"numpy\.(_core|core)\.multiarray\.(scalar|_reconstruct)",
             r"numpy\.(dtype|ndarray|matrix|recarray|record|memmap|matrixlib\.defmatrix\.matrix)",
             r"numpy\.(rec|_core\.records|core\.records)\.(recarray|record)",

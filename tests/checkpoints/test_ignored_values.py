@@ -16,6 +16,7 @@ import types
 import typing
 import uuid
 import zipfile
+import zoneinfo
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,17 @@ class Config(collections.OrderedDict[str, Any]):
 
 class Stage(enum.Enum):
     TRAIN = "train"
+
+
+class Outer:
+    """A class that has classes of its own, whose names a pickle gives by calling `getattr`."""
+
+    class Inner(enum.Enum):
+        A = 1
+
+    class Innermost:
+        def __init__(self) -> None:
+            self.rate = 0.1
 
 
 class Flags(enum.Flag):
@@ -111,6 +123,9 @@ VALUES: dict[str, Any] = {
     "a Fraction": fractions.Fraction(1, 3),
     "a UUID": uuid.UUID(int=7),
     "an Enum": Stage.TRAIN,
+    "an Enum in a class": [Outer.Inner.A, Outer.Inner.A, Outer.Inner],
+    "an object of a class in a class": [Outer.Innermost(), Outer.Innermost()],
+    "a date and time of a region": datetime.datetime(2026, 1, 2, tzinfo=zoneinfo.ZoneInfo("UTC")),
     "flags": Flags.A | Flags.B,
     "an Enum of the standard library": http.HTTPStatus.OK,
     "a dataclass": Options(),

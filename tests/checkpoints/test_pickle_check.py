@@ -282,6 +282,18 @@ UNSAFE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "builtins.eval": (_beside(_Calls(eval, PYTHON)), "eval"),
     "builtins.exec": (_beside(_Calls(exec, PYTHON)), "exec"),
     "builtins.getattr": (_beside(_Calls(getattr, {}, "get")), "getattr"),
+    "getattr as a value": (_beside(getattr), "getattr"),
+    "getattr of a function": (_beside(_Calls(getattr, function_of_a_program, "__globals__")), "__globals__"),
+    "getattr of a method": (_beside(_Calls(getattr, Options, "update")), "Options.update"),
+    "getattr of getattr": (
+        _with_entry(b"cbuiltins\ngetattr\ncbuiltins\ngetattr\n" + _text("__self__") + b"\x86R"), "getattr.__self__",
+    ),
+    "getattr of a module": (_with_entry(b"cbuiltins\ngetattr\ncposix\nX\n" + _text("system") + b"\x86R"), "posix.X"),
+    "getattr with a default": (_beside(_Calls(getattr, Options, "Inner", 3)), "getattr"),
+    "getattr of a dotted name": (_beside(_Calls(getattr, Options, "Inner.x")), "getattr"),
+    "getattr once right and once not": (
+        _beside([_Calls(getattr, Options, "Inner"), _Calls(getattr, {}, "get")]), "getattr",
+    ),
     "builtins.__import__": (_beside(_Calls(__import__, "antigravity")), "__import__"),
     "builtins.open": (_beside(_Calls(open, "CANARY", "w")), "open"),
     "subprocess.Popen": (_with_entry(b"csubprocess\nPopen\n" + _SYSTEM), "subprocess.Popen"),
