@@ -105,8 +105,8 @@ def _text_kind(text: str, expected: str) -> str:
 
 
 def _markup_kind(markup: str) -> str:
-    root = _XML_DECLARATION.sub("", markup, count=1).lower()
-    if root.startswith("<svg"):
+    root = _COMMENTS.sub("", _XML_DECLARATION.sub("", markup, count=1), count=1).lower()
+    if root.startswith(("<svg", "<!doctype svg")):
         return "an SVG drawing"
-    is_xml = root.startswith("<error") or len(root) < len(markup)
+    is_xml = root.startswith("<error") or markup.startswith("<?xml")
     return "an XML document" if is_xml and not root.startswith(("<!doctype html", "<html")) else "an HTML page"
