@@ -104,7 +104,7 @@ class SSPSAMPredictor:
 
         Args:
             name_or_path: a directory with `config.json` and `model.safetensors`; a published name such as
-                `"ssp-sam-336-refcoco"`; a Hub repository `owner/name[/folder]` in this format; an authors' file on
+                `"ssp-sam-224-grefcoco"`; a Hub repository `owner/name[/folder]` in this format; an authors' file on
                 the Hub, `owner/name:path.pth`; or `"shapes"`, the bundled model for drawn shapes. `sspsam models`
                 lists the names.
             revision: branch, tag or commit on the Hub; a commit (recommended) is looked up only once.

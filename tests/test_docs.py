@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import sspsam
-from sspsam.checkpoints.names import AUTHORS_REPOSITORY
+from sspsam.checkpoints.names import AUTHORS_REPOSITORY, RECOMMENDED
 from sspsam.cli import main
 from tests.support.hub import FakeHub
 
@@ -33,7 +33,7 @@ def folder(
     tiny_checkpoint: Path, tiny_model: Path, tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """The current directory, in which the commands of the README find the files that they name."""
-    shutil.copytree(tiny_model, tmp_path / "ssp-sam")
+    shutil.copytree(tiny_model, tmp_path / RECOMMENDED)
     shutil.copy(tiny_checkpoint, tmp_path / "checkpoint_best_miou.pth")
     Image.fromarray(image).save(tmp_path / "photo.jpg")
     (tmp_path / "photos").mkdir()
@@ -62,13 +62,21 @@ def run(command: list[str], folder: Path) -> str:
 
 
 def test_the_python_of_the_readme_runs(folder: Path, hub: FakeHub, tiny_checkpoint: Path) -> None:
-    hub.add(AUTHORS_REPOSITORY, {"output/unc/336/checkpoint_best_miou.pth": tiny_checkpoint.read_bytes()})
+    shutil.rmtree(folder / RECOMMENDED)  # it is downloaded
+    hub.add(AUTHORS_REPOSITORY, {"output/grefcoco/224/checkpoint_best_miou.pth": tiny_checkpoint.read_bytes()})
     snippets = blocks("python")
     assert len(snippets) == 3
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
     assert Image.open(folder / "mask.png").size == (90, 60)
     assert Image.open(folder / "overlay.png").mode == "RGB"
+
+
+def test_every_snippet_for_photographs_uses_the_name_that_is_known_to_be_published() -> None:
+    text = "".join(blocks("python") + blocks("bash"))
+    names = re.findall(r'from_pretrained\("(.+?)"|--model (\S+)|download (\S+)', text)
+    assert len(names) >= 7
+    assert {name for found in names for name in found if name} == {RECOMMENDED}
 
 
 def test_the_commands_of_the_readme_run(folder: Path) -> None:
@@ -95,11 +103,11 @@ def test_the_two_first_commands_are_the_ones_that_ci_and_these_tests_run(tmp_pat
 
 
 def test_the_other_examples_run(example: Callable[..., str]) -> None:
-    ask_many = ("ask_many.py", "ssp-sam", "photo.jpg", "photo.embedding", "the mug", "a cat")
+    ask_many = ("ask_many.py", RECOMMENDED, "photo.jpg", "photo.embedding", "the mug", "a cat")
     first = example(*ask_many)
     assert "the mug" in first
     assert example(*ask_many) == first  # now from the stored embedding
-    answers = example("serve_threads.py", "ssp-sam", "the mug", "photo.jpg", "none.jpg", "photo.jpg")
+    answers = example("serve_threads.py", RECOMMENDED, "the mug", "photo.jpg", "none.jpg", "photo.jpg")
     assert "no such image" in answers
 
 

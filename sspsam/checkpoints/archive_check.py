@@ -1,20 +1,24 @@
 """Checks of the zip archive that `torch.save` writes, before anything in it is unpickled."""
 
 import os
+import struct
 import zipfile
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
+from sspsam.checkpoints.directory import has_tensors_of_the_library
 from sspsam.checkpoints.file_content import foreign_content, require_utf8_name
 from sspsam.checkpoints.private_apis import index_as_torch_reads_it
 from sspsam.errors import CheckpointError, CheckpointNotFoundError
+from sspsam.utils.file_kinds import SAFETENSORS, missing_target
 from sspsam.utils.paths import shown
 
 _MAX_RECORDS: Final = 20_000
 _MAX_PICKLE_BYTES: Final = 8 << 20  # the published files have less than one
 _PICKLE: Final = "data.pkl"
+_HEADER_BYTES: Final = 30  # of the header before each record, without name and padding
 _BLOCK_BYTES: Final = 1 << 20
 
 
@@ -24,13 +28,11 @@ class CheckedArchive:
 
     Args:
         index: the pickle, `data.pkl`.
-        tensor_sizes: how many records of tensor data have each size in bytes.
-        folder: that the names of all records begin with, and a slash.
+        records: position and size in bytes of each record of tensor data in the file, by its key in the pickle.
     """
 
     index: bytes
-    tensor_sizes: Counter[int]
-    folder: str
+    records: Mapping[str, tuple[int, int]]
 
 
 def check_archive(path: Path, *, is_script: bool = False) -> CheckedArchive:
@@ -46,12 +48,14 @@ def check_archive(path: Path, *, is_script: bool = False) -> CheckedArchive:
     """
     if not os.path.isfile(path):
         kind = " (it is a directory)" if os.path.isdir(path) else " (it is not a regular file)"
-        raise CheckpointNotFoundError(f"no such checkpoint file: {shown(path)}{kind if os.path.exists(path) else ''}")
+        kind = kind if os.path.exists(path) else missing_target(path)
+        raise CheckpointNotFoundError(f"no such checkpoint file: {shown(path)}{kind}")
     require_utf8_name(path)
     try:
-        content = foreign_content(path)
+        content = foreign_content(path, "zip")
         if content:
-            raise CheckpointError(f"{shown(path)} {content}.")
+            advice = _advice_for_safetensors(path) if content == SAFETENSORS else ""
+            raise CheckpointError(f"{shown(path)} {content}.{advice}")
         with zipfile.ZipFile(path) as archive:
             checked = _check_records(archive, path, is_script)
         same = index_as_torch_reads_it(path) == checked.index  # PyTorch has its own reader of zip archives
@@ -69,6 +73,15 @@ def check_archive(path: Path, *, is_script: bool = False) -> CheckedArchive:
     if not same:
         raise CheckpointError(f"{shown(path)} is a zip archive from which Python and PyTorch read different contents")
     return checked
+
+
+def _advice_for_safetensors(path: Path) -> str:
+    if has_tensors_of_the_library(path):
+        return f" It is converted already; load it by its folder: {shown(path.parent)}"
+    return (
+        " The authors' .pth files can be converted. For these tensors, write such a file first: "
+        "torch.save(safetensors.torch.load_file(FILE), 'checkpoint.pth')"
+    )
 
 
 def _check_records(archive: zipfile.ZipFile, path: Path, is_script: bool) -> CheckedArchive:
@@ -89,8 +102,21 @@ def _check_records(archive: zipfile.ZipFile, path: Path, is_script: bool) -> Che
             raise CheckpointError(
                 f"{shown(path)} is damaged: record '{shown(entry.filename)}' does not fit its checksum"
             )
-    sizes = Counter(entry.file_size for entry in entries if entry.filename.startswith(f"{folder}data/"))
-    return CheckedArchive(archive.read(pickle), sizes, folder)
+    data = f"{folder}data/"
+    with path.open("rb") as file:
+        records = {
+            entry.filename.removeprefix(data): (_start_of(entry, file), entry.file_size)
+            for entry in entries
+            if entry.filename.startswith(data)
+        }
+    return CheckedArchive(archive.read(pickle), records)
+
+
+def _start_of(entry: zipfile.ZipInfo, file: BinaryIO) -> int:
+    """The position of a record's data, behind its name and its padding, which the header before it counts."""
+    file.seek(entry.header_offset)
+    name_length, padding = struct.unpack("<26xHH", file.read(_HEADER_BYTES))
+    return entry.header_offset + _HEADER_BYTES + int(name_length) + int(padding)
 
 
 def _fits_checksum(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:

@@ -146,7 +146,7 @@ def _convert(source: Source, checkpoint: Path, directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     try:
         announced, digest = source.sha256 or digest_of_blob(checkpoint), sha256_of(checkpoint)
-        content = foreign_content(checkpoint)
+        content = foreign_content(checkpoint, "zip")
     except PermissionError as error:
         raise unreadable(checkpoint, error) from error
     if announced not in (None, digest):

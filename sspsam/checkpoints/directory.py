@@ -9,10 +9,11 @@ from typing import Final
 from safetensors import SafetensorError, safe_open
 
 from sspsam.checkpoints.digests import FileState, file_state, verify_digest
-from sspsam.checkpoints.file_content import foreign_content, foreign_content_of, require_utf8_name
+from sspsam.checkpoints.file_content import foreign_content, require_utf8_name
 from sspsam.checkpoints.tensor_shapes import Shape, tensor_shapes
 from sspsam.config import ModelConfig
 from sspsam.errors import CheckpointError, CheckpointNotFoundError, ConfigError
+from sspsam.utils.file_kinds import HEAD_BYTES, foreign_kind, missing_target
 from sspsam.utils.paths import open_regular_file, printable, shown, user_path
 
 CONFIG_NAME: Final = "config.json"
@@ -62,7 +63,8 @@ def check_checkpoint(path: str | os.PathLike[str], *, verify: bool | None = None
     config = read_config(directory)
     if not os.path.isfile(weights):
         raise CheckpointNotFoundError(
-            f"{shown(directory)} has a {CONFIG_NAME} but no {shown(weights.name)}; copy or convert it again"
+            f"{shown(directory)} has a {CONFIG_NAME} but no {shown(weights.name)}{missing_target(weights)}; copy or "
+            "convert it again"
         )
     state = file_state(weights)
     require_same_tensors(tensor_shapes(config.architecture), _read_shapes(weights), str(weights))
@@ -88,8 +90,9 @@ def read_config(directory: Path) -> ModelConfig:
         ) from None
     except OSError as error:
         raise CheckpointError(f"cannot read {shown(path)}: {error.strerror or error}") from error
-    if foreign_content_of(data):
-        raise ConfigError(f"{shown(path)} {foreign_content_of(data)}.")
+    content = foreign_kind(data[:HEAD_BYTES], "JSON")
+    if content:
+        raise ConfigError(f"{shown(path)} {content}.")
     if len(data) > _MAX_CONFIG_BYTES:
         raise ConfigError(f"{shown(path)} is larger than {_MAX_CONFIG_BYTES} bytes; it is not a configuration")
     try:
@@ -130,7 +133,7 @@ def has_tensors_of_the_library(weights: Path) -> bool:
 def _unreadable_weights(path: Path, error: Exception) -> CheckpointError:
     """The error for weights that the safetensors library does not read."""
     try:
-        content = foreign_content(path)
+        content = foreign_content(path, "safetensors")
     except OSError as problem:
         return CheckpointError(f"cannot read {shown(path)}: {problem.strerror or problem}.")
     if content:

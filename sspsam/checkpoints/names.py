@@ -21,6 +21,11 @@ BUNDLED_PURPOSE: Final = "drawn shapes (sspsam.shapes) only, not photographs; fo
 BUNDLED_LICENSE: Final = "apache-2.0"
 RECOMMENDED: Final = "ssp-sam-224-grefcoco"  # known to be published, and trained on expressions without a target too
 VARIANTS: Final = ("224", "336")
+# datasets of the field on which the authors train no checkpoint, in plain spelling, with the advice of the error
+_UNTRAINED: Final = {
+    "phrasecut": f"The authors train no checkpoint on PhraseCut. For phrases, use {RECOMMENDED}, which knows several "
+    "targets and none, or for one target one of the ssp-sam-*-refcoco models."
+}
 _DATASET: Final = r"[\w+.-]{1,60}"
 _PATH_PART: Final = r"\w[\w.-]*"
 _MAX_LENGTH: Final = 1000
@@ -49,7 +54,6 @@ DATASETS: Final[Mapping[str, Dataset]] = {
     "refcocog-google": Dataset(("gref", "refcocog_google", "refcocog_g"), "long sentences, Google's split; one target"),
     "referit": Dataset(("referit", "referitgame", "refclef"), "short expressions, also about regions such as sky"),
     "grefcoco": Dataset(("grefcoco",), "one, several or no targets (GRES)"),
-    "phrasecut": Dataset(("phrase_cut", "phrasecut"), "phrases with attributes and relations, several targets"),
 }
 
 
@@ -198,21 +202,20 @@ def unknown_name_message(name: str, published: Sequence[str] | None = None) -> s
     """
     nearest = _nearest(name[:_MAX_LENGTH].lower(), [*published_names(), BUNDLED] if published is None else published)
     hint = f" Did you mean {', '.join(map(shown, nearest))}?" if nearest else ""
+    advice = next((f" {advice}" for dataset, advice in _UNTRAINED.items() if dataset in _plain(name)), "")
     return (
         f"no checkpoint '{shown(name)}': there is no such directory, and it is neither a published name (see: sspsam "
-        f"models) nor a Hub repository owner/name.{hint} Convert an authors' .pth file with: "
+        f"models) nor a Hub repository owner/name.{advice}{hint} Convert an authors' .pth file with: "
         "sspsam convert CHECKPOINT.pth OUT_DIR"
     )
 
 
 def _nearest(name: str, candidates: Sequence[str]) -> list[str]:
-    """Up to three names like `name`, the nearest first; of names that are about equally near the recommended first."""
-
-    def distance(candidate: str) -> tuple[float, bool, float]:
-        similarity = difflib.SequenceMatcher(None, candidate, name).ratio()
-        return -round(similarity, 1), candidate != RECOMMENDED, -similarity
-
-    return sorted(difflib.get_close_matches(name, candidates, n=3, cutoff=0.5), key=distance)
+    """Up to three names like `name`, the nearest first; before all published names the recommended one."""
+    nearest = difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
+    if RECOMMENDED in candidates and any(candidate != BUNDLED for candidate in nearest):
+        nearest = [RECOMMENDED, *(candidate for candidate in nearest if candidate != RECOMMENDED)][:3]
+    return nearest
 
 
 def find_published(published: Published, files: Iterable[str]) -> str | None:

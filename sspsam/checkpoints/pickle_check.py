@@ -8,12 +8,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from sspsam.checkpoints.pickle_names import OWN_SETSTATE
 from sspsam.errors import CheckpointError, UnsafeCheckpointError
 from sspsam.utils.paths import shown
 
 _MAX_OPERATIONS: Final = 1 << 20  # ten times those of a complete training state
 _MAX_WORK: Final = 1 << 27  # sum of the sizes of everything pushed, objects that are pushed again count again
 _MAX_DEPTH: Final = 100
+_GETATTR: Final = ("builtins.getattr", "__builtin__.getattr")
 
 
 def check_pickle(pickle: bytes, allowed: Container[str], path: Path) -> None:
@@ -52,20 +54,28 @@ class _Object:
         size: number of parts and of characters of text, each counted as often as it is referred to.
         depth: of nesting.
         text: of a string or a name; of a tuple, that of its last entry.
+        attribute: full name of the attribute that a tuple of a class or function and a text stands for.
+        is_name: whether it is a class or function itself.
+        maker: name of the class or function whose call would create it; empty for plain data.
+        is_state: whether it is what objects without a `__setstate__` are given: a dictionary of attributes, or two.
         closed: whether the object was fetched from the memo. Changing it afterwards could make it contain itself.
     """
 
     size: int = 1
     depth: int = 0
     text: str = ""
+    attribute: str = ""
+    is_name: bool = False
+    maker: str = ""
+    is_state: bool = False
     closed: bool = False
 
 
 class _PickleSimulation:
     """Runs a pickle's operations on `_Object`s in place of the objects that they would create.
 
-    PyTorch's `weights_only` runs nothing foreign, but it hashes and prints what it reads: a tuple of forty times "the
-    previous tuple, twice" is some hundred bytes in the file and 10^12 parts when it is printed.
+    What reads the pickle afterwards runs nothing, but what walks through its values would not end: a tuple of forty
+    times "the previous tuple, twice" is some hundred bytes in the file and 10^12 parts.
     """
 
     def __init__(self) -> None:
@@ -75,6 +85,7 @@ class _PickleSimulation:
         self._memo: dict[object, _Object] = {}
         self._operations = 0
         self._work = 0
+        self._open_getattrs = 0  # times that getattr was pushed and not called with the name of a class and a text
 
     def run(self, pickle: bytes) -> None:
         """Run all operations up to the end of the pickle.
@@ -82,6 +93,13 @@ class _PickleSimulation:
         Raises:
             Exception: of any kind; the pickle is damaged, or its objects would be too large.
         """
+        try:
+            self._run(pickle)
+        finally:
+            if self._open_getattrs:
+                self.names.add(_GETATTR[0])
+
+    def _run(self, pickle: bytes) -> None:
         for opcode, argument, _ in pickletools.genops(io.BytesIO(pickle)):
             if opcode.name == "STOP":
                 return
@@ -101,13 +119,21 @@ class _PickleSimulation:
     def push_constant(self, _: Any) -> None:
         self._push(_Object())
 
+    def push_none_or_dictionary(self, _: Any) -> None:
+        self._push(_Object(is_state=True))
+
     def push_text(self, text: Any) -> None:
         self._push(_Object(size=1 + len(str(text)), text=str(text)))
 
     def push_global(self, name: Any) -> None:
-        text = str(name).replace(" ", ".")
-        self.names.add(text)
-        self._push(_Object(text=text))
+        self._push_name(str(name).replace(" ", "."))
+
+    def _push_name(self, name: str) -> None:
+        if name in _GETATTR:
+            self._open_getattrs += 1
+        else:
+            self.names.add(name)
+        self._push(_Object(text=name, is_name=True))
 
     def refuse_instance(self, name: Any) -> None:
         self.names.add(str(name).replace(" ", "."))
@@ -134,19 +160,37 @@ class _PickleSimulation:
     def get(self, key: Any) -> None:
         fetched = self._memo[key]
         fetched.closed = True
+        self._open_getattrs += fetched.is_name and fetched.text in _GETATTR
         self._push(fetched)
 
     def build_tuple(self, parts: list[_Object]) -> None:
-        self._push(_combined(_Object(text=parts[-1].text if parts else ""), parts))
+        is_state = len(parts) == 2 and all(part.is_state for part in parts)  # attributes, and those in slots
+        is_attribute = len(parts) == 2 and parts[0].is_name and not parts[1].is_name and parts[1].text.isidentifier()
+        attribute = ".".join(part.text for part in parts) if is_attribute else ""
+        whole = _Object(text=parts[-1].text if parts else "", attribute=attribute, is_state=is_state)
+        self._push(_combined(whole, parts))
 
     def call(self, parts: list[_Object]) -> None:
         function, arguments = parts
         if function.text == "_codecs.encode" and arguments.text != "latin1":
             raise ValueError("it encodes text in a way that can enlarge it")
-        self.build(parts)
+        if function.is_name and function.text in _GETATTR and arguments.attribute:  # the name of a class in a class
+            self._open_getattrs -= 1
+            self._push_name(arguments.attribute)
+        else:
+            self.create(parts)
 
-    def build(self, parts: list[_Object]) -> None:
+    def create(self, parts: list[_Object]) -> None:
+        self._push(_combined(_Object(maker=parts[0].text), parts))
+
+    def refer(self, parts: list[_Object]) -> None:
         self._push(_combined(_Object(), parts))
+
+    def set_state(self, parts: list[_Object]) -> None:
+        if not parts[0].is_state and self._stack and self._stack[-1].maker:
+            self.names.add(self._stack[-1].maker + OWN_SETSTATE)
+        if not (self._stack and self._stack[-1].closed and self._stack[-1].maker):  # a child may refer to its parent
+            self.change(parts)
 
     def change(self, parts: list[_Object]) -> None:
         """Put parts into the object below them on the stack."""
@@ -198,9 +242,9 @@ _S = _PickleSimulation
 _STEPS: Final[Mapping[str, _Step]] = MappingProxyType(
     {
         **dict.fromkeys(("PROTO", "FRAME"), _S.ignore),
-        **dict.fromkeys(("NONE", "NEWTRUE", "NEWFALSE"), _S.push_constant),
-        **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _S.push_constant),
-        **dict.fromkeys(("EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT"), _S.push_constant),
+        **dict.fromkeys(("NEWTRUE", "NEWFALSE", "EMPTY_TUPLE", "EMPTY_LIST"), _S.push_constant),
+        **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"), _S.push_constant),
+        **dict.fromkeys(("NONE", "EMPTY_DICT"), _S.push_none_or_dictionary),
         # the last only in newer pickles, for the names of STACK_GLOBAL
         **dict.fromkeys(("BINUNICODE", "SHORT_BINSTRING", "SHORT_BINUNICODE"), _S.push_text),
         "GLOBAL": _S.push_global,
@@ -215,13 +259,13 @@ _STEPS: Final[Mapping[str, _Step]] = MappingProxyType(
         "TUPLE1": _taking(1, _S.build_tuple),
         "TUPLE2": _taking(2, _S.build_tuple),
         "TUPLE3": _taking(3, _S.build_tuple),
-        "BINPERSID": _taking(1, _S.build),
+        "BINPERSID": _taking(1, _S.refer),
         "REDUCE": _taking(2, _S.call),
-        "NEWOBJ": _taking(2, _S.build),
+        "NEWOBJ": _taking(2, _S.create),
         "APPEND": _taking(1, _S.change),
         "APPENDS": _taking(None, _S.change),
         "SETITEM": _taking(2, _S.change),
         "SETITEMS": _taking(None, _S.change),
-        "BUILD": _taking(1, _S.change),
+        "BUILD": _taking(1, _S.set_state),
     }
 )

@@ -1,12 +1,16 @@
 """A pickle's content as plain values: nothing that the pickle names is imported, called or built.
 
-`check_pickle` must have accepted the pickle before: it bounds size and depth, and excludes values that hold themselves.
+`check_pickle` must have accepted the pickle before: it bounds size and depth, and excludes containers that hold
+themselves. The states of `Unbuilt` objects may lead back to these objects.
 """
 
 import io
 import pickletools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
+
+from sspsam.checkpoints.pickle_names import ORDERED_DICT
 
 
 @dataclass(frozen=True)
@@ -16,39 +20,52 @@ class Global:
     name: str
 
 
-@dataclass(eq=False)
-class Instance:
-    """An object of a class, with the state that the pickle gives it."""
+@dataclass(eq=False, repr=False)  # objects may hold each other, and be large
+class Unbuilt:
+    """An object that the pickle would build by calling a class or a function, which was not called.
 
-    kind: Any
-    state: Any = None
+    Args:
+        maker: the class or function, a `Global` in every sound pickle.
+        arguments: of the call.
+        state: that the object would be given.
+        entries: that the object would be given like a dictionary; those of a list are not kept.
+    """
 
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A call of a function, which was not made."""
-
-    function: Any
+    maker: Any
     arguments: Any
+    state: Any = None
+    entries: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of the class or function."""
+        return self.maker.name if isinstance(self.maker, Global) else "an object of its own making"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Reference:
     """A persistent id: in PyTorch's archives the description of a record of tensor data."""
 
     content: Any
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class OpaqueKey:
+    """A key that is no text or number; it is not hashed, which can take for ever for nested tuples."""
+
+    content: Any
+
+
 _CONSTANTS: Final = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS: Final = (
-    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINSTRING", "SHORT_BINUNICODE"),
 )
 _TUPLE_LENGTHS: Final = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def read_values(pickle: bytes) -> Any:
-    """Return the content of a pickle with a `Global`, `Instance`, `Call` or `Reference` for everything but plain data.
+    """Return the content of a pickle with a `Global`, `Unbuilt` or `Reference` for everything but plain data.
 
     Raises:
         Exception: of any kind; the pickle is damaged, or uses an operation that PyTorch does not write.
@@ -59,6 +76,16 @@ def read_values(pickle: bytes) -> Any:
             return reader.pop()
         reader.step(opcode.name, argument)
     raise ValueError("it has no end")
+
+
+def mapping_of(value: Any) -> Mapping[Any, Any] | None:
+    """Return the entries of a dictionary or of an `OrderedDict`; None for any other value."""
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, Unbuilt) or value.maker != Global(ORDERED_DICT):
+        return None
+    pairs = value.arguments[0] if isinstance(value.arguments, tuple) and value.arguments else []  # as Python 2 wrote it
+    return {**{key: entry for key, entry in pairs if isinstance(key, str)}, **value.entries}
 
 
 class _ValueReader:
@@ -95,7 +122,8 @@ class _ValueReader:
         """Operations that put values into a container, or that would build an object."""
         if name in ("APPEND", "APPENDS"):
             values = self._pop_last(1) if name == "APPEND" else self._pop_to_mark()
-            self._top(list).extend(values)
+            if not isinstance(self._stack[-1], Unbuilt):
+                self._top(list).extend(values)
         elif name in ("SETITEM", "SETITEMS"):
             values = self._pop_last(2) if name == "SETITEM" else self._pop_to_mark()
             self._set_items(values)
@@ -103,10 +131,9 @@ class _ValueReader:
             self._stack.append(Reference(self.pop()))
         elif name == "BUILD":
             state = self.pop()
-            self._top(Instance).state = state
+            self._top(Unbuilt).state = state
         elif name in ("NEWOBJ", "REDUCE"):
-            kind, arguments = self._pop_last(2)
-            self._stack.append(Instance(kind) if name == "NEWOBJ" else Call(kind, arguments))
+            self._stack.append(Unbuilt(*self._pop_last(2)))
         else:
             raise ValueError(f"it uses the operation {name}, which PyTorch does not")
 
@@ -130,8 +157,7 @@ class _ValueReader:
         return self._stack[-1]
 
     def _set_items(self, values: list[Any]) -> None:
-        target = self._top(dict)
+        top = self._stack[-1]
+        target = top.entries if isinstance(top, Unbuilt) else self._top(dict)
         for key, value in zip(values[::2], values[1::2], strict=True):
-            if not isinstance(key, str | int | float | None):  # the hash of nested tuples can take for ever
-                raise ValueError(f"it has a {type(key).__name__} as a key")
-            target[key] = value
+            target[key if isinstance(key, str | int | float | None) else OpaqueKey(key)] = value

@@ -1,20 +1,27 @@
 """Upload a checkpoint to the Hub, with a model card that credits the authors."""
 
 import os
+import re
+from typing import Final
 
 from sspsam.checkpoints.directory import CHECKPOINT_FILES, read_config
 from sspsam.checkpoints.hub_errors import translated_errors
 from sspsam.checkpoints.hub_options import HubOptions
+from sspsam.checkpoints.names import AUTHORS_REPOSITORY, DATASETS
 from sspsam.config import ModelConfig
 from sspsam.errors import CheckpointNotFoundError
 from sspsam.utils.hub_environment import check_hub_environment
 from sspsam.utils.paths import printable, user_path
 
-_CARD = """---
+# the only place that tells how the library is installed from a model card; it is in no package index yet
+_INSTALL: Final = "Install the library from a checkout of its source: `pip install .` in its folder."
+_CARD: Final = """---
 license: {license}
 library_name: sspsam
-pipeline_tag: image-segmentation
-tags:
+pipeline_tag: mask-generation
+language:
+- en
+{origin}tags:
 - referring-expression-segmentation
 - segment-anything
 - clip
@@ -22,8 +29,8 @@ tags:
 
 # {name}
 
-SSP-SAM weights in the format of the Python library `sspsam` (`pip install sspsam`): referring expression segmentation,
-a mask for the object in an image that a text describes.
+SSP-SAM weights in the format of the Python library `sspsam`: referring expression segmentation, a mask for the object
+in an image that a text describes. {install}
 
 ```python
 from sspsam import SSPSAMPredictor
@@ -65,6 +72,8 @@ def model_card(config: ModelConfig, repository: str) -> str:
         repository=repository,
         source=_one_line(config.source),
         license=_one_line(license_name),
+        origin=_origin(config.source),
+        install=_INSTALL,
         clip=f"{clip.vision_layers} layers of width {clip.vision_width}, patches of {clip.patch_size} at "
         f"{clip.image_size} pixels",
         sam=f"{sam.layers} layers of width {sam.width} at {sam.image_size} pixels",
@@ -73,6 +82,24 @@ def model_card(config: ModelConfig, repository: str) -> str:
         digest=config.weights_sha256,
         fingerprint=config.fingerprint,
     )
+
+
+def _origin(source: str) -> str:
+    """The lines of the card's YAML header about the authors' checkpoint that the weights come from, as far as known.
+
+    Args:
+        source: of the weights, as `str(Source)` writes it or as a free text that begins with the authors' repository.
+    """
+    if not source.startswith(AUTHORS_REPOSITORY):
+        return ""
+    words = re.split(r"[\s,/]+", source.removeprefix(AUTHORS_REPOSITORY).lower())
+    known = [
+        name.replace("+", "plus")  # the Hub allows no + in the name of a dataset
+        for name, dataset in DATASETS.items()
+        if {name, *dataset.folders} & set(words)
+    ]
+    datasets = "".join(f"- {dataset}\n" for dataset in known)
+    return f"base_model: {AUTHORS_REPOSITORY}\n" + (f"datasets:\n{datasets}" if datasets else "")
 
 
 def _one_line(text: str) -> str:

@@ -52,6 +52,7 @@ from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
 from sspsam.images.png import PNGLevels
 from sspsam.images.tiff import TIFF_SIGNATURES, has_damaged_tags, without_tiff_metadata
 from sspsam.utils.arguments import whole_number
+from sspsam.utils.file_kinds import HEAD_BYTES, foreign_kind, missing_target
 from sspsam.utils.paths import kind_name, shown, user_path
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -59,14 +60,6 @@ ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[A
 
 DEFAULT_MAX_PIXELS: Final = 100_000_000
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-# how files begin that are often found in the place of an image: beginning, description
-_OTHER_FILES: Final = (
-    (b"<!doctype html", "is an HTML page: was the download refused?"),
-    (b"<html", "is an HTML page: was the download refused?"),
-    (b"<?xml", "is an XML document: was the download refused?"),
-    (b"{", "is a JSON document: was the download refused?"),
-    (b"version https://git-lfs", "is a Git LFS pointer: fetch the file with git lfs pull"),
-)
 _CHECKED_FORMATS: Final = ("PNG", "JPEG", "MPO", "JPEG2000", "ICO", "CUR", "ICNS")
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://|data:[^,]*,", re.IGNORECASE)
 _UPRIGHT: Final = {
@@ -177,7 +170,7 @@ def _checked_path(image: str | os.PathLike[str]) -> Path:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise ImageNotFoundError(f"no such image file: {shown(path)}") from None
+        raise ImageNotFoundError(f"no such image file: {shown(path)}{missing_target(path)}") from None
     except OSError as error:
         raise ImageError(f"cannot read {shown(path)}: {error.strerror or error}") from error
     if not stat.S_ISREG(mode):
@@ -242,7 +235,7 @@ def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
 
 
 def _from_file(file: IO[bytes], name: str, max_pixels: int) -> Pixels:
-    head = file.read(32)
+    head = file.read(HEAD_BYTES)
     file.seek(0)
     if not head:
         raise ImageError(f"{name} is empty (0 bytes)")
@@ -315,8 +308,7 @@ def _unidentified(head: bytes, name: str) -> str:
             f"{name} is a HEIC/HEIF image. Install the plugin pillow-heif and call "
             "pillow_heif.register_heif_opener() once, or convert the image to JPEG or PNG."
         )
-    kind = next((kind for beginning, kind in _OTHER_FILES if head.lstrip().lower().startswith(beginning)), "")
-    return f"{name} is not an image that Pillow can read (it {kind or f'begins with {head[:8]!r}'})"
+    return f"{name} is not an image that Pillow can read (it {foreign_kind(head) or f'begins with {head[:8]!r}'})"
 
 
 def _from_pil(image: Image.Image, name: str, levels: GreyLevels) -> Pixels:

@@ -50,7 +50,8 @@ class Segmentation:
         mask: (h, w) bool at the upright image's own size; all False when `no_target`.
         no_target: whether the expression refers to nothing in the image.
         foreground_pixels: in the authors' padded frame (512 x 512), at probability 0.5; `no_target` depends on them.
-        score: SAM's own prediction of the mask's IoU; not a probability.
+        score: output of SAM's IoU head, no confidence: the authors' weights never trained the head on these prompts,
+            and the bundled model gives its highest scores to answers without a target.
         box: x0, y0, x1, y1 in pixels of the upright image, from the box head; also when `no_target`.
         mask_box: tight box around the mask in whole pixels, x1 and y1 just outside it; None for an empty mask.
         low_res_logits: (M, M) float32 in SAM's padded square, with `return_logits="low_res"`.

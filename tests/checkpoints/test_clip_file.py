@@ -188,7 +188,7 @@ def test_clip_in_half_precision_is_widened(state: dict[str, Tensor], without_cli
     assert got.weights_sha256 == want
 
 
-@pytest.mark.parametrize("prefix", ["", "encoder.", "module.", "_orig_mod.encoder."])
+@pytest.mark.parametrize("prefix", ["", "encoder.", "module.", "_orig_mod.encoder.", "clip_model.", "model.clip."])
 def test_clip_from_a_plain_state_gives_the_same_weights(
     state: dict[str, Tensor], without_clip: Path, expected: str, tmp_path: Path, prefix: str
 ) -> None:
@@ -213,6 +213,61 @@ def test_a_checkpoint_without_clip_names_the_option_and_one_with_clip_refuses_it
         with pytest.raises(CheckpointNotFoundError):
             convert_checkpoint(without_clip, tmp_path / "out", clip=clip)
     assert not (tmp_path / "out").exists()
+
+
+def _of_hugging_face(clip: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        "vision_model.embeddings.patch_embedding.weight": clip["visual.conv1.weight"],
+        "text_model.embeddings.position_ids": torch.arange(77)[None],
+        "text_model.embeddings.token_embedding.weight": clip["token_embedding.weight"],
+    }
+
+
+def _of_open_clip(clip: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name if name.startswith("visual.") else f"text.{name}": tensor for name, tensor in clip.items()}
+
+
+def _with_resnet(clip: dict[str, Tensor]) -> dict[str, Tensor]:
+    text = {name: tensor for name, tensor in clip.items() if not name.startswith("visual.")}
+    vision = {"visual.conv1.weight": torch.ones(8, 3, 3, 3), "visual.layer1.0.conv1.weight": torch.ones(8, 8, 1, 1)}
+    return {**text, **vision}
+
+
+_OTHER_CLIPS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]] = {
+    "Hugging Face's names": (
+        _of_hugging_face,
+        r"no tensor 'visual\.conv1\.weight'; its names are .* Hugging Face",
+    ),
+    "open_clip's names": (_of_open_clip, r"no tensor 'transformer\.resblocks.*; its names are .* open_clip"),
+    "a ResNet": (_with_resnet, r"no tensor 'visual\.class_embedding'; its vision model is a ResNet"),
+    "images alone": (
+        lambda clip: {name: tensor for name, tensor in clip.items() if name.startswith("visual.")},
+        r"no tensor 'transformer\.resblocks\.0",
+    ),
+    "more than CLIP": (lambda clip: {**clip, "head.weight": torch.ones(3)}, r"unknown tensors head\.weight\."),
+    "a whole checkpoint": (
+        lambda clip: {**{f"encoder.{name}": tensor for name, tensor in clip.items()}, "sam.x": torch.ones(1)},
+        r"unknown tensors sam\.x; it holds SAM",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _OTHER_CLIPS)
+def test_clip_by_other_names_than_openai_s_is_refused_and_described(
+    state: dict[str, Tensor], without_clip: Path, tmp_path: Path, name: str
+) -> None:
+    change, message = _OTHER_CLIPS[name]
+    torch.save(change(clip_state(state)), tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=rf"other\.pt is not CLIP .* by OpenAI's names: {message}") as caught:
+        convert_checkpoint(without_clip, tmp_path / "out", clip=tmp_path / "other.pt")
+    assert "Give the authors' CS-*.pt" in str(caught.value)
+
+
+def test_clip_of_another_size_is_named(without_clip: Path, tmp_path: Path) -> None:
+    other = authors_state(tiny_architecture(vocab_size=64, vision_layers=7, image_size=32), after_surgery=False)
+    torch.save(clip_state(other), tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"with CLIP from .*other\.pt"):
+        convert_checkpoint(without_clip, tmp_path / "out", clip=tmp_path / "other.pt")
 
 
 # hostile archives

@@ -2,6 +2,7 @@
 
 import builtins
 import errno
+import gzip
 import io
 import os
 import re
@@ -30,7 +31,7 @@ from sspsam.checkpoints import listing
 from sspsam.checkpoints.convert import convert_checkpoint
 from sspsam.checkpoints.format import load_checkpoint, save_checkpoint
 from sspsam.checkpoints.hub_options import HubOptions
-from sspsam.checkpoints.names import AUTHORS_REPOSITORY
+from sspsam.checkpoints.names import AUTHORS_REPOSITORY, RECOMMENDED
 from sspsam.checkpoints.publish import push_checkpoint
 from sspsam.hub import resolve
 from tests.support.command import run_command
@@ -72,7 +73,8 @@ def test_a_misspelt_published_name_is_an_unknown_name_with_and_without_a_network
     with pytest.raises(errors.CheckpointNotFoundError, match=f"no checkpoint '{MISSPELT}'") as caught:
         resolve(MISSPELT, options)
     assert type(caught.value) is errors.CheckpointNotFoundError
-    assert f"Did you mean {NAME}" in str(caught.value)
+    expected = NAME if network == "online" else f"{RECOMMENDED}, {NAME}"  # the repository has this one alone
+    assert f"Did you mean {expected}" in str(caught.value)
     assert "sspsam download" not in str(caught.value)
     assert ("could not be asked" in str(caught.value)) == (network != "online")
 
@@ -82,7 +84,7 @@ def test_every_command_calls_a_misspelt_name_unknown(hub, options, monkeypatch) 
     for command in (["verify", MISSPELT], ["download", MISSPELT], ["cache", "--delete", MISSPELT]):
         done = run_command(*command, "--cache-dir", options.cache_dir)
         assert done.exit_code == 1
-        assert f"Did you mean {NAME}" in done.stderr
+        assert f"Did you mean {RECOMMENDED}, {NAME}" in done.stderr
         assert "sspsam download" not in done.stderr
 
 
@@ -102,7 +104,7 @@ def test_an_unknown_name_says_that_the_configured_repository_was_asked_or_could_
         errors.CheckpointNotFoundError, match=r"us/converted.* could not be asked.*cannot reach"
     ) as lost:
         resolve(MISSPELT, options, repository=argument)
-    assert f"Did you mean {NAME}" in str(lost.value)
+    assert f"Did you mean {RECOMMENDED}, {NAME}" in str(lost.value)
     assert "sspsam download" not in str(lost.value)
 
 
@@ -124,7 +126,7 @@ def test_a_name_that_only_a_listing_knows_loads_from_the_hub_and_then_from_the_c
     assert listing.delete("ssp-sam-336-newdata", options)
 
 
-def test_of_names_that_are_equally_near_the_recommended_one_comes_first() -> None:
+def test_of_the_names_like_a_wrong_one_the_recommended_comes_first() -> None:
     with pytest.raises(errors.CheckpointNotFoundError, match="Did you mean ssp-sam-224-grefcoco, ssp-sam-336-grefcoco"):
         SSPSAMPredictor.from_pretrained("ssp-sam-grefcoco")
 
@@ -234,6 +236,10 @@ FOREIGN = {
     "HTML": b"\n<!DOCTYPE html><html><body>Please log in</body></html>",
     "empty": b"",
     "zeros": bytes(4096),
+    "blanks": b"\n \n",
+    "git-annex pointer": b"/annex/objects/SHA256E-s3360000000--" + b"a" * 64 + b".pth\n",
+    "gzip, and unpacked it is an HTML": gzip.compress(b"<!-- x --><html><body>Please log in</body></html>"),
+    "Entry not found": b"Entry not found",
 }
 
 

@@ -90,7 +90,7 @@ def test_a_damaged_checkpoint_is_found(tiny_model: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("command", [("download",), ("verify",), ("cache", "--delete")])
 def test_an_unknown_name_is_answered(command: tuple[str, ...]) -> None:
     status, output = run(*command, "ssp-sam-336refcoco")
-    assert (status, "Did you mean ssp-sam-336-refcoco" in output) == (1, True)
+    assert (status, "Did you mean ssp-sam-224-grefcoco, ssp-sam-336-refcoco" in output) == (1, True)
 
 
 @pytest.mark.parametrize(

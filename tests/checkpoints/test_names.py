@@ -1,9 +1,12 @@
 """Parsing of names, which looks nothing up."""
 
+import re
+
 import pytest
 
 from sspsam.checkpoints.names import (
     DATASETS,
+    RECOMMENDED,
     Published,
     Repository,
     RepositoryFile,
@@ -12,10 +15,11 @@ from sspsam.checkpoints.names import (
     name_of_file,
     parse_name,
     published_names,
+    unknown_name_message,
 )
 from sspsam.errors import CheckpointNotFoundError
 
-USUAL = {"refcoco", "refcoco+", "refcocog", "referit", "grefcoco", "phrasecut"}
+USUAL = {"refcoco", "refcoco+", "refcocog", "referit", "grefcoco"}
 AUTHORS_FOLDERS = {
     "refcoco": "unc",
     "refcoco+": "unc+",
@@ -23,7 +27,6 @@ AUTHORS_FOLDERS = {
     "refcocog-google": "gref",
     "referit": "referit",
     "grefcoco": "grefcoco",
-    "phrasecut": "phrase_cut",
 }
 
 
@@ -100,9 +103,54 @@ def test_a_name_of_no_known_form_is_refused(name: str) -> None:
 
 
 def test_the_error_for_a_wrong_name_lists_the_nearest_and_for_a_missing_name_all() -> None:
-    with pytest.raises(CheckpointNotFoundError, match="Did you mean ssp-sam-336-refcoco"):
+    with pytest.raises(CheckpointNotFoundError, match="Did you mean ssp-sam-224-grefcoco, ssp-sam-336-refcoco"):
         parse_name("sspsam-336-refcoco")
     with pytest.raises(CheckpointNotFoundError, match="ssp-sam-224-grefcoco"):
         parse_name("  ")
     assert all(name in missing_name_message() for name in published_names())
     assert "photographs" in missing_name_message()
+
+
+@pytest.mark.parametrize("published", [None, ["ssp-sam-336-refcoco", "ssp-sam-224-grefcoco", "ssp-sam-224-refcoco"]])
+@pytest.mark.parametrize(
+    ("name", "second"),
+    [
+        ("ssp-sam-336-refcocco", "ssp-sam-336-refcoco"),
+        ("ssp-sam-224-refcoc", "ssp-sam-224-refcoco"),
+        ("sspsam-224-grefcoco", "ssp-sam-224-refcoco"),
+        ("SSP-SAM-224-gRefCOCOO", "ssp-sam-224-refcoco"),
+    ],
+)
+def test_of_the_names_like_a_misspelt_one_the_recommended_comes_first_and_then_the_nearest(
+    name: str, second: str, published: list[str] | None
+) -> None:
+    message = unknown_name_message(name, published)
+    found = re.search(r"Did you mean ([^?]+)\?", message)
+    assert found, message
+    names = found[1].split(", ")
+    assert names[0] == RECOMMENDED
+    assert second in names[1:]
+    assert len(names) == len(set(names)) <= 3
+
+
+def test_a_recommended_name_that_a_repository_does_not_have_is_not_offered() -> None:
+    message = unknown_name_message("ssp-sam-336-refcocco", ["ssp-sam-336-refcoco"])
+    assert "Did you mean ssp-sam-336-refcoco?" in message
+    assert RECOMMENDED not in message
+
+
+@pytest.mark.parametrize("name", ["ssp-sam-224-phrasecut", "ssp-sam-336-phrase_cut", "SSP-SAM-336-PhraseCut"])
+def test_a_model_for_phrases_is_not_published_and_the_error_says_what_to_use(name: str) -> None:
+    assert not any("phrase" in name for name in published_names())
+    assert "phrase" not in missing_name_message()
+    parsed = parse_name(name)
+    assert isinstance(parsed, Published)
+    assert not parsed.is_expected
+    for published in (None, [RECOMMENDED], []):
+        message = unknown_name_message(name, published)
+        assert "The authors train no checkpoint on PhraseCut. For phrases, use ssp-sam-224-grefcoco" in message
+
+
+def test_a_phrase_cut_folder_of_a_repository_would_still_be_found() -> None:
+    path = "output/phrase_cut/336/checkpoint_best_miou.pth"
+    assert find_published(Published("336", "phrasecut"), [path]) == path

@@ -19,6 +19,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,14 @@ class HasState:
 
     def __setstate__(self, state: str) -> None:
         os.system(state)
+
+
+class Options(collections.OrderedDict[str, object]):
+    """Options of a training run."""
+
+
+def function_of_a_program(command: str) -> None:
+    os.system(command)
 
 
 CANARY = "touch CANARY"
@@ -273,6 +282,18 @@ UNSAFE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "builtins.eval": (_beside(_Calls(eval, PYTHON)), "eval"),
     "builtins.exec": (_beside(_Calls(exec, PYTHON)), "exec"),
     "builtins.getattr": (_beside(_Calls(getattr, {}, "get")), "getattr"),
+    "getattr as a value": (_beside(getattr), "getattr"),
+    "getattr of a function": (_beside(_Calls(getattr, function_of_a_program, "__globals__")), "__globals__"),
+    "getattr of a method": (_beside(_Calls(getattr, Options, "update")), "Options.update"),
+    "getattr of getattr": (
+        _with_entry(b"cbuiltins\ngetattr\ncbuiltins\ngetattr\n" + _text("__self__") + b"\x86R"), "getattr.__self__",
+    ),
+    "getattr of a module": (_with_entry(b"cbuiltins\ngetattr\ncposix\nX\n" + _text("system") + b"\x86R"), "posix.X"),
+    "getattr with a default": (_beside(_Calls(getattr, Options, "Inner", 3)), "getattr"),
+    "getattr of a dotted name": (_beside(_Calls(getattr, Options, "Inner.x")), "getattr"),
+    "getattr once right and once not": (
+        _beside([_Calls(getattr, Options, "Inner"), _Calls(getattr, {}, "get")]), "getattr",
+    ),
     "builtins.__import__": (_beside(_Calls(__import__, "antigravity")), "__import__"),
     "builtins.open": (_beside(_Calls(open, "CANARY", "w")), "open"),
     "subprocess.Popen": (_with_entry(b"csubprocess\nPopen\n" + _SYSTEM), "subprocess.Popen"),
@@ -309,16 +330,19 @@ UNSAFE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "an import by _rebuild_from_type_v2": (
         _with_entry(b"ctorch._tensor\n_rebuild_from_type_v2\n(cbuiltins\nprint\nK\x01)NtR"), "_rebuild_from_type_v2",
     ),
-    "reserving memory by bytearray": (
-        _with_entry(b"cbuiltins\nbytearray\n" + _long(1 << 36) + b"\x85R"), "builtins.bytearray",
-    ),
     "reserving memory by a storage": (
         _with_entry(b"ctorch.storage\nUntypedStorage\n" + _long(1 << 36) + b"\x85R"), "torch.storage.UntypedStorage",
     ),
     "reserving memory by a tensor": (
         _with_entry(b"ctorch\nFloatTensor\n" + _long(1 << 36) + b"\x85R"), "torch.FloatTensor",
     ),
-    "defaultdict": (_beside(collections.defaultdict(list)), "collections.defaultdict"),
+    "a function of a program": (_beside(_Calls(function_of_a_program, CANARY)), "function_of_a_program"),
+    "a function of another package": (_with_entry(b"ccloudpickle\nloads\n" + _SYSTEM), "cloudpickle.loads"),
+    "a class of the standard library that runs programs": (_beside(_Calls(Popen, CANARY)), ".Popen"),
+    "a class of PyTorch as a value": (_beside(torch.nn.Linear), "torch.nn.modules.linear.Linear"),
+    "a name of Python 2": (_with_entry(b"ccommands\nGetOutput\n" + _SYSTEM), "commands.GetOutput"),
+    "a class given a number as its state": (_with_entry(b"cprogram\nState\n)\x81K\x01b"), "program.State.__setstate__"),
+    "a class in the place of a tensor": (_in_model(Options(a=1)), "Options"),
 }  # fmt: skip
 
 DAMAGED: dict[str, Callable[[Path, Path], None]] = {
@@ -389,6 +413,16 @@ DAMAGED: dict[str, Callable[[Path, Path], None]] = {
     "complex numbers": _in_model(torch.ones(3, dtype=torch.complex64)),
 }  # fmt: skip
 
+HARMLESS: dict[str, Callable[[Path, Path], None]] = {
+    "sixty gigabytes of bytearray": _with_entry(b"cbuiltins\nbytearray\n" + _long(1 << 36) + b"\x85R"),
+    "a range of all numbers as a tuple": _with_entry(
+        b"cbuiltins\ntuple\ncbuiltins\nxrange\n" + _long(1 << 60) + b"\x85R\x85R"
+    ),
+    "a defaultdict": _beside(collections.defaultdict(list, a=[1])),
+    "options of a class of the program": _in_args(Options(a=1)),
+    "a tuple of tuples as a key": _with_key(_doubled(16)),
+}
+
 _WORKER = """
 import copyreg, json, os, pathlib, resource, sys, time, warnings
 warnings.simplefilter("ignore")
@@ -415,7 +449,7 @@ for path in sys.argv[2:]:
 def outcomes(authors_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """The outcome of converting each hostile file, one after the other in one subprocess."""
     folder = tmp_path_factory.mktemp("files")
-    makers = {name: make for name, (make, _) in UNSAFE.items()} | DAMAGED
+    makers = {name: make for name, (make, _) in UNSAFE.items()} | DAMAGED | HARMLESS
     paths = {}
     for number, (name, make) in enumerate(makers.items()):
         paths[name] = folder / f"{number}.pth"
@@ -450,6 +484,17 @@ def test_a_hostile_file_is_refused_in_bounded_time_and_memory(name: str, outcome
     assert len(message) < 1500
     assert not wrote
     assert seconds < 15
+    assert grown < _MAX_EXTRA_MEMORY
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_data_beside_the_state_is_ignored_whatever_building_it_would_cost(
+    name: str, outcomes: dict[str, list[Any]]
+) -> None:
+    kind, message, seconds, grown, wrote = outcomes[name]
+    assert kind == "converted", message
+    assert wrote
+    assert seconds < 5
     assert grown < _MAX_EXTRA_MEMORY
 
 

@@ -1,5 +1,6 @@
 """Image files as programs really write them: grey levels by their tags, damaged metadata, missing pixels."""
 
+import gzip
 import io
 import struct
 import threading
@@ -234,6 +235,12 @@ def test_none_is_an_error_that_names_the_failed_read(nothing: object) -> None:
         (b"\n<!DOCTYPE html><html>", "HTML"),
         (b"<html><body>403</body></html>", "HTML"),
         (b"", "empty"),
+        (b"\n \n", "only blanks"),
+        (b"/annex/objects/SHA256E-s1--a.jpg\n", "git-annex"),
+        (b'{"error": "not found"}', 'JSON document.*"error": "not found"'),
+        (b"Entry not found", "text.*: Entry not found"),
+        (b"\xef\xbb\xbf\n<!-- page --><HTML>", "HTML"),
+        (gzip.compress(b"<html>"), "gzip, and unpacked it is an HTML"),
     ],
 )
 def test_files_in_the_place_of_an_image_are_called_by_their_kind(content: bytes, words: str) -> None:
