@@ -31,7 +31,13 @@ def mask_to_polygons(mask: Mask, tolerance: float = 0.5, min_area: float = 1) ->
             component that is so small or thin that more than 2 * `tolerance` percent of its area would change gets a
             smaller tolerance.
         min_area: smallest area in pixels of components and holes; smaller components are dropped, smaller holes filled.
+
+    Raises:
+        ValueError: the mask has not two dimensions.
     """
+    mask = np.asarray(mask, dtype=np.bool_)
+    if mask.ndim != 2:
+        raise ValueError(f"a mask has the shape (h, w), not {mask.shape}")
     rings, holes = outlines(mask)
     small = -holes.areas() < min_area
     if small.any():

@@ -194,6 +194,14 @@ def test_overlapping_polygons_are_joined() -> None:
     assert np.array_equal(polygons_to_mask([square, other], 5, 5), expected)
 
 
+def test_a_mask_may_have_any_type_and_layout_but_not_three_dimensions() -> None:
+    mask = ODD["a hole of radius 5"]
+    for same in (mask.astype(np.uint8) * 255, np.asfortranarray(mask), np.pad(mask, 3)[3:-3, 3:-3], mask.tolist()):
+        assert mask_to_polygons(same) == mask_to_polygons(mask)
+    with pytest.raises(ValueError, match=r"\(1, 15, 15\)"):
+        mask_to_polygons(mask[None])
+
+
 @pytest.mark.parametrize("polygon", [[1, 2, 3], [1, 2, float("nan"), 4], "text", [[1, 2], [3]], None])
 def test_a_polygon_that_is_no_flat_list_of_pairs_is_refused(polygon) -> None:
     with pytest.raises(ValueError, match=r"polygons\[1\] must be"):
