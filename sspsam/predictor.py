@@ -135,6 +135,9 @@ class SSPSAMPredictor:
             model, config, device=chosen, dtype=dtype, embedding_cache=embedding_cache, checkpoint=file, compile=compile
         )
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._pipeline.identity.described(self._config)})"
+
     @property
     def config(self) -> ModelConfig:
         """Configuration of the model."""

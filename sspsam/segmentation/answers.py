@@ -130,12 +130,15 @@ def to_segmentation(
         mask_box=answer.mask_box,
         low_res_logits=_array(low_res[0]) if settings.return_logits == "low_res" else None,
         logits=_array(logits_on_image(low_res, geometry, sam_size)[0]) if full_size else None,
-        explanation=_explanation(words, prediction) if settings.explain else None,
+        explanation=_explanation(words, prediction, geometry, pixels) if settings.explain else None,
         pixels=pixels,
+        text_truncated=expression.cut_off,
     )
 
 
-def _explanation(words: Sequence[Word], prediction: Prediction) -> Explanation:
+def _explanation(
+    words: Sequence[Word], prediction: Prediction, geometry: Geometry, pixels: Pixels | None
+) -> Explanation:
     """Return the maps and word weights of a prediction with E = 1."""
     attention = _array(prediction.word_attention[0])  # (L,)
     return Explanation(
@@ -143,6 +146,8 @@ def _explanation(words: Sequence[Word], prediction: Prediction) -> Explanation:
         word_attention=attention,
         words=tuple((word.text, float(attention[word.start : word.stop].sum())) for word in words),
         verification=_array(prediction.verification[0]),  # (G, G)
+        area=geometry.clip_area,
+        pixels=pixels,
     )
 
 
