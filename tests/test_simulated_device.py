@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sspsam import SSPSAMPredictor
+from sspsam import ImageEmbedding, SSPSAMPredictor
 from sspsam.models import ImageFeatures
 from sspsam.shapes import draw_scene
 from tests.support.device_mode import Record, operators_without_mps, simulated_device
@@ -54,20 +54,24 @@ def test_an_accelerator_gives_the_masks_of_the_cpu_without_float64_and_missing_o
         assert result.no_target == answer.no_target
 
 
-def test_all_options_and_many_images_work_on_an_accelerator(predictor: SSPSAMPredictor, mps: Record, tmp_path: Path) -> None:
+def test_all_options_and_many_images_work_on_an_accelerator(
+    predictor: SSPSAMPredictor, mps: Record, tmp_path: Path
+) -> None:
     predictor.to("mps")
-    [[full]] = predictor.predict_batch([PIXELS], ["every shape"], return_logits="full", mask_threshold=0.7, batch_size=2)
+    [[full]] = predictor.predict_batch([PIXELS], ["every shape"], return_logits="full", mask_threshold=0.7)
     assert full.logits is not None
     assert full.logits.shape == full.mask.shape == PIXELS.shape[:2]
-    embedding = predictor.encode(PIXELS)
-    embedding.save(tmp_path / "embedding.safetensors")
-    assert predictor.predict("every shape", embedding=type(embedding).load(tmp_path / "embedding.safetensors")).mask.any()
+    predictor.encode(PIXELS).save(tmp_path / "embedding.safetensors")
+    embedding = ImageEmbedding.load(tmp_path / "embedding.safetensors")
+    assert predictor.predict("every shape", embedding=embedding).mask.any()
     predictor.save_pretrained(tmp_path / "model")
     assert predictor.to("cpu").predict("every shape", image=PIXELS).mask.any()
 
 
 @pytest.mark.xfail(reason="the longest text of a batch is counted on the host", raises=AssertionError, strict=True)
-def test_the_network_never_waits_for_the_device_and_copies_nothing_to_the_host(predictor: SSPSAMPredictor, mps: Record) -> None:
+def test_the_network_never_waits_for_the_device_and_copies_nothing_to_the_host(
+    predictor: SSPSAMPredictor, mps: Record
+) -> None:
     predictor.to("mps")
     model, sizes = predictor._model, predictor.config.architecture  # the network alone has no public name
     images = [torch.zeros(1, 3, side, side, device="mps") for side in (sizes.clip.image_size, sizes.sam.image_size)]

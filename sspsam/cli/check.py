@@ -32,9 +32,9 @@ def check(
 
     The bundled model answers about drawn scenes, and its answers are compared with stored ones. With --model that
     checkpoint is also compared with its own answers in float32 on the CPU, which takes minutes for a published one.
-    Differences, times, memory and versions are printed. The exit status is 1 if a difference is larger than these
-    tolerances: in float32, logits 0.001; in half precision, 0.1 % of the mask pixels; and in both, no no-target answer
-    may change.
+    Differences, times, memory and versions are printed. The exit status is 1 if a difference is beyond tolerance: in
+    float32, 0.001 of logits and scores and 0.1 pixels of boxes; in half precision, 0.1 % of the mask pixels; and in
+    both, any changed no-target answer.
     """
     if (image is None) != (not texts):
         raise click.UsageError("--image and -t go together: give an image and at least one expression about it")
@@ -84,12 +84,12 @@ def _lines(report: "CheckReport") -> list[str]:
     lines = [f"device {report.device}{hardware}, precision {report.dtype}", ""]
     checks = [check for check in (report.bundled, report.checkpoint) if check is not None]
     for check in checks:
-        lines += [*_aligned(_rows(check)), ""]
+        lines += [*_aligned(_rows(check, report.device)), ""]
     known = [(name, str(value)) for name, value in report.versions.items() if value is not None]
     return [*lines, *_aligned(known), "", "ok" if report.ok else "not ok: " + "; ".join(report.problems)]
 
 
-def _rows(check: "ModelCheck") -> list[tuple[str, str]]:
+def _rows(check: "ModelCheck", device: str) -> list[tuple[str, str]]:
     differences, times = check.differences, check.milliseconds
     memory = "unknown" if check.memory_bytes is None else f"{check.memory_bytes / 1e6:,.0f} MB"
     return [
@@ -102,7 +102,7 @@ def _rows(check: "ModelCheck") -> list[tuple[str, str]]:
         ("no-target answers changed", f"{differences.no_target_changed} of {differences.questions}"),
         ("a new image", f"{times['new_image']:.1f} ms"),
         ("a further expression", f"{times['further_expression']:.1f} ms"),
-        ("memory", memory),
+        ("peak memory of the process" if device == "cpu" else "memory on the device", memory),
     ]
 
 

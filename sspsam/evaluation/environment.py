@@ -14,7 +14,6 @@ import torch
 from sspsam._version import __version__
 
 _PACKAGES: Final[Mapping[str, str]] = {
-    "torch": "torch",
     "torchvision": "torchvision",
     "open_clip": "open_clip_torch",
     "segment_anything": "segment_anything",
@@ -31,13 +30,14 @@ def package_versions() -> dict[str, str]:
     return {
         "sspsam": __version__,
         "Python": platform.python_version(),
+        "torch": torch.__version__,  # with the kind of the build, such as +cpu or +cu130
         **{name: _version(package) for name, package in _PACKAGES.items()},
     }
 
 
 def versions() -> dict[str, str | int | None]:
     """Return everything of the environment that a report of a bug needs; None where there is none."""
-    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]
     return {
         **package_versions(),
         "CUDA": torch.version.cuda,
@@ -126,4 +126,5 @@ def _output(program: str, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return (done.stdout.splitlines() or [None])[0]
+    lines = done.stdout.splitlines()
+    return lines[0].strip() if lines else None

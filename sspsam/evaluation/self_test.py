@@ -11,11 +11,12 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from sspsam import hub
 from sspsam.checkpoints.bundled import BUNDLED_DIRECTORY
 from sspsam.checkpoints.names import BUNDLED
 from sspsam.config import ModelConfig
 from sspsam.devices import checked_device, checked_dtype, default_dtype, dtype_name, named_out_of_memory
-from sspsam.errors import DeviceError, SSPSAMError
+from sspsam.errors import DeviceError, NumericalError, OutOfMemoryError, SSPSAMError
 from sspsam.evaluation.comparison import Differences, ReferenceAnswer
 from sspsam.evaluation.environment import device_name, memory_bytes, reset_peak_memory, versions
 from sspsam.evaluation.stored_answers import (
@@ -47,6 +48,14 @@ class Checkpoint:
     name: str
     revision: str | None = None
     cache_dir: Path | None = None
+
+    def resolve(self) -> None:
+        """Download and convert the checkpoint if that is necessary.
+
+        Raises:
+            SSPSAMError: there is no such checkpoint, or it cannot be downloaded; see `hub.resolve`.
+        """
+        hub.resolve(self.name, hub.HubOptions(self.revision, self.cache_dir))
 
     def load(self, device: torch.device | str, dtype: torch.dtype) -> SSPSAMPredictor:
         """Load a predictor."""
@@ -81,7 +90,11 @@ class ModelCheck:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, with the entries of `differences` among the others."""
         values = asdict(self)
-        return values.pop("differences") | values
+        differences: dict[str, Any] = values.pop("differences")
+        return differences | values
+
+
+_NO_CHECK: Final = ModelCheck("", "", "", Differences(), {}, None, [])
 
 
 @dataclass(frozen=True)
@@ -121,14 +134,14 @@ class CheckReport:
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values: those of the bundled model at the top level, those of a checkpoint under `checkpoint`."""
-        empty = dict.fromkeys([*asdict(Differences()), "milliseconds", "memory_bytes"])
+        """Return plain values: the bundled model's at the top level, those of a checkpoint under `checkpoint`."""
+        not_measured = dict.fromkeys(_NO_CHECK.to_dict())
         return {
             "ok": self.ok,
             "device": self.device,
             "device_name": self.device_name,
             "dtype": self.dtype,
-            **(empty if self.bundled is None else self.bundled.to_dict()),
+            **(not_measured if self.bundled is None else self.bundled.to_dict()),
             "checkpoint": None if self.checkpoint is None else self.checkpoint.to_dict(),
             "problems": self.problems,
             "notes": self.notes,
@@ -157,10 +170,12 @@ def run_self_test(
 
     Raises:
         DeviceError: this computer has no such device.
-        CheckpointError: the installation is damaged.
+        SSPSAMError: the checkpoint cannot be loaded, or the installation is damaged.
     """
     chosen = checked_device(device)
     precision = default_dtype(chosen) if dtype is None else checked_dtype(dtype)
+    if checkpoint is not None:
+        checkpoint.resolve()
     bundled, checked, notes, error = None, None, [], None
     try:
         with _named_failures(chosen):
@@ -174,7 +189,7 @@ def run_self_test(
                 checked = _check_checkpoint(
                     checkpoint, questions or drawn[:_SCENES_FOR_A_CHECKPOINT], chosen, precision
                 )
-    except SSPSAMError as failure:
+    except (DeviceError, NumericalError, OutOfMemoryError) as failure:
         error = str(failure)
     return CheckReport(
         str(chosen), device_name(chosen), dtype_name(precision), bundled, checked, notes, error, versions()
@@ -266,7 +281,7 @@ def _named_failures(device: torch.device) -> Iterator[None]:
         with named_out_of_memory():
             yield
     except (RuntimeError, TypeError) as error:  # TypeError: MPS refuses float64 with it
-        if isinstance(error, SSPSAMError):
+        if isinstance(error, SSPSAMError) or device.type == "cpu":  # PyTorch's CPU lacks nothing: a bug of ours
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
         raise DeviceError(f"device '{device}' failed: {reason}") from error

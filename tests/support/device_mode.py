@@ -77,7 +77,12 @@ class DeviceTensor(Tensor):
     @staticmethod
     def __new__(cls, host: Tensor, device: torch.device) -> "DeviceTensor":
         tensor: DeviceTensor = Tensor._make_wrapper_subclass(
-            cls, host.shape, strides=host.stride(), storage_offset=host.storage_offset(), dtype=host.dtype, device=device
+            cls,
+            host.shape,
+            strides=host.stride(),
+            storage_offset=host.storage_offset(),
+            dtype=host.dtype,
+            device=device,
         )
         tensor.host = host
         return tensor
