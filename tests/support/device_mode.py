@@ -23,8 +23,8 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-# "meta" carries a request for the simulated device through PyTorch's own code, which would start a real backend
-_MARKER: Final = torch.device("meta")
+# a device without a backend, of an index that nobody uses, carries requests for the simulated device through PyTorch
+_MARKER: Final = torch.device("meta", 77)
 # functions for which PyTorch starts the device's backend before they become operators, with the names to record
 _BEFORE_OPERATORS: Final[Mapping[Any, str]] = {
     Tensor.__getitem__: "aten.slice.Tensor",
@@ -137,8 +137,8 @@ class _Operators(TorchDispatchMode):
         tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         on_device = [tensor for tensor in tensors if isinstance(tensor, DeviceTensor)]
         target = kwargs.get("device")
-        to_device = bool(on_device) if target is None else target == _MARKER
-        if target is not None:
+        to_device = bool(on_device) if target is None else target == _MARKER or target.type == self._device.type
+        if target is not None and to_device:
             kwargs["device"] = torch.device("cpu")
         if on_device:
             self._check(func, tensors, to_device)
