@@ -130,7 +130,7 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether all answers are within the tolerances."""
+        """True if all answers are within the tolerances."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
