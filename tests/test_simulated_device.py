@@ -69,9 +69,7 @@ def test_all_options_and_many_images_work_on_an_accelerator(
 
 
 @pytest.mark.xfail(reason="the longest text of a batch is counted on the host", raises=AssertionError, strict=True)
-def test_the_network_never_waits_for_the_device_and_copies_nothing_to_the_host(
-    predictor: SSPSAMPredictor, mps: Record
-) -> None:
+def test_the_network_never_waits_for_the_device_and_copies_nothing(predictor: SSPSAMPredictor, mps: Record) -> None:
     predictor.to("mps")
     model, sizes = predictor._model, predictor.config.architecture  # the network alone has no public name
     images = [torch.zeros(1, 3, side, side, device="mps") for side in (sizes.clip.image_size, sizes.sam.image_size)]
@@ -83,7 +81,7 @@ def test_the_network_never_waits_for_the_device_and_copies_nothing_to_the_host(
         prediction = model.segment(prepared, model.encode_text(token_ids))
     assert prediction.low_res.device.type == "mps"
     assert mps.waits() == {}
-    assert mps.copies_to_host == []
+    assert mps.copies_to_host == mps.copies_to_device == []
 
 
 @pytest.mark.xfail(reason="the answers are fetched one by one", raises=AssertionError, strict=True)
@@ -125,3 +123,8 @@ def test_the_simulated_device_records_every_wait_and_every_copy_to_the_host(mps:
     assert (x + 1).cpu().tolist() == [1, 2, 3, 4, 5, 6]
     assert y.tolist() == [0, 2, 4, 6, 8, 10]
     assert mps.copies_to_host == [24, 24]
+    mps.clear()
+    x.new_zeros(3)[:2].copy_(torch.ones(2))
+    assert x[torch.tensor([1, 5])].tolist() == [1, 5]
+    assert torch.tensor([1.5, 2.5], device="mps").to(x).sum().item() == 4
+    assert mps.copies_to_device == [8, 16, 8]

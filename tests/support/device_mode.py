@@ -30,6 +30,8 @@ _BEFORE_OPERATORS: Final[Mapping[Any, str]] = {
     Tensor.__getitem__: "aten.slice.Tensor",
     Tensor.__setitem__: "aten.copy_.default",
     Tensor.contiguous: "aten.contiguous.default",
+    Tensor.copy_: "aten.copy_.default",
+    Tensor.tolist: "aten._local_scalar_dense.default",
     F.scaled_dot_product_attention: "aten.scaled_dot_product_attention.default",
     Tensor.nonzero: "aten.nonzero.default",
     torch.nonzero: "aten.nonzero.default",
@@ -45,15 +47,18 @@ class Record:
     Args:
         operators: number of calls of every operator, by name.
         copies_to_host: bytes of each copy to the host, in order.
+        copies_to_device: bytes of each copy from the host, in order.
     """
 
     operators: Counter[str] = field(default_factory=Counter)
     copies_to_host: list[int] = field(default_factory=list)
+    copies_to_device: list[int] = field(default_factory=list)
 
     def clear(self) -> None:
         """Forget what happened before."""
         self.operators.clear()
         self.copies_to_host.clear()
+        self.copies_to_device.clear()
 
     def waits(self) -> dict[str, int]:
         """Return the calls of operators whose result the host needs before it can continue, but for copies."""
@@ -108,16 +113,30 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = tree_map(self._marked, (list(args), dict(kwargs or {})))
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") == _MARKER:
+            del kwargs["device"]
+            return func(*args, **kwargs).to(_MARKER)
+        if func is Tensor.new_tensor and isinstance(args[0], DeviceTensor):
+            return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs}).to(_MARKER)
+        if func is Tensor.to and isinstance(args[1] if args[1:] else None, DeviceTensor):
+            args[1:2] = [_MARKER, args[1].dtype]
         if func not in _BEFORE_OPERATORS or not isinstance(args[0], DeviceTensor):
             return func(*args, **kwargs)
-        self._record.operators[_BEFORE_OPERATORS[func]] += 1
-        if func in (Tensor.__getitem__, Tensor.__setitem__):
-            masks = [value for value in tree_leaves(args[1]) if getattr(value, "dtype", None) is torch.bool]
-            self._record.operators["aten.nonzero.default"] += len(masks)
+        self._note(func, args)
         result = func(*tree_map(_host, args), **tree_map(_host, kwargs))
         if not isinstance(result, Tensor):
             return result
         return args[0] if result is args[0].host else DeviceTensor(result, self._device)
+
+    def _note(self, func: Any, args: Sequence[Any]) -> None:
+        """Record a function of a tensor on the device, and which of its other operands come from the host."""
+        self._record.operators[_BEFORE_OPERATORS[func]] += 1
+        operands = [value for value in tree_leaves(list(args[1:])) if isinstance(value, Tensor)]
+        for operand in operands:
+            if not isinstance(operand, DeviceTensor):
+                self._record.copies_to_device.append(operand.nbytes)
+            if operand.dtype is torch.bool and func in (Tensor.__getitem__, Tensor.__setitem__):
+                self._record.operators["aten.nonzero.default"] += 1  # the host waits for the number of elements
 
     def _marked(self, value: Any) -> Any:
         kind = value.partition(":")[0] if isinstance(value, str) else getattr(value, "type", None)
@@ -142,6 +161,8 @@ class _Operators(TorchDispatchMode):
             kwargs["device"] = torch.device("cpu")
         if on_device:
             self._check(func, tensors, to_device)
+        elif to_device:
+            self._record.copies_to_device.extend(tensor.nbytes for tensor in tensors)
         result = func(*tree_map(_host, args), **tree_map(_host, kwargs))
         if on_device and torch.Tag.inplace_view in func.tags:
             with no_dispatch():
