@@ -37,6 +37,8 @@ _BEFORE_OPERATORS: Final[Mapping[Any, str]] = {
     torch.nonzero: "aten.nonzero.default",
     **dict.fromkeys((Tensor.__int__, Tensor.__float__, Tensor.__index__), "aten._local_scalar_dense.default"),
 }
+# on a CUDA GPU these reach cuDNN before they become operators; other devices compute them by smaller operators
+_CUDA_FUNCTIONS: Final[Mapping[Any, str]] = {**_BEFORE_OPERATORS, torch.gru: "aten._cudnn_rnn.default"}
 _WAITS: Final = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
 
 
@@ -120,17 +122,18 @@ class _Functions(TorchFunctionMode):
             return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs}).to(_MARKER)
         if func is Tensor.to and isinstance(args[1] if args[1:] else None, DeviceTensor):
             args[1:2] = [_MARKER, args[1].dtype]
-        if func not in _BEFORE_OPERATORS or not isinstance(args[0], DeviceTensor):
+        known = _CUDA_FUNCTIONS if self._device.type == "cuda" else _BEFORE_OPERATORS
+        if func not in known or not isinstance(args[0], DeviceTensor):
             return func(*args, **kwargs)
         self._note(func, args)
         result = func(*tree_map(_host, args), **tree_map(_host, kwargs))
-        if not isinstance(result, Tensor):
-            return result
-        return args[0] if result is args[0].host else DeviceTensor(result, self._device)
+        if result is args[0].host:
+            return args[0]
+        return tree_map(lambda value: DeviceTensor(value, self._device) if isinstance(value, Tensor) else value, result)
 
     def _note(self, func: Any, args: Sequence[Any]) -> None:
         """Record a function of a tensor on the device, and which of its other operands come from the host."""
-        self._record.operators[_BEFORE_OPERATORS[func]] += 1
+        self._record.operators[_CUDA_FUNCTIONS[func]] += 1
         operands = [value for value in tree_leaves(list(args[1:])) if isinstance(value, Tensor)]
         for operand in operands:
             if not isinstance(operand, DeviceTensor):
@@ -197,13 +200,15 @@ def simulated_device(kind: str = "mps", refused: Callable[[str], bool] = lambda 
     """Simulate an accelerator inside the context; move models there with `predictor.to(kind)`.
 
     Args:
-        kind: type of the device, one whose backend PyTorch does not have on this computer.
+        kind: "mps" or "cuda"; on this computer PyTorch must not find such a device.
         refused: whether the device lacks an operator, by its name such as `"aten.mm.default"`.
 
     Yields:
         What happens on the device.
     """
     device, record = torch.device(kind), Record()
+    if kind == "cuda":
+        torch._C._ensureCUDADeviceGuardSet()  # as PyTorch's own fake tensors: CUDA's functions in Python need no driver
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # a parameter cannot change its class
     try:
