@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +158,11 @@ def test_the_simulated_device_records_every_wait_and_every_copy_to_the_host(mps:
     assert x[torch.tensor([1, 5])].tolist() == [1, 5]
     assert torch.tensor([1.5, 2.5], device="mps").to(x).sum().item() == 4
     assert mps.copies_to_device == [8, 16, 8]
+
+
+def test_threads_that_start_inside_the_simulation_use_the_device_too(mps: Record) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        x = pool.submit(torch.ones, 3, device="mps").result()
+        assert pool.submit(x.sum().item).result() == 3
+    assert x.device.type == "mps"
+    assert mps.waits() == {"aten._local_scalar_dense.default": 1}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import torch
 
@@ -28,10 +28,14 @@ from sspsam.evaluation.stored_answers import (
 )
 from sspsam.images.loading import Pixels
 from sspsam.predictor import SSPSAMPredictor
+from sspsam.segmentation.result import Segmentation
+from sspsam.utils.progress import item_progress
 
 _SCENES_FOR_A_CHECKPOINT: Final = 3  # a published model takes some 20 seconds for a scene on a CPU
 _NEW_IMAGES, _FURTHER_EXPRESSIONS = 5, 15  # timed at most
 _TIMED_SECONDS: Final = 10.0  # no further repetition begins after this time
+
+Item = TypeVar("Item")
 
 
 class ImageQuestions(NamedTuple):
@@ -210,28 +214,36 @@ def stored_answers(config: ModelConfig) -> StoredAnswers:
 
 def reference_scenes(predictor: SSPSAMPredictor, questions: Iterable[ImageQuestions]) -> list[ReferenceScene]:
     """Return images, expressions, and the answers of a predictor as references."""
-    scenes = []
-    for pixels, texts in questions:
-        results = predictor.predict(texts, image=pixels, return_logits="low_res")
-        scenes.append(ReferenceScene(pixels, texts, [ReferenceAnswer.of(result) for result in results]))
-    return scenes
+    return [
+        ReferenceScene(pixels, texts, [ReferenceAnswer.of(result) for result in _answers(predictor, pixels, texts)])
+        for pixels, texts in questions
+    ]
 
 
 def _check_checkpoint(
     checkpoint: Checkpoint, questions: Sequence[ImageQuestions], device: torch.device, dtype: torch.dtype
 ) -> ModelCheck:
-    # the CPU is the reference: a device that nobody checked may be wrong in float32, too
-    scenes = reference_scenes(checkpoint.load("cpu", torch.float32), questions)
-    return _check(checkpoint.name, checkpoint.load(device, dtype), scenes, "its own float32 answers on this CPU")
+    with item_progress("images", 2 * len(questions), 0, enabled=True) as advance:
+        # the CPU is the reference: a device that nobody checked may be wrong in float32, too
+        exact = checkpoint.load("cpu", torch.float32)
+        scenes = reference_scenes(exact, _counted(questions, advance))
+        del exact  # its memory is not that of the predictor under test
+        predictor = checkpoint.load(device, dtype)
+        return _check(checkpoint.name, predictor, scenes, "its own float32 answers on this CPU", advance)
 
 
-def _check(name: str, predictor: SSPSAMPredictor, scenes: Sequence[ReferenceScene], reference: str) -> ModelCheck:
-    """Compare a predictor's answers with those of the scenes, and measure it."""
+def _check(
+    name: str,
+    predictor: SSPSAMPredictor,
+    scenes: Sequence[ReferenceScene],
+    reference: str,
+    advance: Callable[[], object] = lambda: None,
+) -> ModelCheck:
+    """Compare a predictor's answers with those of the scenes, and measure it; `advance` is called for each scene."""
     reset_peak_memory(predictor.device)
     differences = Differences()
-    for scene in scenes:
-        results = predictor.predict(scene.texts, image=scene.pixels, return_logits="low_res")
-        differences += Differences.between(results, scene.answers)
+    for scene in _counted(scenes, advance):
+        differences += Differences.between(_answers(predictor, scene.pixels, scene.texts), scene.answers)
     return ModelCheck(
         name,
         predictor.fingerprint,
@@ -241,6 +253,17 @@ def _check(name: str, predictor: SSPSAMPredictor, scenes: Sequence[ReferenceScen
         memory_bytes(predictor.device),
         differences.beyond_tolerance(predictor.dtype),
     )
+
+
+def _answers(predictor: SSPSAMPredictor, pixels: Pixels, texts: list[str]) -> list[Segmentation]:
+    return predictor.predict(texts, image=pixels, return_logits="low_res")
+
+
+def _counted(items: Iterable[Item], advance: Callable[[], object]) -> Iterator[Item]:
+    """Yield items, and call `advance` after the caller has finished with each."""
+    for item in items:
+        yield item
+        advance()
 
 
 def _milliseconds(predictor: SSPSAMPredictor, pixels: Pixels) -> dict[str, float]:

@@ -5,6 +5,7 @@ decides by `device.type` is decided as on the accelerator. As there, an operator
 refuses float64; and every operator, every copy to the host and every wait for the device is recorded.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 import torch
 import torchgen
@@ -211,8 +213,18 @@ def simulated_device(kind: str = "mps", refused: Callable[[str], bool] = lambda 
         torch._C._ensureCUDADeviceGuardSet()  # as PyTorch's own fake tensors: CUDA's functions in Python need no driver
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # a parameter cannot change its class
-    try:
+
+    def run(thread: threading.Thread) -> None:  # PyTorch's modes hold for one thread
         with _Functions(device, record), _Operators(device, record, refused):
+            run_thread(thread)
+
+    run_thread = threading.Thread.run
+    try:
+        with (
+            mock.patch.object(threading.Thread, "run", run),
+            _Functions(device, record),
+            _Operators(device, record, refused),
+        ):
             yield record
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
