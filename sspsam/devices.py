@@ -34,16 +34,26 @@ def checked_device(device: str | torch.device | None) -> torch.device:
     if not isinstance(device, str | torch.device):
         raise TypeError(f"device must be a string or a torch.device, not {kind_name(device)}")
     try:
-        # "cuda" means the current device of the calling thread; the device of a tensor carries its index
-        chosen = torch.empty(0, device=torch.device(device)).device
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        # "cuda" means the current device of the calling thread; the device of a tensor carries its index. The tensor is
+        # filled because a GPU that is too old for this PyTorch fails at the first computation
+        chosen = torch.ones(1, dtype=torch.float32, device=torch.device(device)).device
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise DeviceError(
-            f"device '{shown(device)}' cannot be used here: {shown(reason)}. Use device='cpu'."
+            f"device '{shown(device)}' cannot be used here: {_refusal(error)}. Use device='cpu'."
         ) from error
     if chosen.type == "meta":
         raise DeviceError("device 'meta' holds no values; use 'cpu' or 'cuda'")
     return chosen
+
+
+def _refusal(error: Exception) -> str:
+    """Return in one clause why PyTorch refuses a device; its own message may be pages about its dispatcher."""
+    message = str(error).strip() or type(error).__name__
+    if "at start of device string" in message:  # the message lists all types of devices, most of them historical
+        return "PyTorch knows no device of that name"
+    if isinstance(error, NotImplementedError | ImportError) or "INTERNAL ASSERT" in message:
+        return f"this PyTorch ({torch.__version__}) was built without it"
+    return shown(message.splitlines()[0].split(". ")[0].rstrip("."))
 
 
 def checked_dtype(dtype: str | torch.dtype | None) -> torch.dtype:

@@ -216,3 +216,28 @@ def test_one_thread_and_two_give_the_same_embedding() -> None:
     with_one, with_two = embeddings
     assert torch.equal(with_one.clip_features, with_two.clip_features)
     assert torch.equal(with_one.sam_embedding, with_two.sam_embedding)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available() or torch.xpu.is_available(), reason="for computers without them")
+@pytest.mark.parametrize(
+    "device", ["toaster", "mps", "xla", "xpu", "vulkan", "hpu", "opengl", "cuda:99", "cuda:-1", ""]
+)
+def test_a_device_that_pytorch_refuses_is_one_short_line(device: str) -> None:
+    with pytest.raises(errors.DeviceError) as caught:
+        devices.checked_device(device)
+    message = str(caught.value)
+    assert message.startswith(f"device '{device}' cannot be used here: ")
+    assert message.endswith("Use device='cpu'.")
+    assert len(message) < 200
+    assert "\n" not in message
+    assert "aten" not in message
+    assert "ASSERT" not in message
+
+
+def test_a_device_that_fails_at_its_first_computation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+
+    monkeypatch.setattr(torch, "ones", fail)
+    with pytest.raises(errors.DeviceError, match=r"no kernel image is available for execution on the device\. Use"):
+        devices.checked_device("cuda")

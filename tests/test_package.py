@@ -25,7 +25,7 @@ ROOM_ORDER = [
     ["segmentation", "checkpoints"],
     ["hub", "convert"],
     ["predictor"],
-    ["batch"],
+    ["batch", "evaluation"],
     ["ray"],
     ["cli"],
     ["__main__"],

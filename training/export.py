@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sspsam.checkpoints.format import load_checkpoint, save_checkpoint
 from sspsam.config import ModelConfig
+from training.answers import store_answers
 from training.recipe import RECIPES, Recipe
 from training.vocabulary import Vocabulary, load_or_create_vocabulary
 
@@ -15,7 +16,7 @@ _EMBEDDING = "clip.text.token_embedding.weight"
 
 
 def export(recipe: Recipe, run: Path, model: Path, dtype: str = "float16") -> ModelConfig:
-    """Write the model of a run's last stage.
+    """Write the model of a run's last stage, and its answers for `sspsam check`, which are bound to the weights.
 
     Args:
         recipe: the recipe of the run.
@@ -29,7 +30,9 @@ def export(recipe: Recipe, run: Path, model: Path, dtype: str = "float16") -> Mo
     objective = torch.load(run / f"{list(recipe.stages)[-1]}.pt", weights_only=True)["objective"]
     state = {key.removeprefix("model."): value for key, value in objective.items() if key.startswith("model.")}
     state[_EMBEDDING] = load_or_create_vocabulary(recipe, run).expand_embedding(state[_EMBEDDING])
-    return save_checkpoint(model, recipe.config, state, dtype)
+    config = save_checkpoint(model, recipe.config, state, dtype)
+    store_answers(model)
+    return config
 
 
 def load_for_training(model: Path, vocabulary: Vocabulary) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import click
 
 from sspsam._version import __version__
 from sspsam.cli.batch import batch
+from sspsam.cli.check import check
 from sspsam.cli.models import cache, convert, download, models, verify
 from sspsam.cli.output import CommandGroup
 from sspsam.cli.segment import segment
@@ -18,5 +19,5 @@ def main() -> None:
     """Segment the region of an image that a text refers to, with SSP-SAM."""
 
 
-for _command in (segment, batch, convert, models, download, verify, cache):
+for _command in (segment, batch, check, convert, models, download, verify, cache):
     main.add_command(_command)

@@ -45,8 +45,7 @@ class Segmentation:
         mask: (h, w) bool at the upright image's own size; all False when `no_target`.
         no_target: whether the expression refers to nothing in the image.
         foreground_pixels: in the authors' padded frame (512 x 512), at probability 0.5; `no_target` depends on them.
-        score: output of SAM's IoU head, no confidence: the authors' weights never trained the head on these prompts,
-            and the bundled model gives its highest scores to answers without a target.
+        score: SAM's own prediction of the mask's IoU; not a probability.
         box: x0, y0, x1, y1 in pixels of the upright image, from the box head; also when `no_target`.
         mask_box: tight box around the mask in whole pixels, x1 and y1 just outside it; None for an empty mask.
         low_res_logits: (M, M) float32 in SAM's padded square, with `return_logits="low_res"`.
@@ -106,8 +105,97 @@ class Segmentation:
             "text_truncated": self.text_truncated,
         }
 
-from sspsam.devices import naming_out_of_memory
-from sspsam.errors import ImageError, NoTargetError, StorageError
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Self:
+        """Return the answer that `to_dict` described, without logits and image.
+
+        Args:
+            content: of version 1 or 2; a line of the `results.jsonl` of a batch is one, too. Other entries are ignored.
+            max_pixels: largest width times height: a short text may describe a mask of any size.
+
+        Raises:
+            ResultError: an entry is missing or damaged, or the version is not known.
+        """
+        return cls(**stored_values(content, whole_number("max_pixels", max_pixels, 1)))
+
+    def with_image(self, image: ImageInput) -> Self:
+        """Return the same answer with an image, for overlays and cut-outs.
+
+        Raises:
+            ImageError: the image cannot be used, or has another size than the mask.
+        """
+        pixels = self._pixels(image)
+        explanation = self.explanation and dataclasses.replace(self.explanation, pixels=pixels)
+        return dataclasses.replace(self, pixels=pixels, explanation=explanation)
+
+    @naming_out_of_memory("not enough memory to cut out the object")
+    def cutout(
+        self, feather: float = 0.0, background: Background | None = None, *, image: ImageInput | None = None
+    ) -> Image.Image:
+        """Return what is inside the mask, at the size of the image; nothing where there is no target.
+
+        Args:
+            feather: standard deviation of a Gaussian that softens the edge, in pixels.
+            background: a colour or an image, which is scaled and cropped to the size; None: transparency.
+            image: None: the image that was encoded, as in `overlay`.
+
+        Returns:
+            RGBA, or RGB on a background.
+
+        Raises:
+            ImageError: no image is known, it has another size than the mask, or `background` cannot be used.
+        """
+        return cutout(self._pixels(image), self.mask, self.mask_box, feather, background)
+
+    @naming_out_of_memory("not enough memory to crop the image")
+    def crop(self, margin: float = 0.0, *, image: ImageInput | None = None) -> Image.Image:
+        """Return the image inside `mask_box`, background included.
+
+        Args:
+            margin: added on every side, as a share of the box's width or height; cut off at the border of the image.
+            image: None: the image that was encoded, as in `overlay`.
+
+        Raises:
+            NoTargetError: there is no target, or no pixel in the mask.
+            ImageError: no image is known, or it has another size than the mask.
+        """
+        if self.mask_box is None:
+            reason = "refers to nothing in the image" if self.no_target else "has an empty mask"
+            raise NoTargetError(f"{shown(repr(self.text))} {reason}, so there is nothing to crop")
+        return crop(self._pixels(image), self.mask_box, margin)
+
+    @naming_out_of_memory("not enough memory to trace the polygons")
+    def polygons(self, tolerance: float = 0.5, min_area: float = 1) -> list[Polygon]:
+        """Return the mask as polygons, one for each 8-connected component, from the largest to the smallest.
+
+        Args:
+            tolerance: largest distance, in pixels, of a dropped point from the simplified outline; 0: the exact
+                outline. Small and thin components get a smaller one, so that they keep their shape.
+            min_area: smallest area in pixels; smaller components are left out, and smaller holes filled.
+
+        Returns:
+            Flat lists `[x0, y0, x1, y1, ...]` in pixels of the upright image, on the edges of pixels (0 is the left or
+            upper border, `width` or `height` the opposite one). A hole is joined to the outer ring by a bridge, so that
+            pycocotools decodes the polygons to the mask. No polygons for an empty mask.
+        """
+        tolerance, min_area = real_number("tolerance", tolerance, 0), real_number("min_area", min_area, 0)
+        return mask_to_polygons(self.mask, tolerance, min_area)
+
+    @naming_out_of_memory("not enough memory to separate the components")
+    def components(self, min_area: float = 1) -> list[Self]:
+        """Return the 8-connected components of the mask as answers of their own, from the largest to the smallest.
+
+        Args:
+            min_area: smallest area in pixels; smaller components are left out.
+
+        Returns:
+            Copies with the `mask` and `mask_box` of each component, and `foreground_pixels`, `score`, `box`, logits and
+            explanation of the whole answer. No copies for an empty mask.
+        """
+        components = component_masks(self.mask, real_number("min_area", min_area, 0))
+        return [dataclasses.replace(self, mask=mask, mask_box=box) for mask, box in components]
+
+    @naming_out_of_memory("not enough memory to write the mask")
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the mask as an 8-bit grey PNG of the image's size: 255 inside, 0 outside.
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from sspsam import SSPSAMPredictor
 from sspsam.checkpoints.format import load_checkpoint
 from sspsam.models import SSPSAM
+from sspsam.evaluation.stored_answers import ANSWERS_NAME, load_answers
 from sspsam.shapes import ask, draw_scene
 from training import attention, losses, optimizer, positions, train
 from training.batches import SceneBatch, collate_scenes
@@ -215,6 +216,7 @@ def test_the_processes_of_a_killed_training_end_even_if_interrupts_are_ignored(t
 def test_the_result_is_a_checkpoint_of_the_library(run: Path, vocabulary: Vocabulary) -> None:
     predictor = SSPSAMPredictor.from_pretrained(run / "model", device="cpu")
     assert predictor.config.architecture == SMOKE.architecture
+    assert load_answers(run / "model" / ANSWERS_NAME, predictor.config).scenes
     results = predictor.predict(["the red circle", "a dog"], image=draw_scene(3).pixels)
     assert results[0].mask.shape == draw_scene(3).pixels.shape[:2]
     # CLIP's token ids select the rows that the small vocabulary selected during training

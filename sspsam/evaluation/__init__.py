@@ -1,0 +1,1 @@
+"""Compare answers with references: the self-test of a device."""
