@@ -75,6 +75,12 @@ def dtype_name(dtype: str | torch.dtype | None) -> str:
     return next(name for name, known in DTYPES.items() if known is chosen)
 
 
+def host_buffer(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return empty memory of the host to exchange with a device; page-locked for CUDA, which copies it without waiting."""
+    pinned = device.type == "cuda" and torch.cuda.is_available()
+    return torch.empty(tuple(shape), dtype=dtype, device="cpu", pin_memory=pinned)
+
+
 @contextmanager
 def inference_context(device: torch.device) -> Iterator[None]:
     """Compute without gradients on `device`, in the precision of the weights, without the application's autocast.

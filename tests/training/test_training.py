@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from sspsam import SSPSAMPredictor
 from sspsam.checkpoints.format import load_checkpoint
-from sspsam.models import SSPSAM
 from sspsam.evaluation.stored_answers import ANSWERS_NAME, load_answers
+from sspsam.models import SSPSAM
 from sspsam.shapes import ask, draw_scene
 from training import attention, losses, optimizer, positions, train
 from training.batches import SceneBatch, collate_scenes
