@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sspsam import Segmentation, SSPSAMPredictor
-from sspsam.images.preprocessing import clip_input, device_inputs, geometry_of, pixels_to_device, sam_input
+from sspsam.images.preprocessing import clip_input, device_inputs, geometry_of, sam_input, staged_pixels
 from sspsam.shapes import ask, draw_scene
 
 pytestmark = pytest.mark.cuda
@@ -88,7 +88,7 @@ def test_inputs_made_on_a_gpu_have_the_bits_of_those_made_by_pillow(
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     geometry = geometry_of(pixels, predictor.config)
-    clip, sam = device_inputs(pixels_to_device(pixels, GPU), geometry, predictor.config)
+    clip, sam = device_inputs(staged_pixels(pixels, GPU).to(GPU), geometry, predictor.config)
     assert clip.device == sam.device == GPU
     assert torch.equal(clip.cpu(), clip_input(pixels, geometry, predictor.config))
     assert torch.equal(sam.cpu(), sam_input(pixels, geometry, predictor.config))

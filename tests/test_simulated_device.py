@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor
-from sspsam.models.precision import network_on_device
 from sspsam.models import ImageFeatures
+from sspsam.models.precision import network_on_device
 from sspsam.shapes import draw_scene
 from tests.support.device_mode import Record, operators_without_mps, simulated_device
 

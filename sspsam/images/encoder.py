@@ -12,7 +12,7 @@ from sspsam.identity import PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.loading import ImageInput
-from sspsam.images.preprocessing import PreprocessedImage, device_inputs, pixels_to_device, preprocess_image
+from sspsam.images.preprocessing import PreprocessedImage, device_inputs, preprocess_image, staged_pixels
 from sspsam.models import DeviceModel, ImageFeatures
 from sspsam.models.device_model import all_finite
 from sspsam.utils.batching import result_or_error
@@ -38,8 +38,8 @@ class ImageEncoder:
     def preprocess(self, image: ImageInput, max_pixels: int) -> PreprocessedImage:
         """Load an image and make the model inputs; see `preprocess_image`."""
         require_working_thread_pool()
-        on_device = self._identity.device.type == "cuda"  # a CPU resizes faster with Pillow
-        return preprocess_image(image, self._config, max_pixels, digest=self._cache is not None, on_device=on_device)
+        device = self._identity.device if self._identity.device.type == "cuda" else None  # a CPU is faster with Pillow
+        return preprocess_image(image, self._config, max_pixels, self._cache is not None, device)
 
     def encode(self, images: Sequence[PreprocessedImage]) -> list[ImageEmbedding | SSPSAMError]:
         """Encode images and return for each, in order, its embedding or the error raised for the image."""
@@ -83,9 +83,10 @@ class ImageEncoder:
     def _model_inputs(self, image: PreprocessedImage) -> tuple[Tensor, Tensor]:
         """Return the inputs of CLIP and SAM on the device, made there if `preprocess` has not made them."""
         device = self._identity.device
-        if image.clip_input is None or image.sam_input is None:
-            return device_inputs(pixels_to_device(image.pixels, device), image.geometry, self._config)
-        return image.clip_input.to(device), image.sam_input.to(device)
+        if image.clip_input is not None and image.sam_input is not None:
+            return image.clip_input.to(device), image.sam_input.to(device)
+        pixels = image.staged if image.staged is not None else staged_pixels(image.pixels, device)
+        return device_inputs(pixels.to(device, non_blocking=True), image.geometry, self._config)
 
     def _compute_in_float32(self, clip_input: Tensor, sam_input: Tensor) -> ImageFeatures:
         """Encode one image whose features are not finite again in float32, unless that is the precision already.

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from sspsam.config import ModelConfig
+from sspsam.devices import host_buffer
 from sspsam.images.loading import ImageInput, Pixels, load_image, load_image_with_digest
 from sspsam.images.resize import resize_bilinear
 
@@ -73,6 +74,7 @@ class PreprocessedImage:
         clip_input: (3, S, S) float32, S the side of CLIP's square; None where the device makes it (`device_inputs`).
         sam_input: (3, size, size) float32, size the side of SAM's square; None where the device makes it.
         digest: SHA-256 of the file's bytes, or of the pixels where there was no file; None if it was not requested.
+        staged: (h, w, 3) uint8 from `staged_pixels`, for `device_inputs`; None where both inputs are made already.
     """
 
     pixels: Pixels
@@ -80,6 +82,7 @@ class PreprocessedImage:
     clip_input: Tensor | None
     sam_input: Tensor | None
     digest: str | None = None
+    staged: Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -88,7 +91,11 @@ class PreprocessedImage:
 
 
 def preprocess_image(
-    image: ImageInput, config: ModelConfig, max_pixels: int, digest: bool = False, on_device: bool = False
+    image: ImageInput,
+    config: ModelConfig,
+    max_pixels: int,
+    digest: bool = False,
+    device: torch.device | None = None,
 ) -> PreprocessedImage:
     """Load an image and make both model inputs; threads may do so at the same time.
 
@@ -97,7 +104,7 @@ def preprocess_image(
         config: of the model.
         max_pixels: see `load_image`.
         digest: whether to compute the digest.
-        on_device: whether to leave both inputs to `device_inputs`.
+        device: to stage the pixels for, which makes both inputs by `device_inputs`; None: they are made here.
 
     Raises:
         ImageError: the image cannot be used.
@@ -108,8 +115,8 @@ def preprocess_image(
         pixels, sha256 = load_image(image, max_pixels), None
     pixels.flags.writeable = False
     geometry = geometry_of(pixels, config)
-    if on_device:
-        return PreprocessedImage(pixels, geometry, None, None, sha256)
+    if device is not None:
+        return PreprocessedImage(pixels, geometry, None, None, sha256, staged_pixels(pixels, device))
     return PreprocessedImage(
         pixels, geometry, clip_input(pixels, geometry, config), sam_input(pixels, geometry, config), sha256
     )
@@ -150,11 +157,11 @@ def device_inputs(pixels: Tensor, geometry: Geometry, config: ModelConfig) -> tu
     )
 
 
-def pixels_to_device(pixels: Pixels, device: torch.device) -> Tensor:
-    """Copy (h, w, 3) uint8 pixels, which may be read-only, to a device; CUDA copies them from page-locked memory."""
-    staged = torch.empty(pixels.shape, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
+def staged_pixels(pixels: Pixels, device: torch.device) -> Tensor:
+    """Copy (h, w, 3) uint8 pixels, which may be read-only, to host memory from which the device copies them fast."""
+    staged = host_buffer(pixels.shape, torch.uint8, device)
     np.copyto(staged.numpy(), pixels)
-    return staged.to(device, non_blocking=True)
+    return staged
 
 
 def _clip_square(resized: Tensor, geometry: Geometry, config: ModelConfig) -> Tensor:

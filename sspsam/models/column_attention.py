@@ -50,7 +50,7 @@ def attend_with_columns(buffer: Tensor, qkv: Tensor, rel_pos_h: Tensor, rel_pos_
     """
     _, count, heads, tokens, width = buffer.shape
     side, head_width = math.isqrt(tokens), rel_pos_h.shape[-1]
-    buffer[..., :head_width] = qkv.view(count, tokens, 3, heads, head_width).permute(2, 0, 3, 1, 4)
+    copy_rows(buffer[..., :head_width], qkv.view(count, tokens, 3, heads, head_width).permute(2, 0, 3, 1, 4))
     q, k, v = buffer.unbind()  # (X, heads, s*s, width)
     table = torch.cat([rel_pos_h.flip(0), rel_pos_w.flip(0)])  # (2*(2s-1), d)
     products = (q[..., :head_width] @ table.T).contiguous()  # (X, heads, s*s, 2*(2s-1))
@@ -58,7 +58,9 @@ def attend_with_columns(buffer: Tensor, qkv: Tensor, rel_pos_h: Tensor, rel_pos_
     columns[..., :side] = _terms_of_rows(products, side)
     columns[..., side:] = _terms_of_columns(products, side)
     context = F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(head_width))[..., :head_width]
-    return context.transpose(1, 2).flatten(2)
+    joined = torch.empty(count, tokens, heads, head_width, dtype=context.dtype, device=context.device)
+    copy_rows(joined, context.transpose(1, 2))
+    return joined.flatten(2)
 
 
 def _terms_of_rows(products: Tensor, side: int) -> Tensor:
@@ -81,16 +83,35 @@ def _terms_of_columns(products: Tensor, side: int) -> Tensor:
 
 def to_windows(x: Tensor, window: int) -> Tensor:
     """Split a padded grid into windows: (B, g, g, width) -> (B*down*across, window*window, width)."""
-    count, grid, _, width = x.shape
+    count, grid = x.shape[:2]
     windows = -(-grid // window)  # along one axis, rounded up
     padding = windows * window - grid
-    padded = F.pad(x, (0, 0, 0, padding, 0, padding)).view(count, windows, window, windows, window, width)
-    return padded.transpose(2, 3).reshape(-1, window * window, width)
+    padded = F.pad(_words(x), (0, 0, 0, padding, 0, padding))
+    padded = padded.view(count, windows, window, windows, window, -1)
+    return padded.transpose(2, 3).reshape(-1, window * window, padded.shape[-1]).view(x.dtype)
 
 
 def from_windows(x: Tensor, window: int, grid: int) -> Tensor:
     """Join windows and cut off the padding, the inverse of `to_windows`: -> (B, g, g, width)."""
     windows = -(-grid // window)
-    width = x.shape[-1]
-    joined = x.view(-1, windows, windows, window, window, width).transpose(2, 3)
-    return joined.reshape(-1, windows * window, windows * window, width)[:, :grid, :grid]
+    joined = _words(x).view(-1, windows, windows, window, window, _words(x).shape[-1]).transpose(2, 3)
+    joined = joined.reshape(-1, windows * window, windows * window, joined.shape[-1])
+    return joined[:, :grid, :grid].contiguous().view(x.dtype)
+
+
+def copy_rows(target: Tensor, source: Tensor) -> None:
+    """Copy values whose last axis is contiguous in both tensors."""
+    _words(target).copy_(_words(source))
+
+
+def _words(x: Tensor) -> Tensor:
+    """View the last axis as 64-bit integers, if it consists of such: a GPU copies strided values one by one."""
+    last_axis, offset = x.shape[-1] * x.element_size(), x.storage_offset() * x.element_size()
+    strides = [stride * x.element_size() for stride in x.stride()[:-1]]
+    if (
+        torch.compiler.is_compiling()
+        or x.element_size() >= 8
+        or any(size % 8 for size in (last_axis, offset, *strides))
+    ):
+        return x
+    return x.view(torch.int64)

@@ -17,7 +17,7 @@ from sspsam.models import Prediction
 from sspsam.segmentation.postprocessing import box_on_image, logits_on_image, threshold_logit
 from sspsam.segmentation.result import Explanation, Segmentation
 from sspsam.segmentation.transfer import HostAnswer
-from sspsam.text.encoder import EncodedExpression
+from sspsam.text.encoder import TokenizedExpression
 from sspsam.text.tokenizer import Word
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.paths import shown
@@ -91,9 +91,10 @@ class AnswerSettings:
 
 
 def to_segmentation(
-    expression: EncodedExpression,
+    expression: TokenizedExpression,
     answer: HostAnswer,
     prediction: Prediction,
+    row: int,
     words: Sequence[Word],
     geometry: Geometry,
     pixels: Pixels | None,
@@ -105,7 +106,8 @@ def to_segmentation(
     Args:
         expression: of the answer.
         answer: its numbers and its mask.
-        prediction: with E = 1, for logits and maps.
+        prediction: of all expressions, for logits and maps.
+        row: of the expression in the prediction.
         words: of the expression, for its explanation.
         geometry: of the image.
         pixels: of the image, if they are known.
@@ -118,7 +120,7 @@ def to_segmentation(
     if not answer.finite:
         raise not_finite(f"the answer to {expression.text[:60]!r}")
     sam_size, clip_size = config.architecture.sam.image_size, config.architecture.clip.image_size
-    low_res = prediction.low_res  # (1, M, M)
+    low_res = prediction.low_res[row : row + 1]  # (1, M, M)
     full_size = settings.return_logits == "full"
     return Segmentation(
         text=expression.text,
@@ -130,22 +132,22 @@ def to_segmentation(
         mask_box=answer.mask_box,
         low_res_logits=_array(low_res[0]) if settings.return_logits == "low_res" else None,
         logits=_array(logits_on_image(low_res, geometry, sam_size)[0]) if full_size else None,
-        explanation=_explanation(words, prediction, geometry, pixels) if settings.explain else None,
+        explanation=_explanation(words, prediction, row, geometry, pixels) if settings.explain else None,
         pixels=pixels,
         text_truncated=expression.cut_off,
     )
 
 
 def _explanation(
-    words: Sequence[Word], prediction: Prediction, geometry: Geometry, pixels: Pixels | None
+    words: Sequence[Word], prediction: Prediction, row: int, geometry: Geometry, pixels: Pixels | None
 ) -> Explanation:
-    """Return the maps and word weights of a prediction with E = 1."""
-    attention = _array(prediction.word_attention[0])  # (L,)
+    """Return the maps and word weights of one row of a prediction."""
+    attention = _array(prediction.word_attention[row])  # (L,)
     return Explanation(
-        similarity=_array(prediction.similarity[0]),  # (G, G)
+        similarity=_array(prediction.similarity[row]),  # (G, G)
         word_attention=attention,
         words=tuple((word.text, float(attention[word.start : word.stop].sum())) for word in words),
-        verification=_array(prediction.verification[0]),  # (G, G)
+        verification=_array(prediction.verification[row]),  # (G, G)
         area=geometry.clip_area,
         pixels=pixels,
     )

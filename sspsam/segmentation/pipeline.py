@@ -24,7 +24,7 @@ from sspsam.models.device_model import MOST_EXPRESSIONS
 from sspsam.segmentation.answers import AnswerSettings, to_segmentation
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.transfer import HostAnswer, host_answers, summarize
-from sspsam.text.encoder import EncodedExpression, TextEncoder, TokenizedExpression, tokenizer_for
+from sspsam.text.encoder import TextEncoder, TokenizedExpression, tokenizer_for
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.batching import (
@@ -139,32 +139,33 @@ class Pipeline:
             image, geometry = self._prepared.prepared(embedding)
 
             # Text: token ids -> text features
-            encoded = self.texts.encode(expressions)
+            features = self.texts.encode(expressions)
 
             # Segmentation: text features -> logits -> masks
-            features = ExpressionFeatures.join([expression.features for expression in encoded])
             prediction, answers = self._segment(self._model, image, features, geometry, settings)
-            rows = [Prediction(*row) for row in zip(*(torch.split(tensor, 1) for tensor in prediction), strict=True)]
             results = []
-            for expression, answer, row in zip(encoded, answers, rows, strict=True):
+            for row, (expression, answer) in enumerate(zip(expressions, answers, strict=True)):
+                source = prediction, row
                 if not (answer.finite or self._model.answers_in_float32):
-                    row, answer = self._answer_in_float32(embedding, expression, settings)
+                    source, answer = self._answer_in_float32(embedding, expression, settings)
                 words = self.texts.words(expression.token_ids) if settings.explain else []
                 results.append(
-                    to_segmentation(expression, answer, row, words, geometry, embedding.pixels, self._config, settings)
+                    to_segmentation(
+                        expression, answer, *source, words, geometry, embedding.pixels, self._config, settings
+                    )
                 )
         return results
 
     def _answer_in_float32(
-        self, embedding: ImageEmbedding, expression: EncodedExpression, settings: AnswerSettings
-    ) -> tuple[Prediction, HostAnswer]:
-        """Compute one answer that is not finite again in float32."""
+        self, embedding: ImageEmbedding, expression: TokenizedExpression, settings: AnswerSettings
+    ) -> tuple[tuple[Prediction, int], HostAnswer]:
+        """Compute one answer that is not finite again in float32; return its prediction, the row, and the answer."""
         warn(f"{dtype_name(self.identity.dtype)} overflowed for an expression: it is answered again in float32")
         model = self._model.in_float32()
         image, geometry = PreparedEmbeddings(model, self._config, self.identity).prepared(embedding)
         token_ids = torch.from_numpy(expression.token_ids).unsqueeze(0).to(self.identity.device)  # (1, L)
         prediction, [answer] = self._segment(model, image, model.encode_text(token_ids), geometry, settings)
-        return prediction, answer
+        return (prediction, 0), answer
 
     def _segment(
         self,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sspsam.config import ModelConfig
+from sspsam.devices import host_buffer
 from sspsam.images.preprocessing import Geometry
 from sspsam.models import Prediction
 from sspsam.segmentation.postprocessing import box_of_mask, box_of_occupied, foreground_pixels, logits_on_image
@@ -128,10 +129,11 @@ def _parts(tensor: Tensor, rows: int) -> tuple[Tensor, ...]:
 
 def _to_host(*tensors: Tensor) -> list[NDArray[Any]]:
     """Copy tensors to page-locked memory where the device is a CUDA device, and wait for all of them together."""
-    pinned = tensors[0].device.type == "cuda"
-    copies = [torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=pinned) for x in tensors]
+    device = tensors[0].device
+    copies = [host_buffer(tensor.shape, tensor.dtype, device) for tensor in tensors]
+    pinned = copies[0].is_pinned() if device.type == "cuda" else False
     for copy, tensor in zip(copies, tensors, strict=True):
         copy.copy_(tensor, non_blocking=pinned)
     if pinned:
-        torch.cuda.current_stream(tensors[0].device).synchronize()
+        torch.cuda.current_stream(device).synchronize()
     return [copy.numpy() for copy in copies]

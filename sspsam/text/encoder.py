@@ -32,13 +32,17 @@ class TokenizedExpression(NamedTuple):
     cut_off: str | None
 
 
-class EncodedExpression(NamedTuple):
-    """An expression, its token ids, its features, and its words that are cut off."""
+class _CachedRow(NamedTuple):
+    """The features of one expression, among those of the batch that it was encoded in."""
 
-    text: str
-    token_ids: NDArray[np.int64]  # (L,)
-    features: ExpressionFeatures  # with E = 1
-    cut_off: str | None
+    batch: ExpressionFeatures
+    row: int
+
+    def alone(self) -> "_CachedRow":
+        """Return the same features, with E = 1; they keep no other row of the batch in memory."""
+        if len(self.batch.padding) == 1:
+            return self
+        return _CachedRow(ExpressionFeatures(*(tensor[self.row : self.row + 1].clone() for tensor in self.batch)), 0)
 
 
 def tokenizer_for(config: ModelConfig) -> Tokenizer:
@@ -65,7 +69,8 @@ class TextEncoder:
 
     def __init__(self, model: DeviceModel, tokenizer: Tokenizer, identity: PredictorIdentity) -> None:
         self._model, self.tokenizer, self._device = model, tokenizer, identity.device
-        self._cache: OrderedDict[bytes, ExpressionFeatures] = OrderedDict()  # token ids -> features, oldest first
+        # token ids -> features, oldest first. A batch stays in memory as a whole until its rows are used again or old.
+        self._cache: OrderedDict[bytes, _CachedRow] = OrderedDict()
         self._lock = threading.Lock()
 
     @naming_out_of_memory("not enough memory to read the expressions")
@@ -88,37 +93,38 @@ class TextEncoder:
                 raise type(error)(f"texts[{index}]: {error}") from None
         return tokenized
 
-    def encode(self, expressions: Sequence[TokenizedExpression]) -> list[EncodedExpression]:
-        """Encode the expressions that are not cached, and return all in order; call it inside `inference_context`."""
+    def encode(self, expressions: Sequence[TokenizedExpression]) -> ExpressionFeatures:
+        """Return the features of E expressions; call it inside `inference_context`.
+
+        Only expressions that are not cached are encoded.
+        """
         keys = [expression.token_ids.tobytes() for expression in expressions]
         with self._lock:
-            features = {key: self._cache[key] for key in keys if key in self._cache}
-        new_keys = [key for key in dict.fromkeys(keys) if key not in features]
+            rows = {key: self._cache[key].alone() for key in keys if key in self._cache}
+        new_keys = [key for key in dict.fromkeys(keys) if key not in rows]
         batch_size = _BATCH_SIZE.get(self._device.type, MOST_EXPRESSIONS)
-        for start in range(0, len(new_keys), batch_size):
-            batch = new_keys[start : start + batch_size]
-            features.update(zip(batch, self._compute(batch), strict=True))
-        self._store({key: features[key] for key in keys})
-        return [
-            EncodedExpression(expression.text, expression.token_ids, features[key], expression.cut_off)
-            for expression, key in zip(expressions, keys, strict=True)
-        ]
+        batches = [new_keys[start : start + batch_size] for start in range(0, len(new_keys), batch_size)]
+        for batch in batches:
+            features = self._compute(batch)
+            rows.update((key, _CachedRow(features, row)) for row, key in enumerate(batch))
+        self._store({key: rows[key] for key in keys})
+        if batches == [keys]:  # all are new: the batch need not be taken apart and joined again
+            return rows[keys[0]].batch
+        return ExpressionFeatures.join([rows[key].alone().batch for key in keys])
 
     def words(self, token_ids: NDArray[np.int64]) -> list[Word]:
         """Return the words of (L,) token ids; see `Tokenizer.words`."""
         return self.tokenizer.words(token_ids)
 
-    def _compute(self, keys: Sequence[bytes]) -> list[ExpressionFeatures]:
+    def _compute(self, keys: Sequence[bytes]) -> ExpressionFeatures:
         """Encode a batch of E expressions, given by the bytes of their token ids."""
         token_ids = np.stack([np.frombuffer(key, dtype=np.int64) for key in keys])  # (E, L)
-        encoded = self._model.encode_text(torch.from_numpy(token_ids).to(self._device)).split()
-        # cloned: rows of a batch share its memory, and one cached row must not keep the whole batch alive
-        return [ExpressionFeatures(*(tensor.clone() for tensor in row)) for row in encoded]
+        return self._model.encode_text(torch.from_numpy(token_ids).to(self._device))
 
-    def _store(self, features: dict[bytes, ExpressionFeatures]) -> None:
+    def _store(self, rows: dict[bytes, _CachedRow]) -> None:
         with self._lock:
-            for key, value in features.items():
-                self._cache[key] = value
+            for key, row in rows.items():
+                self._cache[key] = row
                 self._cache.move_to_end(key)
             while len(self._cache) > _CACHED_EXPRESSIONS:
                 self._cache.popitem(last=False)

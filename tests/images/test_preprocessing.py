@@ -22,9 +22,9 @@ from sspsam.images.preprocessing import (
     clip_input,
     device_inputs,
     geometry_of,
-    pixels_to_device,
     preprocess_image,
     sam_input,
+    staged_pixels,
 )
 
 TINY = ModelConfig(tiny_architecture())  # CLIP 48, SAM 128
@@ -188,13 +188,13 @@ def test_images_of_extreme_shape_have_the_same_bits_on_a_device(shape: tuple[int
 
 def test_an_image_can_be_loaded_without_its_inputs() -> None:
     pixels = noise(20, 30)
-    image = preprocess_image(pixels, TINY, DEFAULT_MAX_PIXELS, on_device=True)
+    image = preprocess_image(pixels, TINY, DEFAULT_MAX_PIXELS, device=torch.device("cpu"))
     assert image.clip_input is None
     assert image.sam_input is None
     full = preprocess_image(pixels, TINY, DEFAULT_MAX_PIXELS)
     assert full.clip_input is not None
     assert full.sam_input is not None
-    clip, sam = device_inputs(pixels_to_device(image.pixels, torch.device("cpu")), image.geometry, TINY)
+    clip, sam = device_inputs(staged_pixels(image.pixels, torch.device("cpu")), image.geometry, TINY)
     assert torch.equal(clip, full.clip_input)
     assert torch.equal(sam, full.sam_input)
 
@@ -204,6 +204,6 @@ def test_read_only_pixels_go_to_a_device_as_a_copy_and_without_a_warning() -> No
     pixels.flags.writeable = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        copied = pixels_to_device(pixels, torch.device("cpu"))
+        copied = staged_pixels(pixels, torch.device("cpu"))
     copied.zero_()
     assert pixels.any()
