@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor
-from sspsam.models import ImageFeatures
+from sspsam.errors import OutOfMemoryError, SSPSAMWarning
+from sspsam.models import SSPSAM, ExpressionFeatures, ImageFeatures, Prediction, PreparedImage
 from sspsam.models.precision import network_on_device
+from sspsam.segmentation import transfer
+from sspsam.segmentation.postprocessing import box_of_mask
 from sspsam.shapes import draw_scene
 from tests.support.device_mode import Record, operators_without_mps, simulated_device
 
@@ -165,3 +168,85 @@ def test_threads_that_start_inside_the_simulation_use_the_device_too(mps: Record
         assert pool.submit(x.sum().item).result() == 3
     assert x.device.type == "mps"
     assert mps.waits() == {"aten._local_scalar_dense.default": 1}
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
+    """Everything inside the test happens with a simulated CUDA device, without graphs, which need the driver."""
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA GPU cannot be simulated where there is one")
+    monkeypatch.setenv("SSPSAM_CUDA_GRAPHS", "0")
+    with simulated_device("cuda") as record:
+        yield record
+
+
+def test_cuda_in_float16_has_the_whole_network_in_half_precision_and_the_masks_of_the_cpu(
+    predictor: SSPSAMPredictor, cuda: Record
+) -> None:
+    expected = predictor.predict(TEXTS, image=PIXELS, return_logits="low_res")
+    half = SSPSAMPredictor(predictor._model, predictor.config, device="cuda", dtype="float16")
+    check_answers(half.predict(TEXTS, image=PIXELS, return_logits="low_res"), expected, 2.0)
+
+
+def test_an_answer_that_overflows_in_half_precision_is_computed_again_in_float32(
+    predictor: SSPSAMPredictor, cuda: Record
+) -> None:
+    with torch.no_grad():
+        last = predictor._model.sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1]
+        last.weight *= 1e4
+        last.bias *= 1e4
+    expected = predictor.predict(TEXTS, image=PIXELS, return_logits="low_res")
+    half = SSPSAMPredictor(predictor._model, predictor.config, device="cuda", dtype="float16")
+    with pytest.warns(SSPSAMWarning, match="float16 overflowed for an expression: it is answered again in float32"):
+        results = half.predict(TEXTS, image=PIXELS, return_logits="low_res")
+    for result, answer in zip(results, expected, strict=True):
+        assert np.isfinite(result.low_res_logits).all()
+        assert result.no_target == answer.no_target
+        assert (result.mask != answer.mask).mean() < 1e-3
+
+
+def test_masks_that_are_fetched_in_parts_are_the_same(
+    predictor: SSPSAMPredictor, mps: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor.to("mps")
+    embedding = predictor.encode(PIXELS)
+    texts = [f"{size} {thing}" for size in ("the small", "the large") for thing in ("circle", "star", "square")]
+    expected = predictor.predict(texts, embedding=embedding)
+    monkeypatch.setattr(transfer, "_MASK_BYTES", 2 * PIXELS[..., 0].size)
+    monkeypatch.setattr(transfer, "_LOGITS_BYTES", 1)
+    for result, answer in zip(predictor.predict(texts, embedding=embedding), expected, strict=True):
+        assert np.array_equal(result.mask, answer.mask)
+        assert result.mask_box == answer.mask_box == box_of_mask(answer.mask)
+        assert (result.score, result.foreground_pixels) == (answer.score, answer.foreground_pixels)
+
+
+def test_a_list_for_which_memory_does_not_suffice_is_answered_in_halves(
+    predictor: SSPSAMPredictor, mps: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor.to("mps")
+    texts = [*TEXTS, "the blue star", "nothing"]
+    expected = predictor.predict(texts, image=PIXELS, return_logits="low_res")
+    segment, counts = SSPSAM.segment, []
+
+    def short_of_memory(self: SSPSAM, image: PreparedImage, expressions: ExpressionFeatures) -> Prediction:
+        counts.append(len(expressions.padding))
+        if counts[-1] > 1:
+            raise torch.OutOfMemoryError("MPS backend out of memory")
+        return segment(self, image, expressions)
+
+    monkeypatch.setattr(SSPSAM, "segment", short_of_memory)
+    with pytest.warns(SSPSAMWarning, match="1 at a time"):
+        results = predictor.predict(texts, image=PIXELS, return_logits="low_res")
+    assert counts == [5, 2, 1, 1, 1, 1, 1]
+    check_answers(results, expected, 1e-3)
+
+
+def test_a_single_expression_for_which_memory_does_not_suffice_is_an_error(
+    predictor: SSPSAMPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short_of_memory(*_: object) -> Prediction:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(SSPSAM, "segment", short_of_memory)
+    with pytest.raises(OutOfMemoryError):
+        predictor.predict(TEXTS[:1], image=PIXELS)

@@ -64,21 +64,21 @@ def attend_with_columns(buffer: Tensor, qkv: Tensor, rel_pos_h: Tensor, rel_pos_
 
 
 def _terms_of_rows(products: Tensor, side: int) -> Tensor:
-    """Return a view (X, heads, s, s, s): for the query in row i, the products with distances of all rows k.
+    """Return a view (X, heads, s, s, s) of contiguous products: for the query in row i, those with all rows k.
 
     The distance of row k stands at index k - i + s - 1. One row further down, the range begins one index earlier.
     """
     count, heads, tokens, width = products.shape
     strides = (heads * tokens * width, tokens * width, side * width - 1, width, 1)
-    return products.as_strided((count, heads, side, side, side), strides, products.storage_offset() + side - 1)
+    return products.as_strided((count, heads, side, side, side), strides, side - 1)
 
 
 def _terms_of_columns(products: Tensor, side: int) -> Tensor:
-    """Return a view (X, heads, s, s, s): for the query in column j, the products with distances of all columns k."""
+    """Return a view (X, heads, s, s, s) of contiguous products: for the query in column j, those with all columns k."""
     count, heads, tokens, width = products.shape
     strides = (heads * tokens * width, tokens * width, side * width, width - 1, 1)
     first = width // 2 + side - 1
-    return products.as_strided((count, heads, side, side, side), strides, products.storage_offset() + first)
+    return products.as_strided((count, heads, side, side, side), strides, first)
 
 
 def to_windows(x: Tensor, window: int) -> Tensor:
@@ -106,12 +106,7 @@ def copy_rows(target: Tensor, source: Tensor) -> None:
 
 def _words(x: Tensor) -> Tensor:
     """View the last axis as 64-bit integers, if it consists of such: a GPU copies strided values one by one."""
-    last_axis, offset = x.shape[-1] * x.element_size(), x.storage_offset() * x.element_size()
-    strides = [stride * x.element_size() for stride in x.stride()[:-1]]
-    if (
-        torch.compiler.is_compiling()
-        or x.element_size() >= 8
-        or any(size % 8 for size in (last_axis, offset, *strides))
-    ):
+    if torch.compiler.is_compiling() or x.element_size() >= 8:  # the compiler copies well by itself
         return x
-    return x.view(torch.int64)
+    in_bytes = [length * x.element_size() for length in (x.shape[-1], x.storage_offset(), *x.stride()[:-1])]
+    return x if any(length % 8 for length in in_bytes) else x.view(torch.int64)

@@ -119,6 +119,8 @@ def linear(
 
 def _onednn_can_multiply(x: Tensor) -> bool:
     """Float32 on the CPU, outside mixed precision, and without gradients: the operator has no derivative."""
+    if torch.compiler.is_compiling():  # PyTorch's compiler has its own products, and cannot trace the private operator
+        return False
     plain = x.device.type == "cpu" and x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
     return plain and not torch.is_grad_enabled() and bool(torch.backends.mkldnn.enabled)
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch._dynamo
 
 from sspsam.checkpoints.format import load_checkpoint
-from sspsam.models import SSPSAM, DeviceModel, Prediction
+from sspsam.models import SSPSAM, DeviceModel, Prediction, image_encoder
 from sspsam.models.cuda_graphs import RecordedFunctions
 from sspsam.models.precision import IMAGE_ENCODERS, WHOLE_NETWORK, matrix_names, network_on_demand, network_on_device
 from tests.support.recording import CPURecorder
@@ -94,3 +95,20 @@ def test_blocks_on_demand_hold_no_weights_of_their_own_between_calls(model) -> N
     block = network.sam.image_encoder.blocks[0]
     assert {parameter.device.type for parameter in block.parameters()} == {"cpu"}
     assert network.ssp.fusion.weight.device.type == "meta"
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_and_are_compiled_in_one_piece(model, inputs, monkeypatch) -> None:
+    """Once with relative positions as a bias, as on a CPU, and once as columns, as on a GPU."""
+    expected = computed(model, inputs)
+    for columns in (False, True):
+        monkeypatch.setattr(image_encoder, "fused_attention_accepts", lambda *_, columns=columns: columns)
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        compiled = DeviceModel.of(model, CPU, torch.float32, compile_blocks=True)
+        for ours, theirs in zip(computed(compiled, inputs), expected, strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-4)
+        assert torch._dynamo.utils.counters["frames"]["ok"] >= 2
+        if columns:
+            assert not torch._dynamo.utils.counters["graph_break"]
+    assert all(block._compiled_call_impl is None for block in model.sam.image_encoder.blocks)
