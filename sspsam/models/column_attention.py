@@ -48,12 +48,17 @@ def attend_with_columns(buffer: Tensor, qkv: Tensor, rel_pos_h: Tensor, rel_pos_
     Returns:
         (X, s*s, heads*d).
     """
+    if torch.compiler.is_compiling():  # the compiler fuses fresh tensors, and would copy the whole buffer
+        return _attend_with_fresh_columns(buffer, qkv, rel_pos_h, rel_pos_w)
     _, count, heads, tokens, width = buffer.shape
     side, head_width = math.isqrt(tokens), rel_pos_h.shape[-1]
     copy_rows(buffer[..., :head_width], qkv.view(count, tokens, 3, heads, head_width).permute(2, 0, 3, 1, 4))
     q, k, v = buffer.unbind()  # (X, heads, s*s, width)
-    table = torch.cat([rel_pos_h.flip(0), rel_pos_w.flip(0)])  # (2*(2s-1), d)
-    products = (q[..., :head_width] @ table.T).contiguous()  # (X, heads, s*s, 2*(2s-1))
+    spare = (
+        -len(rel_pos_h) % 4
+    )  # rows of zeros: a GPU multiplies fast where the width of the product is a multiple of 8
+    table = torch.cat([F.pad(positions.flip(0), (0, 0, 0, spare)) for positions in (rel_pos_h, rel_pos_w)])
+    products = (q[..., :head_width] @ table.T).contiguous()  # (X, heads, s*s, 2*(2s-1+spare))
     columns = q.view(count, heads, side, side, width)[..., head_width : head_width + 2 * side]
     columns[..., :side] = _terms_of_rows(products, side)
     columns[..., side:] = _terms_of_columns(products, side)
@@ -61,6 +66,23 @@ def attend_with_columns(buffer: Tensor, qkv: Tensor, rel_pos_h: Tensor, rel_pos_
     joined = torch.empty(count, tokens, heads, head_width, dtype=context.dtype, device=context.device)
     copy_rows(joined, context.transpose(1, 2))
     return joined.flatten(2)
+
+
+def _attend_with_fresh_columns(buffer: Tensor, qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
+    """Do what `attend_with_columns` does without writing to the buffer."""
+    _, count, heads, tokens, width = buffer.shape
+    side, head_width = math.isqrt(tokens), rel_pos_h.shape[-1]
+    q, k, v = qkv.view(count, tokens, 3, heads, head_width).permute(2, 0, 3, 1, 4)  # (X, heads, s*s, d) each
+    axis = torch.arange(side, device=qkv.device)
+    distances = axis.unsqueeze(1) - axis + side - 1  # (s, s)
+    square = q.unflatten(2, (side, side))  # (X, heads, s, s, d)
+    rows = torch.einsum("xhijd,ikd->xhijk", square, rel_pos_h[distances]).flatten(2, 3)  # (X, heads, s*s, s)
+    columns = torch.einsum("xhijd,jkd->xhijk", square, rel_pos_w[distances]).flatten(2, 3)  # (X, heads, s*s, s)
+    q = F.pad(torch.cat([q, rows, columns], dim=-1), (0, width - head_width - 2 * side))
+    k = torch.cat([k, buffer[1, ..., head_width:]], dim=-1)
+    v = F.pad(v, (0, width - head_width))
+    context = F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(head_width))[..., :head_width]
+    return context.transpose(1, 2).flatten(2)
 
 
 def _terms_of_rows(products: Tensor, side: int) -> Tensor:

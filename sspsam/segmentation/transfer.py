@@ -117,9 +117,14 @@ def _fetched(
         table, in_rows, in_columns, host_masks = _to_host(numbers, on_device.any(2), on_device.any(1), on_device)
         tables.append(table)
         for mask, occupied in zip(host_masks, zip(in_rows, in_columns, strict=True), strict=True):
-            # copied: pinned memory is scarce, and a result must not keep the masks of all expressions alive
-            masks.append((mask.copy(), box_of_occupied(*occupied)))
+            masks.append((_own_copy(mask), box_of_occupied(*occupied)))
     return np.concatenate(tables), masks
+
+
+def _own_copy(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Copy an (h, w) mask from page-locked memory, which is scarce and belongs to the masks of all expressions."""
+    copied: NDArray[np.bool_] = torch.from_numpy(mask).clone().numpy()  # by all threads of PyTorch
+    return copied
 
 
 def _parts(tensor: Tensor, rows: int) -> tuple[Tensor, ...]:
