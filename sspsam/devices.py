@@ -3,11 +3,12 @@
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from sspsam.errors import DeviceError, ForkedProcessError, NumericalError, OutOfMemoryError, SSPSAMError
 from sspsam.utils.batching import OUT_OF_MEMORY_MESSAGE, is_out_of_memory, release_memory
@@ -76,7 +77,7 @@ def dtype_name(dtype: str | torch.dtype | None) -> str:
 
 
 def host_buffer(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return empty memory of the host to exchange with a device; page-locked for CUDA, which copies it without waiting."""
+    """Return empty host memory to exchange with a device; page-locked for CUDA, so that copies need not wait."""
     pinned = device.type == "cuda" and torch.cuda.is_available()
     return torch.empty(tuple(shape), dtype=dtype, device="cpu", pin_memory=pinned)
 
