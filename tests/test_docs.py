@@ -97,7 +97,7 @@ def test_the_two_first_commands_are_the_ones_that_ci_and_these_tests_run(tmp_pat
     assert '"$bin/pytest"\n' in (ROOT / ".ci" / "run").read_text()
     output = run([sys.executable, str(ROOT / "examples" / "first_steps.py")], tmp_path)
     assert "nothing" in output
-    assert len(list(tmp_path.glob("first_steps_*.png"))) == 5
+    assert len(list(tmp_path.glob("first_steps_*.png"))) == 4
     assert (tmp_path / "first_steps.png").is_file()
     assert "examples/first_steps.png" in README
 

@@ -201,7 +201,7 @@ _JOINT: Final = Stage(
     sam_image_size=_SMALL,
 )
 _FINE: Final = Stage(
-    images=80_000,
+    images=32_000,
     batch_size=32,
     expressions=16,
     learning_rate=1e-3,
