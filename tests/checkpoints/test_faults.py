@@ -238,7 +238,7 @@ FOREIGN = {
     "zeros": bytes(4096),
     "blanks": b"\n \n",
     "git-annex pointer": b"/annex/objects/SHA256E-s3360000000--" + b"a" * 64 + b".pth\n",
-    "gzip, and unpacked it is an HTML": gzip.compress(b"<!-- x --><html><body>Please log in</body></html>"),
+    "gzip, and unpacked it is an HTML": gzip.compress(b"<!-- x --><html><body>Please log in</body></html>", mtime=0),
     "Entry not found": b"Entry not found",
 }
 
