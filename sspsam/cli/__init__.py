@@ -10,6 +10,7 @@ from sspsam.cli.batch import batch
 from sspsam.cli.models import cache, convert, download, models, verify
 from sspsam.cli.output import CommandGroup
 from sspsam.cli.segment import segment
+from sspsam.cli.verbosity import verbosity_options
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,4 +20,5 @@ def main() -> None:
 
 
 for _command in (segment, batch, convert, models, download, verify, cache):
+    _command.params += verbosity_options()
     main.add_command(_command)

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from sspsam.cli.options import ModelOptions, check_texts, option_group
+from sspsam.cli.options import DTYPES, ModelOptions, check_texts, dtype_option, option_group
 from sspsam.cli.paths import FiniteRange, UserPath
 
 if TYPE_CHECKING:
     from sspsam.batch.options import Format
 
-_DTYPES: Final = ("float32", "float16", "bfloat16")
 # the table suffixes and the formats of `sspsam.batch`, whose import would load PyTorch; a test compares them
 _TABLE_SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson")
 _FORMATS: Final = ("mask", "overlay", "rle", "coco", "parquet")
@@ -102,7 +101,7 @@ class PredictionOptions:
 prediction_options = option_group(
     "prediction_options",
     PredictionOptions,
-    click.option("--dtype", type=click.Choice(_DTYPES), help="Precision of the image encoders."),
+    dtype_option,
     click.option("--batch-size", type=click.IntRange(min=1), help="Images encoded together."),
     click.option("--workers", type=click.IntRange(min=1), help="Threads that read images."),
     click.option(
@@ -135,7 +134,7 @@ cache_options = option_group(
     click.option("--cache-limit", type=FiniteRange(min=0, min_open=True), help="Largest size of --cache, in GB."),
     click.option(
         "--cache-dtype",
-        type=click.Choice(_DTYPES),
+        type=click.Choice(DTYPES),
         help="Precision of the stored embeddings (default: float32).",
     ),
 )

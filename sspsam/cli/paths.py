@@ -3,12 +3,14 @@
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from sspsam.errors import SSPSAMError
 from sspsam.utils.paths import shown, user_path
+
+STANDARD_INPUT: Final = Path("-")  # as an image; a file of this name is typed ./-
 
 
 class UserPath(click.Path):
@@ -33,12 +35,14 @@ class UserPath(click.Path):
 
 
 class ImagePath(UserPath):
-    """The path of an image. Only an empty path is wrong usage; other bad paths fail as images, one by one."""
+    """The path of an image, or `-`. Only an empty path is wrong usage; other bad paths fail as images, one by one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value as a `Path`."""
+        """Return the value as a `Path`; `STANDARD_INPUT` for `-`."""
         if not os.fspath(value).strip():
             return super().convert(value, param, ctx)
+        if value != "-" and Path(value) == STANDARD_INPUT:  # ./-
+            return Path(value).absolute()
         return Path(os.path.expanduser(value))
 
 

@@ -1,0 +1,80 @@
+"""`-q` and `-v` of every command, and the messages that depend on them."""
+
+import warnings
+from typing import Final
+
+import click
+
+from sspsam.cli.output import complain, log_to_standard_error
+
+_LEVEL: Final = "sspsam.verbosity"  # key in click's `Context.meta`, which a command shares with its group
+
+
+def verbosity_options() -> list[click.Parameter]:
+    """Return the options -q and -v, which take effect while they are parsed and pass no value to the command."""
+    return [
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=_be_quiet,
+            help="Print errors only: no warnings, no progress bar, no summary.",
+        ),
+        click.Option(
+            ["-v", "--verbose"],
+            is_flag=True,
+            expose_value=False,
+            callback=_be_verbose,
+            help="Print a line about the model and about each image on standard error.",
+        ),
+    ]
+
+
+def is_quiet() -> bool:
+    """Return whether -q was given."""
+    return _level() == "-q"
+
+
+def is_verbose() -> bool:
+    """Return whether -v was given."""
+    return _level() == "-v"
+
+
+def inform(message: str) -> None:
+    """Print a message that is no error as one line on standard error, unless -q was given."""
+    if not is_quiet():
+        complain(message)
+
+
+def detail(message: str) -> None:
+    """Print a message as one line on standard error if -v was given."""
+    if is_verbose():
+        complain(message)
+
+
+def _level() -> str | None:
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.meta.get(_LEVEL)
+
+
+def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and _set_level(context, "-q"):
+        warnings.simplefilter("ignore")
+
+
+def _be_verbose(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and _set_level(context, "-v"):
+        log_to_standard_error()
+
+
+def _set_level(context: click.Context, level: str) -> bool:
+    """Set the level; return whether it is new.
+
+    Raises:
+        click.UsageError: the other level was given too.
+    """
+    known = context.meta.get(_LEVEL)
+    if known not in (None, level):
+        raise click.UsageError("-q and -v exclude each other: leave out one of them", context)
+    context.meta[_LEVEL] = level
+    return known is None
