@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from sspsam.batch.naming import ANSWER_FILE
-from sspsam.batch.summary_files import is_own_summary
+from sspsam.batch.summary_files import files_of_summary, is_own_summary
 from sspsam.utils.files import storage_errors
 
 REMOVING: Final = "removing"  # key in the job file of a run that is removing an earlier run's files
@@ -26,8 +26,9 @@ def remove_earlier_run(
         stems: output stems of the run's images; files with these stems are removed although no line names them.
     """
     root = Path(os.path.realpath(output))
-    own_summaries = (name for name in summary_files if os.path.lexists(root / name) and is_own_summary(root / name))
-    files = {*own_summaries, *_files_in_lines(result_lines), *_unrecorded_files(root, stems)}
+    own_summaries = (root / name for name in summary_files if os.path.lexists(root / name))
+    own_files = (str(path) for own in own_summaries if is_own_summary(own) for path in files_of_summary(own))
+    files = {*own_files, *_files_in_lines(result_lines), *_unrecorded_files(root, stems)}
     folders: set[Path] = set()
     for path in (Path(os.path.realpath(root / name)) for name in files):
         if path.is_relative_to(root) and path != root:

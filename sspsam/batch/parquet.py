@@ -6,6 +6,7 @@ from typing import Any, BinaryIO, Final
 
 from sspsam.batch.records import Line
 from sspsam.errors import BatchError, MissingExtraError
+from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES
 from sspsam.utils.paths import shown
 
 _ROWS_IN_MEMORY: Final = 1000
@@ -46,12 +47,13 @@ def _schema(arrow: Any) -> Any:
         "image": text,
         "number": integer,
         "of": integer,
-        "files": arrow.struct([("mask", text), ("overlay", text)]),
+        "files": arrow.struct([(kind, text) for kind in ANSWER_SUFFIXES]),
         "model": text,
         "fingerprint": text,
         "sspsam": text,
         "version": integer,
         "text": text,
+        "label": text,
         "no_target": arrow.bool_(),
         "foreground_pixels": integer,
         "score": real,

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from sspsam.batch.identity import AnswerIdentity
-from sspsam.batch.job import Batch, Chunk, Source, cache_folder, predict_chunks
+from sspsam.batch.job import Batch, Chunk, Questions, Source, cache_folder, predict_chunks
 from sspsam.batch.options import BatchOptions, BatchSummary
 from sspsam.batch.records import Line
 from sspsam.batch.writing import ImageWriter, write_in_threads
@@ -90,6 +90,7 @@ def run_batch_on_ray(
     *,
     model: str | os.PathLike[str],
     prompts: str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | None = None,
     options: BatchOptions | None = None,
     cluster: Cluster | None = None,
     progress: bool = False,
@@ -98,7 +99,7 @@ def run_batch_on_ray(
     """`sspsam.batch.run_batch` on a Ray cluster. Images, weights and `output` must have the same paths on all machines.
 
     Args:
-        source, output, texts, prompts, options, progress: as in `run_batch`.
+        source, output, texts, prompts, labels, options, progress: as in `run_batch`.
         model: `name_or_path` of `SSPSAMPredictor.from_pretrained`.
         cluster: where the predictors run.
         pretrained: other arguments of `from_pretrained`, for every predictor.
@@ -122,7 +123,8 @@ def run_batch_on_ray(
     )
     # an actor has another working directory
     output = user_path(output, "the output folder", StorageError).absolute()
-    batch = Batch.plan(source, output, texts, prompts, identity, options, cache_folder(predictor))
+    questions = Questions.of(texts, prompts, labels)
+    batch = Batch.plan(source, output, questions, identity, options, cache_folder(predictor))
     setup = ActorSetup(
         model=_absolute_model(model),
         device=device.type,

@@ -14,11 +14,11 @@ from sspsam.batch.options import Format
 from sspsam.batch.records import Line
 from sspsam.devices import named_out_of_memory
 from sspsam.errors import BatchError, OutOfMemoryError, SSPSAMError
-from sspsam.segmentation.result import Segmentation, mask_image, png_bytes
+from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES, Answer, AnswerFormat, answer_file
+from sspsam.segmentation.result import Segmentation
 from sspsam.utils.files import make_directory, replace_file
 from sspsam.utils.paths import shown
 
-_SUFFIXES: Final[dict[Format, str]] = {"mask": ".png", "overlay": ".overlay.png"}
 _WRITER_THREADS: Final = 2
 _MAX_PENDING_IMAGES: Final = 8  # images that wait for a writer thread while the model computes
 _MAX_PENDING_BYTES: Final = 256 << 20  # of their masks
@@ -83,16 +83,17 @@ class ImageWriter:
 
     def _write_results(self, image: ImageOutcome, results: list[Segmentation]) -> list[Line]:
         lines = []
-        for number, result in enumerate(results, 1):
-            files = self._write_files(f"{image.stem}-{number}", result)
+        for number, (result, label) in enumerate(zip(results, image.task.label_of_each, strict=True), 1):
+            files = self._write_files(f"{image.stem}-{number}", Answer(image.task.image, label, result))
             position = {"image": image.task.image, "number": number, "of": len(results), "files": files}
-            lines.append({**position, **self.provenance, **result.to_dict()})
+            labelled = {} if label is None else {"label": label}
+            lines.append({**position, **self.provenance, **labelled, **result.to_dict()})
         return lines
 
-    def _write_files(self, stem: str, result: Segmentation) -> dict[Format, str]:
-        names = {kind: f"{stem}{suffix}" for kind, suffix in _SUFFIXES.items() if kind in self.formats}
+    def _write_files(self, stem: str, answer: Answer) -> dict[AnswerFormat, str]:
+        names = {kind: f"{stem}{suffix}" for kind, suffix in ANSWER_SUFFIXES.items() if kind in self.formats}
         for kind, name in names.items():
-            self._write_file(name, png_bytes(mask_image(result.mask) if kind == "mask" else result.overlay()))
+            self._write_file(name, answer_file(kind, answer))
         return names
 
     def _write_file(self, name: str, data: bytes) -> None:
