@@ -1,11 +1,12 @@
 """`Segmentation`: the answer to one expression about one image."""
 
+import dataclasses
 import io
 import numbers
 import operator
 import os
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,10 @@ from PIL import Image, ImageDraw
 
 from sspsam.errors import ImageError, StorageError
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput, Pixels, load_image
+from sspsam.segmentation.polygons import Polygon, mask_to_polygons
 from sspsam.segmentation.rle import rle_encode
+from sspsam.segmentation.runs import component_masks
+from sspsam.utils.arguments import real_number
 from sspsam.utils.files import replace_file
 from sspsam.utils.paths import shown, user_path
 
@@ -101,6 +105,35 @@ class Segmentation:
                 "verification": explanation.verification.tolist(),
             },
         }
+
+    def polygons(self, tolerance: float = 0.5, min_area: float = 1) -> list[Polygon]:
+        """Return the mask as polygons, one for each 8-connected component, from the largest to the smallest.
+
+        Args:
+            tolerance: largest distance, in pixels, of a dropped point from the simplified outline; 0: the exact
+                outline. Small and thin components get a smaller one, so that they keep their shape.
+            min_area: smallest area in pixels; smaller components are left out, and smaller holes filled.
+
+        Returns:
+            Flat lists `[x0, y0, x1, y1, ...]` in pixels of the upright image, on the edges of pixels (0 is the left or
+            upper border, `width` or `height` the opposite one). A hole is joined to the outer ring by a bridge, so that
+            pycocotools decodes the polygons to the mask. No polygons for an empty mask.
+        """
+        tolerance, min_area = real_number("tolerance", tolerance, 0), real_number("min_area", min_area, 0)
+        return mask_to_polygons(self.mask, tolerance, min_area)
+
+    def components(self, min_area: float = 1) -> list[Self]:
+        """Return the 8-connected components of the mask as answers of their own, from the largest to the smallest.
+
+        Args:
+            min_area: smallest area in pixels; smaller components are left out.
+
+        Returns:
+            Copies with the `mask` and `mask_box` of each component, and `foreground_pixels`, `score`, `box`, logits and
+            explanation of the whole answer. No copies for an empty mask.
+        """
+        components = component_masks(self.mask, real_number("min_area", min_area, 0))
+        return [dataclasses.replace(self, mask=mask, mask_box=box) for mask, box in components]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the mask as an 8-bit grey PNG of the image's size: 255 inside, 0 outside.

@@ -1,5 +1,7 @@
-"""Checks of arguments: a default other than None, and whole numbers of any type."""
+"""Checks of arguments: a default other than None, and numbers of any type."""
 
+import math
+import numbers
 import operator
 from enum import Enum
 from typing import Final, Literal
@@ -35,3 +37,16 @@ def whole_number(name: str, value: object, minimum: int) -> int:
     if not minimum <= number <= _LARGEST:
         raise ValueError(f"{name} must be a whole number, {minimum} or more, not {shown(repr(value))}")
     return number
+
+
+def real_number(name: str, value: object, minimum: float, maximum: float = math.inf) -> float:
+    """Return a finite real number, also of NumPy's types, as a `float`.
+
+    Raises:
+        ValueError: not a finite number, or out of range.
+    """
+    number = math.nan if isinstance(value, bool) or not isinstance(value, numbers.Real) else float(value)
+    if math.isfinite(number) and minimum <= number <= maximum:
+        return number
+    span = f"{minimum:g} or more" if maximum == math.inf else f"from {minimum:g} to {maximum:g}"
+    raise ValueError(f"{name} must be a number {span}, not {shown(repr(value))}")

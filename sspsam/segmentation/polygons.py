@@ -1,0 +1,65 @@
+"""Mask -> polygons as COCO, LabelMe and YOLO have them, and polygons -> mask.
+
+Coordinates lie on the edges of pixels: the polygon of a mask with the one pixel in column 3, row 2 is
+`[3, 2, 4, 2, 4, 3, 3, 3]`. None of the package's dependencies traces contours with holes (OpenCV and scikit-image do,
+but are not dependencies, and draw contours through the centres of pixels), so the tracing is done here.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sspsam.segmentation.outlines import Rings, outlines
+from sspsam.segmentation.runs import Mask
+from sspsam.segmentation.simplification import COLUMNS, filled_runs, simplified
+
+Polygon = list[float]
+"""Flat coordinates `[x0, y0, x1, y1, ...]` in pixels; the last point is not the first one again."""
+
+
+def mask_to_polygons(mask: Mask, tolerance: float = 0.5, min_area: float = 1) -> list[Polygon]:
+    """Return one polygon for each 8-connected component of a mask, from the largest to the smallest.
+
+    A hole is joined to the outer ring by a bridge, a line that the polygon passes in both directions, so that the
+    even-odd rule and the non-zero rule both fill the mask.
+
+    Args:
+        mask: (h, w) bool.
+        tolerance: largest distance, in pixels, by which a simplified outline may move; 0: the exact outline. A
+            component that is so small or thin that more than 2 * `tolerance` percent of its area would change gets a
+            smaller tolerance.
+        min_area: smallest area in pixels of components and holes; smaller components are dropped, smaller holes filled.
+    """
+    rings, holes = outlines(mask)
+    small = -holes.areas() < min_area
+    if small.any():
+        mask = mask | polygons_to_mask([ring.ravel() for ring in holes.select(small).split()], *mask.shape)
+        rings, _ = outlines(mask)
+    areas = rings.areas()
+    rings, areas = rings.select(areas >= min_area), areas[areas >= min_area]
+    polygons = [ring.ravel().tolist() for ring in simplified(rings, tolerance)]
+    return [polygons[number] for number in np.argsort(-areas, kind="stable")]
+
+
+def polygons_to_mask(polygons: Sequence[Sequence[float] | NDArray[np.float64]], height: int, width: int) -> Mask:
+    """Fill polygons: a pixel is foreground if its centre is inside at least one of them, by the even-odd rule.
+
+    Args:
+        polygons: flat coordinates `[x0, y0, x1, y1, ...]` of each polygon; what lies outside the mask is cut off.
+        height, width: of the mask.
+
+    Returns:
+        (height, width) bool.
+    """
+    rings = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
+    steps = np.zeros((height, width + 1), dtype=np.int32)
+    if rings:
+        joined = Rings(np.concatenate(rings), np.zeros(0, np.bool_), np.array([len(ring) for ring in rings]))
+        points = joined.points
+        _, starts, stops = filled_runs(points, points[joined.successors()], joined.numbers, height)
+        for places, step in ((starts, 1), (stops, -1)):
+            row, column = np.divmod(places, COLUMNS)
+            np.add.at(steps, (row, np.minimum(column, width)), step)
+    mask: Mask = np.cumsum(steps, axis=1)[:, :-1] > 0
+    return mask
