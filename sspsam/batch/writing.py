@@ -1,5 +1,6 @@
 """Output of a batch: the files of an image, each written atomically, then the lines of the image, in task order."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from sspsam.segmentation.result import Segmentation
 from sspsam.utils.files import make_directory, replace_file
 from sspsam.utils.paths import shown
 
+_LOG: Final = logging.getLogger(__name__)
 _WRITER_THREADS: Final = 2
 _MAX_PENDING_IMAGES: Final = 8  # images that wait for a writer thread while the model computes
 _MAX_PENDING_BYTES: Final = 256 << 20  # of their masks
@@ -129,6 +131,7 @@ class Recorder:
         """
         if "error" in lines[0]:
             self.ledger.errors.append(lines)
+            _LOG.info("%s: %s", shown(lines[0]["image"]), shown(lines[0]["message"]))
             self.failed += 1
             if self.max_errors is not None and self.failed > self.max_errors:
                 raise BatchError(
@@ -137,9 +140,11 @@ class Recorder:
                 )
         else:
             self.ledger.results.append(lines)
+            without_target = sum(line["no_target"] for line in lines)
+            _LOG.info("%s: %s texts, %s with no target", shown(lines[0]["image"]), len(lines), without_target)
             self.images += 1
             self.expressions += len(lines)
-            self.no_target += sum(line["no_target"] for line in lines)
+            self.no_target += without_target
         self.advance()
 
 

@@ -1,33 +1,52 @@
 """`--format` and `--label`: options that take several values."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from sspsam.cli.options import Decorator
+
 if TYPE_CHECKING:
+    from sspsam.batch.options import Format
     from sspsam.segmentation.exports.answer_files import AnswerFormat
 
-# the formats of `sspsam.segmentation.exports.answer_files`, whose import would load NumPy; a test compares them
+# the formats of `sspsam.segmentation.exports` and of `sspsam.batch`, whose import would load NumPy and PyTorch; a test
+# compares them
 ANSWER_FORMATS: "Final[tuple[AnswerFormat, ...]]" = ("mask", "overlay", "cutout", "json", "polygons")
+BATCH_FORMATS: "Final[tuple[Format, ...]]" = (*ANSWER_FORMATS, "rle", "coco", "yolo", "parquet")
 
 
-class FormatOption(click.Option):
-    """An option that may be repeated and whose values may be lists with commas, such as `--format mask,overlay`.
+def format_option(choices: Sequence[str], help_text: str) -> Decorator:
+    """Return the option --format, which may be repeated and takes lists with commas, such as `mask,overlay`.
 
-    The command receives a tuple of different values in the order of the command line.
+    The command receives `formats`, a tuple of different values in the order of the command line.
+
+    Args:
+        choices: valid values; the first is the default.
+        help_text: for the help page.
     """
+    return click.option(
+        "--format",
+        "formats",
+        multiple=True,
+        metavar="|".join(choices),
+        callback=partial(_parsed, click.Choice(choices)),
+        default=choices[:1],
+        show_default=True,
+        help=help_text,
+    )
 
-    def __init__(self, *args: Any, choices: Sequence[str], **attributes: Any) -> None:
-        self.choices = click.Choice(choices)
-        super().__init__(*args, multiple=True, metavar="|".join(choices), callback=self._parse, **attributes)
 
-    def _parse(self, context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
-        names = [name.strip() for value in values for name in value.split(",")]
-        return tuple(dict.fromkeys(self.choices.convert(name, parameter, context) for name in names))
+def _parsed(
+    choice: "click.Choice[str]", context: click.Context, parameter: click.Parameter, values: Sequence[str]
+) -> tuple[str, ...]:
+    names = [name.strip() for value in values for name in value.split(",")]
+    return tuple(dict.fromkeys(choice.convert(name, parameter, context) for name in names))
 
 
-label_option = click.option(
+label_option: Decorator = click.option(
     "--label",
     "labels",
     multiple=True,

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from sspsam.cli.formats import ANSWER_FORMATS, FormatOption, check_labels, label_option
+from sspsam.cli.formats import ANSWER_FORMATS, check_labels, format_option, label_option
 from sspsam.cli.options import ModelOptions, check_texts, dtype_option, model_options, required_model
 from sspsam.cli.output import complain, failing_cleanly, messages_with_name, print_row
 from sspsam.cli.paths import STANDARD_INPUT, ImagePath, UserPath
 from sspsam.cli.segment_files import ResultFiles, require_no_folder
-from sspsam.cli.verbosity import detail
+from sspsam.cli.verbosity import detail, model_message
 from sspsam.errors import ImageError, SSPSAMError
 from sspsam.utils.paths import printable, shown
 
@@ -51,15 +51,7 @@ class _Questions:
 @model_options
 @dtype_option
 @click.option("-o", "--output", type=UserPath(file_okay=False), help="Folder for the files.")
-@click.option(
-    "--format",
-    "formats",
-    cls=FormatOption,
-    choices=ANSWER_FORMATS,
-    default=["mask"],
-    show_default=True,
-    help="Files to write into the folder; repeatable, or a list with commas.",
-)
+@format_option(ANSWER_FORMATS, "Files to write into the folder; repeatable, or a list with commas.")
 @click.option("--overwrite", is_flag=True, help="Replace existing files in the folder, but never an image.")
 def segment(
     images: tuple[Path, ...],
@@ -107,9 +99,7 @@ def _load_predictor(model: str, options: ModelOptions, dtype: str | None) -> "SS
     predictor = SSPSAMPredictor.from_pretrained(
         model, revision=options.revision, device=options.device, dtype=dtype, cache_dir=options.cache_dir
     )
-    precision = str(predictor.dtype).removeprefix("torch.")
-    seconds = time.perf_counter() - start
-    detail(f"model {predictor.origin} on {predictor.device}, {precision}, loaded in {seconds:.1f} s")
+    detail(f"{model_message(predictor)}, loaded in {time.perf_counter() - start:.1f} s")
     return predictor
 
 
@@ -160,7 +150,9 @@ def _standard_input() -> bytes:
     Raises:
         ImageError: it is a terminal, is too long, or cannot be read.
     """
-    stream = click.get_binary_stream("stdin")
+    if sys.stdin is None:
+        raise ImageError("cannot read standard input: it is closed")
+    stream = sys.stdin.buffer
     if stream.isatty():
         raise ImageError("- reads an image from standard input, which is a terminal: pipe an image into the command")
     try:

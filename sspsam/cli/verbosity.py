@@ -1,11 +1,14 @@
 """`-q` and `-v` of every command, and the messages that depend on them."""
 
 import warnings
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from sspsam.cli.output import complain, log_to_standard_error
+
+if TYPE_CHECKING:
+    from sspsam.predictor import SSPSAMPredictor
 
 _LEVEL: Final = "sspsam.verbosity"  # key in click's `Context.meta`, which a command shares with its group
 
@@ -50,6 +53,17 @@ def detail(message: str) -> None:
     """Print a message as one line on standard error if -v was given."""
     if is_verbose():
         complain(message)
+
+
+def shows_progress() -> bool:
+    """Return whether a progress bar is shown: not with -q, and not with -v, whose lines would break it."""
+    return _level() is None
+
+
+def model_message(predictor: "SSPSAMPredictor") -> str:
+    """Return the message of -v about a predictor."""
+    precision = str(predictor.dtype).removeprefix("torch.")
+    return f"model {predictor.origin} on {predictor.device}, {precision}"
 
 
 def _level() -> str | None:

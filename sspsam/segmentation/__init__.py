@@ -1,5 +1,18 @@
 """Logits -> mask, box and score: `Segmentation`, run-length encoding, overlays."""
 
+from sspsam.segmentation.exports.coco import to_coco
+from sspsam.segmentation.exports.label_studio import to_label_studio
+from sspsam.segmentation.exports.labelme import to_labelme
+from sspsam.segmentation.exports.supervision import to_supervision
+from sspsam.segmentation.exports.yolo import to_yolo
 from sspsam.segmentation.result import Explanation, Segmentation
 
-__all__ = ["Explanation", "Segmentation"]
+__all__ = [
+    "Explanation",
+    "Segmentation",
+    "to_coco",
+    "to_label_studio",
+    "to_labelme",
+    "to_supervision",
+    "to_yolo",
+]
