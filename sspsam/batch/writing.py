@@ -141,7 +141,8 @@ class Recorder:
         else:
             self.ledger.results.append(lines)
             without_target = sum(line["no_target"] for line in lines)
-            _LOG.info("%s: %s texts, %s with no target", shown(lines[0]["image"]), len(lines), without_target)
+            found = len(lines) - without_target
+            _LOG.info("%s: %d of %d texts have a target", shown(lines[0]["image"]), found, len(lines))
             self.images += 1
             self.expressions += len(lines)
             self.no_target += without_target

@@ -24,7 +24,7 @@ Rle = dict[str, list[int] | str]
 
 @dataclass(frozen=True)
 class ShapeOptions:
-    """How masks become annotations.
+    """Form of the annotations of masks.
 
     Args:
         instances: whether each 8-connected part of a mask is an annotation of its own.
