@@ -51,6 +51,14 @@ class EmbeddingError(SSPSAMError, ValueError):
     """An `ImageEmbedding` that is damaged or belongs to another model."""
 
 
+class ResultError(SSPSAMError, ValueError):
+    """A stored answer that is damaged or of an unknown version."""
+
+
+class NoTargetError(SSPSAMError, ValueError):
+    """An operation that needs a target, such as a crop, on an answer without one."""
+
+
 class ConfigError(SSPSAMError, ValueError):
     """A configuration that is malformed, out of range or inconsistent."""
 

@@ -53,6 +53,13 @@ class Geometry:
             sam_width=sam_width,
         )
 
+    @property
+    def clip_area(self) -> tuple[float, float, float, float]:
+        """Box x0, y0, x1, y1 of the image in CLIP's square, as fractions of its side."""
+        side = max(self.clip_height, self.clip_width)  # the longer side fills the square
+        left, top = self.clip_left / side, self.clip_top / side
+        return left, top, left + self.clip_width / side, top + self.clip_height / side
+
 
 @dataclass(frozen=True, eq=False)
 class PreprocessedImage:

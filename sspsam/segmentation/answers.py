@@ -140,12 +140,15 @@ def to_segmentation(
         mask_box=box_of_mask(mask),
         low_res_logits=_array(low_res[0]) if settings.return_logits == "low_res" else None,
         logits=_array(full) if full is not None and settings.return_logits == "full" else None,
-        explanation=_explanation(words, prediction) if settings.explain else None,
+        explanation=_explanation(words, prediction, geometry, pixels) if settings.explain else None,
         pixels=pixels,
+        text_truncated=expression.cut_off,
     )
 
 
-def _explanation(words: Sequence[Word], prediction: Prediction) -> Explanation:
+def _explanation(
+    words: Sequence[Word], prediction: Prediction, geometry: Geometry, pixels: Pixels | None
+) -> Explanation:
     """Return the maps and word weights of a prediction with E = 1."""
     attention = _array(prediction.word_attention[0])  # (L,)
     return Explanation(
@@ -153,6 +156,8 @@ def _explanation(words: Sequence[Word], prediction: Prediction) -> Explanation:
         word_attention=attention,
         words=tuple((word.text, float(attention[word.start : word.stop].sum())) for word in words),
         verification=_array(prediction.verification[0]),  # (G, G)
+        area=geometry.clip_area,
+        pixels=pixels,
     )
 
 

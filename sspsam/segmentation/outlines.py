@@ -2,8 +2,8 @@
 
 A vertex is a corner between pixels, x from 0 to w and y from 0 to h. An outline passes along the edges between
 foreground and background with the foreground on its right, so that outer rings run clockwise on the screen and holes
-counter-clockwise. On every horizontal and every vertical grid line the corners of all outlines, sorted, are in pairs the
-ends of segments, which gives the successor of each corner without following any outline.
+counter-clockwise. The corners of all outlines that lie on one horizontal or vertical grid line, sorted, are in pairs
+the ends of segments, which gives the successor of each corner without following any outline.
 
 Pixels that touch at a corner only belong to one component (8-connected), so that its ring passes this corner twice.
 """

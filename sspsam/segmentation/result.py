@@ -1,52 +1,42 @@
 """`Segmentation`: the answer to one expression about one image."""
 
+import copy
 import dataclasses
-import io
-import numbers
-import operator
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from sspsam.errors import ImageError, StorageError
+from sspsam.errors import ImageError, NoTargetError, StorageError
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput, Pixels, load_image
+from sspsam.segmentation.colors import RGB, Color, rgb
+from sspsam.segmentation.cutouts import Background, crop, cutout
+from sspsam.segmentation.explanation import Explanation as Explanation
 from sspsam.segmentation.polygons import Polygon, mask_to_polygons
+from sspsam.segmentation.rasters import dilated, draw_rectangle
+from sspsam.segmentation.rasters import mask_image as mask_image
+from sspsam.segmentation.rasters import png_bytes as png_bytes
 from sspsam.segmentation.rle import rle_encode
 from sspsam.segmentation.runs import component_masks
-from sspsam.utils.arguments import real_number
+from sspsam.segmentation.stored import packed_mask, stored_values, unpacked_mask
+from sspsam.utils.arguments import real_number, whole_number
 from sspsam.utils.files import replace_file
 from sspsam.utils.paths import shown, user_path
 
-DICT_VERSION: Final = 1
-Color = tuple[int, int, int]
-OVERLAY_COLOR: Final[Color] = (255, 64, 32)
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """Attention maps and word weights behind an answer.
-
-    Args:
-        similarity: (G, G) float32 in [0, 1], similarity of the sentence and every patch of CLIP's padded square.
-        word_attention: (L,) float32, attention weight of every text position; sums to 1, start and end markers
-            included.
-        words: each word of the expression with its weight; without the start and end markers.
-        verification: (G, G) float32, word-level verification score of every patch.
-    """
-
-    similarity: NDArray[np.float32]
-    word_attention: NDArray[np.float32]
-    words: tuple[tuple[str, float], ...]
-    verification: NDArray[np.float32]
+DICT_VERSION: Final = 2
+OVERLAY_COLOR: Final[RGB] = (255, 64, 32)
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
     """The answer to one expression about one image.
+
+    A pickle holds no `pixels`, and the mask in at most an eighth of a byte per pixel. To pickle the image as well,
+    pickle `(result, result.pixels)`, and call `result.with_image(pixels)` afterwards.
 
     Args:
         text: the expression as the caller gave it.
@@ -59,7 +49,10 @@ class Segmentation:
         low_res_logits: (M, M) float32 in SAM's padded square, with `return_logits="low_res"`.
         logits: (h, w) float32 on the image, with `return_logits="full"`.
         explanation: with `explain=True`.
-        pixels: (h, w, 3) uint8, the image, shared with its embedding; None if the embedding was read from a file.
+        pixels: (h, w, 3) uint8, the image, shared with its embedding; None if the embedding was read from a file, and
+            after pickling and `from_dict`.
+        text_truncated: the words at the end of the expression that the model did not read, since it reads about 70;
+            None if it read all.
     """
 
     text: str
@@ -73,6 +66,7 @@ class Segmentation:
     logits: NDArray[np.float32] | None = None
     explanation: Explanation | None = None
     pixels: Pixels | None = field(default=None, repr=False)
+    text_truncated: str | None = None
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
@@ -80,7 +74,7 @@ class Segmentation:
         return f"Segmentation({self.text!r}: {answer}, score {self.score:.3f})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but logits and pixels as plain values that `json.dumps` accepts.
+        """Return everything but logits and pixels as plain values that `json.dumps` accepts; `from_dict` reads them.
 
         The mask is COCO's compressed run-length encoding: `pycocotools.mask.decode(d["mask"])` reads it.
         """
@@ -103,8 +97,67 @@ class Segmentation:
                 "word_attention": explanation.word_attention.tolist(),
                 "similarity": explanation.similarity.tolist(),
                 "verification": explanation.verification.tolist(),
+                "area": None if explanation.area is None else list(explanation.area),
             },
+            "text_truncated": self.text_truncated,
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Self:
+        """Return the answer that `to_dict` described, without logits and image.
+
+        Args:
+            content: of version 1 or 2; a line of the `results.jsonl` of a batch is one, too. Other entries are ignored.
+            max_pixels: largest width times height: a short text may describe a mask of any size.
+
+        Raises:
+            ResultError: an entry is missing or damaged, or the version is not known.
+        """
+        return cls(**stored_values(content, whole_number("max_pixels", max_pixels, 1)))
+
+    def with_image(self, image: ImageInput) -> Self:
+        """Return the same answer with an image, for overlays and cut-outs.
+
+        Raises:
+            ImageError: the image cannot be used, or has another size than the mask.
+        """
+        pixels = self._pixels(image)
+        explanation = self.explanation and dataclasses.replace(self.explanation, pixels=pixels)
+        return dataclasses.replace(self, pixels=pixels, explanation=explanation)
+
+    def cutout(
+        self, feather: float = 0.0, background: Background | None = None, *, image: ImageInput | None = None
+    ) -> Image.Image:
+        """Return what is inside the mask, at the size of the image; nothing where there is no target.
+
+        Args:
+            feather: standard deviation of a Gaussian that softens the edge, in pixels.
+            background: a colour or an image, which is scaled and cropped to the size; None: transparency.
+            image: None: the image that was encoded, as in `overlay`.
+
+        Returns:
+            RGBA, or RGB on a background.
+
+        Raises:
+            ImageError: no image is known, it has another size than the mask, or `background` cannot be used.
+        """
+        return cutout(self._pixels(image), self.mask, self.mask_box, feather, background)
+
+    def crop(self, margin: float = 0.0, *, image: ImageInput | None = None) -> Image.Image:
+        """Return the image inside `mask_box`, background included.
+
+        Args:
+            margin: added on every side, as a share of the box's width or height; cut off at the border of the image.
+            image: None: the image that was encoded, as in `overlay`.
+
+        Raises:
+            NoTargetError: there is no target, or no pixel in the mask.
+            ImageError: no image is known, or it has another size than the mask.
+        """
+        if self.mask_box is None:
+            reason = "refers to nothing in the image" if self.no_target else "has an empty mask"
+            raise NoTargetError(f"{shown(repr(self.text))} {reason}, so there is nothing to crop")
+        return crop(self._pixels(image), self.mask_box, margin)
 
     def polygons(self, tolerance: float = 0.5, min_area: float = 1) -> list[Polygon]:
         """Return the mask as polygons, one for each 8-connected component, from the largest to the smallest.
@@ -158,7 +211,7 @@ class Segmentation:
 
         Args:
             image: None: the image that was encoded. It must be given when the embedding was read from a file.
-            color: RGB, 0 to 255.
+            color: a name such as `"orange"`, a hexadecimal colour such as `"#e69f00"`, or RGB from 0 to 255.
             opacity: of the tint, 0 to 1.
             draw_box: whether to draw the box head's box as well.
 
@@ -168,18 +221,15 @@ class Segmentation:
         Raises:
             ImageError: no image is known, or it has another size than the mask.
         """
-        if not _is_fraction(opacity):
-            raise ValueError(f"opacity must be a number from 0 to 1, not {shown(repr(opacity))}")
-        color = _checked_color(color)
+        opacity = real_number("opacity", opacity, 0, 1)
+        color = rgb(color)
         overlay = Image.fromarray(self._pixels(image))
         line = max(1, round(max(overlay.size) / 400))
         tint = mask_image(self.mask).point(lambda value: round(value * opacity))
         overlay.paste(Image.new("RGB", overlay.size, color), mask=tint)
-        overlay.paste(color, mask=mask_image(_dilated(self.mask, line) & ~self.mask))
+        overlay.paste(color, mask=mask_image(dilated(self.mask, line) & ~self.mask))
         if draw_box:
-            x0, y0, x1, y1 = self.box
-            last = (max(x0, x1 - 1), max(y0, y1 - 1))  # Pillow draws the last pixel too
-            ImageDraw.Draw(overlay).rectangle((x0, y0, *last), outline=color, width=line)
+            draw_rectangle(overlay, self.box, color, line)
         return overlay
 
     def _pixels(self, image: ImageInput | None) -> Pixels:
@@ -187,48 +237,24 @@ class Segmentation:
         height, width = self.mask.shape
         pixels = self.pixels if image is None else load_image(image, max(DEFAULT_MAX_PIXELS, height * width))
         if pixels is None:
-            raise ImageError("the result has no image, since its embedding was read from a file: call overlay(image)")
+            raise ImageError(
+                "the result has no image, since its embedding was read from a file, or it was unpickled: pass image="
+            )
         if pixels.shape[:2] != (height, width):
             raise ImageError(f"the image has {pixels.shape[1]} x {pixels.shape[0]} pixels, the mask {width} x {height}")
         return pixels
 
+    def __copy__(self) -> Self:
+        return dataclasses.replace(self)
 
-def png_bytes(image: Image.Image) -> bytes:
-    """Return an image as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return dataclasses.replace(self, **copy.deepcopy(vars(self), memo))
 
-
-def mask_image(mask: NDArray[np.bool_]) -> Image.Image:
-    """Return an (h, w) mask as an 8-bit grey image: 255 inside, 0 outside."""
-    return Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
-
-
-def _dilated(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Dilate a mask by a square of side 2 * radius + 1, in a number of passes that grows with the logarithm."""
-    for axis in (0, 1):
-        dilated = mask.swapaxes(0, axis).copy()
-        reached = 0
-        while reached < radius:
-            step = min(radius - reached, reached + 1)  # a longer step would leave gaps
-            before = dilated.copy()
-            dilated[step:] |= before[:-step]
-            dilated[:-step] |= before[step:]
-            reached += step
-        mask = dilated.swapaxes(0, axis)
-    return mask
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without `pixels`, with the mask as compressed bits."""
+        values = {name: value for name, value in vars(self).items() if name not in ("mask", "pixels")}
+        return _unpickled, (type(self), packed_mask(self.mask), self.mask.shape, values)
 
 
-def _is_fraction(value: object) -> bool:
-    return isinstance(value, numbers.Real) and 0 <= float(value) <= 1
-
-
-def _checked_color(color: Color) -> Color:
-    try:
-        red, green, blue = (-1 if isinstance(channel, bool) else operator.index(channel) for channel in color)
-    except (TypeError, ValueError):
-        red = green = blue = -1  # not three whole numbers
-    if not all(0 <= channel <= 255 for channel in (red, green, blue)):
-        raise ValueError(f"color must be RGB from 0 to 255, such as {OVERLAY_COLOR}, not {shown(repr(color))}")
-    return red, green, blue
+def _unpickled(kind: type[Segmentation], packed: bytes, shape: tuple[int, int], values: dict[str, Any]) -> Segmentation:
+    return kind(mask=unpacked_mask(packed, shape), **values)

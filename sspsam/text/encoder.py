@@ -23,18 +23,20 @@ _GPU_BATCH_SIZE: Final = 64
 
 
 class TokenizedExpression(NamedTuple):
-    """An expression and its token ids."""
+    """An expression, its token ids, and its words that are cut off."""
 
     text: str
     token_ids: NDArray[np.int64]  # (L,)
+    cut_off: str | None
 
 
 class EncodedExpression(NamedTuple):
-    """An expression, its token ids and its features."""
+    """An expression, its token ids, its features, and its words that are cut off."""
 
     text: str
     token_ids: NDArray[np.int64]  # (L,)
     features: ExpressionFeatures  # with E = 1
+    cut_off: str | None
 
 
 def tokenizer_for(config: ModelConfig) -> Tokenizer:
@@ -72,13 +74,13 @@ class TextEncoder:
             TextTypeError: not a string or a list of strings; also a `TypeError`.
         """
         if isinstance(texts, str):
-            return [TokenizedExpression(texts, self.tokenizer(texts))]
+            return [TokenizedExpression(texts, *self.tokenizer.tokenize(texts))]
         if not isinstance(texts, Sequence | np.ndarray) or isinstance(texts, bytes | bytearray | memoryview):
             raise TextTypeError(f"expressions must be a string or a list of strings, not {type(texts).__name__}")
         tokenized = []
         for index, text in enumerate(texts):
             try:
-                tokenized.append(TokenizedExpression(text, self.tokenizer(text)))
+                tokenized.append(TokenizedExpression(text, *self.tokenizer.tokenize(text)))
             except TextError as error:
                 raise type(error)(f"texts[{index}]: {error}") from None
         return tokenized
@@ -95,7 +97,7 @@ class TextEncoder:
             features.update(zip(batch, self._compute(batch), strict=True))
         self._store({key: features[key] for key in keys})
         return [
-            EncodedExpression(expression.text, expression.token_ids, features[key])
+            EncodedExpression(expression.text, expression.token_ids, features[key], expression.cut_off)
             for expression, key in zip(expressions, keys, strict=True)
         ]
 

@@ -57,13 +57,17 @@ class Tokenizer:
         self._template_ids = self._encode(self._sentence(""))
 
     def __call__(self, text: str) -> NDArray[np.int64]:
-        """Return the token ids of one expression.
+        """Return the token ids of one expression, (L,) int64; see `tokenize`."""
+        return self.tokenize(text)[0]
+
+    def tokenize(self, text: str) -> tuple[NDArray[np.int64], str | None]:
+        """Return the token ids of one expression, and its words that are cut off.
 
         Args:
             text: expression; case and surrounding white space have no effect.
 
         Returns:
-            (L,) int64, 0 = padding.
+            (L,) int64, 0 = padding; and the words that have no place in it, None if there are none.
 
         Raises:
             TextError: only white space, longer than `MAX_TEXT_CHARACTERS`, or with a word longer than
@@ -80,11 +84,15 @@ class Tokenizer:
         if ids == self._template_ids:
             raise TextError(f"the expression {text!r} is empty; describe the target in words")
         room = self.context_length - 2
-        if len(ids) > room:
-            self._warn_of_truncation(text, ids[room:])
+        cut_off = self._cut_off(ids[room:])
+        if cut_off is not None:
+            warn(
+                f"the expression that begins {_shortened(text.strip()[:60])!r} is longer than {self.context_length} "
+                f"tokens; these words are not read: {_shortened(cut_off)!r}"
+            )
         row = np.zeros(self.context_length, dtype=np.int64)  # (L,)
         row[: min(len(ids), room) + 2] = [self._bpe.sot_token_id, *ids[:room], self._bpe.eot_token_id]
-        return row
+        return row, cut_off
 
     def words(self, token_ids: NDArray[np.int64]) -> list[Word]:
         """Return the words of (L,) token ids, without start and end markers; punctuation counts as words."""
@@ -113,16 +121,12 @@ class Tokenizer:
         pieces = _CONTROL_TOKEN_SPLIT.split(self._clean(sentence))
         return [token for piece in pieces for token in self._bpe.encode(piece)]
 
-    def _warn_of_truncation(self, text: str, dropped: list[int]) -> None:
+    def _cut_off(self, dropped: list[int]) -> str | None:
+        """Return the words of the token ids that do not fit; None if they belong to the template alone."""
         # the end of the template is not part of the user's expression; cutting it off loses nothing
         if dropped[-len(self._template_ids) :] == self._template_ids:
             dropped = dropped[: len(dropped) - len(self._template_ids)]
-        if dropped:
-            beginning, lost = _shortened(text.strip()[:60]), _shortened(self._bpe.decode(dropped).strip())
-            warn(
-                f"the expression that begins {beginning!r} is longer than {self.context_length} tokens; "
-                f"these words are not read: {lost!r}"
-            )
+        return self._bpe.decode(dropped).strip() if dropped else None
 
 
 def _check_length(text: str, most_tokens: int) -> None:

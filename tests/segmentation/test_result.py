@@ -87,11 +87,11 @@ def test_an_image_for_the_overlay_must_have_the_size_of_the_mask(result: Segment
 
 @pytest.mark.parametrize("radius", [1, 2, 3, 4, 7, 10, 25])
 def test_dilation_equals_pillows_max_filter(radius: int) -> None:
-    from sspsam.segmentation.result import _dilated
+    from sspsam.segmentation.rasters import dilated
 
     mask = np.random.default_rng(radius).random((40, 57)) < 0.01
     expected = Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * radius + 1))
-    assert np.array_equal(_dilated(mask, radius), np.asarray(expected).astype(bool))
+    assert np.array_equal(dilated(mask, radius), np.asarray(expected).astype(bool))
 
 
 def test_a_box_at_the_border_is_drawn_with_all_four_sides() -> None:
