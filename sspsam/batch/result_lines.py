@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sspsam.batch.records import Line, Record
-from sspsam.errors import BatchError
+from sspsam.errors import BatchError, ResultError
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.rle import rle_runs
 from sspsam.utils.paths import shown
@@ -40,8 +40,21 @@ def category_of(line: Line) -> str:
 
 
 def result_of(line: Line) -> Segmentation:
-    """Return the answer that a line records, without pixels."""
-    return Segmentation.from_dict(line)
+    """Return the answer that a line records, without pixels.
+
+    Args:
+        line: from `result_lines`, so that the size of its mask is possible.
+
+    Raises:
+        BatchError: the line is damaged.
+    """
+    try:
+        return Segmentation.from_dict(line, max_pixels=line["height"] * line["width"])
+    except ResultError as error:
+        raise BatchError(
+            f"the line of {shown(line['image'])} and expression {line['number']} in the results is damaged: {error}. "
+            "Repair the line, or start again with overwrite=True (command line: --overwrite)"
+        ) from error
 
 
 def _require_result(line: Any, max_pixels: int) -> None:

@@ -47,7 +47,8 @@ def answer_file(kind: AnswerFormat, answer: Answer) -> bytes:
 
     Args:
         kind: `"mask"`, 255 inside and 0 outside; `"overlay"`, the image with the mask tinted; `"cutout"`, the target
-            on a transparent background; `"json"`, `Segmentation.to_dict()`; `"polygons"`, outlines in pixels.
+            on a transparent background; `"json"`, `Segmentation.to_dict()` with image and label; `"polygons"`, outlines
+            in pixels.
         answer: the answer.
 
     Raises:
@@ -62,7 +63,8 @@ def answer_file(kind: AnswerFormat, answer: Answer) -> bytes:
         case "cutout":
             return png_bytes(result.cutout())
         case "json":
-            return (json.dumps(result.to_dict()) + "\n").encode()
+            label = {} if answer.label is None else {"label": answer.label}
+            return (json.dumps({"image": answer.image, **label, **result.to_dict()}) + "\n").encode()
         case "polygons":
             return (json.dumps(_polygons(answer)) + "\n").encode()
 

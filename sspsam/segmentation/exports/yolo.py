@@ -1,7 +1,8 @@
 """YOLO data sets for segmentation: a text file of outlines for each image, and `data.yaml` with the categories.
 
 A row is an instance: the number of its category, then x and y of each corner of its outline, divided by width and
-height of the image, from pixel edge to pixel edge. An image without a target has an empty file, which makes it a
+height of the image, from pixel edge to pixel edge. Readers that fill outlines as OpenCV does, such as supervision and
+Ultralytics, add the pixels on the outline: a mask grows by less than a pixel. An image without a target has an empty file, which makes it a
 background image.
 """
 
