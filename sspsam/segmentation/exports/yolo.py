@@ -2,8 +2,8 @@
 
 A row is an instance: the number of its category, then x and y of each corner of its outline, divided by width and
 height of the image, from pixel edge to pixel edge. Readers that fill outlines as OpenCV does, such as supervision and
-Ultralytics, add the pixels on the outline: a mask grows by less than a pixel. An image without a target has an empty file, which makes it a
-background image.
+Ultralytics, round the corners and add the pixels on the outline, so that a mask grows by about a pixel. An image
+without a target has an empty file, which makes it a background image.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
