@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal, Protocol
 
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from sspsam.errors import ImageError
-from sspsam.images.loading import ImageInput, load_image
+from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput, load_image
 from sspsam.segmentation.colors import RGB, Color, palette, readable_on
 from sspsam.segmentation.labels import LabelLayer, short_label
 from sspsam.segmentation.rasters import dilated, draw_rectangle, mask_image
@@ -17,8 +17,9 @@ from sspsam.utils.paths import shown
 
 Boxes = Literal["mask", "head"]
 NO_TARGET_COLOR: Final[RGB] = (90, 90, 90)
-_LETTERS_PER_IMAGE: Final = 32  # letters are this fraction of the image's longer side
+_LETTERS_PER_IMAGE: Final = 40  # letters are this fraction of the image's longer side
 _SMALLEST_LETTERS: Final = 11
+_SMOOTHING: Final = 0.6  # of outlines, pixels
 
 
 class Answer(Protocol):
@@ -46,7 +47,6 @@ def draw(
     labels: bool | Sequence[str] = True,
     boxes: Boxes | None = None,
     font: str | os.PathLike[str] | None = None,
-    max_pixels: int = 100_000_000,
 ) -> Image.Image:
     """Draw answers about one image over it, each in a colour of its own.
 
@@ -62,7 +62,6 @@ def draw(
         boxes: `"mask"`: tight boxes around the masks; `"head"`: those of the box head; None: no boxes.
         font: path of a TrueType or OpenType font for the labels. None: Pillow's own font where it has all characters
             (Latin letters only), else a system font that has them.
-        max_pixels: largest width times height of `image`.
 
     Returns:
         An RGB image of the upright image's size.
@@ -75,7 +74,8 @@ def draw(
         SSPSAMWarning: no font has all characters of a label.
     """
     results = list(results) if isinstance(results, Iterable) else [results]
-    canvas = Image.fromarray(load_image(image, max_pixels))
+    limit = max(DEFAULT_MAX_PIXELS, *(result.mask.size for result in results if hasattr(result, "mask")), 0)
+    canvas = Image.fromarray(load_image(image, limit))
     _check(results, canvas, boxes)
     opacity = real_number("opacity", opacity, 0, 1)
     names = _names(results, labels)
@@ -93,7 +93,7 @@ def draw(
             layer.add(short_label(name), color, result.mask_box)
     for result, name in zip(results, names, strict=True):
         if name and result.mask_box is None:
-            corner = (0, canvas.height, canvas.width, canvas.height)
+            corner = (0, canvas.height, 0, canvas.height)  # the first at the bottom, the others above it
             layer.add(f"{short_label(name)}: {'no target' if result.no_target else 'empty'}", NO_TARGET_COLOR, corner)
     return canvas
 
@@ -141,7 +141,7 @@ def _draw_mask(canvas: Image.Image, result: Answer, color: RGB, opacity: float, 
         inner = dilated(mask, line)
         outer = dilated(inner, max(1, line // 2))
         for ring, ring_color in ((outer & ~inner, readable_on(color)), (inner & ~mask, color)):
-            canvas.paste(ring_color, area, mask_image(ring))
+            canvas.paste(ring_color, area, mask_image(ring).filter(ImageFilter.GaussianBlur(_SMOOTHING)))
 
 
 def _draw_box(canvas: Image.Image, result: Answer, color: RGB, line: int, boxes: Boxes | None) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from sspsam.errors import ImageError
 from sspsam.images.loading import ImageInput, Pixels, load_image
+from sspsam.segmentation.explanation_figure import explanation_figure
 
 Area = tuple[float, float, float, float]
 
@@ -23,8 +25,8 @@ class Explanation:
         similarity: (G, G) float32 in [0, 1], similarity of the sentence and every patch of CLIP's padded square.
         word_attention: (L,) float32, attention weight of every text position; sums to 1, start and end markers
             included.
-        words: each word of the expression with its weight; without the start and end markers. The last one is the full
-            stop that the model's template adds to every expression.
+        words: each word of the expression with its weight; without the start and end markers. The model's template adds
+            a full stop to every expression, which is the last word or a part of it.
         verification: (G, G) float32, word-level verification score of every patch.
         area: x0, y0, x1, y1 of the image in CLIP's padded square, as fractions of its side; the rest is padding. None
             if it is not known, in answers that were stored by sspsam 0.1.
@@ -43,16 +45,18 @@ class Explanation:
         words = ", ".join(f"{word!r} {weight:.2f}" for word, weight in self.words)
         return f"Explanation({words}; maps of {len(self.similarity)} x {len(self.similarity)} patches)"
 
-    def figure(self, image: ImageInput | None = None, *, dark: bool = False) -> Image.Image:
+    def figure(
+        self, image: ImageInput | None = None, *, dark: bool = False, font: str | os.PathLike[str] | None = None
+    ) -> Image.Image:
         """Draw the maps over the image, without the padding, and a bar for the weight of each word.
 
-        The weights, with those of the start and end markers, sum to 1. They are attention, not importance: a full stop
-        or a marker that has most of the weight is where the attention goes when no word needs it, and says nothing
-        about the image.
+        The weights, with those of the start and end markers, sum to 1. They are attention, not importance: weight on a
+        full stop or on a marker belongs to no word of the expression, and often most of the weight is there.
 
         Args:
             image: None: the image that was encoded. It must be given when the embedding was read from a file.
             dark: whether the background is dark instead of white.
+            font: path of a TrueType or OpenType font for the words; None: as in `sspsam.segmentation.draw`.
 
         Returns:
             An RGB image.
@@ -60,12 +64,10 @@ class Explanation:
         Raises:
             ImageError: no image is known, or its shape is not that of the explained image.
         """
-        from sspsam.segmentation.explanation_figure import explanation_figure
-
         pixels = self.pixels if image is None else load_image(image)
         if pixels is None:
             raise ImageError("the explanation has no image (it was stored or pickled without): call figure(image)")
-        return explanation_figure(self, pixels, dark)
+        return explanation_figure(self, pixels, dark, font)
 
     def __copy__(self) -> Self:
         return dataclasses.replace(self)

@@ -1,7 +1,7 @@
 """Text in images: fonts that have the characters of a text, and labels that do not cover each other."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -105,7 +105,7 @@ class LabelLayer:
     taken: list[Rectangle] = field(default_factory=list)
 
     def add(self, text: str, color: RGB, box: Iterable[float]) -> None:
-        """Draw a label at a box: above it, else inside or below it, wherever no other label is."""
+        """Draw a label at a box: above or below it, else inside it, else elsewhere, on no other label."""
         font = font_for(text, self.size, self.font)
         left, _, right, _ = font.getbbox(text)
         padding = max(2, self.size // 3)
@@ -125,13 +125,14 @@ class LabelLayer:
         x0, y0, x1, y1 = (round(side) for side in box)
         places = [
             self._inside(x, y, width, height)
-            for y in (y0 - height, y0, y1, y1 - height, *self._rows(height))
+            for y in (y0 - height - 1, y1 + 1, y0, y1 - height, *self._rows(height))
             for x in (x0, x1 - width)
         ]
         return next((place for place in places if not any(_overlap(place, other) for other in self.taken)), places[0])
 
-    def _rows(self, height: int) -> Iterator[int]:
-        yield from range(0, max(1, self.image.height - height), height + 2)
+    def _rows(self, height: int) -> range:
+        """Return the upper ends of rows of labels in the whole image, from the bottom."""
+        return range(self.image.height - height, 0, -height - 1)
 
     def _inside(self, x: int, y: int, width: int, height: int) -> Rectangle:
         x = max(0, min(x, self.image.width - width))

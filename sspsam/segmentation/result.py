@@ -16,6 +16,7 @@ from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput, Pixels, load_i
 from sspsam.segmentation.colors import RGB, Color, rgb
 from sspsam.segmentation.cutouts import Background, crop, cutout
 from sspsam.segmentation.explanation import Explanation as Explanation
+from sspsam.segmentation.notebook import show
 from sspsam.segmentation.polygons import Polygon, mask_to_polygons
 from sspsam.segmentation.rasters import dilated, draw_rectangle
 from sspsam.segmentation.rasters import mask_image as mask_image
@@ -231,6 +232,13 @@ class Segmentation:
         if draw_box:
             draw_rectangle(overlay, self.box, color, line)
         return overlay
+
+    def _repr_html_(self) -> str:
+        """Return the image with the mask, and a legend, for a notebook; `sspsam.segmentation.show` shows a list."""
+        return show(self)._repr_html_()
+
+    def _repr_png_(self) -> bytes | None:
+        return show(self)._repr_png_()
 
     def _pixels(self, image: ImageInput | None) -> Pixels:
         """Return the pixels of `image`, or those that were encoded; either has the size of the mask."""

@@ -37,7 +37,7 @@ def result(image: np.ndarray) -> Segmentation:
 
 def test_to_dict_survives_json_and_pycocotools_reads_its_mask(result: Segmentation) -> None:
     content = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert content["version"] == 1
+    assert content["version"] == 2
     assert content["text"] == "the mug ☕"
     assert (content["height"], content["width"]) == (60, 90)
     assert content["box"] == [20.5, 10.25, 50.0, 30.0]
@@ -102,7 +102,7 @@ def test_a_box_at_the_border_is_drawn_with_all_four_sides() -> None:
         assert (side == (9, 8, 7)).all()
 
 
-@pytest.mark.parametrize("color", [(300, 0, 0), (-1, 0, 0), (0.5, 0, 0), (1, 2), (1, 2, 3, 4), None, "red", 7])
+@pytest.mark.parametrize("color", [(300, 0, 0), (-1, 0, 0), (0.5, 0, 0), (1, 2), (1, 2, 3, 4), None, "reddish", 7])
 def test_an_invalid_color_is_refused(result: Segmentation, color) -> None:
     with pytest.raises(ValueError, match="color must be RGB"):
         result.overlay(color=color)
