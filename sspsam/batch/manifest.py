@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sspsam.batch.folders import list_files, matches
+from sspsam.batch.folders import is_output_folder, list_files, matches
 from sspsam.batch.tables import LIST_SUFFIX, TABLE_SUFFIXES, read_lines, read_table
 from sspsam.errors import ManifestError, TextError
 from sspsam.utils.file_status import identity, is_folder, status_of
@@ -221,6 +221,11 @@ def _joined(known: Task, task: Task) -> Task:
 
 
 def _tasks_of_folder(folder: Path, excluded: Sequence[Path], texts: tuple[str, ...], glob: str | None) -> Manifest:
+    if is_output_folder(folder):
+        raise ManifestError(
+            f"{shown(folder)} is the output folder of a batch, and its masks are not images to segment: give the "
+            "folder of the images as the input"
+        )
     tasks: list[Task] = []
     passed_over = skipped_outputs = 0
     for file in list_files(folder, _identities(excluded)):

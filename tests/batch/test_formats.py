@@ -231,7 +231,7 @@ def test_a_batch_that_an_earlier_version_began_is_finished_in_every_format(predi
     assert (job["version"], job["formats"]) == (1, ["mask", "overlay"])
     as_version_one(tmp_path / "out", ["a.jpg", "b.png"])
     options = BatchOptions(
-        formats=("mask", "overlay", "coco", "yolo"), coco_polygons=True, instances=True, no_target_pixels=0
+        formats=("mask", "overlay", "coco", "yolo"), coco_polygons=True, no_target_pixels=0
     )
     summary = run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor, options=options)
     assert (summary.done, summary.earlier, summary.failed) == (2, 2, 1)
@@ -253,6 +253,19 @@ def test_a_damaged_line_is_named_when_its_mask_is_needed(predictor, photos, tmp_
     results = lines(tmp_path / "out" / "results.jsonl")
     del results[2]["score"]
     (tmp_path / "out" / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in results))
+    options = BatchOptions(formats=("mask", "yolo"), no_target_pixels=0)
     with pytest.raises(errors.BatchError, match=r"line of b.png and expression 1 .* is damaged"):
-        options = BatchOptions(formats=("yolo",), no_target_pixels=0)
         run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor, options=options)
+
+
+# ---------------------------------------------------------------- output folders are never input
+
+
+def test_files_of_every_format_in_output_folders_are_never_read_as_images(predictor, photos, tmp_path) -> None:
+    options = BatchOptions(formats=("mask", "overlay", "cutout", "json", "polygons", "coco", "yolo"))
+    run_batch(photos, photos / "out", TEXTS, predictor=predictor, options=options)
+    summary = run_batch(photos, tmp_path / "again", TEXTS, predictor=predictor)
+    assert (summary.done, summary.failed, summary.skipped_outputs) == (4, 1, 1)
+    with pytest.raises(errors.ManifestError, match="is the output folder of a batch"):
+        run_batch(photos / "out", tmp_path / "third", TEXTS, predictor=predictor)
+    assert not (tmp_path / "third").exists()
