@@ -5,6 +5,7 @@ Meaning of every kind of input:
 | input | result |
 |---|---|
 | path, bytes, PIL image | every mode that Pillow opens; EXIF orientation applied; first (or current) frame |
+| open binary file, such as `io.BytesIO` | as its bytes, from the beginning |
 | 16-bit (`I;16`, and `I` with values from 256 to 65535 or from a 16-bit file) | scaled by 1/257, never clipped |
 | fewer significant bits declared in the file (TIFF BitsPerSample, PNG sBIT) | scaled by their own range |
 | TIFF with WhiteIsZero | inverted |
@@ -45,13 +46,14 @@ from sspsam.errors import (
     warn,
 )
 from sspsam.images.containers import png_levels, require_complete, without_metadata
+from sspsam.images.inputs import DATA_URL_HINT, content_if_file, conversion_hint
 from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
 from sspsam.images.tiff import has_damaged_tags, without_tiff_metadata
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.paths import shown, user_path
 
 Pixels: TypeAlias = NDArray[np.uint8]
-ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+ImageInput: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any]
 
 DEFAULT_MAX_PIXELS: Final = 100_000_000
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
@@ -61,6 +63,7 @@ _OTHER_FILES: Final = (
     (b"<html", "is an HTML page: was the download refused?"),
     (b"<?xml", "is an XML document: was the download refused?"),
     (b"{", "is a JSON document: was the download refused?"),
+    (b"data:image/", f"is a data: URL: {DATA_URL_HINT}"),
     (b"version https://git-lfs", "is a Git LFS pointer: fetch the file with git lfs pull"),
 )
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://|data:[^,]*,", re.IGNORECASE)
@@ -77,6 +80,7 @@ _UPRIGHT: Final = {
 
 def load_image_with_digest(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Pixels, str]:
     """Return the pixels of `load_image` and the SHA-256 of the file's bytes, or of the pixels without a file."""
+    image = content_if_file(image)
     if isinstance(image, str | os.PathLike):
         with _opened(image) as (file, path):
             digest = hashlib.file_digest(file, "sha256")
@@ -94,7 +98,8 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
     """Load an image of any kind and return its upright RGB pixels.
 
     Args:
-        image: a path, the bytes of an image file, a PIL image, or an array; see the table of this module.
+        image: a path, the bytes of an image file, an open binary file, a PIL image, or an array; see the table of this
+            module.
         max_pixels: largest width times height; checked from the header, before decoding.
 
     Returns:
@@ -106,6 +111,7 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
         ImageTooLargeError: more than `max_pixels`.
         ImageTypeError: not an image at all; also a `TypeError`.
     """
+    image = content_if_file(image)
     max_pixels = whole_number("max_pixels", max_pixels, 1)
     if isinstance(image, np.ndarray):
         return _from_array(image, max_pixels)
@@ -124,12 +130,13 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
 def own_copy(image: ImageInput, max_pixels: int) -> ImageInput:
     """Return an image that the caller can no longer change: for threads that load the image later.
 
-    A path or bytes are returned as they are; arrays and buffers are copied, and a PIL image, whose file the caller may
-    move to another frame, is decoded at once.
+    A path or bytes are returned as they are; arrays and buffers are copied, open files are read, and a PIL image, whose
+    file the caller may move to another frame, is decoded at once.
 
     Raises:
-        ImageError: as `load_image`, for a PIL image.
+        ImageError: as `load_image`, for a PIL image or an open file.
     """
+    image = content_if_file(image)
     if isinstance(image, np.ndarray):
         return image.copy()
     if isinstance(image, bytearray | memoryview):
@@ -144,9 +151,7 @@ def _wrong_type(image: object) -> str:
     """Return the message for an object that is no image."""
     if image is None:
         return "the image is None: cv2.imread and similar functions return None for a file that they cannot read"
-    hint = ""
-    if hasattr(image, "permute"):
-        hint = "; pass tensor.permute(1, 2, 0).cpu().numpy() with uint8 values"
+    hint = conversion_hint(image)
     return f"an image must be a path, bytes, a PIL image or a NumPy array, not {type(image).__name__}{hint}"
 
 
@@ -190,7 +195,9 @@ def _opened(image: str | os.PathLike[str]) -> Iterator[tuple[io.BufferedReader, 
 
 def _checked_path(image: str | os.PathLike[str]) -> Path:
     if isinstance(image, str) and _URL.match(image):
-        raise ImageError(f"{shown(image)} is a URL, not a file: download or decode it first and pass its bytes")
+        if image[:5].lower() == "data:":
+            raise ImageError(f"{shown(image)} is a data: URL, not a file: {DATA_URL_HINT}")
+        raise ImageError(f"{shown(image)} is a URL, not a file: download it first and pass its bytes")
     path = user_path(image, "the image", ImageError)
     try:
         mode = path.stat().st_mode

@@ -230,9 +230,7 @@ def test_a_batch_that_an_earlier_version_began_is_finished_in_every_format(predi
     }
     assert (job["version"], job["formats"]) == (1, ["mask", "overlay"])
     as_version_one(tmp_path / "out", ["a.jpg", "b.png"])
-    options = BatchOptions(
-        formats=("mask", "overlay", "coco", "yolo"), coco_polygons=True, no_target_pixels=0
-    )
+    options = BatchOptions(formats=("mask", "overlay", "coco", "yolo"), coco_polygons=True, no_target_pixels=0)
     summary = run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor, options=options)
     assert (summary.done, summary.earlier, summary.failed) == (2, 2, 1)
     results = lines(tmp_path / "out" / "results.jsonl")

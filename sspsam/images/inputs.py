@@ -1,0 +1,79 @@
+"""Inputs that are no images yet: open files, and objects of other libraries with the way to convert them."""
+
+import io
+from typing import Any, Final
+
+from sspsam.errors import ImageError, ImageTypeError
+from sspsam.utils.paths import shown
+
+DATA_URL_HINT: Final = "pass base64.b64decode(url.partition(',')[2])"
+
+
+def content_if_file(image: Any) -> Any:
+    """Return the content of an open file, such as `io.BytesIO` or `open(path, "rb")`; other objects as they are.
+
+    A file that can be rewound is read from its beginning, as Pillow does: a buffer that was just written is at its end.
+
+    Raises:
+        ImageTypeError: `read()` returns no bytes, such as that of a file in text mode.
+        ImageError: the file is closed or cannot be read.
+    """
+    if isinstance(image, str | bytes | bytearray | memoryview) or not callable(getattr(image, "read", None)):
+        return image
+    if isinstance(image, io.TextIOBase):
+        raise ImageTypeError("the file of the image is open in text mode: open it with open(path, 'rb')")
+    try:
+        if callable(getattr(image, "seekable", None)) and image.seekable():
+            image.seek(0)
+        content = image.read()
+    except MemoryError:
+        raise
+    except Exception as error:  # of any kind: the file may be an object of any library
+        raise ImageError(f"cannot read the image from {_kind(image)}: {shown(error)}") from error
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise ImageTypeError(f"read() of {_kind(image)} returned {_kind(content)}, not bytes{_content_hint(content)}")
+    return bytes(content)
+
+
+def _content_hint(content: object) -> str:
+    if hasattr(content, "__await__"):
+        return ": pass (await file.read()) instead of the file"
+    if isinstance(content, tuple) and len(content) == 2:  # cv2.VideoCapture
+        return ": pass the frame, converted by cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)"
+    return ""
+
+
+def conversion_hint(image: object) -> str:
+    """Return the end of a message about an object that is no image: the way to convert it, or nothing."""
+    if isinstance(image, list | tuple):
+        return _list_hint(image)
+    if hasattr(type(image), "permute") and hasattr(image, "shape"):
+        return _tensor_hint(image)
+    if hasattr(type(image), "__array__") or hasattr(type(image), "__array_interface__"):
+        return "; pass numpy.asarray(image)"
+    return ""
+
+
+def _list_hint(image: "list[Any] | tuple[Any, ...]") -> str:
+    if image and isinstance(image[0], list | tuple):
+        return "; pass numpy.array(image, dtype=numpy.uint8), if it holds the rows of an RGB image"
+    return "; pass one image, or all of them to predict_batch(images, texts)"
+
+
+def _tensor_hint(image: Any) -> str:
+    """Return the conversion that fits the layout and dtype of a tensor of PyTorch."""
+    shape = tuple(image.shape)
+    if len(shape) == 4:
+        return f" of shape {shape}, a batch: pass one image at a time, such as tensor[0], as a NumPy array"
+    steps = "tensor"
+    if len(shape) == 3 and shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4):
+        steps += ".permute(1, 2, 0)"
+    condition = ""
+    if "float" in str(getattr(image, "dtype", "")):
+        steps += ".mul(255).round().byte()"
+        condition = ", if its values are from 0 to 1"
+    return f" of shape {shape}; pass {steps}.cpu().numpy(){condition}"
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
