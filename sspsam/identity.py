@@ -10,6 +10,7 @@ import torch
 
 from sspsam.config import ModelConfig
 from sspsam.devices import dtype_name
+from sspsam.utils.paths import shown
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,10 @@ class PredictorIdentity:
     def precision(self) -> str:
         """Precision and kind of device, such as `"float16 cuda"`: part of the key of a cached embedding."""
         return f"{dtype_name(self.dtype)} {self.device.type}"
+
+    def described(self, config: ModelConfig) -> str:
+        """Return name, sizes, precision and device of a model with this configuration, on one line."""
+        name = self.origin if self.checkpoint is None else self.checkpoint.name
+        sizes = config.architecture
+        inputs = f"CLIP {sizes.clip.image_size} and SAM {sizes.sam.image_size} pixels"
+        return f"{shown(repr(name))}, {inputs}, {dtype_name(self.dtype)} on {self.device}"

@@ -123,6 +123,9 @@ class SSPSAMPredictor:
         source = LoadedCheckpoint(os.fspath(name_or_path or ""), revision, resolved.path.absolute(), resolved.origin)
         return cls(model, config, device=chosen, dtype=dtype, embedding_cache=embedding_cache, checkpoint=source)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._pipeline.identity.described(self._config)})"
+
     @property
     def config(self) -> ModelConfig:
         """Configuration of the model."""

@@ -63,6 +63,7 @@ def _schema(arrow: Any) -> Any:
         "height": integer,
         "width": integer,
         "mask": arrow.struct([("size", arrow.list_(integer)), ("counts", text)]),
+        "text_truncated": text,
     }
     return arrow.schema(columns)
 

@@ -46,7 +46,9 @@ class ImageEmbedding:
     geometry: Geometry | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        return f"ImageEmbedding({self.width} x {self.height} pixels, model {self.fingerprint[:12]})"
+        tensors = self.clip_features, self.sam_embedding
+        stored = f"{sum(tensor.nbytes for tensor in tensors) / 1e6:.1f} MB of {tensors[0].dtype} on {tensors[0].device}"
+        return f"ImageEmbedding({self.width} x {self.height} pixels, model {self.fingerprint[:12]}, {stored})"
 
     def to(self, device: torch.device | str) -> "ImageEmbedding":
         """Return the embedding with its tensors on a device; itself where they are there already."""

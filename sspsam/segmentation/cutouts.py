@@ -36,24 +36,13 @@ def cutout(pixels: Pixels, mask: Mask, box: Box | None, feather: float, backgrou
     alpha = _alpha(mask, box, real_number("feather", feather, 0))
     if background is None:
         result = Image.new("RGBA", alpha.size)
-        visible = alpha.getbbox()
-        if visible is not None:
-            result.paste(_transparent(pixels, alpha, visible), visible)
+        # nothing of the image is left where it is invisible
+        result.paste(Image.fromarray(pixels), mask=alpha.point(lambda value: 255 if value else 0))
+        result.putalpha(alpha)
         return result
     canvas = _canvas(background, alpha.size)
     canvas.paste(Image.fromarray(pixels), mask=alpha)
     return canvas
-
-
-def _transparent(pixels: Pixels, alpha: Image.Image, box: Box) -> Image.Image:
-    """Return the RGBA pixels of a box."""
-    x0, y0, x1, y1 = box
-    opacity = np.asarray(alpha.crop(box))
-    part = np.empty((*opacity.shape, 4), dtype=np.uint8)
-    part[..., :3] = pixels[y0:y1, x0:x1]
-    part[..., 3] = opacity
-    part[opacity == 0] = 0  # so that nothing of the image is left where it is invisible
-    return Image.fromarray(part)
 
 
 def _alpha(mask: Mask, box: Box | None, feather: float) -> Image.Image:

@@ -19,7 +19,8 @@ Boxes = Literal["mask", "head"]
 NO_TARGET_COLOR: Final[RGB] = (90, 90, 90)
 _LETTERS_PER_IMAGE: Final = 40  # letters are this fraction of the image's longer side
 _SMALLEST_LETTERS: Final = 11
-_SMOOTHING: Final = 0.6  # of outlines, pixels
+_WIDE_LINE: Final = 5  # outlines of this width need no smoothing, which is slow in large images
+_SMOOTHING: Final = 0.6  # of thinner outlines, pixels
 
 
 class Answer(Protocol):
@@ -141,7 +142,10 @@ def _draw_mask(canvas: Image.Image, result: Answer, color: RGB, opacity: float, 
         inner = dilated(mask, line)
         outer = dilated(inner, max(1, line // 2))
         for ring, ring_color in ((outer & ~inner, readable_on(color)), (inner & ~mask, color)):
-            canvas.paste(ring_color, area, mask_image(ring).filter(ImageFilter.GaussianBlur(_SMOOTHING)))
+            opacity_of_ring = mask_image(ring)
+            if line < _WIDE_LINE:
+                opacity_of_ring = opacity_of_ring.filter(ImageFilter.GaussianBlur(_SMOOTHING))
+            canvas.paste(ring_color, area, opacity_of_ring)
 
 
 def _draw_box(canvas: Image.Image, result: Answer, color: RGB, line: int, boxes: Boxes | None) -> None:

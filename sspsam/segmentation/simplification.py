@@ -17,7 +17,7 @@ def simplified(rings: Rings, tolerance: float) -> list[NDArray[np.float64]]:
     """Simplify exact outlines, each with the largest tolerance that suits it.
 
     For outlines that are small or thin the tolerance is halved, at most three times, until at most 2 * `tolerance`
-    percent of the area change; else they stay exact.
+    percent of the area change; else they stay exact. So do outlines of what is less than two pixels wide.
 
     Args:
         rings: of `outlines`.
@@ -27,8 +27,9 @@ def simplified(rings: Rings, tolerance: float) -> list[NDArray[np.float64]]:
         The points of each ring: (n, 2) float64.
     """
     result = rings.split()
-    pending = np.arange(len(result))
-    allowed = 0.02 * tolerance * rings.areas()
+    areas = rings.areas()
+    pending = np.flatnonzero(areas >= _perimeters(rings))
+    allowed = 0.02 * tolerance * areas
     for halvings in range(4 if tolerance > 0 else 0):
         if not len(pending):
             break
@@ -40,6 +41,12 @@ def simplified(rings: Rings, tolerance: float) -> list[NDArray[np.float64]]:
                 result[ring] = points
         pending = pending[~good]
     return result
+
+
+def _perimeters(rings: Rings) -> NDArray[np.float64]:
+    """Return the length of each exact outline: (R,)."""
+    lengths = np.abs(rings.points[rings.successors()] - rings.points).sum(axis=1)
+    return np.bincount(rings.numbers, weights=lengths, minlength=len(rings.lengths))
 
 
 def _without_steps(rings: Rings) -> Rings:

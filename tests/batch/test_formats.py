@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 
 from sspsam import Segmentation, SSPSAMPredictor, errors
 from sspsam.batch import BatchOptions, Shard, run_batch
+from tests.support.answers import iou
 from tests.support.batches import TEXTS, draw, lines, tree
-from tests.support.masks import iou
 
 
 @pytest.fixture(scope="module")

@@ -131,6 +131,7 @@ JOB_FILE = """\
 RESULT_KEYS = [
     *("image", "number", "of", "files", "model", "fingerprint", "sspsam", "version", "text", "no_target"),
     *("foreground_pixels", "score", "box", "mask_box", "height", "width", "mask", "explanation"),
+    "text_truncated",
 ]
 
 

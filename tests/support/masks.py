@@ -1,87 +1,101 @@
-"""Masks of every kind, drawn and odd, and answers with given masks."""
+"""Masks for tests of polygons and exports: 200 of drawn scenes, and more than 50 odd ones."""
 
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
-from sspsam.segmentation import Segmentation
 from sspsam.shapes import ask, draw_scene
 
-Mask = np.ndarray
+Mask = NDArray[np.bool_]
 
 
-def answer(mask: Mask, text: str = "the mug", score: float = 0.5, pixels: np.ndarray | None = None) -> Segmentation:
-    """Return an answer with a mask; an empty mask is a no-target answer."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = None
-    if len(rows):
-        box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    return Segmentation(
-        text=text,
-        mask=mask,
-        no_target=box is None,
-        foreground_pixels=int(mask.sum()),
-        score=score,
-        box=(0.0, 0.0, 1.0, 1.0) if box is None else tuple(map(float, box)),
-        mask_box=box,
-        pixels=pixels,
-    )
-
-
-def drawn_masks(count: int, size: tuple[int, int] = (120, 160)) -> Iterator[Mask]:
-    """Yield the exact masks of questions about drawn scenes, without empty ones."""
-    seed = found = 0
-    while found < count:
-        for question in ask(draw_scene(seed, size), seed=seed, count=6):
-            if question.mask.any() and found < count:
-                found += 1
-                yield question.mask
+def drawn_masks() -> list[Mask]:
+    """200 masks of the shapes in drawn scenes, of several parts and with none."""
+    sizes = [(240, 320), (320, 180), (200, 200), (97, 301)]
+    masks: list[Mask] = []
+    seed = 0
+    while len(masks) < 200:
+        scene = draw_scene(seed, sizes[seed % len(sizes)])
+        masks += [question.mask for question in ask(scene, seed=seed, count=5)]
         seed += 1
+    return masks[:200]
 
 
 def odd_masks() -> dict[str, Mask]:
-    """Return 50 masks that are hard to outline: holes, single pixels, diagonals, borders, noise, empty and full."""
-    masks: dict[str, Mask] = {}
-
-    def add(name: str, mask: Mask) -> None:
-        masks[name] = np.asarray(mask, dtype=bool)
-
-    rows, columns = np.mgrid[0:24, 0:36]
-    add("empty", np.zeros((24, 36)))
-    add("full", np.ones((24, 36)))
-    for height, width in ((1, 1), (1, 9), (9, 1), (2, 2)):
-        add(f"full {height} x {width}", np.ones((height, width)))
-    for y, x in ((0, 0), (0, 35), (23, 0), (23, 35), (11, 17)):
-        single = np.zeros((24, 36))
-        single[y, x] = 1
-        add(f"one pixel {y} {x}", single)
-        add(f"all but {y} {x}", 1 - single)
-    add("diagonal", rows == columns)
-    add("other diagonal", rows + columns == 23)
-    add("cross of diagonals", (rows == columns) | (rows + columns == 23))
-    add("chessboard", (rows + columns) % 2)
-    add("rows", rows % 2)
-    add("columns", columns % 3 == 0)
-    add("frame", (rows == 0) | (rows == 23) | (columns == 0) | (columns == 35))
-    for number, side in enumerate((3, 5, 8)):
-        ring = (abs(rows - 11) <= side) & (abs(columns - 17) <= side)
-        add(f"hole {number}", ring & ~((abs(rows - 11) < side) & (abs(columns - 17) < side)))
-        add(f"island {number}", masks[f"hole {number}"] | ((rows == 11) & (columns == 17)))
-        add(f"touching corners {number}", ((rows // side) + (columns // side)) % 2)
-    distance = np.hypot(rows - 11.5, columns - 17.5)
-    add("disc", distance < 9)
-    add("thin ring", abs(distance - 9) < 0.7)
-    add("rings", distance % 6 < 3)
-    add("two discs", (distance < 4) | (np.hypot(rows - 4, columns - 30) < 3))
-    add("two equal holes", (distance < 11) & ~((rows == 11) & ((columns == 12) | (columns == 22))))
-    generator = np.random.default_rng(0)
-    for number in range(50 - len(masks)):
-        add(f"noise {number}", generator.random((17, 23)) < (number + 1) / 20)
-    assert len(masks) == 50, len(masks)
-    return masks
+    """Masks of every awkward kind, by name."""
+    return dict(_odd_masks())
 
 
-def iou(first: Mask, second: Mask) -> float:
-    """Return intersection over union; 1 for two empty masks."""
-    union = (first | second).sum()
-    return 1.0 if union == 0 else float((first & second).sum() / union)
+def _odd_masks() -> Iterator[tuple[str, Mask]]:
+    yield "empty", np.zeros((9, 7), bool)
+    yield "full", np.ones((9, 7), bool)
+    yield "one pixel in all", np.ones((1, 1), bool)
+    yield "no pixel in one", np.zeros((1, 1), bool)
+    yield "one row", np.ones((1, 9), bool)
+    yield "one column", np.ones((9, 1), bool)
+    yield "dashes", np.arange(30)[None] % 3 == 0
+    for row, column in ((0, 0), (0, 9), (7, 0), (7, 9), (4, 5)):
+        mask = np.zeros((8, 10), bool)
+        mask[row, column] = True
+        yield f"the pixel {row}, {column}", mask
+    yield "a diagonal", np.eye(20, dtype=bool)
+    yield "the other diagonal", np.eye(20, dtype=bool)[:, ::-1].copy()
+    yield "a cross of diagonals", np.eye(21, dtype=bool) | np.eye(21, dtype=bool)[:, ::-1]
+    for side in (2, 3, 20, 31):
+        yield f"a checkerboard of {side}", np.indices((side, side + 1)).sum(axis=0) % 2 == 0
+    for thickness in (1, 2, 5):
+        frame = np.ones((30, 40), bool)
+        frame[thickness:-thickness, thickness:-thickness] = False
+        yield f"the border, {thickness} wide", frame
+        yield f"all but the border, {thickness} wide", ~frame
+    yield "a pixel missing", ~np.pad(np.ones((1, 1), bool), 6)
+    yield "a pixel missing in a corner", np.arange(63).reshape(9, 7) != 0
+    holes = np.ones((40, 60), bool)
+    holes[5:35:6, 5:55:6] = False
+    yield "many holes of one pixel", holes
+    holes = np.ones((40, 60), bool)
+    holes[5:10, 5:15] = holes[5:10, 15:25] = holes[10:20, 25:30] = holes[3:37, 40:50] = False
+    yield "holes that touch", holes
+    rings = np.maximum(*np.abs(np.indices((41, 41)) - 20)) % 4 < 2
+    yield "rings in rings", rings
+    yield "a spiral", _spiral(31)
+    yield "a comb", (np.indices((20, 41))[1] % 2 == 0) | (np.indices((20, 41))[0] > 15)
+    for slope in (1, 2, 3, 7, 20):
+        yield f"a thin line of slope 1 in {slope}", _line(slope, 1)
+        yield f"a line of slope 1 in {slope}", _line(slope, 4)
+    for density in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98):
+        yield f"noise of density {density}", np.random.default_rng(1).random((37, 53)) < density
+    for radius in (1, 2, 5, 20, 60):
+        yield f"a disc of radius {radius}", _disc(radius)
+        yield f"a hole of radius {radius}", ~_disc(radius)
+
+
+def _spiral(side: int) -> Mask:
+    """A path of one pixel from the outside to the middle, with one pixel between its turns."""
+    mask = np.zeros((side, side), bool)
+    row = column = 0
+    length = side - 1
+    mask[0, 0] = True
+    steps = [(0, 1), (1, 0), (0, -1), (-1, 0)]
+    for turn in range(2 * side):
+        down, across = steps[turn % 4]
+        for _ in range(length):
+            row, column = row + down, column + across
+            mask[row, column] = True
+        length -= 2 if turn % 2 == 0 and turn > 0 else 0
+        if length <= 0:
+            break
+    return mask
+
+
+def _line(slope: int, width: int) -> Mask:
+    image = Image.new("L", (80, 60))
+    ImageDraw.Draw(image).line((3, 50, 76, 50 - 73 // slope if slope > 1 else 2), fill=1, width=width)
+    return np.asarray(image) > 0
+
+
+def _disc(radius: int) -> Mask:
+    y, x = np.mgrid[-radius - 2 : radius + 3, -radius - 2 : radius + 3]
+    return x**2 + y**2 <= radius**2
