@@ -54,7 +54,6 @@ def _schema(arrow: Any) -> Any:
         "version": integer,
         "text": text,
         "label": text,
-        "text_truncated": text,
         "no_target": arrow.bool_(),
         "foreground_pixels": integer,
         "score": real,
