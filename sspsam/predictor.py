@@ -28,9 +28,10 @@ from sspsam.segmentation.answers import AnswerSettings, PredictOptions
 from sspsam.segmentation.pipeline import Pipeline
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
+from sspsam.utils.module_habits import ModuleHabits
 
 
-class SSPSAMPredictor:
+class SSPSAMPredictor(ModuleHabits):
     """Referring expression segmentation: masks of the objects that expressions refer to.
 
     An image is encoded once; then any number of expressions can be segmented in it. Threads may share a predictor if
@@ -246,7 +247,7 @@ class SSPSAMPredictor:
     def predict(
         self,
         texts: str | list[str] | tuple[str, ...],
-        *,
+        *unnamed: object,
         image: ImageInput | NotGiven = NOT_GIVEN,
         embedding: ImageEmbedding | NotGiven = NOT_GIVEN,
         **options: Unpack[PredictOptions],
@@ -276,7 +277,7 @@ class SSPSAMPredictor:
             ConfigError: `mask_threshold` or `no_target_pixels` is out of range.
             NumericalError: the prediction is not finite.
         """
-        settings = AnswerSettings.of(self._config, options)
+        settings = AnswerSettings.of(self._config, options, unnamed)
         expressions = self._pipeline.tokenize(texts)
         chosen = self._chosen_embedding(image, embedding, settings.max_pixels)
         with named_out_of_memory():

@@ -8,6 +8,7 @@ import errno
 import io
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -24,6 +25,13 @@ INTERRUPTED: Final = 130  # exit status after Ctrl-C, as of shells
 _MAX_USAGE_MESSAGE: Final = 1000  # characters; a message of click quotes the whole value
 _MAX_MESSAGES: Final = 5  # about one image
 _MAX_CAPTURED: Final = 1 << 16  # bytes
+# arguments of Python in the messages of the library, and their flags
+_FLAGS_OF_ARGUMENTS: Final = (
+    (re.compile(r"\w+=\w+ \(command line: ([^)]*)\)"), r"\1"),
+    (re.compile(r"\bgive texts or a file of prompts \(command line: ([^)]*)\)"), r"give \1"),
+    (re.compile(r"\bdevice='([^']*)'"), r"--device \1"),
+    (re.compile(r"\bdtype='([^']*)'"), r"--dtype \1"),
+)
 
 
 def prepare_streams() -> None:
@@ -37,13 +45,20 @@ def prepare_streams() -> None:
     warnings.showwarning = lambda message, *_, **__: complain(str(message))
 
 
+def with_flags_as_typed(message: str) -> str:
+    """Return a message of the library with the arguments of Python replaced by the flags of the command."""
+    for argument, flag in _FLAGS_OF_ARGUMENTS:
+        message = argument.sub(flag, message)
+    return message
+
+
 @contextmanager
 def failing_cleanly() -> Iterator[None]:
     """End the command with status 1 and one line, without a traceback, when an `SSPSAMError` is raised inside."""
     try:
         yield
     except SSPSAMError as error:
-        complain(str(error))
+        complain(with_flags_as_typed(str(error)))
         sys.exit(1)
 
 
@@ -55,6 +70,15 @@ class CommandGroup(click.Group):
         prepare_streams()
         with _ending_in_one_line():
             return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; name `sspsam segment` if there is an image in its place."""
+        if args and self.get_command(ctx, args[0]) is None and os.path.exists(args[0]):
+            name, command = shown(args[0]), "batch" if os.path.isdir(args[0]) else "segment"
+            ctx.fail(f"{name} is no command, but a file or folder: use sspsam {command} {name} ... (see sspsam --help)")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         """Parse the arguments of the command and run it."""

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ import click
 from sspsam.errors import SSPSAMError
 from sspsam.utils.paths import shown, user_path
 
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 STANDARD_INPUT: Final = Path("-")  # as an image; a file of this name is typed ./-
 
 
@@ -41,6 +43,8 @@ class ImagePath(UserPath):
         """Return the value as a `Path`; `STANDARD_INPUT` for `-`."""
         if not os.fspath(value).strip():
             return super().convert(value, param, ctx)
+        if isinstance(value, str) and _URL.match(value):  # a path would lose one of its slashes
+            self.fail(f"{shown(value)} is a URL, not a file: download the image first", param, ctx)
         if value != "-" and Path(value) == STANDARD_INPUT:  # ./-
             return Path(value).absolute()
         return Path(os.path.expanduser(value))

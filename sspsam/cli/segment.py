@@ -12,7 +12,7 @@ import click
 
 from sspsam.cli.formats import ANSWER_FORMATS, check_labels, format_option, label_option
 from sspsam.cli.options import ModelOptions, check_texts, dtype_option, model_options, required_model
-from sspsam.cli.output import complain, failing_cleanly, messages_with_name, print_row
+from sspsam.cli.output import complain, failing_cleanly, messages_with_name, print_row, with_flags_as_typed
 from sspsam.cli.paths import STANDARD_INPUT, ImagePath, UserPath
 from sspsam.cli.segment_files import ResultFiles, require_no_folder
 from sspsam.cli.verbosity import detail, model_message
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sspsam.segmentation.exports.answer_files import Answer, AnswerFormat
 
 _MAX_STANDARD_INPUT: Final = 1 << 30  # bytes
+_FILE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".json", ".tif", ".tiff", ".bmp")
 _FORMATS_WITHOUT_FOLDER: Final = ("mask", "json")
 
 
@@ -74,6 +75,8 @@ def segment(
     check_labels(labels, texts)
     if output is None and (file_formats := [name for name in formats if name not in _FORMATS_WITHOUT_FOLDER]):
         raise click.UsageError(f"--format {file_formats[0]} writes files: give a folder for them with -o DIR")
+    if output is not None and output.suffix.lower() in _FILE_SUFFIXES and not output.is_dir():
+        raise click.UsageError(f"-o {shown(output)} looks like a file: give the folder for the files, such as -o masks")
     if images.count(STANDARD_INPUT) > 1:
         raise click.UsageError("- is given twice, but standard input can be read only once")
     with failing_cleanly():
@@ -117,7 +120,8 @@ def _segment_images(
                 _segment_image(predictor, index, image, questions, files)
         except SSPSAMError as error:
             failed += 1
-            complain(str(error) if name in printable(str(error)) else f"{name}: {error}")
+            message = with_flags_as_typed(str(error))
+            complain(message if name in printable(message) else f"{name}: {message}")
     return failed
 
 

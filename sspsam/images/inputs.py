@@ -1,5 +1,6 @@
 """Inputs that are no images yet: open files, and objects of other libraries with the way to convert them."""
 
+import inspect
 import io
 from typing import Any, Final
 
@@ -7,6 +8,23 @@ from sspsam.errors import ImageError, ImageTypeError
 from sspsam.utils.paths import shown
 
 DATA_URL_HINT: Final = "pass base64.b64decode(url.partition(',')[2])"
+
+BASE64_HINT: Final = "pass base64.b64decode(text)"
+_BASE64_BEGINNINGS: Final = ("iVBORw0KGgo", "/9j/4", "/9j/2")  # of PNG and JPEG files
+
+
+def is_base64(text: str) -> bool:
+    """Return whether a text begins as an image in base64 does."""
+    return text.startswith(_BASE64_BEGINNINGS)
+
+
+def array_hint(shape: tuple[int, ...]) -> str:
+    """Return the end of a message about an array whose shape is not that of an image: the way to convert it."""
+    if len(shape) == 3 and shape[0] <= 4:
+        return "; it looks channel-first: pass array.transpose(1, 2, 0)"
+    if len(shape) == 4:
+        return "; it looks like a batch: pass one image at a time, such as array[0], or all to predict_batch"
+    return ""
 
 
 def content_if_file(image: Any) -> Any:
@@ -36,7 +54,8 @@ def content_if_file(image: Any) -> Any:
 
 
 def _content_hint(content: object) -> str:
-    if hasattr(content, "__await__"):
+    if inspect.iscoroutine(content):
+        content.close()  # without a warning that it was never awaited
         return ": pass (await file.read()) instead of the file"
     if isinstance(content, tuple) and len(content) == 2:  # cv2.VideoCapture
         return ": pass the frame, converted by cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)"

@@ -46,7 +46,7 @@ from sspsam.errors import (
     warn,
 )
 from sspsam.images.containers import png_levels, require_complete, without_metadata
-from sspsam.images.inputs import DATA_URL_HINT, content_if_file, conversion_hint
+from sspsam.images.inputs import BASE64_HINT, DATA_URL_HINT, array_hint, content_if_file, conversion_hint, is_base64
 from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
 from sspsam.images.tiff import has_damaged_tags, without_tiff_metadata
 from sspsam.utils.arguments import whole_number
@@ -63,6 +63,8 @@ _OTHER_FILES: Final = (
     (b"<html", "is an HTML page: was the download refused?"),
     (b"<?xml", "is an XML document: was the download refused?"),
     (b"{", "is a JSON document: was the download refused?"),
+    (b"ivborw0kggo", f"is base64: {BASE64_HINT}"),  # compared in lower case
+    (b"/9j/", f"is base64: {BASE64_HINT}"),
     (b"data:image/", f"is a data: URL: {DATA_URL_HINT}"),
     (b"version https://git-lfs", "is a Git LFS pointer: fetch the file with git lfs pull"),
 )
@@ -202,7 +204,8 @@ def _checked_path(image: str | os.PathLike[str]) -> Path:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise ImageNotFoundError(f"no such image file: {shown(path)}") from None
+        hint = f": this is base64, {BASE64_HINT}" if is_base64(os.fspath(path)) else ""
+        raise ImageNotFoundError(f"no such image file: {shown(path)}{hint}") from None
     except OSError as error:
         raise ImageError(f"cannot read {shown(path)}: {error.strerror or error}") from error
     if not stat.S_ISREG(mode):
@@ -372,7 +375,7 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Pixels:
     name = f"the array of shape {array.shape}"
     channels = 1 if array.ndim == 2 else array.shape[-1] if array.ndim == 3 else 0
     if channels not in (1, 3, 4):
-        hint = "; it looks channel-first: pass array.transpose(1, 2, 0)" if array.ndim == 3 and len(array) <= 4 else ""
+        hint = array_hint(array.shape)
         raise ImageError(f"{name} is not an image: pass (h, w, 3) RGB, (h, w, 4) RGBA or (h, w) grey{hint}")
     _check_size(array.shape[1], array.shape[0], max_pixels, name)
     values = to_uint8(array.reshape(*array.shape[:2], channels), name)
