@@ -459,3 +459,25 @@ def test_an_embedding_is_frozen_and_holds_a_copy_of_the_image(predictor, image) 
         embedding.height = 3
     with pytest.raises(ValueError, match="read-only"):
         embedding.pixels[:] = 0
+
+
+def test_a_result_says_which_words_were_not_read(predictor, image) -> None:
+    predictor.set_image(image)
+    with pytest.warns(errors.SSPSAMWarning, match="not read"):
+        long, short = predictor.predict(["the mug " * 60 + "on the green table", "the mug"])
+    assert long.text_truncated is not None
+    assert long.text_truncated.endswith("on the green table")
+    assert long.to_dict()["text_truncated"] == long.text_truncated
+    assert short.text_truncated is None
+    words = (long.text_truncated.split(), long.text.split())
+    assert words[0] == words[1][-len(words[0]) :]
+
+
+def test_predictor_and_embedding_say_what_they_are(tiny_model: Path, image) -> None:
+    predictor = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu", dtype="bfloat16")
+    description = repr(predictor)
+    for part in ("SSPSAMPredictor(", str(tiny_model)[-20:], "CLIP 48 and SAM 128 pixels", "bfloat16 on cpu"):
+        assert part in description
+    description = repr(predictor.encode(image))
+    for part in ("90 x 60 pixels", predictor.fingerprint[:12], "MB of torch.float32 on cpu"):
+        assert part in description

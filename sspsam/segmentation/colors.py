@@ -14,14 +14,14 @@ RGB = tuple[int, int, int]
 Color = str | Sequence[int] | NDArray[np.integer]
 """A name of CSS such as `"orange"`, a hexadecimal colour such as `"#e69f00"`, or three whole numbers from 0 to 255."""
 
-# Okabe and Ito, "Color Universal Design" (2008), without black; neighbours in this order differ in lightness as well
+# Okabe and Ito, "Color Universal Design" (2008), without black; in this order neighbours differ most for every vision
 PALETTE: Final[tuple[RGB, ...]] = (
-    (213, 94, 0),  # vermilion
     (86, 180, 233),  # sky blue
-    (240, 228, 66),  # yellow
+    (213, 94, 0),  # vermilion
     (0, 114, 178),  # blue
     (230, 159, 0),  # orange
     (0, 158, 115),  # bluish green
+    (240, 228, 66),  # yellow
     (204, 121, 167),  # reddish purple
 )
 _BLACK: Final[RGB] = (0, 0, 0)

@@ -62,7 +62,7 @@ def draw(
         labels: whether to draw the expressions, or other labels for the answers, in order.
         boxes: `"mask"`: tight boxes around the masks; `"head"`: those of the box head; None: no boxes.
         font: path of a TrueType or OpenType font for the labels. None: Pillow's own font where it has all characters
-            (Latin letters only), else a system font that has them.
+            (the letters of English), else a system font that has them.
 
     Returns:
         An RGB image of the upright image's size.

@@ -41,8 +41,8 @@ def font_for(text: str, size: int, path: str | os.PathLike[str] | None = None) -
     Args:
         text: to be drawn.
         size: in pixels.
-        path: of a TrueType or OpenType font. None: Pillow's own font, which has Latin letters only; for other texts
-            the first of a list of system fonts that has all characters.
+        path: of a TrueType or OpenType font. None: Pillow's own font, which has the letters of English only; for other
+            texts the first of a list of system fonts that has all characters.
 
     Raises:
         StorageError: `path` is no font.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sspsam.segmentation.outlines import Rings, outlines
 from sspsam.segmentation.runs import Mask
 from sspsam.segmentation.simplification import COLUMNS, filled_runs, simplified
+from sspsam.utils.paths import shown
 
 Polygon = list[float]
 """Flat coordinates `[x0, y0, x1, y1, ...]` in pixels; the last point is not the first one again."""
@@ -30,7 +31,13 @@ def mask_to_polygons(mask: Mask, tolerance: float = 0.5, min_area: float = 1) ->
             component that is so small or thin that more than 2 * `tolerance` percent of its area would change gets a
             smaller tolerance.
         min_area: smallest area in pixels of components and holes; smaller components are dropped, smaller holes filled.
+
+    Raises:
+        ValueError: the mask has not two dimensions.
     """
+    mask = np.asarray(mask, dtype=np.bool_)
+    if mask.ndim != 2:
+        raise ValueError(f"a mask has the shape (h, w), not {mask.shape}")
     rings, holes = outlines(mask)
     small = -holes.areas() < min_area
     if small.any():
@@ -51,8 +58,11 @@ def polygons_to_mask(polygons: Sequence[Sequence[float] | NDArray[np.float64]], 
 
     Returns:
         (height, width) bool.
+
+    Raises:
+        ValueError: a polygon is not a flat list of finite numbers in pairs.
     """
-    rings = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
+    rings = [_points(polygon, index) for index, polygon in enumerate(polygons)]
     steps = np.zeros((height, width + 1), dtype=np.int32)
     if rings:
         joined = Rings(np.concatenate(rings), np.zeros(0, np.bool_), np.array([len(ring) for ring in rings]))
@@ -63,3 +73,14 @@ def polygons_to_mask(polygons: Sequence[Sequence[float] | NDArray[np.float64]], 
             np.add.at(steps, (row, np.minimum(column, width)), step)
     mask: Mask = np.cumsum(steps, axis=1)[:, :-1] > 0
     return mask
+
+
+def _points(polygon: Sequence[float] | NDArray[np.float64], index: int) -> NDArray[np.float64]:
+    """Return the points of a polygon: (n, 2)."""
+    try:
+        flat = np.asarray(polygon, dtype=np.float64)
+    except (TypeError, ValueError):
+        flat = np.full(1, np.nan)
+    if flat.ndim != 1 or flat.size % 2 or not np.isfinite(flat).all():
+        raise ValueError(f"polygons[{index}] must be a flat list [x0, y0, x1, y1, ...], not {shown(repr(polygon))}")
+    return flat.reshape(-1, 2)

@@ -246,7 +246,8 @@ class Segmentation:
         pixels = self.pixels if image is None else load_image(image, max(DEFAULT_MAX_PIXELS, height * width))
         if pixels is None:
             raise ImageError(
-                "the result has no image, since its embedding was read from a file, or it was unpickled: pass image="
+                "the result has no image, since its embedding was read from a file, or it was unpickled or made by "
+                "from_dict: call with_image(image) first, or for one overlay overlay(image)"
             )
         if pixels.shape[:2] != (height, width):
             raise ImageError(f"the image has {pixels.shape[1]} x {pixels.shape[0]} pixels, the mask {width} x {height}")

@@ -46,7 +46,7 @@ def simplified(rings: Rings, tolerance: float) -> list[NDArray[np.float64]]:
 def _perimeters(rings: Rings) -> NDArray[np.float64]:
     """Return the length of each exact outline: (R,)."""
     lengths = np.abs(rings.points[rings.successors()] - rings.points).sum(axis=1)
-    return np.bincount(rings.numbers, weights=lengths, minlength=len(rings.lengths))
+    return np.bincount(rings.numbers, weights=lengths, minlength=len(rings.lengths)).astype(np.float64)
 
 
 def _without_steps(rings: Rings) -> Rings:

@@ -134,6 +134,15 @@ def test_a_hole_is_joined_by_a_bridge_to_one_polygon() -> None:
     assert [point for point in points if points.count(point) == 2] == [(0, 4), (3, 4), (3, 4), (0, 4)]
 
 
+def test_bridges_to_several_holes_leave_the_same_edge_one_after_the_other() -> None:
+    mask = np.ones((20, 20), bool)
+    mask[3:16:6, 5] = False
+    [polygon] = mask_to_polygons(mask, tolerance=0)
+    points = np.array(polygon).reshape(-1, 2)
+    length = np.abs(points - np.roll(points, -1, axis=0)).sum()
+    assert length == 4 * 20 + 3 * 4 + 2 * 3 * 5  # the ring, the holes, and the bridges in both directions
+
+
 def test_a_disc_needs_few_points_and_fewer_with_a_larger_tolerance() -> None:
     y, x = np.mgrid[:500, :500]
     disc = (x - 250) ** 2 + (y - 250) ** 2 < 200**2
@@ -183,6 +192,20 @@ def test_overlapping_polygons_are_joined() -> None:
     expected = np.zeros((5, 5), bool)
     expected[:3, :3] = expected[1:4, 1:4] = True
     assert np.array_equal(polygons_to_mask([square, other], 5, 5), expected)
+
+
+def test_a_mask_may_have_any_type_and_layout_but_not_three_dimensions() -> None:
+    mask = ODD["a hole of radius 5"]
+    for same in (mask.astype(np.uint8) * 255, np.asfortranarray(mask), np.pad(mask, 3)[3:-3, 3:-3], mask.tolist()):
+        assert mask_to_polygons(same) == mask_to_polygons(mask)
+    with pytest.raises(ValueError, match=r"\(1, 15, 15\)"):
+        mask_to_polygons(mask[None])
+
+
+@pytest.mark.parametrize("polygon", [[1, 2, 3], [1, 2, float("nan"), 4], "text", [[1, 2], [3]], None])
+def test_a_polygon_that_is_no_flat_list_of_pairs_is_refused(polygon) -> None:
+    with pytest.raises(ValueError, match=r"polygons\[1\] must be"):
+        polygons_to_mask([[0, 0, 1, 0, 1, 1], polygon], 5, 5)
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,6 +1,9 @@
 """`Segmentation` as JSON, as a mask file, as an overlay and as text."""
 
+import copy as copy_module
+import dataclasses
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ from PIL import Image, ImageFilter
 from pycocotools import mask as coco
 
 from sspsam import Explanation, Segmentation
-from sspsam.errors import ImageError, StorageError
+from sspsam.errors import ImageError, ResultError, StorageError
 
 
 @pytest.fixture
@@ -21,6 +24,8 @@ def result(image: np.ndarray) -> Segmentation:
         word_attention=np.full(77, 1 / 77, dtype=np.float32),
         words=(("the", 0.25), ("mug", 0.5)),
         verification=np.ones((6, 6), dtype=np.float32),
+        area=(0.0, 1 / 6, 1.0, 5 / 6),
+        pixels=image,
     )
     return Segmentation(
         text="the mug ☕",
@@ -32,6 +37,7 @@ def result(image: np.ndarray) -> Segmentation:
         mask_box=(20, 10, 50, 30),
         explanation=explanation,
         pixels=image,
+        text_truncated="or the cup",
     )
 
 
@@ -45,6 +51,114 @@ def test_to_dict_survives_json_and_pycocotools_reads_its_mask(result: Segmentati
     assert content["explanation"]["words"] == [["the", 0.25], ["mug", 0.5]]
     assert np.array_equal(coco.decode(content["mask"]).astype(bool), result.mask)
     assert coco.area(content["mask"]) == result.mask.sum()
+
+
+def test_from_dict_restores_everything_that_to_dict_holds(result: Segmentation) -> None:
+    stored = json.loads(json.dumps(result.to_dict()))
+    copy = Segmentation.from_dict(stored)
+    assert copy.to_dict() == result.to_dict()
+    assert np.array_equal(copy.mask, result.mask)
+    assert copy.mask.dtype == bool
+    assert isinstance(copy.explanation.similarity, np.ndarray)
+    assert copy.explanation.area == (0.0, 1 / 6, 1.0, 5 / 6)
+    assert copy.pixels is None
+    assert copy.text_truncated == "or the cup"
+
+
+def test_from_dict_reads_version_1_and_lines_of_a_batch(result: Segmentation) -> None:
+    line = {"image": "a.jpg", "number": 1, "of": 1, **result.to_dict(), "version": 1}
+    del line["text_truncated"], line["explanation"]["area"]
+    copy = Segmentation.from_dict(line)
+    assert np.array_equal(copy.mask, result.mask)
+    assert copy.text_truncated is None
+    assert copy.explanation.area is None
+    with pytest.raises(ImageError, match="explain=True"):
+        copy.explanation.figure(result.pixels)
+
+
+def test_from_dict_accepts_counts_as_pycocotools_returns_them(result: Segmentation) -> None:
+    encoded = coco.encode(np.asfortranarray(result.mask.astype(np.uint8)))
+    assert np.array_equal(Segmentation.from_dict({**result.to_dict(), "mask": encoded}).mask, result.mask)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("version", 3),
+        ("version", None),
+        ("version", True),
+        ("height", 61),
+        ("height", -1),
+        ("width", "90"),
+        ("mask", None),
+        ("mask", {"size": [60, 90], "counts": "0"}),
+        ("mask", {"size": [60, 90], "counts": "o" * 20}),
+        ("mask", {"size": [60, 90]}),
+        ("mask", {"size": [60, 90], "counts": "\ud800é"}),
+        ("no_target", True),
+        ("no_target", 0),
+        ("text", None),
+        ("score", "high"),
+        ("score", float("nan")),
+        ("box", [1, 2, 3]),
+        ("box", None),
+        ("foreground_pixels", 1.5),
+        ("explanation", []),
+        ("explanation", {"words": []}),
+        ("text_truncated", 7),
+    ],
+)
+def test_from_dict_names_the_entry_that_is_damaged(result: Segmentation, entry: str, value) -> None:
+    with pytest.raises(ResultError, match=entry if entry not in ("height", "width") else "height|width|mask"):
+        Segmentation.from_dict({**result.to_dict(), entry: value})
+
+
+def test_from_dict_names_a_missing_entry_and_refuses_what_is_no_dictionary(result: Segmentation) -> None:
+    stored = result.to_dict()
+    for entry in set(stored) - {"version", "mask_box"}:
+        with pytest.raises(ResultError, match=entry):
+            Segmentation.from_dict({name: value for name, value in stored.items() if name != entry})
+    with pytest.raises(ResultError, match="list"):
+        Segmentation.from_dict([stored])  # type: ignore[arg-type]
+
+
+def test_from_dict_refuses_a_huge_mask_before_it_is_allocated(result: Segmentation) -> None:
+    huge = {**result.to_dict(), "height": 10**6, "width": 10**6}
+    with pytest.raises(ResultError, match="max_pixels"):
+        Segmentation.from_dict(huge)
+    with pytest.raises(ResultError, match="max_pixels"):
+        Segmentation.from_dict(result.to_dict(), max_pixels=5399)
+    assert Segmentation.from_dict(result.to_dict(), max_pixels=5400)
+
+
+def test_a_pickle_holds_no_image_and_little_for_the_mask(result: Segmentation) -> None:
+    copy = pickle.loads(pickle.dumps(result))
+    assert copy.pixels is None
+    assert copy.explanation.pixels is None
+    assert copy.to_dict() == result.to_dict()
+    with pytest.raises(ImageError, match="unpickled"):
+        copy.overlay()
+    noise = np.random.default_rng(0).random((1000, 1200)) < 0.5  # nothing that can be compressed
+    large = dataclasses.replace(result, mask=noise, pixels=np.zeros((1000, 1200, 3), np.uint8), explanation=None)
+    assert len(pickle.dumps(large)) < 0.13 * noise.size
+    assert np.array_equal(pickle.loads(pickle.dumps(large)).mask, noise)
+
+
+def test_an_image_can_be_pickled_beside_the_result_and_joined_again(result: Segmentation) -> None:
+    copy, pixels = pickle.loads(pickle.dumps((result, result.pixels)))
+    joined = copy.with_image(pixels)
+    assert np.array_equal(joined.overlay(), result.overlay())
+    assert np.array_equal(joined.explanation.figure(), result.explanation.figure())
+    with pytest.raises(ImageError, match="90 x 60"):
+        copy.with_image(pixels[:10])
+
+
+def test_a_copy_keeps_the_image(result: Segmentation) -> None:
+    assert copy_module.copy(result).pixels is result.pixels
+    deep = copy_module.deepcopy(result)
+    assert np.array_equal(deep.pixels, result.pixels)
+    assert not np.shares_memory(deep.mask, result.mask)
+    assert deep.explanation.pixels is deep.pixels
 
 
 def test_save_writes_the_mask_as_an_8_bit_grey_png(result: Segmentation, tmp_path: Path) -> None:
@@ -106,6 +220,12 @@ def test_a_box_at_the_border_is_drawn_with_all_four_sides() -> None:
 def test_an_invalid_color_is_refused(result: Segmentation, color) -> None:
     with pytest.raises(ValueError, match="color must be RGB"):
         result.overlay(color=color)
+
+
+def test_a_color_may_be_a_name_or_hexadecimal(result: Segmentation) -> None:
+    expected = np.asarray(result.overlay(color=(255, 165, 0)))
+    for color in ("orange", "#ffa500", " Orange "):
+        assert np.array_equal(result.overlay(color=color), expected)
 
 
 def test_a_color_may_consist_of_numpy_numbers(result: Segmentation) -> None:
