@@ -84,7 +84,9 @@ def _checkpoint(name: str, state: str, files: list[Path], path: Path) -> CachedC
     for file in files:
         with suppress(OSError):  # deleted meanwhile
             status = os.stat(file)
-            size, last_used = size + status.st_size, max(last_used, status.st_atime, status.st_mtime)
+            size += status.st_size
+            if file.name != CONFIG_NAME:  # which this listing reads, too
+                last_used = max(last_used, status.st_atime, status.st_mtime)
     return CachedCheckpoint(name, state, size, last_used, path)
 
 

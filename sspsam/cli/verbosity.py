@@ -1,6 +1,9 @@
 """`-q` and `-v` of every command, and the messages that depend on them."""
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -73,12 +76,25 @@ def _level() -> str | None:
 
 def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value and _set_level(context, "-q"):
+        context.with_resource(warnings.catch_warnings())  # until the command ends
         warnings.simplefilter("ignore")
 
 
 def _be_verbose(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value and _set_level(context, "-v"):
-        log_to_standard_error()
+        context.with_resource(_logging_to_standard_error())  # until the command ends
+
+
+@contextmanager
+def _logging_to_standard_error() -> Iterator[None]:
+    logger = logging.getLogger("sspsam")
+    handlers, level = list(logger.handlers), logger.level
+    log_to_standard_error()
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
+        logger.setLevel(level)
 
 
 def _set_level(context: click.Context, level: str) -> bool:
