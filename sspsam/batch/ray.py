@@ -26,13 +26,14 @@ from sspsam.batch.options import BatchOptions, BatchSummary
 from sspsam.batch.records import Line
 from sspsam.batch.writing import ImageWriter, write_in_threads
 from sspsam.devices import checked_dtype, default_dtype
-from sspsam.errors import BatchError, MissingExtraError, SSPSAMError, StorageError, warn
+from sspsam.errors import BatchError, SSPSAMError, StorageError, warn
 from sspsam.hub import BUNDLED, REPOSITORY_VARIABLE
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.loading import pillow_pixel_limit
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.batching import raise_if_error, result_or_error
+from sspsam.utils.installing import missing_extra
 from sspsam.utils.paths import user_path
 
 _CHUNKS_PER_BLOCK: Final = 8  # a block is what Ray computes again when a worker dies
@@ -345,8 +346,6 @@ def _import_ray() -> ModuleType:
         import ray
         import ray.data
     except ImportError as error:
-        raise MissingExtraError(
-            f"a batch on a cluster needs Ray, which is not installed ({error}): pip install 'sspsam[ray]'"
-        ) from error
+        raise missing_extra("a batch on a cluster", "Ray", "ray", error) from error
     module: ModuleType = ray
     return module

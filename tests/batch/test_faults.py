@@ -261,7 +261,7 @@ def test_a_line_that_claims_a_huge_mask_is_named_and_nothing_is_allocated(
     predictor, images, tmp_path, claim, kind
 ) -> None:
     if kind == "parquet":
-        pytest.importorskip("pyarrow", reason="pip install 'sspsam[ray]' to test Parquet")
+        pytest.importorskip("pyarrow", reason="pip install '.[ray]' to test Parquet")
     out = tmp_path / "out"
     run_batch(images, out, TEXT, predictor=predictor)
     first, second = lines(out / "results.jsonl")
@@ -422,7 +422,7 @@ def test_a_folder_that_may_not_be_entered_is_named(predictor, images, tmp_path, 
 
 
 def test_a_value_of_a_wrong_type_in_a_line_is_an_error_of_the_batch(predictor, images, tmp_path) -> None:
-    pytest.importorskip("pyarrow", reason="pip install 'sspsam[ray]' to test Parquet")
+    pytest.importorskip("pyarrow", reason="pip install '.[ray]' to test Parquet")
     out = tmp_path / "out"
     run_batch(images, out, TEXT, predictor=predictor)
     first, second = lines(out / "results.jsonl")

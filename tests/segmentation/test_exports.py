@@ -218,7 +218,7 @@ def grown(mask: Mask) -> Mask:
 
 
 def test_detections_have_a_row_for_each_answer_with_a_target() -> None:
-    pytest.importorskip("supervision", reason="pip install 'sspsam[supervision]' to test it")
+    pytest.importorskip("supervision", reason="pip install '.[supervision]' to test it")
     mask = two_mugs()
     results = [answer(mask & False, "a cat"), answer(mask, "the red mug", 0.75), answer(~mask, "the table", 0.25)]
     found = to_supervision(results)
@@ -235,7 +235,7 @@ def test_detections_have_a_row_for_each_answer_with_a_target() -> None:
 
 
 def test_supervision_draws_the_detections() -> None:
-    tools = pytest.importorskip("supervision", reason="pip install 'sspsam[supervision]' to test it")
+    tools = pytest.importorskip("supervision", reason="pip install '.[supervision]' to test it")
     mask = two_mugs()
     scene = np.full((*mask.shape, 3), 200, np.uint8)
     drawn = tools.MaskAnnotator(opacity=1).annotate(scene.copy(), to_supervision(answer(mask)))
@@ -245,7 +245,7 @@ def test_supervision_draws_the_detections() -> None:
 
 
 def test_supervision_reads_coco_and_yolo_files(tmp_path: Path) -> None:
-    tools = pytest.importorskip("supervision", reason="pip install 'sspsam[supervision]' to test it")
+    tools = pytest.importorskip("supervision", reason="pip install '.[supervision]' to test it")
     from PIL import Image
 
     masks = {f"{number}.png": mask for number, mask in enumerate(drawn_masks()[:40:4]) if mask.any()}

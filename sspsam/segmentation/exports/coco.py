@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
 
-from sspsam.errors import MissingExtraError
 from sspsam.segmentation.exports.answer_files import Answer
 from sspsam.segmentation.exports.images import ImageAnswers, answers_by_image
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.rle import rle_encode, rle_runs
+from sspsam.utils.installing import missing_extra
 
 _BEGINNING: Final = b'{"info": {"description": "written by sspsam"},\n'
 Rle = dict[str, list[int] | str]
@@ -214,7 +214,5 @@ def _import_coco_tools() -> Any:
     try:
         import pycocotools.mask
     except ImportError as error:
-        raise MissingExtraError(
-            f"polygons in COCO files need pycocotools, which is not installed ({error}): pip install 'sspsam[coco]'"
-        ) from error
+        raise missing_extra("a COCO file with polygons", "pycocotools", "coco", error) from error
     return pycocotools.mask

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sspsam.errors import MissingExtraError
 from sspsam.segmentation.exports.images import answers_by_image
 from sspsam.segmentation.result import Segmentation
+from sspsam.utils.installing import missing_extra
 
 if TYPE_CHECKING:
     import supervision
@@ -51,7 +51,5 @@ def _import_supervision() -> Any:
     try:
         import supervision
     except ImportError as error:
-        raise MissingExtraError(
-            f"to_supervision needs supervision, which is not installed ({error}): pip install 'sspsam[supervision]'"
-        ) from error
+        raise missing_extra("to_supervision", "supervision", "supervision", error) from error
     return supervision
