@@ -95,7 +95,8 @@ def draw(
     for result, name in zip(results, names, strict=True):
         if name and result.mask_box is None:
             corner = (0, canvas.height, 0, canvas.height)  # the first at the bottom, the others above it
-            layer.add(f"{short_label(name)}: {'no target' if result.no_target else 'empty'}", NO_TARGET_COLOR, corner)
+            verdict = "no target" if result.no_target else "empty"
+            layer.add(f"{verdict}: {short_label(name)}", NO_TARGET_COLOR, corner)
     return canvas
 
 

@@ -33,6 +33,7 @@ _SYSTEM_FONTS: Final = (
 )
 _NO_CHARACTER: Final = "\uffff"  # drawn as the sign for a missing character
 _MOST_CHARACTERS: Final = 40
+_SMALLEST_LETTERS: Final = 9
 
 
 def font_for(text: str, size: int, path: str | os.PathLike[str] | None = None) -> Font:
@@ -106,19 +107,28 @@ class LabelLayer:
 
     def add(self, text: str, color: RGB, box: Iterable[float]) -> None:
         """Draw a label at a box: above or below it, else inside it, else elsewhere, on no other label."""
-        font = font_for(text, self.size, self.font)
+        text, font = self._fitting(text)
         left, _, right, _ = font.getbbox(text)
-        padding = max(2, self.size // 3)
-        width, height = round(right - left) + 2 * padding, round(self.size * 1.25) + padding
-        place = self._free_place(width, height, box)
+        place = self._free_place(round(right - left) + 2 * self._padding, round(self.size * 1.25) + self._padding, box)
         draw = ImageDraw.Draw(self.image)
         draw.rounded_rectangle(place, radius=max(2, self.size // 4), fill=color)
-        middle = (place[1] + place[3]) / 2
-        ascent, descent = font.getmetrics()
-        draw.text(
-            (place[0] + padding - left, middle - (ascent + descent) / 2), text, fill=readable_on(color), font=font
-        )
+        top = (place[1] + place[3] - sum(font.getmetrics())) / 2
+        draw.text((place[0] + self._padding - left, top), text, fill=readable_on(color), font=font)
         self.taken.append(place)
+
+    @property
+    def _padding(self) -> int:
+        return max(2, self.size // 3)
+
+    def _fitting(self, text: str) -> tuple[str, Font]:
+        """Return a text and its font, with smaller letters, and then fewer, where the image is too narrow."""
+        room = self.image.width - 2 * self._padding
+        font = font_for(text, self.size, self.font)
+        if font.getlength(text) > room:
+            font = font_for(text, max(_SMALLEST_LETTERS, self.size * 2 // 3), self.font)
+        while font.getlength(text) > room and len(text) > 1:
+            text = text[:-2].rstrip() + "…"
+        return text, font
 
     def _free_place(self, width: int, height: int, box: Iterable[float]) -> Rectangle:
         """Return the first rectangle of a size that lies in the image and covers no label; else the first of all."""

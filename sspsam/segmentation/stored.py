@@ -1,5 +1,6 @@
 """The values of a `Segmentation` from the dictionary of `to_dict`, checked, and its mask from packed bits."""
 
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -15,6 +16,8 @@ from sspsam.utils.paths import shown
 
 VERSIONS: Final = (1, 2)
 _DAMAGE: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError)
+# a character that compressed counts never have, or more continuation characters than any length of a run needs
+_NO_COUNTS: Final = re.compile("[^0-o]|[P-o]{13}|[P-o]$")
 _T = TypeVar("_T")
 
 
@@ -113,6 +116,8 @@ def _four_numbers(value: Any) -> tuple[float, float, float, float]:
 
 def _mask(rle: Any, height: int, width: int) -> Mask:
     counts = rle["counts"].decode("ascii") if isinstance(rle["counts"], bytes) else _text(rle["counts"])
+    if _NO_COUNTS.search(counts):
+        raise ValueError
     runs = rle_runs(counts)
     if list(rle["size"]) != [height, width] or min(runs, default=0) < 0 or sum(runs) != height * width:
         raise ValueError

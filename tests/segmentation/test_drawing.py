@@ -74,9 +74,27 @@ def test_labels_do_not_cover_each_other() -> None:
 
 
 def test_labels_stay_inside_the_image() -> None:
-    for rows, columns in itertools.product((slice(0, 10), slice(110, 120)), (slice(0, 10), slice(170, 180))):
-        corner = dataclasses.replace(answer("in the corner", rows, columns))
-        assert label_pixels([corner], "orange").sum() > 100
+    areas = {
+        int(label_pixels([answer("in the corner", rows, columns)], "orange").sum())
+        for rows in (slice(0, 10), slice(110, 120))
+        for columns in (slice(0, 10), slice(170, 180))
+    }
+    assert max(areas) - min(areas) <= 2  # none is cut off
+
+
+def test_a_label_of_a_narrow_image_is_shortened_to_fit() -> None:
+    mask = np.zeros((100, 60), bool)
+    mask[40:60, 20:40] = True
+    narrow = dataclasses.replace(MUG, mask=mask, mask_box=(20, 40, 40, 60), text="the mug on the left of the table")
+    image = np.full((100, 60, 3), 128, np.uint8)
+    values = np.asarray(draw(image, narrow, colors=["orange"], opacity=0, outlines=False))
+    background = (values == (255, 165, 0)).all(axis=-1)
+    assert background.any()
+    rows, columns = np.nonzero(background)
+    end = values[rows.min() : rows.max(), columns.max() - 1 : columns.max() + 1].astype(int)
+    assert columns.max() < 60
+    assert (end.sum(axis=-1) > 250).all()  # the padding at the end of the label has no letters
+    assert draw(image[:, :3], dataclasses.replace(narrow, mask=mask[:, :3], mask_box=(0, 40, 2, 60))).size == (3, 100)
 
 
 def test_an_answer_without_target_is_a_grey_label() -> None:

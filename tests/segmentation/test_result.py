@@ -93,6 +93,8 @@ def test_from_dict_accepts_counts_as_pycocotools_returns_them(result: Segmentati
         ("mask", None),
         ("mask", {"size": [60, 90], "counts": "0"}),
         ("mask", {"size": [60, 90], "counts": "o" * 20}),
+        ("mask", {"size": [60, 90], "counts": "PPPPPPPPPP1"}),  # a run of 2**50 pixels
+        ("mask", {"size": [60, 90], "counts": "o" * 3_000_000 + "0"}),  # a number of 15 million bits
         ("mask", {"size": [60, 90]}),
         ("mask", {"size": [60, 90], "counts": "\ud800é"}),
         ("no_target", True),
