@@ -10,7 +10,14 @@ from sspsam.utils.arguments import whole_number
 from sspsam.utils.paths import shown
 
 Format = Literal["mask", "overlay", "cutout", "json", "polygons", "rle", "coco", "yolo", "parquet"]
-_WHOLE_NUMBERS: Final = {"batch_size": 1, "workers": 1, "max_errors": 0, "max_pixels": 1, "no_target_pixels": 0}
+_WHOLE_NUMBERS: Final = {
+    "batch_size": 1,
+    "workers": 1,
+    "max_errors": 0,
+    "max_pixels": 1,
+    "no_target_pixels": 0,
+    "min_area": 1,
+}
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
 
@@ -25,6 +32,7 @@ class BatchOptions:
             end; `"parquet"`, the results as one Parquet file at the end (extra `[ray]`); `"rle"`, no file:
             `results.jsonl` holds every mask anyway.
         instances: whether each 8-connected part of a mask is an annotation of its own, in `"coco"` and `"yolo"`.
+        min_area: smallest area in pixels of such a part; smaller ones are left out.
         coco_polygons: polygons in the COCO file instead of run-length encodings (extra `[coco]`).
         glob: pattern for the files of a folder; `*` matches `/` too. None: files with the suffix or the first bytes
             of an image.
@@ -41,6 +49,7 @@ class BatchOptions:
 
     formats: tuple[Format, ...] = ("mask",)
     instances: bool = False
+    min_area: int = 1
     coco_polygons: bool = False
     glob: str | None = None
     shard: Shard = field(default_factory=Shard)
@@ -62,7 +71,7 @@ class BatchOptions:
         object.__setattr__(self, "formats", names)
         for name, least in _WHOLE_NUMBERS.items():
             value = getattr(self, name)
-            if value is not None or name == "max_pixels":
+            if value is not None or name in ("max_pixels", "min_area"):
                 object.__setattr__(self, name, whole_number(name, value, least))
         for name in ("overwrite", "retry_errors", "instances", "coco_polygons"):
             if not isinstance(getattr(self, name), bool):

@@ -13,6 +13,7 @@ from sspsam.batch.result_lines import result_lines
 from sspsam.batch.summary_files import require_replaceable_summaries, summary_names
 from sspsam.batch.yolo import require_different_label_files, write_yolo_folder
 from sspsam.segmentation.exports.coco import ShapeOptions, require_coco_tools
+from sspsam.segmentation.exports.images import Instances
 from sspsam.utils.files import atomic_replace, write_file
 
 
@@ -67,11 +68,15 @@ class Summaries:
                 write_file(temporary, lambda file: write_parquet(file, result_lines(ledger.results, limit)))
         if (path := paths.get("yolo")) is not None:
             lines = result_lines(ledger.results, limit)
-            write_yolo_folder(path, lines, self.tasks, self.stems, self.options.instances, ledger.temporary)
+            write_yolo_folder(path, lines, self.tasks, self.stems, self._instances, ledger.temporary)
+
+    @property
+    def _instances(self) -> Instances:
+        return Instances(self.options.instances, self.options.min_area)
 
     @property
     def _shapes(self) -> ShapeOptions:
-        return ShapeOptions(self.options.instances, self.options.coco_polygons)
+        return ShapeOptions(self._instances, self.options.coco_polygons)
 
     def _paths(self) -> dict[Format, Path]:
         names = summary_names(self.options.shard)

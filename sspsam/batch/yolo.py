@@ -12,6 +12,7 @@ from sspsam.batch.naming import output_stems
 from sspsam.batch.records import Line
 from sspsam.batch.result_lines import category_of, result_of
 from sspsam.errors import BatchError
+from sspsam.segmentation.exports.images import Instances
 from sspsam.segmentation.exports.yolo import DATA_FILE, LABELS_FOLDER, data_file, shared_file_message, yolo_rows
 from sspsam.utils.files import make_directory, replace_file, storage_errors
 
@@ -38,7 +39,7 @@ def write_yolo_folder(
     lines: Iterable[Line],
     tasks: Sequence[Task],
     stems: Mapping[str, str],
-    instances: bool,
+    instances: Instances,
     temporary: Path,
 ) -> None:
     """Write `data.yaml` and the folder of labels; other files in the folder, such as images, stay.
@@ -50,7 +51,7 @@ def write_yolo_folder(
         lines: of `results.jsonl`, grouped by image; iterated over once.
         tasks: all tasks of the batch, other shards' tasks included.
         stems: output stem of each image.
-        instances: whether each 8-connected part of a mask is a row of its own.
+        instances: division of a mask into rows.
         temporary: folder on the same file system for incomplete files.
 
     Raises:

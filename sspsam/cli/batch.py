@@ -108,6 +108,7 @@ def _batch_options(run: RunOptions, prediction: PredictionOptions) -> "BatchOpti
     return BatchOptions(
         formats=run.formats,
         instances=run.instances,
+        min_area=run.min_area or 1,
         coco_polygons=run.coco_polygons,
         glob=run.glob,
         overwrite=run.overwrite,

@@ -55,6 +55,7 @@ class RunOptions:
 
     formats: "tuple[Format, ...]"
     instances: bool
+    min_area: int | None
     coco_polygons: bool
     glob: str | None
     overwrite: bool
@@ -73,6 +74,9 @@ run_options = option_group(
     ),
     click.option(
         "--instances", is_flag=True, help="Each connected part of a mask is an annotation of its own in coco and yolo."
+    ),
+    click.option(
+        "--min-area", type=click.IntRange(min=1), help="Smallest part in pixels with --instances (default: 1)."
     ),
     click.option("--coco-polygons", is_flag=True, help="Polygons in coco.json instead of run-length encodings."),
     click.option("--glob", help="Pattern for the files of a folder, such as '*.jpg' or '2024/*'."),
@@ -188,6 +192,8 @@ def check_batch_usage(
     check_labels(text.labels, text.texts)
     if run.instances and not {"coco", "yolo"} & set(run.formats):
         raise click.UsageError("--instances has no effect without --format coco or --format yolo: add one of them")
+    if run.min_area is not None and not run.instances:
+        raise click.UsageError("--min-area has no effect without --instances: add it, or leave out --min-area")
     if run.coco_polygons and "coco" not in run.formats:
         raise click.UsageError("--coco-polygons has no effect without --format coco: add it")
     if not text.texts and text.prompts is None and source.suffix.lower() not in _TABLE_SUFFIXES:

@@ -113,6 +113,7 @@ def test_options_of_the_command_reach_the_library(calls, tiny_model, tmp_path) -
         "--workers": 6,
         "--mask-threshold": 0.25,
         "--no-target-pixels": 7,
+        "--min-area": 9,
         "--max-pixels": 8000,
         "--dtype": "bfloat16",
         "--cache": tmp_path / "cache",
@@ -124,13 +125,28 @@ def test_options_of_the_command_reach_the_library(calls, tiny_model, tmp_path) -
     words = [word for flag in flags.items() for word in flag]
     formats = ["--format", "coco", "--format", "mask"]
     done = run_command(
-        *("batch", "photos", tmp_path / "out", "--model", tiny_model, "--overwrite", "--retry-errors"), *words, *formats
+        *(
+            "batch",
+            "photos",
+            tmp_path / "out",
+            "--model",
+            tiny_model,
+            "--overwrite",
+            "--retry-errors",
+            "--instances",
+            "--coco-polygons",
+        ),
+        *words,
+        *formats,
     )
     assert done.exit_code == 0, done.stderr
     [(name, call)] = calls
     assert (name, call["prompts"]) == ("run_batch", Path("p.txt"))
     assert call["options"] == BatchOptions(
         formats=("coco", "mask"),
+        instances=True,
+        min_area=9,
+        coco_polygons=True,
         glob="*.jpg",
         shard=Shard(2, 8),
         overwrite=True,

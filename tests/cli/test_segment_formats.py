@@ -182,6 +182,7 @@ def test_wrong_formats_and_labels_are_named_as_they_are_typed(photo, words) -> N
         assert message in done.stderr
     for extra, message in (
         (["--instances"], "--instances has no effect without --format coco"),
+        (["--min-area", "9"], "--min-area has no effect without --instances"),
         (["--coco-polygons"], "--coco-polygons has no effect without --format coco"),
         (["--label", "mug"], "--label was given 1 times and -t 2 times"),
     ):

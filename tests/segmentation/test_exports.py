@@ -84,6 +84,10 @@ def test_instances_are_annotations_of_their_own_and_their_ids_differ() -> None:
     assert [each["id"] for each in parts["annotations"]] == [1, 2, 3, 4]
     assert [each["area"] for each in parts["annotations"]] == [15 * 20 - 15, 150] * 2
     assert [each["name"] for each in parts["categories"]] == ["mugs", "a cat", "the mug"]
+    large = to_coco(images, instances=True, min_area=200)
+    assert [(each["id"], each["area"]) for each in large["annotations"]] == [(1, 285), (2, 285)]
+    assert len(to_yolo(images, instances=True)["labels/b.txt"].splitlines()) == 2
+    assert len(to_yolo(images, instances=True, min_area=200)["labels/b.txt"].splitlines()) == 1
 
 
 def test_a_category_is_a_label_and_the_expression_only_where_there_is_none() -> None:

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from sspsam.segmentation.exports.answer_files import Answer
-from sspsam.segmentation.exports.images import ImageAnswers, answers_by_image
+from sspsam.segmentation.exports.images import ImageAnswers, Instances, answers_by_image
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.rle import rle_encode, rle_runs
 from sspsam.utils.installing import missing_extra
@@ -27,11 +27,11 @@ class ShapeOptions:
     """Form of the annotations of masks.
 
     Args:
-        instances: whether each 8-connected part of a mask is an annotation of its own.
+        instances: division of a mask into annotations.
         polygons: polygons instead of run-length encodings.
     """
 
-    instances: bool = False
+    instances: Instances
     polygons: bool = False
 
 
@@ -112,6 +112,7 @@ def to_coco(
     *,
     labels: Mapping[str, str] | None = None,
     instances: bool = False,
+    min_area: float = 1,
     polygons: bool = False,
 ) -> dict[str, Any]:
     """Return a COCO data set; `json.dump` writes it.
@@ -120,13 +121,14 @@ def to_coco(
         images: file name of each image, as it shall stand in the file, and its results.
         labels: category of each expression; None, or no label: the expression.
         instances: whether each 8-connected part of a mask is an annotation of its own.
+        min_area: smallest area in pixels of such a part; smaller ones are left out.
         polygons: polygons in pixels instead of run-length encodings; needs the extra `[coco]`.
 
     Raises:
         TypeError, ValueError: `images` or `labels` have another form.
         MissingExtraError: pycocotools is not installed.
     """
-    options = ShapeOptions(instances, polygons)
+    options = ShapeOptions(Instances(instances, min_area), polygons)
     require_coco_tools(options)
     ids = CocoIds()
     answers: list[CocoAnswer] = []
@@ -158,7 +160,7 @@ def coco_file(
         ids.add(image, [answer.category for answer in image_answers])  # an image that is no longer in the input
         for answer in image_answers:
             category = categories[answer.category] = ids.categories[answer.category]
-            first = instance if options.instances else ids.first_annotations[image] + answer.number - 1
+            first = instance if options.instances.each_part else ids.first_annotations[image] + answer.number - 1
             head = {"image_id": ids.images[image], "category_id": category}
             for number, shape in enumerate(_shapes(answer, options), first):
                 yield separator + json.dumps({"id": number, **head, **shape, "score": answer.score}).encode()
@@ -175,11 +177,10 @@ def _shapes(answer: CocoAnswer, options: ShapeOptions) -> Iterator[dict[str, Any
     """Yield segmentation, area, box and crowd flag of each annotation of an answer."""
     if answer.mask_box is None:
         return
-    if not options.instances and not options.polygons:
+    if not options.instances.each_part and not options.polygons:
         yield _encoded_shape(answer.mask, answer.mask_box)
         return
-    result = answer.load()
-    for part in result.components() if options.instances else [result]:
+    for part in options.instances.of(answer.load()):
         polygons = part.polygons() if options.polygons else []
         if polygons:
             yield _polygon_shape(polygons, answer.height, answer.width)

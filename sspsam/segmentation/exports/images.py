@@ -1,12 +1,32 @@
 """Answers about several images, as all exports take them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from sspsam.segmentation.exports.answer_files import Answer
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.paths import shown
 
 ImageAnswers = Mapping[str, Segmentation | Sequence[Segmentation]]
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Division of a mask into the masks of annotations.
+
+    Args:
+        each_part: whether each 8-connected part of a mask is an instance; otherwise the whole mask is one.
+        min_area: smallest area in pixels of a part that is an instance; smaller parts are left out.
+    """
+
+    each_part: bool = False
+    min_area: float = 1
+
+    def of(self, result: Segmentation) -> list[Segmentation]:
+        """Return the instances of an answer; none for an empty mask."""
+        if result.mask_box is None:
+            return []
+        return result.components(self.min_area) if self.each_part else [result]
 
 
 def answers_by_image(

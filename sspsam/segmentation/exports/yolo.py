@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sspsam.segmentation.exports.images import ImageAnswers, answers_by_image
+from sspsam.segmentation.exports.images import ImageAnswers, Instances, answers_by_image
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.paths import shown
 
@@ -24,7 +24,7 @@ _BRIDGE_CANDIDATES: Final = 128  # corners of a ring that are compared for the s
 
 
 def to_yolo(
-    images: ImageAnswers, *, labels: Mapping[str, str] | None = None, instances: bool = False
+    images: ImageAnswers, *, labels: Mapping[str, str] | None = None, instances: bool = False, min_area: float = 1
 ) -> dict[str, str]:
     """Return the files of a YOLO data set, all but the images: the content of each file by its relative path.
 
@@ -33,10 +33,12 @@ def to_yolo(
         labels: category of each expression; None, or no label: the expression.
         instances: whether each 8-connected part of a mask is a row of its own; otherwise a row has all parts of a mask,
             joined by bridges of no width.
+        min_area: smallest area in pixels of such a part; smaller ones are left out.
 
     Raises:
         TypeError, ValueError: `images` or `labels` have another form, or two images would share a file.
     """
+    division = Instances(instances, min_area)
     files: dict[str, str] = {}
     names: dict[str, str] = {}  # of the image that a file belongs to
     categories: dict[str, int] = {}
@@ -46,7 +48,7 @@ def to_yolo(
             raise ValueError(shared_file_message(names[path.casefold()], name, path))
         names[path.casefold()] = name
         rows = [
-            yolo_rows(answer.result, categories.setdefault(answer.category, len(categories)), instances)
+            yolo_rows(answer.result, categories.setdefault(answer.category, len(categories)), division)
             for answer in answers
         ]
         files[f"{LABELS_FOLDER}/{path}"] = "".join(rows)
@@ -90,20 +92,18 @@ def _quoted(name: str) -> str:
     return '"' + "".join(c if c.isprintable() or len(c) > 1 else f"\\U{ord(c):08x}" for c in characters) + '"'
 
 
-def yolo_rows(result: Segmentation, category: int, instances: bool) -> str:
+def yolo_rows(result: Segmentation, category: int, instances: Instances) -> str:
     """Return the rows of an answer, each with its line end; empty for an empty mask.
 
     Args:
         result: the answer.
         category: number of the category, from 0.
-        instances: whether each 8-connected part of the mask is a row of its own.
+        instances: division of the mask into rows.
     """
-    if result.mask_box is None:
-        return ""
     height, width = result.mask.shape
     return "".join(
         _row(joined_ring(part.polygons() or [_box_polygon(part)]), category, width, height)
-        for part in (result.components() if instances else [result])
+        for part in instances.of(result)
     )
 
 
