@@ -331,8 +331,7 @@ class SSPSAMPredictor(ModuleHabits):
             options: as in `predict`.
 
         Yields:
-            For each image, in order, a `Segmentation` for each of its expressions. Results are large: use them one by
-            one rather than collecting them in a list.
+            For each image, in order, a `Segmentation` for each expression. Results are large: use them one by one.
 
         Raises:
             ImageError: an image cannot be used; the results of all earlier images have been yielded before.

@@ -221,10 +221,10 @@ def _joined(known: Task, task: Task) -> Task:
 
 
 def _tasks_of_folder(folder: Path, excluded: Sequence[Path], texts: tuple[str, ...], glob: str | None) -> Manifest:
-    if is_output_folder(folder):
+    if glob is None and is_output_folder(folder):
         raise ManifestError(
             f"{shown(folder)} is the output folder of a batch, and its masks are not images to segment: give the "
-            "folder of the images as the input"
+            "folder of the images, or select files with glob='*.cutout.png' (command line: --glob '*.cutout.png')"
         )
     tasks: list[Task] = []
     passed_over = skipped_outputs = 0

@@ -27,7 +27,7 @@ _MAX_MESSAGES: Final = 5  # about one image
 _MAX_CAPTURED: Final = 1 << 16  # bytes
 # arguments of Python in the messages of the library, and their flags
 _FLAGS_OF_ARGUMENTS: Final = (
-    (re.compile(r"\w+=\w+ \(command line: ([^)]*)\)"), r"\1"),
+    (re.compile(r"\w+=\S+ \(command line: ([^)]*)\)"), r"\1"),
     (re.compile(r"\bgive texts or a file of prompts \(command line: ([^)]*)\)"), r"give \1"),
     (re.compile(r"\bdevice='([^']*)'"), r"--device \1"),
     (re.compile(r"\bdtype='([^']*)'"), r"--dtype \1"),

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -109,6 +110,8 @@ def require_no_folder(image: Path) -> None:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     if path == STANDARD_INPUT:
+        with suppress(OSError, ValueError, AttributeError):  # closed, or no file
+            return identity(os.fstat(sys.stdin.fileno()))
         return None
     with suppress(SSPSAMError):
         if (status := status_of(path, SSPSAMError)) is not None:

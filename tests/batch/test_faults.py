@@ -39,7 +39,10 @@ def test_output_folders_below_the_input_are_skipped_and_counted(predictor, image
     assert "2 output folders of other batches skipped" in str(outside)
     again = run_batch(images, images / "out", TEXT, predictor=predictor)
     assert (again.done, again.earlier) == (0, 2)
-    masks = run_batch(images / "out", images.parent / "masks", TEXT, predictor=predictor)  # asked for by name
+    with pytest.raises(errors.ManifestError, match="is the output folder of a batch"):
+        run_batch(images / "out", images.parent / "masks", TEXT, predictor=predictor)
+    options = BatchOptions(glob="*-1.png")
+    masks = run_batch(images / "out", images.parent / "masks", TEXT, predictor=predictor, options=options)
     assert masks.pictures == 2
 
 

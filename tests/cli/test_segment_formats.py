@@ -170,6 +170,25 @@ def test_standard_input_that_is_closed_is_one_line(photo, words) -> None:
     assert "standard input: the image of 0 bytes is empty" in done.stderr
 
 
+def test_the_file_behind_standard_input_is_not_replaced(photo, words) -> None:
+    Path("out").mkdir()
+    target = Path("out", "stdin-1.png")
+    photo.rename(target)
+    before = target.read_bytes()
+    with target.open("rb") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "sspsam", *map(str, ("segment", "-", *words, "-o", "out", "--overwrite"))],
+            capture_output=True,
+            text=True,
+            stdin=file,
+            timeout=300,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "out/stdin-1.png is one of the images" in done.stderr
+    assert target.read_bytes() == before
+
+
 def test_wrong_formats_and_labels_are_named_as_they_are_typed(photo, words) -> None:
     for extra, message in (
         (["--format", "mask,tiff"], "'tiff' is not one of 'mask', 'overlay'"),
