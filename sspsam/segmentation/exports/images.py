@@ -1,10 +1,13 @@
 """Answers about several images, as all exports take them."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sspsam.segmentation.exports.answer_files import Answer
 from sspsam.segmentation.result import Segmentation
+from sspsam.segmentation.runs import component_masks
+from sspsam.utils.arguments import real_number
 from sspsam.utils.paths import shown
 
 ImageAnswers = Mapping[str, Segmentation | Sequence[Segmentation]]
@@ -22,11 +25,18 @@ class Instances:
     each_part: bool = False
     min_area: float = 1
 
-    def of(self, result: Segmentation) -> list[Segmentation]:
-        """Return the instances of an answer; none for an empty mask."""
+    def __post_init__(self) -> None:
+        real_number("min_area", self.min_area, 0)
+
+    def of(self, result: Segmentation) -> Iterator[Segmentation]:
+        """Yield the instances of an answer, one at a time, since each has a mask of the image's size."""
         if result.mask_box is None:
-            return []
-        return result.components(self.min_area) if self.each_part else [result]
+            return
+        if not self.each_part:
+            yield result
+            return
+        for mask, box in component_masks(result.mask, self.min_area):
+            yield dataclasses.replace(result, mask=mask, mask_box=box)
 
 
 def answers_by_image(
