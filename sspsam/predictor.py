@@ -208,7 +208,7 @@ class SSPSAMPredictor(ModuleHabits):
         """Encode an image; the predictor does not change.
 
         Args:
-            image: a path, bytes, a PIL image or an RGB (h, w, 3) uint8 array; `sspsam.images` lists more.
+            image: a path, bytes, a file, a PIL image or an RGB array (h, w, 3) uint8; `cv2.COLOR_BGR2RGB` for OpenCV's.
             max_pixels: largest width times height, checked before decoding.
 
         Raises:

@@ -200,6 +200,11 @@ def test_a_wrong_command_is_one_line_that_names_the_right_one(tmp_path, monkeypa
     assert re.search(answer, lines[0]), lines
 
 
+def test_the_order_of_channels_which_no_array_shows_is_in_the_docstring_and_the_readme() -> None:
+    for text in (SSPSAMPredictor.encode.__doc__, (Path(__file__).parents[1] / "README.md").read_text()):
+        assert "cv2.COLOR_BGR2RGB" in str(text)
+
+
 def test_what_is_no_mistake_works(predictor: SSPSAMPredictor, result: Segmentation, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png())
