@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from sspsam.cli.formats import BATCH_FORMATS, check_labels, format_option, label_option
-from sspsam.cli.options import DTYPES, ModelOptions, check_texts, dtype_option, option_group
+from sspsam.cli.options import DTYPES, ModelOptions, check_texts, dtype_option, max_pixels_option, option_group
 from sspsam.cli.paths import FiniteRange, UserPath
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ prediction_options = option_group(
         help="Probability from which a pixel is foreground.",
     ),
     click.option("--no-target-pixels", type=click.IntRange(min=0), help="Fewer foreground pixels mean no target."),
-    click.option("--max-pixels", type=click.IntRange(min=1), help="Largest width times height of an image."),
+    max_pixels_option,
 )
 
 

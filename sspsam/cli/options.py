@@ -73,6 +73,10 @@ dtype_option: Decorator = click.option(
     help="Precision of the image encoders (default: float32 on a CPU, float16 on a GPU).",
 )
 
+max_pixels_option: Decorator = click.option(
+    "--max-pixels", type=click.IntRange(min=1), help="Largest width times height of an image."
+)
+
 
 def required_model(options: ModelOptions) -> str:
     """Return the value of --model.

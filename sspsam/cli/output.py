@@ -25,10 +25,22 @@ INTERRUPTED: Final = 130  # exit status after Ctrl-C, as of shells
 _MAX_USAGE_MESSAGE: Final = 1000  # characters; a message of click quotes the whole value
 _MAX_MESSAGES: Final = 5  # about one image
 _MAX_CAPTURED: Final = 1 << 16  # bytes
+
+
+def _flag_of_key(match: "re.Match[str]") -> str:
+    """Return the flag for a key in which two jobs differ."""
+    return f"--{match[1].replace('_', '-')} was "
+
+
 # arguments of Python in the messages of the library, and their flags
 _FLAGS_OF_ARGUMENTS: Final = (
     (re.compile(r"\w+=\S+ \(command line: ([^)]*)\)"), r"\1"),
     (re.compile(r"\bgive texts or a file of prompts \(command line: ([^)]*)\)"), r"give \1"),
+    (re.compile(r"\bpass a larger max_pixels\b"), "pass a larger --max-pixels"),
+    (re.compile(r"\b(no.target.pixels|mask.threshold|max.pixels|batch.size|glob|shard) was "), _flag_of_key),
+    (re.compile(r"\bformats was "), "--format was "),
+    (re.compile(r"\btexts was "), "-t was "),
+    (re.compile(r"\blabels was "), "--label was "),
     (re.compile(r"\bdevice='([^']*)'"), r"--device \1"),
     (re.compile(r"\bdtype='([^']*)'"), r"--dtype \1"),
 )

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from sspsam.cli.formats import ANSWER_FORMATS, check_labels, format_option, label_option
-from sspsam.cli.options import ModelOptions, check_texts, dtype_option, model_options, required_model
+from sspsam.cli.options import (
+    ModelOptions,
+    check_texts,
+    dtype_option,
+    max_pixels_option,
+    model_options,
+    required_model,
+)
 from sspsam.cli.output import complain, failing_cleanly, messages_with_name, print_row, with_flags_as_typed
 from sspsam.cli.paths import STANDARD_INPUT, ImagePath, UserPath
 from sspsam.cli.segment_files import ResultFiles, require_no_folder
@@ -30,15 +37,17 @@ _FORMATS_WITHOUT_FOLDER: Final = ("mask", "json")
 
 @dataclass(frozen=True)
 class _Questions:
-    """Expressions for every image, and their labels.
+    """Expressions for every image, their labels, and the limit of the images.
 
     Args:
         texts: expressions.
         labels: category of each expression; empty: none.
+        max_pixels: largest width times height of an image; None: the library's limit.
     """
 
     texts: tuple[str, ...]
     labels: tuple[str, ...]
+    max_pixels: int | None
 
     @property
     def label_of_each(self) -> tuple[str | None, ...]:
@@ -53,6 +62,7 @@ class _Questions:
 @dtype_option
 @click.option("-o", "--output", type=UserPath(file_okay=False), help="Folder for the files.")
 @format_option(ANSWER_FORMATS, "Files to write into the folder; repeatable, or a list with commas.")
+@max_pixels_option
 @click.option("--overwrite", is_flag=True, help="Replace existing files in the folder, but never an image.")
 def segment(
     images: tuple[Path, ...],
@@ -62,6 +72,7 @@ def segment(
     dtype: str | None,
     output: Path | None,
     formats: "tuple[AnswerFormat, ...]",
+    max_pixels: int | None,
     overwrite: bool,
 ) -> None:
     """Segment each IMAGE by each text; print one line per result. The IMAGE "-" is read from standard input.
@@ -86,7 +97,7 @@ def segment(
             make_directory(output)
         predictor = _load_predictor(model, model_options, dtype)
         files = ResultFiles(output, formats, images, overwrite)
-    failed = _segment_images(predictor, images, _Questions(texts, labels), files)
+    failed = _segment_images(predictor, images, _Questions(texts, labels, max_pixels), files)
     if failed:
         complain(f"{failed} of {len(images)} images failed")
         sys.exit(1)
@@ -129,15 +140,16 @@ def _segment_image(
     predictor: "SSPSAMPredictor", index: int, image: Path, questions: _Questions, files: ResultFiles
 ) -> None:
     """Segment one image, write its files and print its lines."""
-    from sspsam.images.loading import pillow_pixel_limit
+    from sspsam.images.loading import DEFAULT_MAX_PIXELS, pillow_pixel_limit
     from sspsam.segmentation.exports.answer_files import Answer
 
     require_no_folder(image)
     paths = files.paths(index, len(questions.texts))  # before the computation, which may take long
     start = time.perf_counter()
-    with messages_with_name(image), pillow_pixel_limit():
+    limit = questions.max_pixels or DEFAULT_MAX_PIXELS
+    with messages_with_name(image), pillow_pixel_limit(limit):
         source = _standard_input() if image == STANDARD_INPUT else image
-        results = predictor.predict(questions.texts, image=source)
+        results = predictor.predict(questions.texts, image=source, max_pixels=limit)
     height, width = results[0].mask.shape
     detail(f"{shown(image)}: {width} x {height} pixels, {len(results)} texts, {time.perf_counter() - start:.2f} s")
     answers = [

@@ -1,6 +1,7 @@
 """`-q` and `-v` of every command, and the messages that depend on them."""
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from sspsam.cli.output import complain, log_to_standard_error
 if TYPE_CHECKING:
     from sspsam.predictor import SSPSAMPredictor
 
+_NO_PROGRESS_BARS: Final = "HF_HUB_DISABLE_PROGRESS_BARS"  # huggingface_hub and `sspsam.utils.progress` read it
 _LEVEL: Final = "sspsam.verbosity"  # key in click's `Context.meta`, which a command shares with its group
 
 
@@ -76,8 +78,22 @@ def _level() -> str | None:
 
 def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value and _set_level(context, "-q"):
-        context.with_resource(warnings.catch_warnings())  # until the command ends
-        warnings.simplefilter("ignore")
+        context.with_resource(_without_progress_and_warnings())  # until the command ends
+
+
+@contextmanager
+def _without_progress_and_warnings() -> Iterator[None]:
+    before = os.environ.get(_NO_PROGRESS_BARS)
+    os.environ[_NO_PROGRESS_BARS] = "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if before is None:
+            del os.environ[_NO_PROGRESS_BARS]
+        else:
+            os.environ[_NO_PROGRESS_BARS] = before
 
 
 def _be_verbose(context: click.Context, parameter: click.Parameter, value: bool) -> None:

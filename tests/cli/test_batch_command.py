@@ -195,7 +195,7 @@ def test_failed_images_make_the_exit_status_one_and_their_file_is_named(tiny_mod
     assert str(tmp_path / "out" / "errors.jsonl") in done.stderr
     done = run_command(*words, "--no-target-pixels", "3")
     assert done.exit_code == 1
-    assert "no_target_pixels was 50, is 3" in done.stderr
+    assert "--no-target-pixels was 50, is 3" in done.stderr
     assert "--overwrite" in done.stderr
 
 

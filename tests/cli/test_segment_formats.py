@@ -1,6 +1,7 @@
 """`sspsam segment`: formats, labels, standard input, names, -q and -v."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -140,6 +141,8 @@ def test_quiet_prints_errors_only(photo, words, tiny_model) -> None:
     long = ["-t", "word " * 100, *words[4:]]
     assert "word" in run("segment", photo, *long).stderr  # a warning about the words that are cut off
     assert run("segment", photo, *long, "-q").stderr == ""
+    assert "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ
+    assert "word" in run("segment", photo, *long).stderr  # -q ends with its command
     assert "no such image" in run("segment", "none.png", *words, "-q").stderr
     assert run("models", "-q", "-v").exit_code == 2
 
@@ -187,6 +190,24 @@ def test_the_file_behind_standard_input_is_not_replaced(photo, words) -> None:
     assert done.returncode == 1
     assert "out/stdin-1.png is one of the images" in done.stderr
     assert target.read_bytes() == before
+
+
+def test_the_limit_of_pixels_is_named_as_the_flag_that_raises_it(photo, words) -> None:
+    done = run("segment", photo, *words, "--max-pixels", "5399")
+    assert done.exit_code == 1
+    assert "more than max_pixels = 5,399. Reduce the image, or pass a larger --max-pixels" in done.stderr
+    assert run("segment", photo, *words, "--max-pixels", "5400").exit_code == 0
+
+
+def test_a_batch_with_other_options_is_refused_with_the_names_of_the_flags(photo, words) -> None:
+    assert run("batch", photo, "out", *words).exit_code == 0
+    done = run(
+        "batch", photo, "out", "-t", "other", *words[4:], "--label", "x", "--format", "cutout", "--batch-size", "3"
+    )
+    assert done.exit_code == 1
+    for difference in ("-t was", "--label was null", "--format was", "--batch-size was 1, is 3"):
+        assert difference in done.stderr
+    assert done.stderr.rstrip().endswith("or start again with --overwrite")
 
 
 def test_wrong_formats_and_labels_are_named_as_they_are_typed(photo, words) -> None:
