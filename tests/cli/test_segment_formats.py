@@ -160,7 +160,8 @@ def test_every_command_has_the_flags_for_messages(command: str) -> None:
     assert "-v, --verbose" in help_page
 
 
-def test_standard_input_that_is_closed_is_one_line(photo, words) -> None:
+@pytest.mark.slow
+def test_empty_standard_input_is_one_line(photo, words) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sspsam", *map(str, ("segment", "-", *words))],
         capture_output=True,
@@ -173,6 +174,7 @@ def test_standard_input_that_is_closed_is_one_line(photo, words) -> None:
     assert "standard input: the image of 0 bytes is empty" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_file_behind_standard_input_is_not_replaced(photo, words) -> None:
     Path("out").mkdir()
     target = Path("out", "stdin-1.png")
