@@ -182,6 +182,14 @@ def test_ray_options_reach_the_library(calls, tmp_path, flags, cluster) -> None:
     assert isinstance(call["embedding_cache"], EmbeddingCache)
 
 
+@pytest.mark.parametrize("flags", [["--device", "cpu"], ["--ray"]])
+def test_labels_reach_the_library(calls, tiny_model, tmp_path, flags) -> None:
+    words = ["batch", "photos", tmp_path / "out", "-t", "x", "-t", "y", "--model", tiny_model, *flags]
+    for labels in ([], ["--label", "a", "--label", "b"]):
+        assert run_command(*words, *labels).exit_code == 0
+    assert [call["labels"] for _, call in calls] == [None, ("a", "b")]
+
+
 def test_failed_images_make_the_exit_status_one_and_their_file_is_named(tiny_model, tmp_path) -> None:
     draw(tmp_path / "photos" / "a.png", 1)
     words = ["batch", tmp_path / "photos", tmp_path / "out", "--model", tiny_model, "-t", "x", "--device", "cpu"]
