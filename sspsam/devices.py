@@ -26,12 +26,12 @@ def checked_device(device: str | torch.device | None) -> torch.device:
     Raises:
         DeviceError: this computer has no such device.
     """
+    if str(device).lower().partition(":")[0] == "gpu":
+        raise DeviceError(f"device '{shown(device)}' is called 'cuda' by PyTorch: use device='cuda' or 'cuda:1'")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not isinstance(device, str | torch.device):
         raise TypeError(f"device must be a string or a torch.device, not {type(device).__name__}")
-    if str(device).lower().partition(":")[0] == "gpu":
-        raise DeviceError(f"device '{shown(device)}' is called 'cuda' by PyTorch: use device='cuda' or 'cuda:1'")
     try:
         # "cuda" means the current device of the calling thread; the device of a tensor carries its index
         chosen = torch.empty(0, device=torch.device(device)).device

@@ -82,7 +82,7 @@ IMAGES: list[tuple[str, Any, str]] = [
     ("a batch of tensors", TENSOR.permute(2, 0, 1)[None], r"tensor\[0\]"),
     ("a missing file", "photo.pgn", r"no such image file: photo\.pgn"),
     ("a folder", "FOLDER", r"is a folder; pass the path of one image"),
-    ("a URL", "https://example.com/a.jpg", r"is a URL, not a file: download it first and pass its bytes"),
+    ("a URL", "https://example.com/a.jpg", r"is a URL, not a file: download or decode it first and pass its bytes"),
     ("a data: URL", DATA_URL, r"is a data: URL.*base64\.b64decode\(url\.partition\(','\)\[2\]\)"),
     ("a data: URL in bytes", DATA_URL.encode(), r"is a data: URL.*base64\.b64decode"),
     ("base64", DATA_URL.partition(",")[2], r"base64\.b64decode\(text\)"),

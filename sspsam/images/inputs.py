@@ -7,15 +7,19 @@ from typing import Any, Final
 from sspsam.errors import ImageError, ImageTypeError
 from sspsam.utils.paths import shown
 
-DATA_URL_HINT: Final = "pass base64.b64decode(url.partition(',')[2])"
-
-BASE64_HINT: Final = "pass base64.b64decode(text)"
 _BASE64_BEGINNINGS: Final = ("iVBORw0KGgo", "/9j/4", "/9j/2")  # of PNG and JPEG files
+_SHORTEST_BASE64: Final = 80  # characters; a shorter text may be a path
+_MAX_MEDIA_TYPE: Final = 200  # characters before the comma of a data: URL
 
 
-def is_base64(text: str) -> bool:
-    """Return whether a text begins as an image in base64 does."""
-    return text.startswith(_BASE64_BEGINNINGS)
+def _refuse_encoded(image: str | bytes) -> None:
+    """Raise an `ImageError` for a data: URL and for an image in base64, which are no paths and no image files."""
+    beginning = image[:_MAX_MEDIA_TYPE]
+    text = beginning.decode("latin-1") if isinstance(beginning, bytes) else beginning
+    if text[:5].lower() == "data:" and "," in text:
+        raise ImageError(f"{shown(text)} is a data: URL, not a file: pass base64.b64decode(url.partition(',')[2])")
+    if text.startswith(_BASE64_BEGINNINGS) and len(text) >= _SHORTEST_BASE64:
+        raise ImageError(f"{shown(text)} is base64, not a file: pass base64.b64decode(text)")
 
 
 def array_hint(shape: tuple[int, ...]) -> str:
@@ -33,15 +37,17 @@ def content_if_file(image: Any) -> Any:
     A file that can be rewound is read from its beginning, as Pillow does: a buffer that was just written is at its end.
 
     Raises:
+        ImageError: the image is a data: URL or in base64, or the file is closed or cannot be read.
         ImageTypeError: `read()` returns no bytes, such as that of a file in text mode.
-        ImageError: the file is closed or cannot be read.
     """
-    if isinstance(image, str | bytes | bytearray | memoryview) or not callable(getattr(image, "read", None)):
+    if isinstance(image, str | bytes):
+        _refuse_encoded(image)
+    if isinstance(image, str | bytes | bytearray | memoryview) or not _has_method(image, "read"):
         return image
     if isinstance(image, io.TextIOBase):
         raise ImageTypeError("the file of the image is open in text mode: open it with open(path, 'rb')")
     try:
-        if callable(getattr(image, "seekable", None)) and image.seekable():
+        if _has_method(image, "seekable") and image.seekable():
             image.seek(0)
         content = image.read()
     except MemoryError:
@@ -51,6 +57,15 @@ def content_if_file(image: Any) -> Any:
     if not isinstance(content, bytes | bytearray | memoryview):
         raise ImageTypeError(f"read() of {_kind(image)} returned {_kind(content)}, not bytes{_content_hint(content)}")
     return bytes(content)
+
+
+def _has_method(image: object, name: str) -> bool:
+    try:
+        return callable(getattr(image, name, None))
+    except MemoryError:
+        raise
+    except Exception:  # an object of any class
+        return False
 
 
 def _content_hint(content: object) -> str:

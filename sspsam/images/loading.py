@@ -46,7 +46,7 @@ from sspsam.errors import (
     warn,
 )
 from sspsam.images.containers import png_levels, require_complete, without_metadata
-from sspsam.images.inputs import BASE64_HINT, DATA_URL_HINT, array_hint, content_if_file, conversion_hint, is_base64
+from sspsam.images.inputs import array_hint, content_if_file, conversion_hint
 from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
 from sspsam.images.tiff import has_damaged_tags, without_tiff_metadata
 from sspsam.utils.arguments import whole_number
@@ -63,9 +63,6 @@ _OTHER_FILES: Final = (
     (b"<html", "is an HTML page: was the download refused?"),
     (b"<?xml", "is an XML document: was the download refused?"),
     (b"{", "is a JSON document: was the download refused?"),
-    (b"ivborw0kggo", f"is base64: {BASE64_HINT}"),  # compared in lower case
-    (b"/9j/", f"is base64: {BASE64_HINT}"),
-    (b"data:image/", f"is a data: URL: {DATA_URL_HINT}"),
     (b"version https://git-lfs", "is a Git LFS pointer: fetch the file with git lfs pull"),
 )
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://|data:[^,]*,", re.IGNORECASE)
@@ -197,15 +194,12 @@ def _opened(image: str | os.PathLike[str]) -> Iterator[tuple[io.BufferedReader, 
 
 def _checked_path(image: str | os.PathLike[str]) -> Path:
     if isinstance(image, str) and _URL.match(image):
-        if image[:5].lower() == "data:":
-            raise ImageError(f"{shown(image)} is a data: URL, not a file: {DATA_URL_HINT}")
-        raise ImageError(f"{shown(image)} is a URL, not a file: download it first and pass its bytes")
+        raise ImageError(f"{shown(image)} is a URL, not a file: download or decode it first and pass its bytes")
     path = user_path(image, "the image", ImageError)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        hint = f": this is base64, {BASE64_HINT}" if is_base64(os.fspath(path)) else ""
-        raise ImageNotFoundError(f"no such image file: {shown(path)}{hint}") from None
+        raise ImageNotFoundError(f"no such image file: {shown(path)}") from None
     except OSError as error:
         raise ImageError(f"cannot read {shown(path)}: {error.strerror or error}") from error
     if not stat.S_ISREG(mode):
