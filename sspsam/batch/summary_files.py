@@ -27,7 +27,7 @@ def summary_names(shard: Shard) -> dict[Literal["coco", "parquet", "yolo"], str]
 
 def files_of_summary(path: Path) -> list[Path]:
     """Return the files of a summary that a batch wrote; files that the user added to a folder are not among them."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return [path]
     labels = (Path(folder) / name for folder, _, names in os.walk(path / LABELS_FOLDER) for name in names)
     return [path / DATA_FILE, *labels]
@@ -39,7 +39,7 @@ def is_own_summary(path: Path) -> bool:
     Raises:
         BatchError: not a regular file, or the file cannot be read.
     """
-    if path.is_dir() and path.suffix not in (".json", ".parquet"):
+    if os.path.isdir(path) and path.suffix not in (".json", ".parquet"):
         return _is_own_folder(path)
     try:
         with open_regular_file(path, BatchError) as file:

@@ -1,6 +1,7 @@
 """`sspsam segment`: images and texts in, lines and files out."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ def segment(
     check_labels(labels, texts)
     if output is None and (file_formats := [name for name in formats if name not in _FORMATS_WITHOUT_FOLDER]):
         raise click.UsageError(f"--format {file_formats[0]} writes files: give a folder for them with -o DIR")
-    if output is not None and output.suffix.lower() in _FILE_SUFFIXES and not output.is_dir():
+    if output is not None and output.suffix.lower() in _FILE_SUFFIXES and not os.path.isdir(output):
         raise click.UsageError(f"-o {shown(output)} looks like a file: give the folder for the files, such as -o masks")
     if images.count(STANDARD_INPUT) > 1:
         raise click.UsageError("- is given twice, but standard input can be read only once")
