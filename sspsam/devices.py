@@ -30,6 +30,8 @@ def checked_device(device: str | torch.device | None) -> torch.device:
     Raises:
         DeviceError: this computer has no such device.
     """
+    if str(device).lower().partition(":")[0] == "gpu":
+        raise DeviceError(f"device '{shown(device)}' is called 'cuda' by PyTorch: use device='cuda' or 'cuda:1'")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not isinstance(device, str | torch.device):

@@ -4,6 +4,7 @@
 implementation is in `sspsam.checkpoints`. Importing this module imports no PyTorch.
 """
 
+from sspsam.checkpoints.cache_listing import CachedCheckpoint, cached_checkpoints
 from sspsam.checkpoints.hub_options import REPOSITORY_VARIABLE, HubOptions
 from sspsam.checkpoints.listing import CheckpointEntry, bundled, delete, published, verify
 from sspsam.checkpoints.names import BUNDLED
@@ -12,10 +13,12 @@ from sspsam.checkpoints.resolve import Resolved, check_name, repair_command_in_e
 __all__ = [
     "BUNDLED",
     "REPOSITORY_VARIABLE",
+    "CachedCheckpoint",
     "CheckpointEntry",
     "HubOptions",
     "Resolved",
     "bundled",
+    "cached_checkpoints",
     "check_name",
     "delete",
     "published",

@@ -10,6 +10,7 @@ import torch
 
 from sspsam.config import ModelConfig
 from sspsam.devices import dtype_name
+from sspsam.errors import UnsavedModelError
 from sspsam.utils.paths import shown
 
 
@@ -56,6 +57,18 @@ class PredictorIdentity:
         if checkpoint is None:
             return cls(f"memory-{secrets.token_hex(16)}", "memory", device, dtype)
         return cls(config.fingerprint, checkpoint.origin, device, dtype, checkpoint)
+
+    def require_checkpoint(self) -> None:
+        """Refuse what only a model from a checkpoint can do.
+
+        Raises:
+            UnsavedModelError: the model was made in memory.
+        """
+        if self.checkpoint is None:
+            raise UnsavedModelError(
+                "this predictor's model was made in memory, so that another process could not load it: call "
+                "save_pretrained(directory) and pickle SSPSAMPredictor.from_pretrained(directory)"
+            )
 
     def on(self, device: torch.device) -> Self:
         """Return the identity of the same predictor after a move to another device."""

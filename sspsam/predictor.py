@@ -20,7 +20,7 @@ from sspsam.devices import (
     naming_out_of_memory,
     require_working_thread_pool,
 )
-from sspsam.errors import ConfigError, NoImageError, SSPSAMError, UnsavedModelError
+from sspsam.errors import ConfigError, NoImageError, SSPSAMError
 from sspsam.identity import LoadedCheckpoint, PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
@@ -30,9 +30,10 @@ from sspsam.segmentation.answers import AnswerSettings, PredictOptions
 from sspsam.segmentation.pipeline import Pipeline
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
+from sspsam.utils.module_habits import ModuleHabits
 
 
-class SSPSAMPredictor:
+class SSPSAMPredictor(ModuleHabits):
     """Referring expression segmentation: masks of the objects that expressions refer to.
 
     An image is encoded once; then any number of expressions can be segmented in it. Threads may share a predictor if
@@ -219,7 +220,7 @@ class SSPSAMPredictor:
         """Encode an image; the predictor does not change.
 
         Args:
-            image: a path, bytes, a PIL image or an RGB (h, w, 3) uint8 array; `sspsam.images` lists more.
+            image: a path, bytes, a file, a PIL image or an RGB array (h, w, 3) uint8; `cv2.COLOR_BGR2RGB` for OpenCV's.
             max_pixels: largest width times height, checked before decoding.
 
         Raises:
@@ -258,7 +259,7 @@ class SSPSAMPredictor:
     def predict(
         self,
         texts: str | list[str] | tuple[str, ...],
-        *,
+        *unnamed: object,
         image: ImageInput | NotGiven = NOT_GIVEN,
         embedding: ImageEmbedding | NotGiven = NOT_GIVEN,
         **options: Unpack[PredictOptions],
@@ -288,7 +289,7 @@ class SSPSAMPredictor:
             ConfigError: `mask_threshold` or `no_target_pixels` is out of range.
             NumericalError: the prediction is not finite.
         """
-        settings = AnswerSettings.of(self._config, options)
+        settings = AnswerSettings.of(self._config, options, unnamed)
         expressions = self._pipeline.tokenize(texts)
         chosen = self._chosen_embedding(image, embedding, settings.max_pixels)
         with named_out_of_memory():
@@ -342,8 +343,7 @@ class SSPSAMPredictor:
             options: as in `predict`.
 
         Yields:
-            For each image, in order, a `Segmentation` for each of its expressions. Results are large: use them one by
-            one rather than collecting them in a list.
+            For each image, in order, a `Segmentation` for each expression. Results are large: use them one by one.
 
         Raises:
             ImageError: an image cannot be used; the results of all earlier images have been yielded before.
@@ -377,12 +377,8 @@ class SSPSAMPredictor:
         Raises:
             UnsavedModelError: the model does not come from a checkpoint.
         """
-        if self._pipeline.identity.checkpoint is None:
-            raise UnsavedModelError(
-                "this predictor's model was made in memory, so that another process could not load it: call "
-                "save_pretrained(directory) and pickle SSPSAMPredictor.from_pretrained(directory)"
-            )
         pipeline = self._pipeline
+        pipeline.identity.require_checkpoint()
         return _unpickled, (type(self), pipeline.identity, pipeline.cache, self._embedding, self._compile)
 
 

@@ -65,7 +65,7 @@ def test_the_python_of_the_readme_runs(folder: Path, hub: FakeHub, tiny_checkpoi
     shutil.rmtree(folder / RECOMMENDED)  # it is downloaded
     hub.add(AUTHORS_REPOSITORY, {"output/grefcoco/224/checkpoint_best_miou.pth": tiny_checkpoint.read_bytes()})
     snippets = blocks("python")
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
     assert Image.open(folder / "mask.png").size == (90, 60)
@@ -83,17 +83,24 @@ def test_the_commands_of_the_readme_run(folder: Path) -> None:
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("sspsam ")]
     assert len(commands) == 7
     for command in commands:
-        result = CliRunner().invoke(main, shlex.split(command, comments=True)[1:])
+        command, _, source = command.partition(" < ")
+        content = (folder / source).read_bytes() if source else None
+        result = CliRunner().invoke(main, shlex.split(command, comments=True)[1:], input=content)
         assert result.exit_code == 0, f"{command}: {result.output}"
         assert result.stdout or " batch " in command
     assert {"a.jpg-1.png", "a.jpg-2.png", "results.jsonl"} <= {path.name for path in (folder / "masks").iterdir()}
     assert (folder / "coco" / "coco.json").is_file()
+    assert (folder / "coco" / "yolo" / "labels" / "a.txt").is_file()
+    assert {path.name for path in (folder / "out").iterdir()} == {
+        f"photo.jpg-{number}{suffix}" for number in (1, 2) for suffix in (".png", ".overlay.png", ".cutout.png")
+    }
 
 
 def test_the_two_first_commands_are_the_ones_that_ci_and_these_tests_run(tmp_path: Path) -> None:
     setup, test = (block.strip() for block in blocks("bash")[:2])
     assert setup.endswith(".venv/bin/python examples/first_steps.py")
-    assert test == ".venv/bin/pytest"
+    assert setup.startswith("python3 -m venv .venv && .venv/bin/pip install . && ")
+    assert test == '.venv/bin/pip install ".[test]" && .venv/bin/pytest'
     assert '"$bin/pytest"\n' in (ROOT / ".ci" / "run").read_text()
     output = run([sys.executable, str(ROOT / "examples" / "first_steps.py")], tmp_path)
     assert "nothing" in output

@@ -85,11 +85,16 @@ def list_files(folder: Path, excluded: Set[tuple[int, int]]) -> Iterator[FoundFi
             yield from _files_unless_output(path, excluded)
 
 
-def _files_unless_output(folder: Path, excluded: Set[tuple[int, int]]) -> Iterator[FoundFile]:
+def is_output_folder(folder: Path) -> bool:
+    """Return whether a folder is the output of a batch, by its job file."""
     job_names = []
     with suppress(OSError):  # `list_files` reports it
         job_names = [entry.name for entry in os.scandir(folder) if is_job_name(entry.name)]
-    if is_batch_folder(folder, job_names):
+    return is_batch_folder(folder, job_names)
+
+
+def _files_unless_output(folder: Path, excluded: Set[tuple[int, int]]) -> Iterator[FoundFile]:
+    if is_output_folder(folder):
         yield FoundFile(folder, is_output=True)
     else:
         yield from list_files(folder, excluded)

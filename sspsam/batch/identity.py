@@ -15,6 +15,7 @@ from sspsam.batch.records import Line
 from sspsam.config import ModelConfig
 from sspsam.devices import dtype_name
 from sspsam.predictor import SSPSAMPredictor
+from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES
 from sspsam.utils.batching import default_batch_size
 
 _JOB_VERSION: Final = 1
@@ -81,7 +82,7 @@ def job_record(
         options: of the batch.
     """
     postprocessing, shard = identity.config.postprocessing, options.shard
-    return {
+    record: Line = {
         "version": _JOB_VERSION,
         "sspsam": __version__,
         "input": source,
@@ -91,7 +92,7 @@ def job_record(
         "rounded_to": identity.embedding_dtype,
         "texts": _texts_record(tasks),
         # the other formats are made from results.jsonl, also after the run
-        "formats": sorted({"mask", "overlay"} & set(options.formats)),
+        "formats": sorted(set(ANSWER_SUFFIXES) & set(options.formats)),
         "glob": options.glob,
         "shard": shard.number,
         "shards": shard.count,
@@ -102,6 +103,9 @@ def job_record(
         "no_target_pixels": _value_or(options.no_target_pixels, postprocessing.no_target_pixels),
         "max_pixels": options.max_pixels,
     }
+    if any(task.labels for task in tasks):  # a job without labels is equal to one of a version without labels
+        record["labels"] = _labels_record(tasks)
+    return record
 
 
 def _texts_record(tasks: Sequence[Task]) -> list[str] | dict[str, Any]:
@@ -110,6 +114,14 @@ def _texts_record(tasks: Sequence[Task]) -> list[str] | dict[str, Any]:
     if len(distinct) == 1:
         return list(tasks[0].texts)
     return {"sha256": _json_digest([[task.image, *task.texts] for task in tasks])}
+
+
+def _labels_record(tasks: Sequence[Task]) -> list[str | None] | dict[str, Any]:
+    """Return the labels that all images have in common, or a digest of all images and their labels."""
+    distinct = {task.labels for task in tasks}
+    if len(distinct) == 1:
+        return list(tasks[0].labels)
+    return {"sha256": _json_digest([[task.image, *task.labels] for task in tasks])}
 
 
 def _images_record(tasks: Sequence[Task]) -> dict[str, Any]:

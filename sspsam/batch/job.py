@@ -6,23 +6,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from sspsam.batch.coco import coco_file
 from sspsam.batch.identity import AnswerIdentity, job_record
 from sspsam.batch.ledger import Ledger, open_ledger
 from sspsam.batch.manifest import ImagePaths, Manifest, Task, build_manifest
 from sspsam.batch.naming import output_stems
-from sspsam.batch.options import BatchOptions, BatchSummary, Format
+from sspsam.batch.options import BatchOptions, BatchSummary
 from sspsam.batch.overlap import require_no_input_in
-from sspsam.batch.parquet import require_pyarrow, write_parquet
 from sspsam.batch.records import Line
-from sspsam.batch.result_lines import result_lines
-from sspsam.batch.summary_files import require_replaceable_summaries
+from sspsam.batch.summaries import Summaries
 from sspsam.batch.writing import ImageOutcome, ImageWriter, Recorder, write_in_threads
 from sspsam.errors import BatchError, ImageError, ManifestError, StorageError
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.segmentation.answers import AnswerSettings
 from sspsam.text.tokenizer import Tokenizer
-from sspsam.utils.files import atomic_replace, write_file
 from sspsam.utils.paths import user_path
 from sspsam.utils.progress import item_progress
 
@@ -36,6 +32,7 @@ def run_batch(
     *,
     predictor: SSPSAMPredictor,
     prompts: str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | None = None,
     options: BatchOptions | None = None,
     progress: bool = False,
 ) -> BatchSummary:
@@ -50,6 +47,8 @@ def run_batch(
         texts: an expression, or several, for every image.
         predictor: computes the answers.
         prompts: a file of expressions instead of `texts`: `.txt` for every image, a table for each image its own.
+        labels: category of each of `texts`, for the records and data sets; None: the expressions. A table has a column
+            for them.
         options: see `BatchOptions`.
         progress: whether to show a progress bar, if standard error is a terminal.
 
@@ -64,7 +63,8 @@ def run_batch(
     """
     options = options or BatchOptions()
     identity = AnswerIdentity.from_predictor(predictor)
-    batch = Batch.plan(source, output, texts, prompts, identity, options, cache_folder(predictor))
+    questions = Questions.of(texts, prompts, labels)
+    batch = Batch.plan(source, output, questions, identity, options, cache_folder(predictor))
 
     def answer(chunks: Sequence[Chunk], write: ImageWriter) -> Iterator[list[Line]]:
         return write_in_threads(predict_chunks(chunks, predictor, options), write)
@@ -76,6 +76,39 @@ def cache_folder(predictor: SSPSAMPredictor) -> Path | None:
     """Return the folder of a predictor's embedding cache, if there is one."""
     cache = predictor.embedding_cache
     return None if cache is None else cache.directory
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Expressions of a batch as the caller gave them.
+
+    Args:
+        texts: for every image; None: there is a file of them, or the input is a table.
+        prompts: file of expressions.
+        labels: category of each of `texts`.
+    """
+
+    texts: tuple[str, ...] | None
+    prompts: Path | None
+    labels: tuple[str, ...] | None
+
+    @classmethod
+    def of(
+        cls,
+        texts: str | Sequence[str] | None,
+        prompts: str | os.PathLike[str] | None,
+        labels: str | Sequence[str] | None,
+    ) -> Self:
+        """Return the questions for the arguments of `run_batch`.
+
+        Raises:
+            ManifestError: the path of the prompts is empty or no path.
+        """
+        return cls(
+            (texts,) if isinstance(texts, str) else None if texts is None else tuple(texts),
+            None if prompts is None else user_path(prompts, "the file of prompts", ManifestError),
+            (labels,) if isinstance(labels, str) else None if labels is None else tuple(labels),
+        )
 
 
 @dataclass(frozen=True)
@@ -146,8 +179,7 @@ class Batch:
         cls,
         source: Source,
         output: str | os.PathLike[str],
-        texts: str | Sequence[str] | None,
-        prompts: str | os.PathLike[str] | None,
+        questions: Questions,
         identity: AnswerIdentity,
         options: BatchOptions,
         cache: Path | None,
@@ -164,10 +196,11 @@ class Batch:
         manifest = build_manifest(
             source,
             [output] if cache is None else [output, cache],
-            [texts] if isinstance(texts, str) else texts,
-            None if prompts is None else user_path(prompts, "the file of prompts", ManifestError),
+            questions.texts,
+            questions.prompts,
             options.glob,
             Tokenizer(config.architecture.clip.context_length, config.preprocessing.text_template),
+            questions.labels,
         )
         require_no_input_in(output, input_path, manifest.tasks)
         # with absolute paths, the errors of an image are the same from every working directory and machine
@@ -182,10 +215,10 @@ class Batch:
             answer: computes the answers and writes the files.
             progress: whether to show a progress bar.
         """
-        if "parquet" in self.options.formats:
-            require_pyarrow()
-        options = self.options
-        require_replaceable_summaries(self.output, self._summary_paths().values())
+        options, all_images = self.options, [task.image for task in self.manifest.tasks]
+        stem_of = dict(zip(all_images, self.stems, strict=True))
+        summaries = Summaries(self.output, self.manifest.tasks, stem_of, options)
+        summaries.require_possible()
         job = job_record(self.identity, self.source, self.manifest.tasks, self.chunk_size, options)
         images = [self.manifest.tasks[index].image for index in self.shard_indices]
         stems = [self.stems[index] for index in self.shard_indices]
@@ -202,7 +235,7 @@ class Batch:
                 recorder = Recorder(ledger, options.max_errors, failed, advance)
                 for lines in answer(self._remaining_chunks(ledger.recorded_images), write):
                     recorder.record(lines)
-            self._write_summary_files(ledger)
+            summaries.write(ledger)
         return BatchSummary(
             pictures=len(images),
             done=recorder.images,
@@ -213,12 +246,6 @@ class Batch:
             passed_over=self.manifest.passed_over,
             skipped_outputs=self.manifest.skipped_outputs,
         )
-
-    def _summary_paths(self) -> dict[Format, Path]:
-        """Return the path of each requested file that is made from all results."""
-        shard = self.options.shard
-        names: dict[Format, str] = {"coco": shard.name("coco", ".json"), "parquet": shard.name("results", ".parquet")}
-        return {kind: self.output / name for kind, name in names.items() if kind in self.options.formats}
 
     def _check_earlier_failures(self, ledger: Ledger, failed: int) -> None:
         if self.options.max_errors is not None and failed > self.options.max_errors:
@@ -240,14 +267,3 @@ class Batch:
     def _planned_image(self, index: int, recorded_images: Set[str]) -> PlannedImage:
         task = self.manifest.tasks[index]
         return PlannedImage(task, self.stems[index], task.image in recorded_images)
-
-    def _write_summary_files(self, ledger: Ledger) -> None:
-        """Write the files that are made from all results."""
-        limit, paths = self.options.max_pixels, self._summary_paths()
-        if (path := paths.get("coco")) is not None:
-            with atomic_replace(path, within=ledger.temporary) as [temporary]:
-                lines = result_lines(ledger.results, limit)
-                write_file(temporary, lambda file: file.writelines(coco_file(lines, self.manifest.tasks)))
-        if (path := paths.get("parquet")) is not None:
-            with atomic_replace(path, within=ledger.temporary) as [temporary]:
-                write_file(temporary, lambda file: write_parquet(file, result_lines(ledger.results, limit)))

@@ -20,6 +20,7 @@ from typing import Any, Final
 from sspsam.batch.job_files import read_job, require_inside, with_model_of
 from sspsam.batch.overwriting import REMOVING, remove_earlier_run
 from sspsam.batch.records import Line, Record, Shard
+from sspsam.batch.summary_files import summary_names
 from sspsam.errors import BatchError, warn
 from sspsam.utils.files import make_directory, replace_file, storage_errors
 from sspsam.utils.paths import shown
@@ -242,7 +243,7 @@ def _overwrite(ledger: Ledger, job: Mapping[str, Any], stems: Collection[str]) -
     resumed as a run. The job is not compared with the jobs of other shards, because they have to be overwritten too.
     """
     ledger.write_job({"version": job.get("version"), "sspsam": job.get("sspsam"), REMOVING: True})
-    summary_files = (ledger.shard.name("coco", ".json"), ledger.shard.name("results", ".parquet"))
+    summary_files = summary_names(ledger.shard).values()
     remove_earlier_run(ledger.output, ledger.results.lines(), summary_files, frozenset(stems))
     ledger.results.clear()
     ledger.errors.clear()

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sspsam.batch.folders import list_files, matches
+from sspsam.batch.folders import is_output_folder, list_files, matches
 from sspsam.batch.tables import LIST_SUFFIX, TABLE_SUFFIXES, read_lines, read_table
 from sspsam.errors import ManifestError, ManifestTypeError, TextError
 from sspsam.utils.file_status import identity, is_folder, status_of
@@ -30,12 +30,24 @@ class Task:
         path: location of the image.
         texts: expressions, in order.
         problem: reason why the image cannot be read, if it is known already.
+        labels: category of each expression, or None; empty: no expression has one.
     """
 
     image: str
     path: Path
     texts: tuple[str, ...]
     problem: str | None = None
+    labels: tuple[str | None, ...] = ()
+
+    @property
+    def label_of_each(self) -> tuple[str | None, ...]:
+        """Category of each expression; None: the expression is the category."""
+        return self.labels or (None,) * len(self.texts)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Label of each expression, or the expression where there is no label."""
+        return tuple(label or text for text, label in zip(self.texts, self.label_of_each, strict=True))
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,7 @@ def build_manifest(
     prompts: Path | None,
     glob: str | None,
     check: CheckText,
+    labels: Sequence[str] | None = None,
 ) -> Manifest:
     """List the images of a batch and the expressions for each.
 
@@ -71,6 +84,7 @@ def build_manifest(
         glob: pattern for the files of a folder; `*` matches `/` too, `**/` also matches no folder, and a pattern
             without `/` is compared with the file name.
         check: raises `TextError` for an expression that cannot be encoded.
+        labels: category of each of `texts`; None: none. A table has a column for them.
 
     Raises:
         ManifestError: there are no images, or a list or table is malformed.
@@ -87,11 +101,26 @@ def build_manifest(
         manifest = _tasks_of_table(prompts, _image_folder(source, prompts), texts, check)
     else:
         manifest = _tasks_with_common_texts(source, excluded, texts, prompts, glob, check)
+    if labels:
+        manifest = _with_labels(manifest, texts or (), labels)
     if not manifest.tasks:
         condition = f" that match {shown(repr(glob))}" if glob else ""
         place = shown(source) if isinstance(source, Path) else "the list of paths"
         raise ManifestError(f"no images{condition} in {place}")
     return manifest
+
+
+def _with_labels(manifest: Manifest, texts: Sequence[str], labels: Sequence[str]) -> Manifest:
+    """Return the manifest with the labels of the expressions for all images."""
+    if len(labels) != len(texts):
+        raise ManifestError(
+            f"there are {len(labels)} labels for {len(texts)} expressions: give one label for each expression, or a "
+            "table with the columns image, text and label"
+        )
+    for label in labels:
+        if not isinstance(label, str) or not label.strip():
+            raise ManifestError(f"a label must be a name such as 'mug', not {shown(repr(label))}")
+    return replace(manifest, tasks=tuple(replace(task, labels=tuple(labels)) for task in manifest.tasks))
 
 
 def _check_arguments(
@@ -140,7 +169,7 @@ def _tasks_of_table(table: Path, folder: Path, texts: Sequence[str] | None, chec
             )
         row_texts = row.texts or tuple(texts or ())
         _check_texts(row_texts, row.location, check)
-        tasks.append(_task(row.image, folder, row_texts, row.location))
+        tasks.append(replace(_task(row.image, folder, row_texts, row.location), labels=row.labels))
     return Manifest(_merged(tasks))
 
 
@@ -206,13 +235,24 @@ def _merged(tasks: Iterable[Task]) -> tuple[Task, ...]:
     """Merge the tasks of each image into one, with all of its expressions, at the place of the first."""
     merged: dict[str, Task] = {}
     for task in tasks:
-        known_texts = merged[task.image].texts if task.image in merged else ()
-        new_texts = tuple(text for text in task.texts if text not in known_texts) if known_texts else task.texts
-        merged[task.image] = replace(task, texts=(*known_texts, *new_texts))
+        merged[task.image] = _joined(merged[task.image], task) if task.image in merged else task
     return tuple(merged.values())
 
 
+def _joined(known: Task, task: Task) -> Task:
+    """Return a task with the expressions of two tasks of one image; the first label of an expression counts."""
+    new = [pair for pair in zip(task.texts, task.label_of_each, strict=True) if pair[0] not in known.texts]
+    texts = (*known.texts, *(text for text, _ in new))
+    labels = (*known.label_of_each, *(label for _, label in new))
+    return replace(known, texts=texts, labels=labels if any(labels) else ())
+
+
 def _tasks_of_folder(folder: Path, excluded: Sequence[Path], texts: tuple[str, ...], glob: str | None) -> Manifest:
+    if glob is None and is_output_folder(folder):
+        raise ManifestError(
+            f"{shown(folder)} is the output folder of a batch, and its masks are not images to segment: give the "
+            "folder of the images, or select files with glob='*.cutout.png' (command line: --glob '*.cutout.png')"
+        )
     tasks: list[Task] = []
     passed_over = skipped_outputs = 0
     for file in list_files(folder, _identities(excluded)):

@@ -18,10 +18,11 @@ from typing import Final
 _MAX_BYTES: Final = 200  # of a component; file systems allow 255, and number and suffix are appended
 _DIGEST_BYTES: Final = 40  # of the maximum, reserved for `~` and the digest
 _INVALID: Final = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\\\ud800-\udfff]|^\.+$|^ +|[. ]+$')
-_OUTPUT_IMAGE: Final = re.compile(r"-\d+(\.overlay)?\.png$", re.IGNORECASE)
+# names of the files about one answer; see `sspsam.segmentation.exports.answer_files`
+ANSWER_FILE: Final = re.compile(r"(.+)-\d+((\.overlay|\.cutout)?\.png|(\.polygons)?\.json)", re.DOTALL | re.IGNORECASE)
 _RESERVED_ON_WINDOWS: Final = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _RECORD_FILE: Final = re.compile(  # files and folders that a run itself writes into the output folder
-    r"(results|errors|job|coco)\b.*\.(jsonl?|parquet)|\.sspsam-tmp.*", re.IGNORECASE
+    r"(results|errors|job|coco)\b.*\.(jsonl?|parquet)|\.sspsam-tmp.*|yolo(\.\d+-of-\d+)?", re.IGNORECASE
 )
 
 
@@ -41,12 +42,33 @@ def output_stems(images: Sequence[str]) -> list[str]:
     ]
 
 
+def flat_stems(names: Sequence[str]) -> list[str]:
+    """Return for each image the name with which the names of its files begin, for images from anywhere in one folder.
+
+    Images of equal names, compared without case and Unicode form, get `~2`, `~3` and so on, in their order.
+
+    Args:
+        names: file names of images, with their suffixes and without folders.
+    """
+    stems: list[str] = []
+    used: set[str] = set()
+    for name in names:
+        stem = candidate = _valid_name(name or "_")
+        number = 1
+        while _collision_key(candidate) in used:
+            number += 1
+            candidate = f"{stem}~{number}"
+        used.add(_collision_key(candidate))
+        stems.append(candidate)
+    return stems
+
+
 def _valid_path(image: str) -> str:
     """Return the path with every component replaced by a name that is valid on every file system."""
     components = [component for component in image.split("/") if component not in ("", ".")]
     *folders, name = [_valid_name(component) for component in components] or ["_"]
-    # a folder must not have the name of a mask or overlay that is written beside it
-    return "/".join((*(f"{folder}_" if _OUTPUT_IMAGE.search(folder) else folder for folder in folders), name))
+    # a folder must not have the name of a file about an answer that is written beside it
+    return "/".join((*(f"{folder}_" if ANSWER_FILE.fullmatch(folder) else folder for folder in folders), name))
 
 
 def _valid_name(component: str) -> str:

@@ -2,16 +2,23 @@
 
 import numbers
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from sspsam.batch.records import Shard
 from sspsam.images.loading import DEFAULT_MAX_PIXELS
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.paths import shown
 
-Format = Literal["mask", "overlay", "rle", "coco", "parquet"]
-_WHOLE_NUMBERS: Final = {"batch_size": 1, "workers": 1, "max_errors": 0, "max_pixels": 1, "no_target_pixels": 0}
-FORMATS: Final[tuple[Format, ...]] = ("mask", "overlay", "rle", "coco", "parquet")
+Format = Literal["mask", "overlay", "cutout", "json", "polygons", "rle", "coco", "yolo", "parquet"]
+_WHOLE_NUMBERS: Final = {
+    "batch_size": 1,
+    "workers": 1,
+    "max_errors": 0,
+    "max_pixels": 1,
+    "no_target_pixels": 0,
+    "min_area": 1,
+}
+FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
 
 @dataclass(frozen=True)
@@ -20,8 +27,13 @@ class BatchOptions:
 
     Args:
         formats: `"mask"`, an 8-bit PNG of 0 and 255 for each image and expression; `"overlay"`, the image with the
-            mask tinted; `"coco"`, one COCO file at the end; `"parquet"`, the results as one Parquet file at the end
-            (extra `[ray]`); `"rle"`, no file: `results.jsonl` holds every mask anyway.
+            mask tinted; `"cutout"`, the target on a transparent background; `"json"`, `Segmentation.to_dict()`;
+            `"polygons"`, outlines as JSON; `"coco"`, one COCO file at the end; `"yolo"`, a folder of YOLO labels at the
+            end; `"parquet"`, the results as one Parquet file at the end (extra `[ray]`); `"rle"`, no file:
+            `results.jsonl` holds every mask anyway.
+        instances: whether each 8-connected part of a mask is an annotation of its own, in `"coco"` and `"yolo"`.
+        min_area: smallest area in pixels of such a part; smaller ones are left out.
+        coco_polygons: polygons in the COCO file instead of run-length encodings (extra `[coco]`).
         glob: pattern for the files of a folder; `*` matches `/` too. None: files with the suffix or the first bytes
             of an image.
         shard: number of this run, if the batch is split into independent runs.
@@ -36,6 +48,9 @@ class BatchOptions:
     """
 
     formats: tuple[Format, ...] = ("mask",)
+    instances: bool = False
+    min_area: int = 1
+    coco_polygons: bool = False
     glob: str | None = None
     shard: Shard = field(default_factory=Shard)
     overwrite: bool = False
@@ -56,9 +71,9 @@ class BatchOptions:
         object.__setattr__(self, "formats", names)
         for name, least in _WHOLE_NUMBERS.items():
             value = getattr(self, name)
-            if value is not None or name == "max_pixels":
+            if value is not None or name in ("max_pixels", "min_area"):
                 object.__setattr__(self, name, whole_number(name, value, least))
-        for name in ("overwrite", "retry_errors"):
+        for name in ("overwrite", "retry_errors", "instances", "coco_polygons"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {shown(repr(getattr(self, name)))}")
         if self.glob is not None and not (isinstance(self.glob, str) and self.glob):

@@ -2,17 +2,16 @@
 
 import json
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from sspsam.batch.summary_files import is_own_summary
+from sspsam.batch.naming import ANSWER_FILE
+from sspsam.batch.summary_files import files_of_summary, is_own_summary
 from sspsam.utils.files import storage_errors
 
 REMOVING: Final = "removing"  # key in the job file of a run that is removing an earlier run's files
-_OUTPUT_IMAGE: Final = re.compile(r"(.+)-\d+(\.overlay)?\.png", re.DOTALL)
 
 
 def remove_earlier_run(
@@ -27,8 +26,9 @@ def remove_earlier_run(
         stems: output stems of the run's images; files with these stems are removed although no line names them.
     """
     root = Path(os.path.realpath(output))
-    own_summaries = (name for name in summary_files if os.path.lexists(root / name) and is_own_summary(root / name))
-    files = {*own_summaries, *_files_in_lines(result_lines), *_unrecorded_files(root, stems)}
+    own_summaries = (root / name for name in summary_files if os.path.lexists(root / name))
+    own_files = (str(path) for own in own_summaries if is_own_summary(own) for path in files_of_summary(own))
+    files = {*own_files, *_files_in_lines(result_lines), *_unrecorded_files(root, stems)}
     folders: set[Path] = set()
     for path in (Path(os.path.realpath(root / name)) for name in files):
         if path.is_relative_to(root) and path != root:
@@ -44,14 +44,14 @@ def _files_in_lines(result_lines: Iterable[bytes]) -> Iterator[str]:
     for line in result_lines:
         with suppress(ValueError, TypeError, AttributeError, RecursionError):
             for name in map(str, json.loads(line).get("files", {}).values()):
-                if _OUTPUT_IMAGE.fullmatch(name) and "\0" not in name:  # a damaged line may name any file
+                if ANSWER_FILE.fullmatch(name) and "\0" not in name:  # a damaged line may name any file
                     yield name
 
 
 def _unrecorded_files(root: Path, stems: Collection[str]) -> Iterator[str]:
-    """Yield masks and overlays that have one of the stems; a run may be stopped before it writes their lines."""
+    """Yield files about answers that have one of the stems; a run may be stopped before it writes their lines."""
     for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder, name).relative_to(root).as_posix()
-            if (match := _OUTPUT_IMAGE.fullmatch(path)) and match[1] in stems:
+            if (match := ANSWER_FILE.fullmatch(path)) and match[1] in stems:
                 yield path

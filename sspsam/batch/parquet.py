@@ -5,7 +5,9 @@ from itertools import islice
 from typing import Any, BinaryIO, Final
 
 from sspsam.batch.records import Line
-from sspsam.errors import BatchError, MissingExtraError
+from sspsam.errors import BatchError
+from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES
+from sspsam.utils.installing import missing_extra
 from sspsam.utils.paths import shown
 
 _ROWS_IN_MEMORY: Final = 1000
@@ -46,12 +48,13 @@ def _schema(arrow: Any) -> Any:
         "image": text,
         "number": integer,
         "of": integer,
-        "files": arrow.struct([("mask", text), ("overlay", text)]),
+        "files": arrow.struct([(kind, text) for kind in ANSWER_SUFFIXES]),
         "model": text,
         "fingerprint": text,
         "sspsam": text,
         "version": integer,
         "text": text,
+        "label": text,
         "no_target": arrow.bool_(),
         "foreground_pixels": integer,
         "score": real,
@@ -79,7 +82,5 @@ def _import_pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingExtraError(
-            f"Parquet needs pyarrow, which is not installed ({error}): pip install 'sspsam[ray]'"
-        ) from error
+        raise missing_extra("Parquet", "pyarrow", "ray", error) from error
     return pyarrow, pyarrow.parquet

@@ -21,18 +21,19 @@ import torch
 from numpy.typing import NDArray
 
 from sspsam.batch.identity import AnswerIdentity
-from sspsam.batch.job import Batch, Chunk, Source, cache_folder, predict_chunks
+from sspsam.batch.job import Batch, Chunk, Questions, Source, cache_folder, predict_chunks
 from sspsam.batch.options import BatchOptions, BatchSummary
 from sspsam.batch.records import Line
 from sspsam.batch.writing import ImageWriter, write_in_threads
 from sspsam.devices import checked_dtype, default_dtype
-from sspsam.errors import BatchError, MissingExtraError, SSPSAMError, StorageError, warn
+from sspsam.errors import BatchError, SSPSAMError, StorageError, warn
 from sspsam.hub import BUNDLED, REPOSITORY_VARIABLE
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.loading import pillow_pixel_limit
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.batching import raise_if_error, result_or_error
+from sspsam.utils.installing import missing_extra
 from sspsam.utils.paths import user_path
 
 _CHUNKS_PER_BLOCK: Final = 8  # a block is what Ray computes again when a worker dies
@@ -90,6 +91,7 @@ def run_batch_on_ray(
     *,
     model: str | os.PathLike[str],
     prompts: str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | None = None,
     options: BatchOptions | None = None,
     cluster: Cluster | None = None,
     progress: bool = False,
@@ -98,7 +100,7 @@ def run_batch_on_ray(
     """`sspsam.batch.run_batch` on a Ray cluster. Images, weights and `output` must have the same paths on all machines.
 
     Args:
-        source, output, texts, prompts, options, progress: as in `run_batch`.
+        source, output, texts, prompts, labels, options, progress: as in `run_batch`.
         model: `name_or_path` of `SSPSAMPredictor.from_pretrained`.
         cluster: where the predictors run.
         pretrained: other arguments of `from_pretrained`, for every predictor.
@@ -122,7 +124,8 @@ def run_batch_on_ray(
     )
     # an actor has another working directory
     output = user_path(output, "the output folder", StorageError).absolute()
-    batch = Batch.plan(source, output, texts, prompts, identity, options, cache_folder(predictor))
+    questions = Questions.of(texts, prompts, labels)
+    batch = Batch.plan(source, output, questions, identity, options, cache_folder(predictor))
     setup = ActorSetup(
         model=_absolute_model(model),
         device=device.type,
@@ -343,8 +346,6 @@ def _import_ray() -> ModuleType:
         import ray
         import ray.data
     except ImportError as error:
-        raise MissingExtraError(
-            f"a batch on a cluster needs Ray, which is not installed ({error}): pip install 'sspsam[ray]'"
-        ) from error
+        raise missing_extra("a batch on a cluster", "Ray", "ray", error) from error
     module: ModuleType = ray
     return module

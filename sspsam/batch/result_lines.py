@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from sspsam.batch.records import Line, Record
-from sspsam.errors import BatchError
+from sspsam.errors import BatchError, ResultError
+from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.rle import rle_runs
 from sspsam.utils.paths import shown
 
@@ -33,6 +34,29 @@ def result_lines(record: Record, max_pixels: int) -> Iterator[Line]:
         yield line
 
 
+def category_of(line: Line) -> str:
+    """Return the label of a line, or its expression where it has no label."""
+    return str(line.get("label") or line["text"])
+
+
+def result_of(line: Line) -> Segmentation:
+    """Return the answer that a line records, without pixels.
+
+    Args:
+        line: from `result_lines`, so that the size of its mask is possible.
+
+    Raises:
+        BatchError: the line is damaged.
+    """
+    try:
+        return Segmentation.from_dict(line, max_pixels=line["height"] * line["width"])
+    except ResultError as error:
+        raise BatchError(
+            f"the line of {shown(line['image'])} and expression {line['number']} in the results is damaged: {error}. "
+            "Repair the line, or start again with overwrite=True (command line: --overwrite)"
+        ) from error
+
+
 def _require_result(line: Any, max_pixels: int) -> None:
     """Raise a `ValueError` or another exception unless a line is a result of a possible size."""
     height, width = line["height"], line["width"]
@@ -43,6 +67,8 @@ def _require_result(line: Any, max_pixels: int) -> None:
         raise ValueError("its mask has another size than its image")
     if not all(isinstance(line[key], str) for key in ("image", "text")) or not _is_size(line["number"]):
         raise ValueError("it is not a result")
+    if not isinstance(line.get("label"), str | None):
+        raise ValueError("its label is no text")
     if line["mask_box"] is not None and not (len(line["mask_box"]) == 4 and all(map(_is_whole, line["mask_box"]))):
         raise ValueError("its mask_box is not a box")
 

@@ -1,12 +1,14 @@
-"""Files that are made from all results, `coco.json` and `results.parquet`, told from files of other programs."""
+"""Files that are made from all results: their names, and how they are told from files of other programs."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from sspsam.batch.job_files import require_inside
-from sspsam.errors import BatchError
+from sspsam.batch.records import Shard
+from sspsam.errors import BatchError, StorageError
+from sspsam.segmentation.exports.yolo import DATA_BEGINNING, DATA_FILE, LABELS_FOLDER
 from sspsam.utils.paths import open_regular_file, shown
 
 COCO_BEGINNING: Final = b'{"info": {"description": "written by sspsam batch"},\n'
@@ -14,12 +16,31 @@ _PARQUET_COLUMN: Final = b"foreground_pixels"  # in the schema at the end of the
 _SCHEMA_BYTES: Final = 1 << 20
 
 
+def summary_names(shard: Shard) -> dict[Literal["coco", "parquet", "yolo"], str]:
+    """Return the name of each file or folder that a run makes from all results."""
+    return {
+        "coco": shard.name("coco", ".json"),
+        "parquet": shard.name("results", ".parquet"),
+        "yolo": shard.name("yolo"),
+    }
+
+
+def files_of_summary(path: Path) -> list[Path]:
+    """Return the files of a summary that a batch wrote; files that the user added to a folder are not among them."""
+    if not os.path.isdir(path):
+        return [path]
+    labels = (Path(folder) / name for folder, _, names in os.walk(path / LABELS_FOLDER) for name in names)
+    return [path / DATA_FILE, *labels]
+
+
 def is_own_summary(path: Path) -> bool:
-    """Return whether a file was written by a batch, by its beginning or its columns.
+    """Return whether a file or folder was written by a batch, by its beginning, its columns or its file `data.yaml`.
 
     Raises:
         BatchError: not a regular file, or the file cannot be read.
     """
+    if os.path.isdir(path) and path.suffix not in (".json", ".parquet"):
+        return _is_own_folder(path)
     try:
         with open_regular_file(path, BatchError) as file:
             if path.suffix == ".json":
@@ -29,6 +50,16 @@ def is_own_summary(path: Path) -> bool:
             return _PARQUET_COLUMN in file.read()
     except OSError as error:
         raise BatchError(f"cannot read {shown(path)}: {error.strerror or error}") from error
+
+
+def _is_own_folder(path: Path) -> bool:
+    try:
+        if not os.listdir(path):  # left by a run that was stopped
+            return True
+        with open_regular_file(path / DATA_FILE, StorageError) as file:
+            return file.read(len(DATA_BEGINNING)) == DATA_BEGINNING.encode()
+    except (OSError, StorageError):
+        return False
 
 
 def require_replaceable_summaries(output: Path, paths: Iterable[Path]) -> None:

@@ -24,11 +24,13 @@ class TableRow:
         location: file and line, for errors.
         image: path of the image as written.
         texts: expressions; empty if the row has none.
+        labels: category of each expression, or None; empty: no expression has one.
     """
 
     location: str
     image: str
     texts: tuple[str, ...]
+    labels: tuple[str | None, ...] = ()
 
 
 def read_lines(path: Path) -> list[str]:
@@ -88,7 +90,10 @@ def _csv_row(row: dict[str | Any, str | Any], location: str) -> TableRow:
         )
     if not row["image"]:
         raise ManifestError(f"{location}: no image")
-    return TableRow(location, row["image"], (row["text"],) if row.get("text") else ())
+    text, label = row.get("text"), (row.get("label") or "").strip()
+    if label and not text:
+        raise ManifestError(f"{location} has the label {shown(repr(label))} and no text to segment: add the text")
+    return TableRow(location, row["image"], (text,) if text else (), (label,) if label else ())
 
 
 def _json_rows(path: Path) -> Iterator[TableRow]:
@@ -110,4 +115,16 @@ def _json_row(line: str, location: str) -> TableRow:
         )
     if not all(isinstance(expression, str) for expression in texts):
         raise ManifestError(f"{location}: an expression must be a string")
-    return TableRow(location, image, tuple(texts))
+    return TableRow(location, image, tuple(texts), _labels(row.get("label"), len(texts), location))
+
+
+def _labels(value: Any, count: int, location: str) -> tuple[str | None, ...]:
+    """Return the labels of a row, one for each expression; empty if the row has none."""
+    if value is None or value == "":
+        return ()
+    labels = [value] if isinstance(value, str) else value
+    if not isinstance(labels, list) or len(labels) != count:
+        raise ManifestError(f"{location}: label must have one value for each text, {count}, not {shown(repr(value))}")
+    if not all(label is None or isinstance(label, str) for label in labels):
+        raise ManifestError(f"{location}: a label must be a string")
+    return tuple((label or "").strip() or None for label in labels)

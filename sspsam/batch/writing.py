@@ -1,5 +1,6 @@
 """Output of a batch: the files of an image, each written atomically, then the lines of the image, in task order."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,11 +15,12 @@ from sspsam.batch.options import Format
 from sspsam.batch.records import Line
 from sspsam.devices import named_out_of_memory
 from sspsam.errors import BatchError, OutOfMemoryError, SSPSAMError
-from sspsam.segmentation.result import Segmentation, mask_image, png_bytes
+from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES, Answer, AnswerFormat, answer_file
+from sspsam.segmentation.result import Segmentation
 from sspsam.utils.files import make_directory, replace_file
 from sspsam.utils.paths import shown
 
-_SUFFIXES: Final[dict[Format, str]] = {"mask": ".png", "overlay": ".overlay.png"}
+_LOG: Final = logging.getLogger(__name__)
 _WRITER_THREADS: Final = 2
 _MAX_PENDING_IMAGES: Final = 8  # images that wait for a writer thread while the model computes
 _MAX_PENDING_BYTES: Final = 256 << 20  # of their masks
@@ -83,16 +85,17 @@ class ImageWriter:
 
     def _write_results(self, image: ImageOutcome, results: list[Segmentation]) -> list[Line]:
         lines = []
-        for number, result in enumerate(results, 1):
-            files = self._write_files(f"{image.stem}-{number}", result)
+        for number, (result, label) in enumerate(zip(results, image.task.label_of_each, strict=True), 1):
+            files = self._write_files(f"{image.stem}-{number}", Answer(image.task.image, label, result))
             position = {"image": image.task.image, "number": number, "of": len(results), "files": files}
-            lines.append({**position, **self.provenance, **result.to_dict()})
+            labelled = {} if label is None else {"label": label}
+            lines.append({**position, **self.provenance, **labelled, **result.to_dict()})
         return lines
 
-    def _write_files(self, stem: str, result: Segmentation) -> dict[Format, str]:
-        names = {kind: f"{stem}{suffix}" for kind, suffix in _SUFFIXES.items() if kind in self.formats}
+    def _write_files(self, stem: str, answer: Answer) -> dict[AnswerFormat, str]:
+        names = {kind: f"{stem}{suffix}" for kind, suffix in ANSWER_SUFFIXES.items() if kind in self.formats}
         for kind, name in names.items():
-            self._write_file(name, png_bytes(mask_image(result.mask) if kind == "mask" else result.overlay()))
+            self._write_file(name, answer_file(kind, answer))
         return names
 
     def _write_file(self, name: str, data: bytes) -> None:
@@ -128,6 +131,7 @@ class Recorder:
         """
         if "error" in lines[0]:
             self.ledger.errors.append(lines)
+            _LOG.info("%s: %s", shown(lines[0]["image"]), shown(lines[0]["message"]))
             self.failed += 1
             if self.max_errors is not None and self.failed > self.max_errors:
                 raise BatchError(
@@ -136,9 +140,12 @@ class Recorder:
                 )
         else:
             self.ledger.results.append(lines)
+            without_target = sum(line["no_target"] for line in lines)
+            found = len(lines) - without_target
+            _LOG.info("%s: %d of %d texts have a target", shown(lines[0]["image"]), found, len(lines))
             self.images += 1
             self.expressions += len(lines)
-            self.no_target += sum(line["no_target"] for line in lines)
+            self.no_target += without_target
         self.advance()
 
 

@@ -55,6 +55,14 @@ def is_converted(source: Source, options: HubOptions) -> bool:
     )
 
 
+def converted_repositories(options: HubOptions) -> Iterator[str]:
+    """The names of all repositories from which the store has conversions or notes."""
+    for name in names_in(options.cache / _ROOT):
+        owner, separator, repository = name.partition("--")
+        if separator:
+            yield f"{owner}/{repository}"
+
+
 def conversions_of(repository: str, options: HubOptions) -> Iterator[Source]:
     """The source of every conversion in the store that comes from a repository."""
     folder = _repository_folder(repository, options)

@@ -41,6 +41,12 @@ def _commit_of_reference(reference: Path) -> str | None:
         return None
 
 
+def cached_repositories(options: HubOptions) -> list[str]:
+    """The names of all repositories of models with an owner that the cache holds, also those of other programs."""
+    names = (name.removeprefix("models--") for name in names_in(options.cache) if name.startswith("models--"))
+    return [name.replace("--", "/", 1) for name in names if "--" in name]
+
+
 def cached_snapshots(repository: str, options: HubOptions) -> dict[str, dict[str, Path]]:
     """Every cached commit of a repository, with its cached files by their path in the repository."""
     folder = _repository_folder(repository, options) / "snapshots"

@@ -11,6 +11,7 @@ from sspsam.cli.check import check
 from sspsam.cli.models import cache, convert, download, models, verify
 from sspsam.cli.output import CommandGroup
 from sspsam.cli.segment import segment
+from sspsam.cli.verbosity import verbosity_options
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,4 +21,5 @@ def main() -> None:
 
 
 for _command in (segment, batch, check, convert, models, download, verify, cache):
+    _command.params += verbosity_options()
     main.add_command(_command)

@@ -24,6 +24,7 @@ from sspsam.cli.image_messages import messages_with_names_of_images
 from sspsam.cli.options import ModelOptions, model_options, required_model
 from sspsam.cli.output import complain, failing_cleanly
 from sspsam.cli.paths import UserPath
+from sspsam.cli.verbosity import detail, inform, model_message, shows_progress
 
 if TYPE_CHECKING:
     from sspsam.batch import BatchOptions, BatchSummary
@@ -78,7 +79,7 @@ def batch(
     text; results.jsonl has a line for each mask, errors.jsonl for each image that failed. Exit status 1 if any failed.
     """
     model = required_model(model_options)
-    check_batch_usage(source, model_options, text_options, cache_options, ray_options)
+    check_batch_usage(source, model_options, text_options, run_options, cache_options, ray_options)
     with failing_cleanly():
         from sspsam import hub
 
@@ -95,7 +96,7 @@ def batch(
             same_command = "the same command without --overwrite" if run_options.overwrite else "the same command"
             complain(f"interrupted; {same_command} resumes the run")
             sys.exit(130)
-    complain(str(summary))
+    inform(str(summary))
     if summary.failed:
         complain(f"the images that failed are listed in {output / options.shard.name('errors', '.jsonl')}")
         sys.exit(1)
@@ -107,6 +108,9 @@ def _batch_options(run: RunOptions, prediction: PredictionOptions) -> "BatchOpti
 
     return BatchOptions(
         formats=run.formats,
+        instances=run.instances,
+        min_area=run.min_area or 1,
+        coco_polygons=run.coco_polygons,
         glob=run.glob,
         overwrite=run.overwrite,
         retry_errors=run.retry_errors,
@@ -141,7 +145,9 @@ def _embedding_cache(options: CacheOptions) -> "EmbeddingCache | None":
 def _load_predictor(model: str, device: str | None, pretrained: "PretrainedOptions") -> "SSPSAMPredictor":
     from sspsam.predictor import SSPSAMPredictor
 
-    return SSPSAMPredictor.from_pretrained(model, device=device, **pretrained)
+    predictor = SSPSAMPredictor.from_pretrained(model, device=device, **pretrained)
+    detail(model_message(predictor))
+    return predictor
 
 
 def _run_locally(job: _BatchJob, device: str | None) -> "BatchSummary":
@@ -154,8 +160,9 @@ def _run_locally(job: _BatchJob, device: str | None) -> "BatchSummary":
             *(job.source, job.output, job.text.texts),
             predictor=predictor,
             prompts=job.text.prompts,
+            labels=job.text.labels or None,
             options=job.options,
-            progress=True,
+            progress=shows_progress(),
         )
 
 
@@ -166,8 +173,9 @@ def _run_on_ray(job: _BatchJob, ray: RayOptions) -> "BatchSummary":
         *(job.source, job.output, job.text.texts),
         model=job.model,
         prompts=job.text.prompts,
+        labels=job.text.labels or None,
         options=job.options,
         cluster=Cluster(ray.address or None, ray.ray_actors, ray.ray_cpus or 1.0, ray.ray_gpus or 0.0),
-        progress=True,
+        progress=shows_progress(),
         **job.pretrained,
     )

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from sspsam.cli.options import ModelOptions, check_texts, option_group
+from sspsam.cli.formats import BATCH_FORMATS, check_labels, format_option, label_option
+from sspsam.cli.options import DTYPES, ModelOptions, check_texts, dtype_option, max_pixels_option, option_group
 from sspsam.cli.paths import FiniteRange, UserPath
 
 if TYPE_CHECKING:
     from sspsam.batch.options import Format
 
-_DTYPES: Final = ("float32", "float16", "bfloat16")
-# the table suffixes and the formats of `sspsam.batch`, whose import would load PyTorch; a test compares them
+# the table suffixes of `sspsam.batch`, whose import would load PyTorch; a test compares them
 _TABLE_SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson")
-_FORMATS: Final = ("mask", "overlay", "rle", "coco", "parquet")
 
 
 def _shard(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
@@ -29,9 +28,10 @@ def _shard(context: click.Context, parameter: click.Parameter, value: str) -> tu
 
 @dataclass(frozen=True)
 class TextOptions:
-    """Values of -t and --prompts."""
+    """Values of -t, --label and --prompts."""
 
     texts: tuple[str, ...]
+    labels: tuple[str, ...]
     prompts: Path | None
 
 
@@ -39,10 +39,12 @@ text_options = option_group(
     "text_options",
     TextOptions,
     click.option("-t", "--text", "texts", multiple=True, help="Expression to segment in every image; repeatable."),
+    label_option,
     click.option(
         "--prompts",
         type=UserPath(dir_okay=False),
-        help="Expressions: .txt, one per line, for every image; .csv, .tsv or .jsonl with the columns image and text.",
+        help="Expressions: .txt, one per line, for every image; .csv, .tsv or .jsonl with the columns image, text and, "
+        "if there are labels, label.",
     ),
 )
 
@@ -52,6 +54,9 @@ class RunOptions:
     """Values of the options about files, resuming and failures."""
 
     formats: "tuple[Format, ...]"
+    instances: bool
+    min_area: int | None
+    coco_polygons: bool
     glob: str | None
     overwrite: bool
     retry_errors: bool
@@ -63,15 +68,17 @@ class RunOptions:
 run_options = option_group(
     "run_options",
     RunOptions,
-    click.option(
-        "--format",
-        "formats",
-        multiple=True,
-        type=click.Choice(_FORMATS),
-        default=["mask"],
-        show_default=True,
-        help="Files to write; repeatable. results.jsonl holds every mask in any case.",
+    format_option(
+        BATCH_FORMATS,
+        "Files to write; repeatable, or a list with commas. results.jsonl holds every mask in any case.",
     ),
+    click.option(
+        "--instances", is_flag=True, help="Each connected part of a mask is an annotation of its own in coco and yolo."
+    ),
+    click.option(
+        "--min-area", type=click.IntRange(min=1), help="Smallest part in pixels with --instances (default: 1)."
+    ),
+    click.option("--coco-polygons", is_flag=True, help="Polygons in coco.json instead of run-length encodings."),
     click.option("--glob", help="Pattern for the files of a folder, such as '*.jpg' or '2024/*'."),
     click.option("--overwrite", is_flag=True, help="Remove the files of an earlier run in OUTPUT and start again."),
     click.option("--retry-errors", is_flag=True, help="Retry the images that failed in earlier runs."),
@@ -102,7 +109,7 @@ class PredictionOptions:
 prediction_options = option_group(
     "prediction_options",
     PredictionOptions,
-    click.option("--dtype", type=click.Choice(_DTYPES), help="Precision of the image encoders."),
+    dtype_option,
     click.option("--batch-size", type=click.IntRange(min=1), help="Images encoded together."),
     click.option("--workers", type=click.IntRange(min=1), help="Threads that read images."),
     click.option(
@@ -111,7 +118,7 @@ prediction_options = option_group(
         help="Probability from which a pixel is foreground.",
     ),
     click.option("--no-target-pixels", type=click.IntRange(min=0), help="Fewer foreground pixels mean no target."),
-    click.option("--max-pixels", type=click.IntRange(min=1), help="Largest width times height of an image."),
+    max_pixels_option,
 )
 
 
@@ -135,7 +142,7 @@ cache_options = option_group(
     click.option("--cache-limit", type=FiniteRange(min=0, min_open=True), help="Largest size of --cache, in GB."),
     click.option(
         "--cache-dtype",
-        type=click.Choice(_DTYPES),
+        type=click.Choice(DTYPES),
         help="Precision of the stored embeddings (default: float32).",
     ),
 )
@@ -172,7 +179,7 @@ ray_options = option_group(
 
 
 def check_batch_usage(
-    source: Path, model: ModelOptions, text: TextOptions, cache: CacheOptions, ray: RayOptions
+    source: Path, model: ModelOptions, text: TextOptions, run: RunOptions, cache: CacheOptions, ray: RayOptions
 ) -> None:
     """Refuse combinations of options with which nothing can be done.
 
@@ -182,6 +189,13 @@ def check_batch_usage(
     check_texts(text.texts)
     if text.texts and text.prompts is not None:
         raise click.UsageError("-t and --prompts exclude each other: give the expressions in one of the two ways")
+    check_labels(text.labels, text.texts)
+    if run.instances and not {"coco", "yolo"} & set(run.formats):
+        raise click.UsageError("--instances has no effect without --format coco or --format yolo: add one of them")
+    if run.min_area is not None and not run.instances:
+        raise click.UsageError("--min-area has no effect without --instances: add it, or leave out --min-area")
+    if run.coco_polygons and "coco" not in run.formats:
+        raise click.UsageError("--coco-polygons has no effect without --format coco: add it")
     if not text.texts and text.prompts is None and source.suffix.lower() not in _TABLE_SUFFIXES:
         raise click.UsageError("no expression to segment: give -t TEXT or --prompts FILE")
     if ray.address is not None and model.device is not None:

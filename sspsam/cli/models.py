@@ -1,6 +1,7 @@
 """Commands about checkpoints: list, download, verify, delete, convert. All but `convert` work without PyTorch."""
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import click
 from sspsam.cli.options import cache_dir_option, revision_option
 from sspsam.cli.output import complain, failing_cleanly, log_to_standard_error, print_row
 from sspsam.cli.paths import UserPath
+from sspsam.cli.verbosity import inform, is_quiet, is_verbose
 
 if TYPE_CHECKING:
     from sspsam.checkpoints.hub_options import HubOptions
@@ -57,7 +59,7 @@ def download(name: str, revision: str | None, cache_dir: Path | None) -> None:
         with hub.repair_command_in_errors(resolved):
             check_checkpoint(resolved.path)
         if resolved.bundled:
-            complain(f"{name} is already there: it is bundled with sspsam, and nothing is downloaded")
+            inform(f"{name} is already there: it is bundled with sspsam, and nothing is downloaded")
         print_row(resolved.path, resolved.origin)
 
 
@@ -75,11 +77,19 @@ def verify(name: str, revision: str | None, cache_dir: Path | None) -> None:
 
 
 @click.command()
-@click.option("--delete", "name", required=True, metavar="NAME", help="Delete the cached files of checkpoint NAME.")
+@click.option("--delete", "name", metavar="NAME", help="Delete the cached files of checkpoint NAME.")
 @revision_option
 @cache_dir_option
-def cache(name: str, revision: str | None, cache_dir: Path | None) -> None:
-    """Maintain the cache of downloaded and converted checkpoints."""
+def cache(name: str | None, revision: str | None, cache_dir: Path | None) -> None:
+    """List the cached checkpoints: name, state, size, days since the last use, path; or delete one.
+
+    The state is "ready" (loads without a network) or "downloaded" (an authors' file, which a conversion reads).
+    """
+    if name is None:
+        if revision is not None:
+            raise click.UsageError("--revision has no effect without --delete NAME: add it, or leave out --revision")
+        _list_cache(cache_dir)
+        return
     with failing_cleanly():
         from sspsam import hub
 
@@ -89,6 +99,20 @@ def cache(name: str, revision: str | None, cache_dir: Path | None) -> None:
     if not deleted:
         complain(f"nothing of {name} is in the cache")
         sys.exit(1)
+
+
+def _list_cache(cache_dir: Path | None) -> None:
+    with failing_cleanly():
+        from sspsam import hub
+
+        options = _options(None, cache_dir)
+        checkpoints = hub.cached_checkpoints(options)
+        for checkpoint in checkpoints:
+            days = max(0.0, time.time() - checkpoint.last_used) / 86_400
+            size = f"{checkpoint.size / 1e9:.1f} GB" if checkpoint.size >= 1e9 else f"{checkpoint.size / 1e6:.0f} MB"
+            print_row(checkpoint.name, checkpoint.state, size, f"{days:.0f} days", checkpoint.path)
+    total = sum(checkpoint.size for checkpoint in checkpoints) / 1e9
+    inform(f"{len(checkpoints)} cached checkpoints, {total:.1f} GB, in {options.cache}; --delete NAME deletes one")
 
 
 @click.command()
@@ -125,7 +149,8 @@ def convert(
     with failing_cleanly():
         from sspsam.checkpoints.convert import convert_checkpoint
 
-        log_to_standard_error()
+        if not is_quiet() and not is_verbose():  # -v has done this already
+            log_to_standard_error()
         config = convert_checkpoint(checkpoint, out_dir, clip=clip, dtype=dtype, source=source, license=license_name)
         print_row(out_dir, config.fingerprint)
         if push:

@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from sspsam.cli.paths import UserPath
+
+DTYPES: Final = ("float32", "float16", "bfloat16")
 
 Command = Callable[..., None]
 Decorator = Callable[[Command], Command]
@@ -62,6 +64,17 @@ model_options = option_group(
     revision_option,
     cache_dir_option,
     click.option("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)."),
+)
+
+
+dtype_option: Decorator = click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    help="Precision of the image encoders (default: float32 on a CPU, float16 on a GPU).",
+)
+
+max_pixels_option: Decorator = click.option(
+    "--max-pixels", type=click.IntRange(min=1), help="Largest width times height of an image."
 )
 
 

@@ -8,6 +8,7 @@ import errno
 import io
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -26,6 +27,25 @@ _MAX_MESSAGES: Final = 5  # about one image
 _MAX_CAPTURED: Final = 1 << 16  # bytes
 
 
+def _flag_of_key(match: "re.Match[str]") -> str:
+    """Return the flag for a key in which two jobs differ."""
+    return f"--{match[1].replace('_', '-')} was "
+
+
+# arguments of Python in the messages of the library, and their flags
+_FLAGS_OF_ARGUMENTS: Final = (
+    (re.compile(r"\w+=\S+ \(command line: ([^)]*)\)"), r"\1"),
+    (re.compile(r"\bgive texts or a file of prompts \(command line: ([^)]*)\)"), r"give \1"),
+    (re.compile(r"\bpass a larger max_pixels\b"), "pass a larger --max-pixels"),
+    (re.compile(r"\b(no.target.pixels|mask.threshold|max.pixels|batch.size|glob|shard) was "), _flag_of_key),
+    (re.compile(r"\bformats was "), "--format was "),
+    (re.compile(r"\btexts was "), "-t was "),
+    (re.compile(r"\blabels was "), "--label was "),
+    (re.compile(r"\bdevice='([^']*)'"), r"--device \1"),
+    (re.compile(r"\bdtype='([^']*)'"), r"--dtype \1"),
+)
+
+
 def prepare_streams() -> None:
     """Make both streams take every character, and show each warning as one line of the command.
 
@@ -37,13 +57,20 @@ def prepare_streams() -> None:
     warnings.showwarning = lambda message, *_, **__: complain(str(message))
 
 
+def with_flags_as_typed(message: str) -> str:
+    """Return a message of the library with the arguments of Python replaced by the flags of the command."""
+    for argument, flag in _FLAGS_OF_ARGUMENTS:
+        message = argument.sub(flag, message)
+    return message
+
+
 @contextmanager
 def failing_cleanly() -> Iterator[None]:
     """End the command with status 1 and one line, without a traceback, after an `SSPSAMError` or `MemoryError`."""
     try:
         yield
     except SSPSAMError as error:
-        complain(str(error))
+        complain(with_flags_as_typed(str(error)))
         sys.exit(1)
     except MemoryError:  # outside of the model, whose errors are named
         complain("not enough memory")
@@ -58,6 +85,15 @@ class CommandGroup(click.Group):
         prepare_streams()
         with _ending_in_one_line():
             return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; name `sspsam segment` if there is an image in its place."""
+        if args and self.get_command(ctx, args[0]) is None and os.path.exists(args[0]):
+            name, command = shown(args[0]), "batch" if os.path.isdir(args[0]) else "segment"
+            ctx.fail(f"{name} is no command, but a file or folder: use sspsam {command} {name} ... (see sspsam --help)")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         """Parse the arguments of the command and run it."""

@@ -2,13 +2,17 @@
 
 import math
 import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from sspsam.errors import SSPSAMError
 from sspsam.utils.paths import shown, user_path
+
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+STANDARD_INPUT: Final = Path("-")  # as an image; a file of this name is typed ./-
 
 
 class UserPath(click.Path):
@@ -33,12 +37,16 @@ class UserPath(click.Path):
 
 
 class ImagePath(UserPath):
-    """The path of an image. Only an empty path is wrong usage; other bad paths fail as images, one by one."""
+    """The path of an image, or `-`. Only an empty path is wrong usage; other bad paths fail as images, one by one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value as a `Path`."""
+        """Return the value as a `Path`; `STANDARD_INPUT` for `-`."""
         if not os.fspath(value).strip():
             return super().convert(value, param, ctx)
+        if isinstance(value, str) and _URL.match(value):  # a path would lose one of its slashes
+            self.fail(f"{shown(value)} is a URL, not a file: download the image first", param, ctx)
+        if value != "-" and Path(value) == STANDARD_INPUT:  # ./-
+            return Path(value).absolute()
         return Path(os.path.expanduser(value))
 
 

@@ -1,115 +1,194 @@
 """`sspsam segment`: images and texts in, lines and files out."""
 
 import json
+import os
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from sspsam.cli.options import ModelOptions, check_texts, model_options, required_model
-from sspsam.cli.output import complain, failing_cleanly, messages_with_name, print_row
-from sspsam.cli.paths import ImagePath, UserPath
-from sspsam.cli.segment_files import OUTPUT_FORMATS, ResultFiles, require_no_folder
-from sspsam.errors import SSPSAMError
+from sspsam.cli.formats import ANSWER_FORMATS, check_labels, format_option, label_option
+from sspsam.cli.options import (
+    ModelOptions,
+    check_texts,
+    dtype_option,
+    max_pixels_option,
+    model_options,
+    required_model,
+)
+from sspsam.cli.output import complain, failing_cleanly, messages_with_name, print_row, with_flags_as_typed
+from sspsam.cli.paths import STANDARD_INPUT, ImagePath, UserPath
+from sspsam.cli.segment_files import ResultFiles, require_no_folder
+from sspsam.cli.verbosity import detail, model_message
+from sspsam.errors import ImageError, SSPSAMError
 from sspsam.utils.paths import printable, shown
 
 if TYPE_CHECKING:
     from sspsam.predictor import SSPSAMPredictor
-    from sspsam.segmentation.result import Segmentation
+    from sspsam.segmentation.exports.answer_files import Answer, AnswerFormat
+
+_MAX_STANDARD_INPUT: Final = 1 << 30  # bytes
+_FILE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".json", ".tif", ".tiff", ".bmp")
+_FORMATS_WITHOUT_FOLDER: Final = ("mask", "json")
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """Expressions for every image, their labels, and the limit of the images.
+
+    Args:
+        texts: expressions.
+        labels: category of each expression; empty: none.
+        max_pixels: largest width times height of an image; None: the library's limit.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+    max_pixels: int | None
+
+    @property
+    def label_of_each(self) -> tuple[str | None, ...]:
+        return self.labels or (None,) * len(self.texts)
 
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=ImagePath())
 @click.option("-t", "--text", "texts", multiple=True, required=True, help="Expression to segment; repeatable.")
+@label_option
 @model_options
+@dtype_option
 @click.option("-o", "--output", type=UserPath(file_okay=False), help="Folder for the files.")
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(OUTPUT_FORMATS),
-    default="mask",
-    show_default=True,
-    help="Kind of files to write into the folder.",
-)
+@format_option(ANSWER_FORMATS, "Files to write into the folder; repeatable, or a list with commas.")
+@max_pixels_option
 @click.option("--overwrite", is_flag=True, help="Replace existing files in the folder, but never an image.")
 def segment(
     images: tuple[Path, ...],
     texts: tuple[str, ...],
+    labels: tuple[str, ...],
     model_options: ModelOptions,
+    dtype: str | None,
     output: Path | None,
-    output_format: str,
+    formats: "tuple[AnswerFormat, ...]",
+    max_pixels: int | None,
     overwrite: bool,
 ) -> None:
-    """Segment each IMAGE by each text; print one line per result.
+    """Segment each IMAGE by each text; print one line per result. The IMAGE "-" is read from standard input.
 
-    A line is tab-separated: image, text, "target" or "no-target", score, box, file. With --format json it is a JSON
-    object instead, mask included. Files are named after the image and the number of the text; an existing file is
-    replaced with --overwrite only.
+    A line is tab-separated: image, text, "target" or "no-target", score, box, and a file for each format. With --format
+    json it is a JSON object instead, mask included. Files are named after the image and the number of the text, such as
+    a.jpg-1.png; an existing file is replaced with --overwrite only.
     """
     model = required_model(model_options)
     check_texts(texts)
-    if output_format == "overlay" and output is None:
-        raise click.UsageError("--format overlay writes images: give a folder for them with -o DIR")
+    check_labels(labels, texts)
+    if output is None and (file_formats := [name for name in formats if name not in _FORMATS_WITHOUT_FOLDER]):
+        raise click.UsageError(f"--format {file_formats[0]} writes files: give a folder for them with -o DIR")
+    if output is not None and output.suffix.lower() in _FILE_SUFFIXES and not os.path.isdir(output):
+        raise click.UsageError(f"-o {shown(output)} looks like a file: give the folder for the files, such as -o masks")
+    if images.count(STANDARD_INPUT) > 1:
+        raise click.UsageError("- is given twice, but standard input can be read only once")
     with failing_cleanly():
         from sspsam.utils.files import make_directory
 
         if output is not None:
             make_directory(output)
-        predictor = _load_predictor(model, model_options)
-    failed = _segment_images(predictor, images, texts, ResultFiles(output, output_format, images, overwrite))
+        predictor = _load_predictor(model, model_options, dtype)
+        files = ResultFiles(output, formats, images, overwrite)
+    failed = _segment_images(predictor, images, _Questions(texts, labels, max_pixels), files)
     if failed:
         complain(f"{failed} of {len(images)} images failed")
         sys.exit(1)
 
 
-def _load_predictor(model: str, options: ModelOptions) -> "SSPSAMPredictor":
+def _load_predictor(model: str, options: ModelOptions, dtype: str | None) -> "SSPSAMPredictor":
     from sspsam import hub
 
     hub.check_name(model)  # an unknown name is answered before PyTorch is imported
     from sspsam.predictor import SSPSAMPredictor
 
-    return SSPSAMPredictor.from_pretrained(
-        model, revision=options.revision, device=options.device, cache_dir=options.cache_dir
+    start = time.perf_counter()
+    predictor = SSPSAMPredictor.from_pretrained(
+        model, revision=options.revision, device=options.device, dtype=dtype, cache_dir=options.cache_dir
     )
+    detail(f"{model_message(predictor)}, loaded in {time.perf_counter() - start:.1f} s")
+    return predictor
 
 
 def _segment_images(
-    predictor: "SSPSAMPredictor", images: Sequence[Path], texts: tuple[str, ...], files: ResultFiles
+    predictor: "SSPSAMPredictor", images: Sequence[Path], questions: _Questions, files: ResultFiles
 ) -> int:
     """Segment images one by one and report those that fail; return the number of failed images."""
     from sspsam.devices import named_out_of_memory
 
     failed = 0
-    for image in images:
+    for index, image in enumerate(images):
+        name = "standard input" if image == STANDARD_INPUT else shown(image)
         try:
-            require_no_folder(image)
             with named_out_of_memory():  # also while a result is drawn and written
-                _segment_image(predictor, image, texts, files)
+                _segment_image(predictor, index, image, questions, files)
         except SSPSAMError as error:
             failed += 1
-            complain(str(error) if shown(image) in printable(str(error)) else f"{shown(image)}: {error}")
+            message = with_flags_as_typed(str(error))
+            complain(message if name in printable(message) else f"{name}: {message}")
     return failed
 
 
-def _segment_image(predictor: "SSPSAMPredictor", image: Path, texts: tuple[str, ...], files: ResultFiles) -> None:
+def _segment_image(
+    predictor: "SSPSAMPredictor", index: int, image: Path, questions: _Questions, files: ResultFiles
+) -> None:
     """Segment one image, write its files and print its lines."""
-    from sspsam.images.loading import pillow_pixel_limit
+    from sspsam.images.loading import DEFAULT_MAX_PIXELS, pillow_pixel_limit
+    from sspsam.segmentation.exports.answer_files import Answer
 
-    paths = files.paths(image, len(texts))  # before the computation, which may take long
-    with messages_with_name(image), pillow_pixel_limit():
-        results = predictor.predict(texts, image=image)
-    files.write(image, paths, results)
-    for path, result in zip(paths, results, strict=True):
-        print_row(*_fields(image, result, path, files.output_format))
+    require_no_folder(image)
+    paths = files.paths(index, len(questions.texts))  # before the computation, which may take long
+    start = time.perf_counter()
+    limit = questions.max_pixels or DEFAULT_MAX_PIXELS
+    with messages_with_name(image), pillow_pixel_limit(limit):
+        source = _standard_input() if image == STANDARD_INPUT else image
+        results = predictor.predict(questions.texts, image=source, max_pixels=limit)
+    height, width = results[0].mask.shape
+    detail(f"{shown(image)}: {width} x {height} pixels, {len(results)} texts, {time.perf_counter() - start:.2f} s")
+    answers = [
+        Answer(str(image), label, result) for label, result in zip(questions.label_of_each, results, strict=True)
+    ]
+    files.write(paths, answers)
+    for answer, answer_paths in zip(answers, paths, strict=True):
+        print_row(*_fields(answer, answer_paths, files.formats))
 
 
-def _fields(image: Path, result: "Segmentation", file: Path | None, output_format: str) -> list[str]:
-    if output_format == "json":
-        paths: dict[str, Any] = {"image": str(image), "file": None if file is None else str(file)}
-        return [json.dumps({**paths, **result.to_dict()})]
+def _standard_input() -> bytes:
+    """Return all bytes of standard input.
+
+    Raises:
+        ImageError: it is a terminal, is too long, or cannot be read.
+    """
+    if sys.stdin is None:
+        raise ImageError("cannot read standard input: it is closed")
+    stream = sys.stdin.buffer
+    if stream.isatty():
+        raise ImageError("- reads an image from standard input, which is a terminal: pipe an image into the command")
+    try:
+        data = stream.read(_MAX_STANDARD_INPUT + 1)
+    except OSError as error:
+        raise ImageError(f"cannot read standard input: {error.strerror or error}") from error
+    if len(data) > _MAX_STANDARD_INPUT:
+        raise ImageError(f"standard input has more than {_MAX_STANDARD_INPUT >> 20} MiB, and no image has")
+    return data
+
+
+def _fields(answer: "Answer", paths: "dict[AnswerFormat, Path]", formats: "Sequence[AnswerFormat]") -> list[str]:
+    result = answer.result
+    if "json" in formats:
+        head: dict[str, Any] = {"image": answer.image, "files": {kind: str(path) for kind, path in paths.items()}}
+        label = {} if answer.label is None else {"label": answer.label}
+        return [json.dumps({**head, **label, **result.to_dict()})]
     verdict = "no-target" if result.no_target else "target"
     box = ",".join(f"{value:.1f}" for value in result.box)
     text = " ".join(result.text.split())
-    return [str(image), text, verdict, f"{result.score:.4f}", box, str(file or "-")]
+    files = [str(paths.get(kind, "-")) for kind in formats]
+    return [answer.image, text, verdict, f"{result.score:.4f}", box, *files]

@@ -5,6 +5,7 @@ Meaning of every kind of input:
 | input | result |
 |---|---|
 | path, bytes, PIL image | every mode that Pillow opens; EXIF orientation applied; first (or current) frame |
+| open binary file, such as `io.BytesIO` | as its bytes, from the beginning |
 | 16-bit (`I;16`, and `I` with values from 256 to 65535 or from a 16-bit file) | scaled by 1/257, never clipped |
 | fewer significant bits (TIFF BitsPerSample, PNG sBIT) | scaled by their own range, unless a PNG has scaled levels |
 | 16-bit colours of a PNG | the upper 8 bits; its transparent colour is compared with all 16 |
@@ -47,6 +48,7 @@ from sspsam.errors import (
 )
 from sspsam.images.containers import require_complete, without_metadata
 from sspsam.images.decoding_hook import DECODING_HOOK
+from sspsam.images.inputs import array_hint, content_if_file, conversion_hint
 from sspsam.images.locks import PIL_LOCKS
 from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
 from sspsam.images.png import PNGLevels
@@ -56,7 +58,7 @@ from sspsam.utils.file_kinds import HEAD_BYTES, foreign_kind, missing_target
 from sspsam.utils.paths import kind_name, shown, user_path
 
 Pixels: TypeAlias = NDArray[np.uint8]
-ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
+ImageInput: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any]
 
 DEFAULT_MAX_PIXELS: Final = 100_000_000
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
@@ -76,6 +78,7 @@ _UPRIGHT: Final = {
 @naming_out_of_memory("not enough memory to load the image")
 def load_image_with_digest(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[Pixels, str]:
     """Return the pixels of `load_image` and the SHA-256 of the file's bytes, or of the pixels without a file."""
+    image = content_if_file(image)
     if isinstance(image, str | os.PathLike):
         with _opened(image) as (file, path):
             digest = hashlib.file_digest(file, "sha256")
@@ -94,7 +97,8 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
     """Load an image of any kind and return its upright RGB pixels.
 
     Args:
-        image: a path, the bytes of an image file, a PIL image, or an array; see the table of this module.
+        image: a path, the bytes of an image file, an open binary file, a PIL image, or an array; see the table of this
+            module.
         max_pixels: largest width times height; checked from the header, before decoding.
 
     Returns:
@@ -106,6 +110,7 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
         ImageTooLargeError: more than `max_pixels`.
         ImageTypeError: not an image at all; also a `TypeError`.
     """
+    image = content_if_file(image)
     max_pixels = whole_number("max_pixels", max_pixels, 1)
     if isinstance(image, np.ndarray):
         return _from_array(image, max_pixels)
@@ -124,12 +129,13 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
 def own_copy(image: ImageInput, max_pixels: int) -> ImageInput:
     """Return an image that the caller can no longer change: for threads that load the image later.
 
-    A path or bytes are returned as they are; arrays and buffers are copied, and a PIL image, whose file the caller may
-    move to another frame, is decoded at once.
+    A path or bytes are returned as they are; arrays and buffers are copied, open files are read, and a PIL image, whose
+    file the caller may move to another frame, is decoded at once.
 
     Raises:
-        ImageError: as `load_image`, for a PIL image.
+        ImageError: as `load_image`, for a PIL image or an open file.
     """
+    image = content_if_file(image)
     if isinstance(image, np.ndarray):
         with _decoding("the array"):
             return image.copy()
@@ -145,9 +151,7 @@ def _wrong_type(image: object) -> str:
     """Return the message for an object that is no image."""
     if image is None:
         return "the image is None: cv2.imread and similar functions return None for a file that they cannot read"
-    hint = ""
-    if hasattr(type(image), "permute"):
-        hint = "; pass tensor.permute(1, 2, 0).cpu().numpy() with uint8 values"
+    hint = conversion_hint(image)
     return f"an image must be a path, bytes, a PIL image or a NumPy array, not {kind_name(image)}{hint}"
 
 
@@ -355,7 +359,7 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Pixels:
     name = f"the array of shape {array.shape}"
     channels = 1 if array.ndim == 2 else array.shape[-1] if array.ndim == 3 else 0
     if channels not in (1, 3, 4):
-        hint = "; it looks channel-first: pass array.transpose(1, 2, 0)" if array.ndim == 3 and len(array) <= 4 else ""
+        hint = array_hint(array.shape)
         raise ImageError(f"{name} is not an image: pass (h, w, 3) RGB, (h, w, 4) RGBA or (h, w) grey{hint}")
     _check_size(array.shape[1], array.shape[0], max_pixels, name)
     values = to_uint8(array.reshape(*array.shape[:2], channels), name)

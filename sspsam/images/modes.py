@@ -104,10 +104,10 @@ def to_uint8(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         return _scaled(values, 65535)
-    raise ImageError(
-        f"{name} has dtype {values.dtype}; pass uint8 (0..255), uint16 (0..65535) or bool. "
-        "For floats from 0 to 1: (array * 255).round().astype('uint8')."
-    )
+    hint = "For integers from 0 to 255: array.astype('uint8')."
+    if values.dtype.kind == "f":
+        hint = "For floats from 0 to 1: (array * 255).round().astype('uint8'); from 0 to 255: array.astype('uint8')."
+    raise ImageError(f"{name} has dtype {values.dtype}; pass uint8 (0..255), uint16 (0..65535) or bool. {hint}")
 
 
 def _scaled(values: NDArray[Any], maximum: int) -> NDArray[np.uint8]:

@@ -55,13 +55,20 @@ class AnswerSettings:
     max_pixels: int
 
     @classmethod
-    def of(cls, config: ModelConfig, options: PredictOptions) -> Self:
+    def of(cls, config: ModelConfig, options: PredictOptions, unnamed: tuple[object, ...] = ()) -> Self:
         """Check options; None stands for the configuration's value.
 
+        Args:
+            config: of the model.
+            options: of `predict`.
+            unnamed: surplus arguments of `predict` without a name, such as an image; any is an error.
+
         Raises:
-            TypeError: an option of an unknown name or a wrong type.
+            TypeError: an option without a name, of an unknown name or of a wrong type.
             ConfigError, ValueError: a value out of range.
         """
+        if unnamed:
+            raise TypeError("predict() takes only the texts without a name: write predict(texts, image=image)")
         unknown = [name for name in options if name not in PredictOptions.__annotations__]
         if unknown:
             near = difflib.get_close_matches(unknown[0], PredictOptions.__annotations__, n=1)

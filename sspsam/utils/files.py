@@ -24,7 +24,10 @@ def storage_error(path: Path, error: OSError) -> StorageError:
         kind = NoSpaceError
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         kind = ReadOnlyError
-    return kind(f"cannot write {shown(path)}: {shown(error.strerror or error)}")
+    hint = ""
+    if error.errno == errno.ENOENT and path.parent.name and not os.path.lexists(path.parent):
+        hint = f"; create the folder {shown(path.parent)} first"
+    return kind(f"cannot write {shown(path)}: {shown(error.strerror or error)}{hint}")
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def test_coco_file_equals_the_masks(predictor, photos, tmp_path) -> None:
 
 
 def test_parquet_file_has_the_lines_as_rows(predictor, photos, tmp_path, monkeypatch) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install 'sspsam[ray]' to test Parquet")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install '.[ray]' to test Parquet")
     draw(photos / os.fsdecode(b"not-\xff-text.png"), 9)
     run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor, options=BatchOptions(formats=("parquet",)))
     rows = parquet.read_table(tmp_path / "out" / "results.parquet").to_pylist()

@@ -39,7 +39,10 @@ def test_output_folders_below_the_input_are_skipped_and_counted(predictor, image
     assert "2 output folders of other batches skipped" in str(outside)
     again = run_batch(images, images / "out", TEXT, predictor=predictor)
     assert (again.done, again.earlier) == (0, 2)
-    masks = run_batch(images / "out", images.parent / "masks", TEXT, predictor=predictor)  # asked for by name
+    with pytest.raises(errors.ManifestError, match="is the output folder of a batch"):
+        run_batch(images / "out", images.parent / "masks", TEXT, predictor=predictor)
+    options = BatchOptions(glob="*-1.png")
+    masks = run_batch(images / "out", images.parent / "masks", TEXT, predictor=predictor, options=options)
     assert masks.pictures == 2
 
 
@@ -261,7 +264,7 @@ def test_a_line_that_claims_a_huge_mask_is_named_and_nothing_is_allocated(
     predictor, images, tmp_path, claim, kind
 ) -> None:
     if kind == "parquet":
-        pytest.importorskip("pyarrow", reason="pip install 'sspsam[ray]' to test Parquet")
+        pytest.importorskip("pyarrow", reason="pip install '.[ray]' to test Parquet")
     out = tmp_path / "out"
     run_batch(images, out, TEXT, predictor=predictor)
     first, second = lines(out / "results.jsonl")
@@ -423,7 +426,7 @@ def test_a_folder_that_may_not_be_entered_is_named(predictor, images, tmp_path, 
 
 
 def test_a_value_of_a_wrong_type_in_a_line_is_an_error_of_the_batch(predictor, images, tmp_path) -> None:
-    pytest.importorskip("pyarrow", reason="pip install 'sspsam[ray]' to test Parquet")
+    pytest.importorskip("pyarrow", reason="pip install '.[ray]' to test Parquet")
     out = tmp_path / "out"
     run_batch(images, out, TEXT, predictor=predictor)
     first, second = lines(out / "results.jsonl")

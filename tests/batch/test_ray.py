@@ -21,7 +21,7 @@ from sspsam.batch.ray import Cluster, run_batch_on_ray
 from sspsam.batch.records import Line
 from sspsam.shapes import draw_scene
 
-ray = pytest.importorskip("ray", reason="pip install 'sspsam[ray]' to run the tests on a Ray cluster")
+ray = pytest.importorskip("ray", reason="pip install '.[ray]' to run the tests on a Ray cluster")
 
 TEXTS = ["the red circle", "a dog"]
 

@@ -126,7 +126,7 @@ def test_two_names_that_differ_by_a_wrapper_alone_are_refused(state: dict[str, T
 def test_an_array_or_a_path_in_the_place_of_a_tensor_is_refused(
     state: dict[str, Tensor], tmp_path: Path, wrapper: str
 ) -> None:
-    for value, name in ((np.ones(3), "_reconstruct"), (Path("x"), r"pathlib\.PosixPath")):
+    for value, name in ((np.ones(3), "_reconstruct"), (Path("x"), r"pathlib\S*\.PosixPath")):
         torch.save({wrapper: state | {"tf_scale": value}}, tmp_path / "a.pth")
         with pytest.raises(UnsafeCheckpointError, match=name):
             convert_checkpoint(tmp_path / "a.pth", tmp_path / "out")

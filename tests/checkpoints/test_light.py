@@ -100,7 +100,7 @@ def test_an_unknown_name_is_answered(command: tuple[str, ...]) -> None:
         ("download",),
         ("download", "a", "b"),
         ("verify",),
-        ("cache",),
+        ("cache", "--revision", "main"),
         ("cache", "--delete"),
         ("convert", "a.pth"),
         ("convert", "a.pth", "out", "--dtype", "int8"),

@@ -113,6 +113,7 @@ def test_options_of_the_command_reach_the_library(calls, tiny_model, tmp_path) -
         "--workers": 6,
         "--mask-threshold": 0.25,
         "--no-target-pixels": 7,
+        "--min-area": 9,
         "--max-pixels": 8000,
         "--dtype": "bfloat16",
         "--cache": tmp_path / "cache",
@@ -124,13 +125,28 @@ def test_options_of_the_command_reach_the_library(calls, tiny_model, tmp_path) -
     words = [word for flag in flags.items() for word in flag]
     formats = ["--format", "coco", "--format", "mask"]
     done = run_command(
-        *("batch", "photos", tmp_path / "out", "--model", tiny_model, "--overwrite", "--retry-errors"), *words, *formats
+        *(
+            "batch",
+            "photos",
+            tmp_path / "out",
+            "--model",
+            tiny_model,
+            "--overwrite",
+            "--retry-errors",
+            "--instances",
+            "--coco-polygons",
+        ),
+        *words,
+        *formats,
     )
     assert done.exit_code == 0, done.stderr
     [(name, call)] = calls
     assert (name, call["prompts"]) == ("run_batch", Path("p.txt"))
     assert call["options"] == BatchOptions(
         formats=("coco", "mask"),
+        instances=True,
+        min_area=9,
+        coco_polygons=True,
         glob="*.jpg",
         shard=Shard(2, 8),
         overwrite=True,
@@ -166,6 +182,14 @@ def test_ray_options_reach_the_library(calls, tmp_path, flags, cluster) -> None:
     assert isinstance(call["embedding_cache"], EmbeddingCache)
 
 
+@pytest.mark.parametrize("flags", [["--device", "cpu"], ["--ray"]])
+def test_labels_reach_the_library(calls, tiny_model, tmp_path, flags) -> None:
+    words = ["batch", "photos", tmp_path / "out", "-t", "x", "-t", "y", "--model", tiny_model, *flags]
+    for labels in ([], ["--label", "a", "--label", "b"]):
+        assert run_command(*words, *labels).exit_code == 0
+    assert [call["labels"] for _, call in calls] == [None, ("a", "b")]
+
+
 def test_failed_images_make_the_exit_status_one_and_their_file_is_named(tiny_model, tmp_path) -> None:
     draw(tmp_path / "photos" / "a.png", 1)
     words = ["batch", tmp_path / "photos", tmp_path / "out", "--model", tiny_model, "-t", "x", "--device", "cpu"]
@@ -179,7 +203,7 @@ def test_failed_images_make_the_exit_status_one_and_their_file_is_named(tiny_mod
     assert str(tmp_path / "out" / "errors.jsonl") in done.stderr
     done = run_command(*words, "--no-target-pixels", "3")
     assert done.exit_code == 1
-    assert "no_target_pixels was 50, is 3" in done.stderr
+    assert "--no-target-pixels was 50, is 3" in done.stderr
     assert "--overwrite" in done.stderr
 
 

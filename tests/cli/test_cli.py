@@ -40,11 +40,11 @@ def test_segment_writes_overlays_and_json(photographs, tiny_model, tmp_path) -> 
     out = tmp_path / "out"
     done = run("segment", photographs[0], "-t", "the mug", "--model", tiny_model, "-o", out, "--format", "overlay")
     assert done.exit_code == 0, done.stderr
-    assert Image.open(out / "a-1.png").mode == "RGB"
+    assert Image.open(out / "a.png-1.overlay.png").mode == "RGB"
     done = run("segment", photographs[0], "-t", "the mug", "--model", tiny_model, "-o", out, "--format", "json")
     plain = json.loads(done.stdout)
     assert plain["image"] == str(photographs[0])
-    assert json.loads((out / "a-1.json").read_text())["mask"] == plain["mask"]
+    assert json.loads((out / "a.png-1.json").read_text())["mask"] == plain["mask"]
     assert coco.decode(plain["mask"]).shape == (60, 90)
 
 

@@ -29,7 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     folder = tmp_path / "here"
     draw(folder / "a.png")
-    draw(folder / "a-1.png", 30)
+    draw(folder / "a.png-1.png", 30)
     monkeypatch.chdir(folder)
     return folder
 
@@ -43,22 +43,22 @@ def one_line_about(message: str, *words: str) -> bool:
 
 
 def test_segment_replaces_neither_an_image_nor_a_file_that_it_did_not_write(here: Path, tiny_model: Path) -> None:
-    before = (here / "a-1.png").read_bytes()
+    before = (here / "a.png-1.png").read_bytes()
     words = ["-t", "x", "--model", tiny_model, "--device", "cpu", "-o", "."]
     for extra in ([], ["--overwrite"]):
-        done = run("segment", "a.png", "a-1.png", *words, *extra)
+        done = run("segment", "a.png", "a.png-1.png", *words, *extra)
         assert done.exit_code == 1
-        assert "a-1.png is one of the images" in done.stderr
-        assert (here / "a-1.png").read_bytes() == before
-        assert (here / "a-1-1.png").exists()  # the other image is segmented
-        (here / "a-1-1.png").unlink()
+        assert "a.png-1.png is one of the images" in done.stderr
+        assert (here / "a.png-1.png").read_bytes() == before
+        assert (here / "a.png-1.png-1.png").exists()  # the other image is segmented
+        (here / "a.png-1.png-1.png").unlink()
     done = run("segment", "a.png", *words)
     assert done.exit_code == 1
-    assert "a-1.png exists already: add --overwrite" in done.stderr
-    assert (here / "a-1.png").read_bytes() == before
+    assert "a.png-1.png exists already: add --overwrite" in done.stderr
+    assert (here / "a.png-1.png").read_bytes() == before
     done = run("segment", "a.png", *words, "--overwrite")
     assert done.exit_code == 0, done.stderr
-    assert (here / "a-1.png").read_bytes() != before
+    assert (here / "a.png-1.png").read_bytes() != before
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
@@ -67,7 +67,7 @@ def test_segment_never_replaces_an_image_through_a_link_or_another_spelling(
     here: Path, tiny_model: Path, kind: str
 ) -> None:
     (here / "out").mkdir()
-    target, other = here / "out" / "a-1.png", here / "other.png"
+    target, other = here / "out" / "a.png-1.png", here / "other.png"
     draw(other, 60)
     given = other
     if kind == "symbolic":
@@ -76,7 +76,7 @@ def test_segment_never_replaces_an_image_through_a_link_or_another_spelling(
         os.link(other, target)
     elif kind == "spelling":
         other.rename(target)
-        given = here / "out" / ".." / "out" / "a-1.png"
+        given = here / "out" / ".." / "out" / "a.png-1.png"
     else:
         other.rename(target)
         given = here / "link.png"
@@ -85,17 +85,17 @@ def test_segment_never_replaces_an_image_through_a_link_or_another_spelling(
     words = ["-t", "x", "--model", tiny_model, "--device", "cpu", "-o", "out", "--overwrite"]
     done = run("segment", "a.png", given, *words)
     assert done.exit_code == 1
-    assert "out/a-1.png is " in done.stderr
+    assert "out/a.png-1.png is " in done.stderr
     assert target.read_bytes() == before == given.read_bytes()
 
 
 def test_no_file_of_an_image_is_written_if_one_of_them_may_not_be(here: Path, tiny_model: Path) -> None:
-    (here / "out" / "a-2.json").mkdir(parents=True)
+    (here / "out" / "a.png-2.json").mkdir(parents=True)
     words = ["-t", "x", "-t", "y", "--model", tiny_model, "--device", "cpu", "-o", "out", "--format", "json"]
     done = run("segment", "a.png", *words, "--overwrite")
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "a-2.json exists and is not a regular file" in done.stderr
-    assert [path.name for path in (here / "out").iterdir()] == ["a-2.json"]
+    assert "a.png-2.json exists and is not a regular file" in done.stderr
+    assert [path.name for path in (here / "out").iterdir()] == ["a.png-2.json"]
 
 
 def test_segment_of_a_folder_names_the_batch_command(here: Path, tiny_model: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_tilde_that_the_shell_did_not_expand_is_the_home_folder(here: Path, ti
     shutil.copytree(tiny_model, home / "m")
     done = run("segment", "a.png", "-t", "x", "--model=~/m", "--device", "cpu")
     assert done.exit_code == 0, done.stderr
-    assert (home / "masks" / "b-1.png").exists()
+    assert (home / "masks" / "b.png-1.png").exists()
     assert not (here / "~").exists()
 
 

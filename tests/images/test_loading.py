@@ -177,14 +177,14 @@ def test_an_array_with_an_ambiguous_meaning_is_refused(array: np.ndarray, messag
         load_image(array)
 
 
-@pytest.mark.parametrize("image", [3, 2.5, True, [[1]], ("a.png",), {}, np.uint8(3), io.BytesIO(), Image.Image])
+@pytest.mark.parametrize("image", [3, 2.5, True, [[1]], ("a.png",), {}, np.uint8(3), Image.Image])
 def test_an_object_that_is_not_an_image_is_a_type_error(image: object) -> None:
     with pytest.raises(TypeError, match="an image must be a path, bytes, a PIL image or a NumPy array, not"):
         load_image(image)  # type: ignore[arg-type]
 
 
 def test_a_tensor_is_a_type_error_that_names_the_conversion() -> None:
-    with pytest.raises(TypeError, match=r"Tensor; pass tensor\.permute"):
+    with pytest.raises(TypeError, match=r"Tensor of shape \(3, 4, 5\); pass tensor\.permute"):
         load_image(torch.zeros(3, 4, 5))  # type: ignore[arg-type]
 
 

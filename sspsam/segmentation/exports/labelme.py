@@ -1,0 +1,57 @@
+"""Files of LabelMe, in which masks are corrected by hand: one JSON file for each image, next to it."""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from sspsam.segmentation.exports.answer_files import Answer
+from sspsam.segmentation.exports.images import ImageAnswers, answers_by_image
+
+_LABELME_VERSION: Final = "5.4.0"  # whose form the files have
+
+
+def to_labelme(images: ImageAnswers, *, labels: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """Return the files of LabelMe: the content of each file by its path, for `json.dump`.
+
+    LabelMe opens `photo.json` together with `photo.jpg` in the same folder. Each 8-connected part of a mask is a shape;
+    the shapes of one answer have the number of the answer as their `group_id`, and the expression as their description.
+
+    Args:
+        images: path of each image, relative to the folder that LabelMe opens, and its results.
+        labels: label of each expression; None, or no label: the expression.
+
+    Raises:
+        TypeError, ValueError: `images` or `labels` have another form, or two images would share a file.
+    """
+    files: dict[str, dict[str, Any]] = {}
+    for name, answers in answers_by_image(images, labels):
+        path = PurePosixPath(name).with_suffix(".json").as_posix()
+        if path in files:
+            raise ValueError(f"two images would share the file {path}: rename one of them")
+        height, width = answers[0].result.mask.shape
+        shapes = [shape for number, answer in enumerate(answers, 1) for shape in _shapes(number, answer)]
+        files[path] = {
+            "version": _LABELME_VERSION,
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": PurePosixPath(name).name,
+            "imageData": None,  # the image is read from `imagePath`
+            "imageHeight": height,
+            "imageWidth": width,
+        }
+    return files
+
+
+def _shapes(number: int, answer: Answer) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": answer.category,
+            "points": [list(point) for point in zip(polygon[::2], polygon[1::2], strict=True)],
+            "group_id": number,
+            "description": answer.result.text,
+            "shape_type": "polygon",
+            "flags": {},
+            "mask": None,
+        }
+        for polygon in answer.result.polygons()
+    ]

@@ -1,0 +1,144 @@
+"""YOLO data sets for segmentation: a text file of outlines for each image, and `data.yaml` with the categories.
+
+A row is an instance: the number of its category, then x and y of each corner of its outline, divided by width and
+height of the image, from pixel edge to pixel edge. Readers that fill outlines as OpenCV does, such as supervision and
+Ultralytics, round the corners and add the pixels on the outline, so that a mask grows by about a pixel. An image
+without a target has an empty file, which makes it a background image.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sspsam.segmentation.exports.images import ImageAnswers, Instances, answers_by_image
+from sspsam.segmentation.result import Segmentation
+from sspsam.utils.paths import shown
+
+LABELS_FOLDER: Final = "labels"
+DATA_FILE: Final = "data.yaml"
+DATA_BEGINNING: Final = "# written by sspsam: put the images, or a link to their folder, beside this file as images\n"
+_BRIDGE_CANDIDATES: Final = 128  # corners of a ring that are compared for the shortest bridge to another ring
+
+
+def to_yolo(
+    images: ImageAnswers, *, labels: Mapping[str, str] | None = None, instances: bool = False, min_area: float = 1
+) -> dict[str, str]:
+    """Return the files of a YOLO data set, all but the images: the content of each file by its relative path.
+
+    Args:
+        images: name of each image relative to the folder `images` of the data set, and its results.
+        labels: category of each expression; None, or no label: the expression.
+        instances: whether each 8-connected part of a mask is a row of its own; otherwise a row has all parts of a mask,
+            joined by bridges of no width.
+        min_area: smallest area in pixels of such a part; smaller ones are left out.
+
+    Raises:
+        TypeError, ValueError: `images` or `labels` have another form, or two images would share a file.
+    """
+    division = Instances(instances, min_area)
+    files: dict[str, str] = {}
+    names: dict[str, str] = {}  # of the image that a file belongs to
+    categories: dict[str, int] = {}
+    for name, answers in answers_by_image(images, labels):
+        path = label_path(name)
+        if path.casefold() in names:
+            raise ValueError(shared_file_message(names[path.casefold()], name, path))
+        names[path.casefold()] = name
+        rows = [
+            yolo_rows(answer.result, categories.setdefault(answer.category, len(categories)), division)
+            for answer in answers
+        ]
+        files[f"{LABELS_FOLDER}/{path}"] = "".join(rows)
+    return {DATA_FILE: data_file(categories), **files}
+
+
+def label_path(image: str) -> str:
+    """Return the path of an image's text file in the folder of labels.
+
+    Raises:
+        ValueError: the name of the image is empty, absolute or leads out of the folder.
+    """
+    path = PurePosixPath(image)
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise ValueError(f"{shown(repr(image))} is no name of an image relative to the folder of the images")
+    return path.with_suffix(".txt").as_posix()
+
+
+def shared_file_message(first: str, second: str, path: str) -> str:
+    """Return the message for two images whose names differ only in case or suffix."""
+    return (
+        f"{shown(first)} and {shown(second)} would share the YOLO file {LABELS_FOLDER}/{shown(path)}, because YOLO "
+        "finds the file of an image without the image's suffix: rename one of the two images"
+    )
+
+
+def data_file(categories: Iterable[str]) -> str:
+    """Return the content of `data.yaml`.
+
+    Args:
+        categories: names in the order of their numbers, from 0.
+    """
+    names = [f"  {number}: {_quoted(name)}\n" for number, name in enumerate(categories)]
+    head = f"train: images\nval: images\nnc: {len(names)}\n"
+    return f"{DATA_BEGINNING}{head}names:{'' if names else ' {}'}\n{''.join(names)}"
+
+
+def _quoted(name: str) -> str:
+    """Return a name as a double-quoted scalar of YAML."""
+    characters = (f"\\{character}" if character in '"\\' else character for character in name)
+    return '"' + "".join(c if c.isprintable() or len(c) > 1 else f"\\U{ord(c):08x}" for c in characters) + '"'
+
+
+def yolo_rows(result: Segmentation, category: int, instances: Instances) -> str:
+    """Return the rows of an answer, each with its line end; empty for an empty mask.
+
+    Args:
+        result: the answer.
+        category: number of the category, from 0.
+        instances: division of the mask into rows.
+    """
+    height, width = result.mask.shape
+    return "".join(
+        _row(joined_ring(part.polygons() or [_box_polygon(part)]), category, width, height)
+        for part in instances.of(result)
+    )
+
+
+def _box_polygon(part: Segmentation) -> list[float]:
+    """Return the box of a mask that is too small for another outline."""
+    x0, y0, x1, y1 = part.mask_box or (0, 0, 1, 1)
+    return [x0, y0, x1, y0, x1, y1, x0, y1]
+
+
+def _row(ring: NDArray[np.float64], category: int, width: int, height: int) -> str:
+    relative = np.clip(ring / (width, height), 0, 1).ravel()
+    return f"{category} {' '.join(f'{value:.6f}' for value in relative)}\n"
+
+
+def joined_ring(polygons: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Join polygons to one ring by bridges of no width, each from the new polygon to the nearest corner of the ring.
+
+    Args:
+        polygons: flat coordinates `[x0, y0, x1, y1, ...]`.
+
+    Returns:
+        (N, 2) corners of a ring that encloses the same area.
+    """
+    rings = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
+    joined = rings[0]
+    for ring in rings[1:]:
+        near, own = _candidates(joined), _candidates(ring)
+        distances = np.square(joined[near][:, None] - ring[own][None]).sum(axis=-1)
+        first, second = np.unravel_index(np.argmin(distances), distances.shape)
+        place, start = near[first], own[second]
+        around = np.roll(ring, -start, axis=0)
+        joined = np.concatenate([joined[: place + 1], around, around[:1], joined[place:]])
+    return joined
+
+
+def _candidates(ring: NDArray[np.float64]) -> NDArray[np.int64]:
+    count = min(len(ring), _BRIDGE_CANDIDATES)
+    return np.linspace(0, len(ring) - 1, count).astype(np.int64)

@@ -1,0 +1,308 @@
+"""Exports are read back by other programs, and give the masks again."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from sspsam import errors
+from sspsam.segmentation import to_coco, to_label_studio, to_labelme, to_supervision, to_yolo
+from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES, Answer, answer_file
+from tests.support.answers import answer, iou
+from tests.support.masks import Mask, drawn_masks, odd_masks
+
+
+@pytest.fixture(scope="module", params=[20, pytest.param(200, marks=pytest.mark.slow)])
+def masks(request: pytest.FixtureRequest) -> dict[str, Mask]:
+    """Drawn masks and 50 odd masks, by names of images."""
+    drawn = {f"drawn/{number}.jpg": mask for number, mask in enumerate(drawn_masks()[: request.param])}
+    return {**drawn, **{f"odd/{name}.png": mask for name, mask in odd_masks().items()}}
+
+
+@pytest.fixture(scope="module")
+def images(masks: dict[str, Mask]) -> dict[str, Any]:
+    return {name: answer(mask) for name, mask in masks.items()}
+
+
+def two_mugs() -> Mask:
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[5:15, 5:20] = mask[20:35, 30:50] = True
+    mask[25:28, 35:40] = False
+    return mask
+
+
+def filled(rows: list[list[float]], height: int, width: int) -> Mask:
+    """Fill polygons by the even-odd rule at the centres of pixels, slowly: a second implementation."""
+    mask = np.zeros((height, width), dtype=bool)
+    y, x = np.mgrid[0:height, 0:width] + 0.5
+    for row in rows:
+        inside = np.zeros_like(mask)
+        ring = np.reshape(row, (-1, 2))
+        for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+            if y0 != y1:
+                crosses = (y >= min(y0, y1)) & (y < max(y0, y1))
+                inside ^= crosses & (x > x0 + (y - y0) * (x1 - x0) / (y1 - y0))
+        mask |= inside
+    return mask
+
+
+# ---------------------------------------------------------------- COCO
+
+
+@pytest.mark.parametrize("polygons", [False, True])
+@pytest.mark.parametrize("instances", [False, True])
+def test_pycocotools_reads_every_mask_back(masks, images, tmp_path, polygons, instances) -> None:
+    (tmp_path / "coco.json").write_text(json.dumps(to_coco(images, polygons=polygons, instances=instances)))
+    coco = COCO(tmp_path / "coco.json")
+    assert {about["file_name"] for about in coco.imgs.values()} == set(masks)
+    assert len(coco.anns) == len(coco.dataset["annotations"])  # all ids differ
+    for number, about in coco.imgs.items():
+        mask = masks[about["file_name"]]
+        annotations = coco.loadAnns(coco.getAnnIds(imgIds=[number]))
+        assert (len(annotations) > 0) == mask.any()
+        read = np.zeros(mask.shape, dtype=bool)
+        for annotation in annotations:
+            encoded = coco.annToRLE(annotation)
+            assert annotation["area"] == coco_mask.area(encoded)
+            assert annotation["bbox"] == list(coco_mask.toBbox(encoded))
+            assert annotation["iscrowd"] == 0
+            part = coco_mask.decode(encoded) == 1
+            assert not (part & read).any() or polygons
+            read |= part
+        assert iou(read, mask) >= (0.99 if polygons else 1), about["file_name"]
+
+
+def test_instances_are_annotations_of_their_own_and_their_ids_differ() -> None:
+    images = {"a.jpg": [answer(two_mugs(), "mugs"), answer(two_mugs() & False, "a cat")], "b.jpg": answer(two_mugs())}
+    whole, parts = to_coco(images), to_coco(images, instances=True)
+    assert [each["id"] for each in whole["annotations"]] == [1, 3]  # the no-target answer has no annotation
+    assert [each["id"] for each in parts["annotations"]] == [1, 2, 3, 4]
+    assert [each["area"] for each in parts["annotations"]] == [15 * 20 - 15, 150] * 2
+    assert [each["name"] for each in parts["categories"]] == ["mugs", "a cat", "the mug"]
+    large = to_coco(images, instances=True, min_area=200)
+    assert [(each["id"], each["area"]) for each in large["annotations"]] == [(1, 285), (2, 285)]
+    assert len(to_yolo(images, instances=True)["labels/b.txt"].splitlines()) == 2
+    assert len(to_yolo(images, instances=True, min_area=200)["labels/b.txt"].splitlines()) == 1
+
+
+def test_a_category_is_a_label_and_the_expression_only_where_there_is_none() -> None:
+    mask = two_mugs()
+    images = {"a.jpg": [answer(mask, "the red mug"), answer(mask, "the blue mug"), answer(mask, "a spoon")]}
+    data = to_coco(images, labels={"the red mug": "mug", "the blue mug": "mug"})
+    assert data["categories"] == [{"id": 1, "name": "mug"}, {"id": 2, "name": "a spoon"}]
+    assert [each["category_id"] for each in data["annotations"]] == [1, 1, 2]
+
+
+def test_polygons_in_a_coco_file_without_pycocotools_name_the_extra(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    with pytest.raises(errors.MissingExtraError, match=r"sspsam\[coco\]"):
+        to_coco({"a.jpg": answer(two_mugs())}, polygons=True)
+    assert to_coco({"a.jpg": answer(two_mugs())})["annotations"]
+
+
+@pytest.mark.parametrize("export", [to_coco, to_yolo, to_labelme, to_label_studio])
+def test_results_in_another_form_are_named_with_the_form_that_is_needed(export) -> None:
+    mask = two_mugs()
+    with pytest.raises(TypeError, match=r"\{'photo.jpg': results\}, not list"):
+        export([answer(mask)])
+    with pytest.raises(TypeError, match=r"a.jpg must be a Segmentation"):
+        export({"a.jpg": [mask]})
+    with pytest.raises(ValueError, match=r"a.jpg has no results"):
+        export({"a.jpg": []})
+    with pytest.raises(ValueError, match="different sizes"):
+        export({"a.jpg": [answer(mask), answer(mask.T)]})
+    with pytest.raises(ValueError, match="label of 'the mug' must be a name"):
+        export({"a.jpg": answer(mask)}, labels={"the mug": " "})
+
+
+# ---------------------------------------------------------------- YOLO
+
+
+def yolo_polygons(text: str, height: int, width: int) -> list[list[float]]:
+    rows = [[float(value) for value in line.split()[1:]] for line in text.splitlines()]
+    return [[value * (height if place % 2 else width) for place, value in enumerate(row)] for row in rows]
+
+
+@pytest.mark.parametrize("instances", [False, True])
+def test_yolo_files_give_the_masks_again_to_pycocotools_and_to_a_second_implementation(
+    masks, images, instances
+) -> None:
+    files = to_yolo(images, instances=instances)
+    assert len(files) == len(masks) + 1
+    for name, mask in masks.items():
+        text = files[f"labels/{Path(name).with_suffix('.txt')}"]
+        height, width = mask.shape
+        polygons = yolo_polygons(text, height, width)
+        assert (not polygons) == (not mask.any())
+        assert len(polygons) <= 1 or instances
+        if not polygons:
+            continue
+        decoded = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))) == 1
+        assert iou(decoded, mask) >= 0.99, name
+        if not name.startswith("drawn/") or name.endswith("7.jpg"):  # the second implementation is slow
+            assert iou(filled(polygons, height, width), mask) >= 0.99, name
+
+
+def test_data_file_of_yolo_is_yaml_whatever_the_categories_are() -> None:
+    yaml = pytest.importorskip("yaml")
+    names = ["the mug", 'a "b"', "c: d # e", "back\\slash", "naïve 🦊", "line\nbreak\x85\u2028\x7f", "null", ""]
+    names[-1] = "7"
+    images = {f"{number}.jpg": answer(two_mugs(), name) for number, name in enumerate(names)}
+    data = yaml.safe_load(to_yolo(images)["data.yaml"])
+    assert data == {"train": "images", "val": "images", "nc": len(names), "names": dict(enumerate(names))}
+    assert yaml.safe_load(to_yolo({})["data.yaml"])["names"] == {}
+
+
+def test_an_image_without_a_target_is_a_background_image_of_yolo() -> None:
+    files = to_yolo({"a.jpg": answer(two_mugs() & False), "sub/b.jpg": answer(two_mugs())})
+    assert files["labels/a.txt"] == ""
+    assert len(files["labels/sub/b.txt"].splitlines()) == 1
+
+
+def test_two_images_that_would_share_a_yolo_file_are_named() -> None:
+    with pytest.raises(ValueError, match=r"a.jpg and a.png would share the YOLO file labels/a.txt"):
+        to_yolo({"a.jpg": answer(two_mugs()), "a.png": answer(two_mugs())})
+    for name in ("/abs/a.jpg", "../a.jpg", ""):
+        with pytest.raises(ValueError, match="relative to the folder"):
+            to_yolo({name: answer(two_mugs())})
+
+
+# ---------------------------------------------------------------- LabelMe and Label Studio
+
+
+def test_labelme_files_give_the_masks_again_and_name_image_label_and_expression(masks, images) -> None:
+    files = to_labelme(images, labels={"the mug": "mug"})
+    for name, mask in list(masks.items())[-60:]:
+        data = json.loads(json.dumps(files[Path(name).with_suffix(".json").as_posix()]))
+        assert (data["imagePath"], data["imageHeight"], data["imageWidth"]) == (Path(name).name, *mask.shape)
+        rings = [[value for point in shape["points"] for value in point] for shape in data["shapes"]]
+        assert all(len(ring) >= 6 for ring in rings)
+        assert iou(filled(rings, *mask.shape), mask) >= 0.99, name
+        for shape in data["shapes"]:
+            assert (shape["label"], shape["description"], shape["group_id"]) == ("mug", "the mug", 1)
+            assert shape["shape_type"] == "polygon"
+    with pytest.raises(ValueError, match=r"share the file a.json"):
+        to_labelme({"a.jpg": answer(two_mugs()), "a.png": answer(two_mugs())})
+
+
+def test_label_studio_tasks_give_the_masks_again_in_percent(masks, images) -> None:
+    tasks = json.loads(json.dumps(to_label_studio(images, labels={"the mug": "mug"}, from_name="tag")))
+    assert [task["data"]["image"] for task in tasks] == list(masks)
+    for task in tasks[-60:]:
+        [prediction] = task["predictions"]
+        mask = masks[task["data"]["image"]]
+        assert prediction["model_version"].startswith("sspsam ")
+        rings = []
+        for region in prediction["result"]:
+            assert (region["from_name"], region["to_name"], region["type"]) == ("tag", "image", "polygonlabels")
+            assert (region["original_height"], region["original_width"]) == mask.shape
+            assert region["value"]["polygonlabels"] == ["mug"]
+            points = np.array(region["value"]["points"]) * (mask.shape[1], mask.shape[0]) / 100
+            rings.append(points.ravel().tolist())
+        assert len({region["id"] for region in prediction["result"]}) == len(rings)
+        assert iou(filled(rings, *mask.shape), mask) >= 0.99
+
+
+# ---------------------------------------------------------------- supervision
+
+
+def grown(mask: Mask) -> Mask:
+    """The mask and all pixels that touch it."""
+    padded = np.pad(mask, 1)
+    shape = mask.shape
+    return np.logical_or.reduce(
+        [padded[y : y + shape[0], x : x + shape[1]] for y in range(3) for x in range(3)], axis=0
+    )
+
+
+def test_detections_have_a_row_for_each_answer_with_a_target() -> None:
+    pytest.importorskip("supervision", reason="pip install '.[supervision]' to test it")
+    mask = two_mugs()
+    results = [answer(mask & False, "a cat"), answer(mask, "the red mug", 0.75), answer(~mask, "the table", 0.25)]
+    found = to_supervision(results)
+    assert found.xyxy.tolist() == [[5, 5, 50, 35], [0, 0, 60, 40]]
+    assert np.array_equal(found.mask, [mask, ~mask])
+    assert found.confidence.tolist() == [0.75, 0.25]
+    assert found.class_id.tolist() == [1, 2]  # indices of the expressions
+    assert found.data["class_name"].tolist() == ["the red mug", "the table"]
+    assert found.area.tolist() == [mask.sum(), (~mask).sum()]
+    assert to_supervision(results, labels={"the table": "mug", "the red mug": "mug"}).class_id.tolist() == [1, 1]
+    nothing = to_supervision(results[0])
+    assert (len(nothing), nothing.mask.shape) == (0, (0, 40, 60))
+    assert to_supervision(results[1])[0].data["class_name"].tolist() == ["the red mug"]
+
+
+def test_supervision_draws_the_detections() -> None:
+    tools = pytest.importorskip("supervision", reason="pip install '.[supervision]' to test it")
+    mask = two_mugs()
+    scene = np.full((*mask.shape, 3), 200, np.uint8)
+    drawn = tools.MaskAnnotator(opacity=1).annotate(scene.copy(), to_supervision(answer(mask)))
+    assert np.array_equal((drawn != 200).any(axis=-1), mask)
+    nothing = tools.MaskAnnotator().annotate(scene.copy(), to_supervision(answer(mask & False)))
+    assert np.array_equal(nothing, scene)
+
+
+def test_supervision_reads_coco_and_yolo_files(masks, images, tmp_path: Path) -> None:
+    tools = pytest.importorskip("supervision", reason="pip install '.[supervision]' to test it")
+    from PIL import Image
+
+    for name, mask in masks.items():
+        (tmp_path / "images" / name).parent.mkdir(exist_ok=True, parents=True)
+        Image.new("RGB", mask.shape[::-1]).save(tmp_path / "images" / name)
+    (tmp_path / "coco.json").write_text(json.dumps(to_coco(images)))
+    exact = tools.DetectionDataset.from_coco(str(tmp_path / "images"), str(tmp_path / "coco.json"), force_masks=True)
+    assert exact.classes == ["the mug"]
+    assert len(exact) == len(masks)
+    for path, _, found in exact:
+        mask = masks[Path(path).relative_to(tmp_path / "images").as_posix()]
+        assert np.array_equal(found.mask.any(axis=0) if len(found) else mask & False, mask)
+
+    drawn = {Path(name).name: mask for name, mask in masks.items() if name.startswith("drawn/")}
+    for path, text in to_yolo({name: answer(mask) for name, mask in drawn.items()}, instances=True).items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    places = (tmp_path / "images" / "drawn", tmp_path / "labels", tmp_path / "data.yaml")
+    for path, _, found in tools.DetectionDataset.from_yolo(*map(str, places), force_masks=True):
+        mask = drawn[Path(path).name]
+        assert len(found) == len(answer(mask).components())
+        read = found.mask.any(axis=0) if len(found) else mask & False
+        # supervision rounds corners to whole pixels, and fills the pixels on the outline as OpenCV does
+        assert not (mask & ~grown(grown(read))).any()
+        assert not (read & ~grown(grown(mask))).any()
+
+
+def test_missing_supervision_names_the_extra(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(errors.MissingExtraError, match=r"sspsam\[supervision\]"):
+        to_supervision(answer(two_mugs()))
+
+
+# ---------------------------------------------------------------- files of one answer
+
+
+def test_every_file_of_an_answer_has_its_content() -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    from sspsam import Segmentation
+
+    mask = two_mugs()
+    pixels = np.full((*mask.shape, 3), 77, np.uint8)
+    result = answer(mask, pixels=pixels)
+    content = {kind: answer_file(kind, Answer("a.jpg", "mug", result)) for kind in ANSWER_SUFFIXES}
+    assert np.array_equal(np.asarray(Image.open(BytesIO(content["mask"]))) == 255, mask)
+    assert np.asarray(Image.open(BytesIO(content["overlay"]))).shape == pixels.shape
+    cutout = np.asarray(Image.open(BytesIO(content["cutout"])))
+    assert np.array_equal(cutout[..., 3] == 255, mask)
+    again = Segmentation.from_dict(json.loads(content["json"]))
+    assert np.array_equal(again.mask, mask)
+    polygons = json.loads(content["polygons"])
+    assert (polygons["image"], polygons["text"], polygons["label"]) == ("a.jpg", "the mug", "mug")
+    assert iou(filled(polygons["polygons"], *mask.shape), mask) == 1
