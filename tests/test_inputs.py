@@ -239,7 +239,7 @@ def test_the_name_of_a_class_is_escaped_in_messages(predictor: SSPSAMPredictor) 
         ("sspsam.images.embedding.save", "embedding.save(folder / 'a')"),
         ("sspsam.images.embedding._digest", "type(embedding).load(saved)"),
         ("sspsam.checkpoints.format.load_file", "type(predictor).from_pretrained(model)"),
-        ("sspsam.models.SSPSAM.to", "type(predictor).from_pretrained(model)"),
+        ("sspsam.predictor.DeviceModel.of", "type(predictor).from_pretrained(model)"),
         ("sspsam.checkpoints.saving._write_safetensors", "predictor.save_pretrained(folder / 'm')"),
         ("PIL.Image.open", "load_image(file)"),
         ("sspsam.images.loading._from_array", "load_image(array)"),

@@ -118,7 +118,7 @@ class _Source:
             self._tensor, self._version = weakref.ref(tensor), tensor._version
 
     def holds(self, tensor: Tensor) -> bool:
-        """Whether the input holds the values of this tensor already."""
+        """Return True if the input holds the values of this tensor already."""
         return self._tensor() is tensor and self._version == tensor._version
 
 

@@ -63,7 +63,7 @@ class DeviceModel:
 
     @property
     def answers_in_float32(self) -> bool:
-        """Whether texts and masks are computed in float32, so that a repetition in float32 would give the same."""
+        """True if texts and masks are computed in float32, so that a repetition in float32 would give the same."""
         return self._network.ssp.fusion.weight.dtype is torch.float32
 
     def in_float32(self) -> "DeviceModel":

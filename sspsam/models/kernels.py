@@ -127,7 +127,7 @@ def _onednn_can_multiply(x: Tensor) -> bool:
 
 @cache
 def fused_attention_accepts(width: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a fused attention kernel of a GPU takes heads of this width; False on devices other than CUDA's.
+    """Return True if a fused attention kernel of a GPU takes heads of this width; False on devices other than CUDA's.
 
     Without such a kernel PyTorch would write the matrix of all scores to memory.
     """
