@@ -5,9 +5,9 @@ three times, at last with SAM's input at its full size. Each stage writes a chec
 command resumes an interrupted run, which then ends with the weights of an uninterrupted one. The output folder holds
 the learning curve in `log.jsonl` and the result in `model`.
 
-The last stage alone, from the bundled model, for 200 seconds on a GPU:
-`python -m training.train --output runs/fine --stages fine --start sspsam/bundled/shapes --time 200 --device cuda
---workers 14`.
+The last stage alone, from a model with either size of SAM's input, as the bundled weights were made from those before
+them, for 225 seconds on a GPU: `python -m training.train --output runs/fine --stages fine --start MODEL --time 225
+--device cuda --workers 14`.
 """
 
 import argparse

@@ -57,7 +57,7 @@ def test_every_version_of_pillow_resizes_the_stored_images_to_the_same_pixels() 
 
 
 def test_the_file_is_small() -> None:
-    assert PATH.stat().st_size < 500_000
+    assert PATH.stat().st_size < 2_000_000  # 40 answers of 128 x 128 logits; the wheel stays below 25 MB
 
 
 def some_answers() -> list[ReferenceScene]:
