@@ -81,7 +81,7 @@ def test_every_snippet_for_photographs_uses_the_name_that_is_known_to_be_publish
 
 def test_the_commands_of_the_readme_run(folder: Path) -> None:
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("sspsam ")]
-    assert len(commands) == 7
+    assert len(commands) == 8
     for command in commands:
         command, _, source = command.partition(" < ")
         content = (folder / source).read_bytes() if source else None

@@ -51,6 +51,7 @@ class PretrainedOptions(TypedDict, total=False):
     verify: bool | None
     repository: str | None
     embedding_cache: EmbeddingCache | str | os.PathLike[str] | None
+    compile: bool
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The machine and the software that give the answers: versions, names of processors, and memory."""
 
+import os
 import platform
 import shutil
 import subprocess
@@ -107,7 +108,7 @@ def _gpu_names() -> str | None:
 
 def _cpu_name() -> str:
     information = Path("/proc/cpuinfo")
-    if information.exists():
+    if os.path.exists(information):
         names = [line for line in information.read_text().splitlines() if line.startswith("model name")]
         if names:
             return names[0].partition(":")[2].strip()
