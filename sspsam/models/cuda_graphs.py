@@ -172,7 +172,9 @@ class RecordedFunctions:
     ) -> tuple[Recording, list[_Source]] | None:
         """Record a function; None if the device cannot record it, after which nothing is recorded any more."""
         try:
-            self._recordings[key] = self._recorder.record(function, inputs), [_Source() for _ in inputs]
+            # tensors of the application's inference mode could not be written to in a later call outside of it
+            with torch.inference_mode(False), torch.no_grad():
+                self._recordings[key] = self._recorder.record(function, inputs), [_Source() for _ in inputs]
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error) or (error.__context__ is not None and is_out_of_memory(error.__context__)):
                 raise

@@ -7,6 +7,7 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
+from sspsam.devices import naming_out_of_memory
 from sspsam.models.cuda_graphs import RecordedFunctions, recorded_functions
 from sspsam.models.layers import release_packed_weights
 from sspsam.models.mask_decoder import DecoderImage
@@ -41,6 +42,7 @@ class DeviceModel:
         self._original, self._network, self._device, self._recorded = original, network, device, recorded
 
     @classmethod
+    @naming_out_of_memory("not enough memory for the model on its device")
     def of(cls, original: SSPSAM, device: torch.device, dtype: torch.dtype, *, compile_blocks: bool = False) -> Self:
         """Copy a network to a device in a precision.
 

@@ -56,6 +56,29 @@ def test_many_threads_get_the_results_of_their_own_inputs() -> None:
     assert not wrong
 
 
+def test_a_recording_made_in_inference_mode_serves_calls_outside_of_it_and_the_other_way_round() -> None:
+    call = RecordedFunctions(CPURecorder())
+    for inside in (True, False, True):
+        with torch.inference_mode(inside), torch.no_grad():
+            for value in (1.0, 2.0):
+                x = torch.full((2,), value)
+                squared, total = call("f", square_and_sum, x, x)
+                assert (squared.tolist(), total.tolist()) == ([value**2] * 2, [2 * value] * 2)
+
+
+def test_an_input_is_copied_again_only_if_it_is_another_tensor_or_was_changed() -> None:
+    recorder = CPURecorder()
+    call = RecordedFunctions(recorder)
+    image, texts = torch.ones(3), torch.ones(3)
+    call("f", square_and_sum, image, texts)
+    [(recording, _)] = call._recordings.values()  # that nothing is copied is seen nowhere else
+    recording.inputs[0].fill_(5.0)
+    assert call("f", square_and_sum, image, torch.zeros(3))[0].tolist() == [25.0] * 3
+    image.mul_(2)
+    assert call("f", square_and_sum, image, texts)[0].tolist() == [4.0] * 3
+    assert call("f", square_and_sum, texts, image)[0].tolist() == [1.0] * 3
+
+
 class BrokenRecorder(CPURecorder):
     def __init__(self, error: Exception) -> None:
         super().__init__()

@@ -5,7 +5,8 @@ import torch
 import torch._dynamo
 
 from sspsam.checkpoints.format import load_checkpoint
-from sspsam.models import SSPSAM, DeviceModel, Prediction, image_encoder
+from sspsam.errors import OutOfMemoryError
+from sspsam.models import SSPSAM, DeviceModel, Prediction, device_model, image_encoder
 from sspsam.models.cuda_graphs import RecordedFunctions
 from sspsam.models.precision import IMAGE_ENCODERS, WHOLE_NETWORK, matrix_names, network_on_demand, network_on_device
 from tests.support.recording import CPURecorder
@@ -112,3 +113,12 @@ def test_compiled_blocks_give_the_same_and_are_compiled_in_one_piece(model, inpu
         if columns:
             assert not torch._dynamo.utils.counters["graph_break"]
     assert all(block._compiled_call_impl is None for block in model.sam.image_encoder.blocks)
+
+
+def test_lack_of_memory_on_the_device_is_named(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> SSPSAM:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(device_model, "network_on_device", fail)
+    with pytest.raises(OutOfMemoryError, match="not enough memory for the model on its device"):
+        DeviceModel.of(model, CPU, torch.bfloat16)
