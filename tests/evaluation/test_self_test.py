@@ -56,6 +56,7 @@ def test_images_that_pillow_resizes_differently_are_noted(short: None) -> None:
     assert "Pillow" in note
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_compared_with_its_own_float32_answers(
     short: None, tiny_model: Path, image: np.ndarray
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_checkpoint_is_compared_with_its_own_float32_answers(
     assert exact.checkpoint.differences.max_logit_difference == 0
 
 
+@pytest.mark.slow
 def test_an_accelerator_that_computes_rightly_passes(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 123)
     with simulated_device("mps"):
