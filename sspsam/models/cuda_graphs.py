@@ -110,16 +110,17 @@ class _Source:
     """The tensor that an input of a recording was last copied from."""
 
     def __init__(self) -> None:
-        self._tensor: Callable[[], Tensor | None] = lambda: None  # a weak reference
+        self._tensor: weakref.ref[Tensor] | None = None  # None: unknown
         self._version = 0  # PyTorch's count of the tensor's changes in place
 
     def set(self, tensor: Tensor) -> None:
+        self._tensor = None
         if not tensor.is_inference():  # PyTorch does not count the changes of inference tensors
             self._tensor, self._version = weakref.ref(tensor), tensor._version
 
     def holds(self, tensor: Tensor) -> bool:
         """Return True if the input holds the values of this tensor already."""
-        return self._tensor() is tensor and self._version == tensor._version
+        return self._tensor is not None and self._tensor() is tensor and self._version == tensor._version
 
 
 class RecordedFunctions:

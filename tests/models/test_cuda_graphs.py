@@ -79,6 +79,15 @@ def test_an_input_is_copied_again_only_if_it_is_another_tensor_or_was_changed() 
     assert call("f", square_and_sum, texts, image)[0].tolist() == [1.0] * 3
 
 
+def test_an_input_of_inference_mode_does_not_pass_for_the_tensor_before_it() -> None:
+    call = RecordedFunctions(CPURecorder())
+    x, y = torch.full((2,), 3.0), torch.ones(2)
+    call("f", square_and_sum, x, y)
+    with torch.inference_mode():
+        assert call("f", square_and_sum, torch.full((2,), 5.0), y)[0].tolist() == [25.0] * 2
+    assert call("f", square_and_sum, x, y)[0].tolist() == [9.0] * 2
+
+
 class BrokenRecorder(CPURecorder):
     def __init__(self, error: Exception) -> None:
         super().__init__()
