@@ -4,20 +4,12 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sspsam.errors import EvaluationError
-
-_TYPES: Final[dict[str, tuple[type, ...]]] = {
-    "int": (int,),
-    "bool": (bool,),
-    "str | None": (str, type(None)),
-    "int | None": (int, type(None)),
-    "float | None": (float, int, type(None)),
-}
 
 
 @dataclass(frozen=True)
@@ -156,9 +148,10 @@ def record_from(content: Any, where: str) -> Record:
         missing = [name for name in _required() if name not in content]
         raise EvaluationError(f"{where}: the record lacks {', '.join(missing)}") from None
     for field in fields(Record):
-        value = getattr(record, field.name)
-        if type(value) not in _TYPES[str(getattr(field.type, "__name__", field.type))]:
-            raise EvaluationError(f"{where}: {field.name} is {str(value)[:60]!r}, which is no {field.type}")
+        value, kinds = getattr(record, field.name), get_args(field.type) or (field.type,)
+        if type(value) not in kinds and not (type(value) is int and float in kinds):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise EvaluationError(f"{where}: {field.name} is {str(value)[:60]!r}, which is no {names}")
     largest = min(record.predicted_area, record.target_area)
     if not 0 <= record.intersection <= largest or record.index < 0:
         raise EvaluationError(
