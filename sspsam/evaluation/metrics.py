@@ -1,7 +1,7 @@
 """Records -> the flat numbers of `metrics.json`, as each protocol counts them (`docs/evaluation.md`)."""
 
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ THRESHOLDS: Final = (0.5, 0.6, 0.7, 0.8, 0.9)
 RELA_THRESHOLDS: Final = (0.7, 0.8, 0.9)
 OFFICIAL_THRESHOLDS: Final = tuple(0.5 + 0.05 * step for step in range(9))  # the authors' sums, before rounding
 
+_Number = TypeVar("_Number", np.int64, np.float32)
 Metrics = dict[str, float | int | None]
 
 
@@ -188,16 +189,17 @@ def _key(name: str, threshold: float) -> str:
     return f"{name}@{threshold:.2f}".rstrip("0")
 
 
-def _ratio(numerator: NDArray[np.generic], denominator: NDArray[np.generic]) -> NDArray[np.floating]:
+def _ratio(numerator: NDArray[_Number], denominator: NDArray[_Number]) -> NDArray[np.floating]:
     """Divide element by element; 0 where the denominator is 0."""
     kind = np.result_type(numerator, denominator)
     out = np.zeros(numerator.shape, dtype=kind if np.issubdtype(kind, np.floating) else np.float64)
-    return np.divide(numerator, denominator, out=out, where=denominator != 0)
+    np.divide(numerator, denominator, out=out, where=denominator != 0)
+    return out
 
 
 def _share(numerator: np.integer, denominator: np.integer) -> float | None:
     return int(numerator) / int(denominator) if denominator else None
 
 
-def _mean(values: NDArray[np.generic]) -> float | None:
+def _mean(values: NDArray[np.bool_] | NDArray[np.floating]) -> float | None:
     return float(np.mean(values, dtype=np.float64)) if len(values) else None

@@ -54,7 +54,7 @@ def truth_in_frame(mask: NDArray[np.bool_], frame: OfficialFrame) -> NDArray[np.
     Returns:
         (side, side) bool.
     """
-    geometry = Geometry.of(*mask.shape, clip_size=frame.clip_size, sam_size=frame.sam_size)
+    geometry = Geometry.of(mask.shape[0], mask.shape[1], frame.clip_size, frame.sam_size)
     grey = Image.fromarray(mask.astype(np.uint8) * 255) if frame.torchvision_017 else Image.fromarray(_float(mask))
     resized = grey.resize((geometry.sam_width, geometry.sam_height), Image.Resampling.BILINEAR)
     square = np.zeros((frame.sam_size, frame.sam_size), dtype=np.uint8)
@@ -106,7 +106,8 @@ def box_in_image(pred_box: NDArray[np.float32], height: int, width: int, clip_si
     corners = np.concatenate([pred_box[:2] - half, pred_box[:2] + half]) * np.float32(clip_size)
     with np.errstate(divide="ignore", invalid="ignore"):  # a side that rounds to 0 pixels gives NaN, as theirs does
         inside = np.maximum(corners - offset, np.float32(0)) / ratio
-    return np.minimum(inside, np.array([width, height] * 2, dtype=np.float32))
+    limit = np.array([width, height] * 2, dtype=np.float32)
+    return np.asarray(np.minimum(inside, limit), dtype=np.float32)
 
 
 def box_iou(truth: NDArray[np.float32], predicted: NDArray[np.float32]) -> float:

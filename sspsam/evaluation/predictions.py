@@ -3,10 +3,12 @@
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +40,7 @@ class Truth(Protocol):
 
     @property
     def no_target(self) -> bool:
-        """Whether the expression refers to nothing in the image."""
+        """True where the expression refers to nothing in the image."""
 
     @property
     def box(self) -> Box | None:
@@ -140,12 +142,11 @@ def _official(path: Path, entries: Sequence[Truth], torchvision_017: bool, chose
 
 def _from_lines(path: Path, entries: Sequence[Truth], chosen: Sequence[int], may_miss: bool) -> Iterator[Record]:
     try:
-        lines = [
-            (number, line) for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), 1) if line.strip()
-        ]
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise EvaluationError(f"{shown(path)} cannot be read: {reason}") from error
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     _require_same_number(path, len(lines), len(entries))
     for index in chosen:
         number, line = lines[index]
@@ -211,19 +212,23 @@ def _optional(content: dict[str, Any], name: str, where: str) -> Any:
     value = content.get(name)
     if value is None:
         return None
-    valid = {
-        "no_target": lambda: isinstance(value, bool),
-        "box": lambda: isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value)),
-        "foreground_pixels": lambda: type(value) is int and value >= 0,
-        "presence": lambda: _is_finite(value) and 0 <= value <= 1,
-    }[name]
-    if not valid():
+    if not _VALID[name](value):
         raise EvaluationError(f"{where}: {name} is {shown(repr(value))}, which cannot be")
     return value
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+_VALID: Final[Mapping[str, Callable[[Any], bool]]] = MappingProxyType(
+    {
+        "no_target": lambda value: isinstance(value, bool),
+        "box": lambda value: isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value)),
+        "foreground_pixels": lambda value: type(value) is int and value >= 0,
+        "presence": lambda value: _is_finite(value) and 0 <= value <= 1,
+    }
+)
 
 
 def _named(record: Record, entry: Truth) -> Record:

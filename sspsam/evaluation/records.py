@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -89,7 +90,7 @@ def columns_of(records: Iterable[Record]) -> Columns:
         EvaluationError: two records have the same index.
     """
     ordered = sorted(records, key=lambda record: record.index)
-    for first, second in zip(ordered, ordered[1:], strict=False):
+    for first, second in pairwise(ordered):
         if first.index == second.index:
             raise EvaluationError(f"two records have the index {first.index}: merge each shard once")
     return Columns(

@@ -45,7 +45,8 @@ def test_every_number_of_relas_evaluator_is_reproduced(arrays, data: str, emptie
     expected = {key.replace("_", "-"): value if "acc" in key else value / 100 for key, value in theirs.items()}
     metrics = compute_metrics(records, RELA)
     assert {key: metrics[key] for key in expected} == pytest.approx(expected, abs=1e-9)
-    assert metrics["mIoU"] is None and metrics["Pr@0.5"] is None
+    assert metrics["mIoU"] is None
+    assert metrics["Pr@0.5"] is None
 
 
 def test_standard_counts_like_rela_with_emptied_masks_from_either_kind_of_mask(arrays) -> None:

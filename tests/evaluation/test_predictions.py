@@ -86,8 +86,8 @@ def test_stored_answers_of_this_library_are_predictions(entry, tmp_path: Path) -
 def test_null_means_no_target_and_a_line_without_a_mask_is_missing_only_in_phrasecut(entry, tmp_path: Path) -> None:
     path = written(tmp_path, {"rle": None}, {"image": "elsewhere/cup.jpg"})
     empty, missing = score_predictions(path, [entry, entry], PHRASECUT)
-    assert empty.predicted_no_target and not empty.missing
-    assert missing.missing
+    assert empty.predicted_no_target
+    assert (empty.missing, missing.missing) == (False, True)
     with pytest.raises(EvaluationError, match="line 2: a prediction has `rle` or `mask`"):
         list(score_predictions(path, [entry, entry], STANDARD))
 
@@ -135,7 +135,7 @@ def test_another_number_of_predictions_is_an_error(entry, tmp_path: Path) -> Non
 
 
 def test_protocol_and_kind_of_file_must_fit(entry, tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="official needs an .npz"):
+    with pytest.raises(EvaluationError, match="official needs an"):
         score_predictions(written(tmp_path, {"rle": None}), [entry], OFFICIAL)
     with pytest.raises(EvaluationError, match="every other protocol needs JSON lines"):
         score_predictions(tmp_path / "predictions.npz", [entry], STANDARD)

@@ -35,7 +35,7 @@ def mask_of(arrays, name: str, index: int) -> NDArray[np.bool_]:
 
 def drawn_entries(arrays, data: str) -> list[DrawnEntry]:
     """Entries of one of the two data sets, `gref` or `ref`, in a reference file."""
-    boxes = arrays[f"{data}_gt_box_xyxy"] if f"{data}_gt_box_xyxy" in arrays else None
+    boxes = arrays.get(f"{data}_gt_box_xyxy")
     entries = []
     for index, text in enumerate(arrays[f"{data}_expression"]):
         truth = mask_of(arrays, f"{data}_gt_rle", index)
