@@ -161,7 +161,7 @@ def _phrasecut(columns: Columns) -> Metrics:
     return {
         "oIoU": _share(counted.intersection[given].sum(), counted.union[given].sum()),
         "mIoU": mean,
-        **{_key("Pr", value): _mean(iou > value) for value in THRESHOLDS},  # strictly above
+        **{threshold_key("Pr", value): _mean(iou > value) for value in THRESHOLDS},  # strictly above
         "evaluated": len(iou),
         "mIoU_missing_as_empty": None if mean is None else mean * len(iou) / len(given),
     }
@@ -177,14 +177,14 @@ _COMPUTE: Final[dict[str, Callable[[Columns], Metrics]]] = {
 
 def _reached(name: str, iou: NDArray[np.floating], thresholds: Iterable[float]) -> Metrics:
     """Return the share of expressions whose IoU is at least each threshold, compared in the precision of the IoU."""
-    return {_key(name, value): _mean(iou >= iou.dtype.type(value)) for value in thresholds}
+    return {threshold_key(name, value): _mean(iou >= iou.dtype.type(value)) for value in thresholds}
 
 
 def _keys(name: str, thresholds: Iterable[float]) -> list[str]:
-    return [_key(name, value) for value in thresholds]
+    return [threshold_key(name, value) for value in thresholds]
 
 
-def _key(name: str, threshold: float) -> str:
+def threshold_key(name: str, threshold: float) -> str:
     """Return for example `Pr@0.5` or `Pr@0.55`: no trailing zeros."""
     return f"{name}@{threshold:.2f}".rstrip("0")
 
