@@ -55,12 +55,13 @@ def compute_metrics(records: Iterable[Record], protocol: str = STANDARD) -> Metr
         raise EvaluationError(
             f"{int(columns.missing.sum())} predictions are missing; only the protocol {PHRASECUT} counts without them"
         )
-    return _empty(columns) | compute(columns) | presence_metrics(columns)
+    thresholds = OFFICIAL_THRESHOLDS if protocol == OFFICIAL else THRESHOLDS
+    return _empty(columns, thresholds) | compute(columns) | presence_metrics(columns)
 
 
-def _empty(columns: Columns) -> Metrics:
+def _empty(columns: Columns, thresholds: tuple[float, ...]) -> Metrics:
     """Return every key that all protocols share, with the numbers of expressions."""
-    names = ["oIoU", "mIoU", *_keys("Pr", THRESHOLDS), "gIoU", "cIoU", "N-acc", "T-acc", *_keys("Acc", THRESHOLDS)]
+    names = ["oIoU", "mIoU", *_keys("Pr", thresholds), "gIoU", "cIoU", "N-acc", "T-acc", *_keys("Acc", thresholds)]
     absent = int(columns.no_target.sum())
     counts: Metrics = {"n": len(columns.no_target), "n_target": len(columns.no_target) - absent, "n_no_target": absent}
     return counts | dict.fromkeys(names)

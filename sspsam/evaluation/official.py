@@ -6,6 +6,7 @@ pixel or a threshold may depend on the rounding.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from sspsam.config import ModelConfig
 from sspsam.errors import EvaluationError
 from sspsam.evaluation.records import Record
 from sspsam.images.preprocessing import Geometry
@@ -40,6 +42,12 @@ class OfficialFrame:
     sam_size: int = 1024
     side: int = 512
     torchvision_017: bool = False
+
+    @classmethod
+    def of(cls, config: ModelConfig, torchvision_017: bool = False) -> Self:
+        """Return the sizes for a model; those of the published models are the authors'."""
+        architecture, side = config.architecture, config.postprocessing.no_target_frame
+        return cls(architecture.clip.image_size, architecture.sam.image_size, side, torchvision_017)
 
 
 def truth_in_frame(mask: NDArray[np.bool_], frame: OfficialFrame) -> NDArray[np.bool_]:

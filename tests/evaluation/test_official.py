@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from sspsam.config import PUBLISHED, ModelConfig
 from sspsam.errors import EvaluationError
 from sspsam.evaluation.metrics import compute_metrics, counted_official
 from sspsam.evaluation.official import (
@@ -97,6 +98,12 @@ def test_a_small_target_may_vanish_in_the_frame_and_then_counts_as_no_target() -
     record = official_record(0, truth, (2047, 0, 2048, 512), nothing, np.full(4, 0.5), OfficialFrame(336))
     assert record.no_target
     assert record.predicted_no_target
+
+
+@pytest.mark.parametrize("variant", ["224", "336"])
+def test_the_sizes_of_the_published_models_are_those_of_the_authors(variant: str) -> None:
+    config = ModelConfig(architecture=PUBLISHED[variant])
+    assert OfficialFrame.of(config) == OfficialFrame(int(variant), 1024, 512, torchvision_017=False)
 
 
 def test_padding_counts() -> None:
