@@ -35,6 +35,10 @@ class Truth(Protocol):
         """Height and width of the image, pixels."""
 
     @property
+    def key(self) -> str:
+        """Name of the expression in its split; the task_id of PhraseCut."""
+
+    @property
     def text(self) -> str:
         """The expression."""
 
@@ -65,7 +69,8 @@ def score_predictions(
             lengths, a mask file relative to `path`, or null for no target; and may have `image`, `text`, `no_target`,
             `box` (x0, y0, x1, y1 in pixels), `foreground_pixels` and `presence`. Lines of `Segmentation.to_dict` are
             such lines. For the protocol `official` an `.npz` with `low_res` (n, M, M), `pred_box` (n, 4) and
-            `clip_size`, n the number of entries.
+            `clip_size`, n the number of entries. For the protocol `phrasecut` also a folder with a mask file
+            `<key>.png` for each task that is predicted.
         entries: of the whole split.
         protocol: one of `protocols.PROTOCOLS`.
         torchvision_017: see `OfficialFrame`.
@@ -78,6 +83,8 @@ def score_predictions(
         EvaluationError: the file cannot be read, is of other entries, or is of a kind that the protocol cannot use.
     """
     source, chosen = Path(path), range(len(entries)) if indices is None else list(indices)
+    if protocol == PHRASECUT and source.is_dir():
+        return _from_folder(source, entries, chosen)
     if (protocol == OFFICIAL) != (source.suffix == ".npz"):
         raise EvaluationError(
             f"{shown(source)}: the protocol {OFFICIAL} needs an .npz with low_res, pred_box and clip_size, because it "
@@ -153,6 +160,20 @@ def _from_lines(path: Path, entries: Sequence[Truth], chosen: Sequence[int], may
         where = f"{shown(path)}, line {number}"
         record = _line_record(index, _parsed(line, where), entries[index], path.parent, where, may_miss)
         yield _named(record, entries[index])
+
+
+def _from_folder(folder: Path, entries: Sequence[Truth], chosen: Sequence[int]) -> Iterator[Record]:
+    """Yield records of masks in files that have the names of their tasks."""
+    if not any((folder / f"{entry.key}.png").is_file() for entry in entries):
+        raise EvaluationError(f"{shown(folder)} has no <task_id>.png of this split")
+    for index in chosen:
+        entry = entries[index]
+        name = f"{entry.key}.png"
+        if (folder / name).is_file():
+            predicted = decoded_mask(name, entry.size, folder, f"task {shown(entry.key)}")
+            yield _named(image_record(index, entry.mask(), predicted, no_target=entry.no_target), entry)
+        else:
+            yield _named(missing_record(index, entry.mask()), entry)
 
 
 def _require_same_number(path: Path, given: int, entries: int) -> None:

@@ -122,6 +122,12 @@ def test_an_absent_box_is_met_by_fewer_than_ten_square_pixels(side: float, iou: 
     assert box_iou(np.zeros(4, np.float32), box) == iou
 
 
+def test_the_size_in_the_square_is_rounded_as_the_authors_round_it() -> None:
+    assert 340 * (224 / 1280) < 340 * 224 / 1280 == 59.5  # the authors' product rounds to 59, the exact one to 60
+    box = box_in_image(np.array([0.5, 0.5, 1, 0.1], np.float32), 340, 1280, 224)
+    assert box[1] == pytest.approx((0.45 * 224 - 82) * 340 / 59, abs=1e-3)
+
+
 def test_boxes_without_an_area_never_reach_a_threshold() -> None:
     point = np.array([3, 3, 3, 3], np.float32)
     assert box_iou(point, point) == 0

@@ -1,6 +1,7 @@
 """Predictions of any program: every form of a mask gives the same numbers, and a mistake names its line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,17 @@ def test_null_means_no_target_and_a_line_without_a_mask_is_missing_only_in_phras
     assert (empty.missing, missing.missing) == (False, True)
     with pytest.raises(EvaluationError, match="line 2: a prediction has `rle` or `mask`"):
         list(score_predictions(path, [entry, entry], STANDARD))
+
+
+def test_a_folder_of_mask_files_may_lack_tasks_of_phrasecut(entry, tmp_path: Path) -> None:
+    entries = [replace(entry, key=key) for key in ("1__10", "1__11", "1__12")]
+    Image.fromarray(entry.mask()).save(tmp_path / "1__11.png")
+    records = list(score_predictions(tmp_path, entries, PHRASECUT))
+    assert [record.missing for record in records] == [True, False, True]
+    metrics = compute_metrics(records, PHRASECUT)
+    assert (metrics["mIoU"], metrics["mIoU_missing_as_empty"]) == (1, pytest.approx(1 / 3))
+    with pytest.raises(EvaluationError, match="has no <task_id>"):
+        list(score_predictions(tmp_path, entries[:1], PHRASECUT))
 
 
 def test_chosen_entries_are_scored_alone(entry, tmp_path: Path) -> None:

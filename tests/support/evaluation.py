@@ -18,6 +18,7 @@ class DrawnEntry:
     truth: NDArray[np.bool_]
     box: tuple[float, float, float, float] | None
     no_target: bool
+    key: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
