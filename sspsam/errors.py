@@ -143,6 +143,10 @@ class ManifestTypeError(ManifestError, TypeError):
     """An entry in a list of images that is no path."""
 
 
+class EvaluationError(SSPSAMError, ValueError):
+    """Predictions, records or annotations that cannot be evaluated: damaged, impossible, or of other entries."""
+
+
 class BatchError(SSPSAMError, RuntimeError):
     """A batch that cannot run in its output folder: an earlier run had other settings, or a run is still active."""
 

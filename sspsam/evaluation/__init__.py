@@ -1,1 +1,1 @@
-"""Compare answers with references: the self-test of a device."""
+"""Answers against references: metrics by the protocols of their owners, and the self-test of a device."""
