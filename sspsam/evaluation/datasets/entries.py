@@ -1,6 +1,7 @@
 """`read_dataset`: the entries of a split of any supported data set."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -8,13 +9,15 @@ from types import MappingProxyType
 from typing import Final
 
 from sspsam.errors import DatasetError
-from sspsam.evaluation.datasets import grefcoco, refcoco
+from sspsam.evaluation.datasets import authors, grefcoco, jsonl, phrasecut, refcoco
 from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.datasets.masks import coco_tools
 from sspsam.evaluation.datasets.places import PLACES, Request
+from sspsam.utils.paths import shown
 
 __all__ = ["DATASETS", "DEFAULT_SPLIT_BY", "Entry", "read_dataset"]
 
+_NAME: Final = re.compile(r"\w[\w+.-]*")  # part of a file name
 DEFAULT_SPLIT_BY: Final[Mapping[str, str]] = MappingProxyType(
     {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "refclef": "unc", "grefcoco": "unc"}
 )
@@ -25,6 +28,9 @@ _READERS: Final[Mapping[str, Callable[[Request], Iterator[Entry]]]] = MappingPro
         "refcocog": refcoco.entries,
         "refclef": refcoco.entries,
         "grefcoco": grefcoco.entries,
+        "phrasecut": phrasecut.entries,
+        "authors": authors.entries,
+        "jsonl": jsonl.entries,
     }
 )
 DATASETS: Final = tuple(_READERS)
@@ -53,8 +59,9 @@ def read_dataset(
     Args:
         dataset: one of `DATASETS`.
         split: name of the split, by the rules of the owners.
-        data_root: folder that holds a folder for each data set.
-        split_by: name of the division into splits; None: the usual one, see `DEFAULT_SPLIT_BY`.
+        data_root: folder that holds a folder for each data set; of `jsonl`, the file itself or its folder.
+        split_by: name of the division into splits; None: the usual one, see `DEFAULT_SPLIT_BY`. Of the authors' data:
+            name of the file below `anns`; None: the only one.
         image_root: folder of the images; None: in a usual place below `data_root`.
         limit: largest number of entries; None: all.
 
@@ -73,6 +80,9 @@ def read_dataset(
         )
     if dataset not in _READERS:
         raise DatasetError(f"there is no data set {dataset!r}: use one of {', '.join(DATASETS)}")
+    for name, value in (("split", split), ("split_by", split_by)):
+        if value is not None and not _NAME.fullmatch(value):
+            raise DatasetError(f"{name} must be letters, digits and any of _ + - . , not {shown(value)}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
     if dataset in DEFAULT_SPLIT_BY:

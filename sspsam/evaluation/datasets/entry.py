@@ -52,3 +52,14 @@ class Entry:
             MissingExtraError: pycocotools, which decodes this annotation, is not installed.
         """
         return np.zeros(self.size, np.bool_) if self.source is None else self.source.decode(self.size)
+
+
+def unique_key(key: str, counts: dict[str, int]) -> str:
+    """Return `key`, followed by the number of its occurrence from the second one on.
+
+    Args:
+        key: of an entry.
+        counts: occurrences of each key so far; updated.
+    """
+    counts[key] = counts.get(key, 0) + 1
+    return key if counts[key] == 1 else f"{key}#{counts[key]}"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from sspsam.errors import DatasetError
@@ -172,7 +173,8 @@ def _decoded(segmentation: Any, size: Size, where: str) -> Mask:
             encodings = [_compressed(part, size, tools) for part in parts]
         else:
             encodings = tools.frPyObjects(parts, *size)
-        return np.asarray(tools.decode(encodings)).any(axis=2)
+        parts_of_mask: NDArray[np.uint8] = tools.decode(encodings)  # (h, w, parts)
+        return np.asarray(parts_of_mask.any(axis=2), np.bool_)
     except Exception as error:  # pycocotools raises plain `Exception` and whatever C code gives
         raise DatasetError(f"{where}: the segmentation cannot be decoded: {shown(error)}") from error
 

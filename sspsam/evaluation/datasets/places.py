@@ -83,9 +83,7 @@ class Request:
             if None not in found:
                 return [path for path in found if path is not None]
         folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-        missing = [
-            folder / choice[-1] for choice in choices if not any((folder / name).is_file() for name in choice)
-        ]
+        missing = [folder / choice[-1] for choice in choices if not any((folder / name).is_file() for name in choice)]
         raise DatasetMissingError(
             f"{self.dataset} lacks {', '.join(shown(path) for path in missing)}: get {self.place.source}, and put the "
             "files at these places, or give another data root"
@@ -119,6 +117,12 @@ PLACES: Final[dict[str, Place]] = {
         ("phrasecut/images", "VGPhraseCut_v0/images", "images"),
         "VGPhraseCut_v0 with download_dataset.py of https://github.com/ChenyunWu/PhraseCutDataset",
         "the images with download_dataset.py of https://github.com/ChenyunWu/PhraseCutDataset",
+    ),
+    "authors": Place(
+        (".", "data_seg"),
+        _COCO_FOLDERS,
+        "anns/<name>.json and masks/<name>/*.npy with data_process.py of https://github.com/WayneTomas/SSP-SAM",
+        "the images of the data set that the annotations were made from",
     ),
     "jsonl": Place((".", "jsonl"), (".",), "a file with one JSON object a line", "the images"),
 }

@@ -14,6 +14,7 @@ from sspsam.evaluation.datasets.checks import (
     member,
     read_json,
 )
+from sspsam.evaluation.datasets.entry import unique_key
 from sspsam.evaluation.datasets.safe_pickle import read_pickle
 from sspsam.utils.paths import shown
 
@@ -47,17 +48,17 @@ def read_refs(path: Path) -> list[Ref]:
         DatasetError: the file is malformed; the message names file and entry.
     """
     content = read_json(path) if path.suffix == ".json" else read_pickle(path)
-    return [_ref(value, f"{shown(path)}: entry {index}") for index, value in enumerate(checked_list(content, shown(path)))]
+    return [
+        _ref(value, f"{shown(path)}: entry {index}") for index, value in enumerate(checked_list(content, shown(path)))
+    ]
 
 
 def expressions(refs: list[Ref]) -> Iterator[tuple[Ref, str, str]]:
-    """Yield each expression as its record, a key and the text; keys that occur again get the number of occurrence."""
+    """Yield each expression as its record, a unique key and the text."""
     counts: dict[str, int] = {}
     for ref in refs:
         for sent_id, text in ref.sentences:
-            key = f"{ref.ref_id}/{sent_id}"
-            counts[key] = counts.get(key, 0) + 1
-            yield ref, key if counts[key] == 1 else f"{key}#{counts[key]}", text
+            yield ref, unique_key(f"{ref.ref_id}/{sent_id}", counts), text
 
 
 def _ref(value: Any, where: str) -> Ref:
