@@ -56,7 +56,7 @@ class _PlainUnpickler(pickle.Unpickler):
         """Refuse every class and function."""
         raise UnsafePickleError(
             f"{shown(self._path)} names {shown(f'{module}.{name}')}: annotations are lists, dictionaries, strings and "
-            "numbers, and need no class. Nothing in the file was run. Get the file again from the owners of the data set"
+            "numbers, and need no class. Nothing in it was run. Get the file again from the owners of the data set"
         )
 
     def persistent_load(self, identifier: object) -> NoReturn:
