@@ -13,6 +13,8 @@ from sspsam.evaluation.datasets.entries import read_dataset
 from tests.support.datasets import DATASETS, decoded, ref, write_grefcoco
 
 ROOT = DATASETS / "eval_data"
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
+
 EXPECTED: dict[str, Any] = json.loads((ROOT / "grefcoco_expected.json").read_text())
 AUTHORS: dict[str, Any] = json.loads((ROOT / "authors_anns_grefcoco.json").read_text())
 

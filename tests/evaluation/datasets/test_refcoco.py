@@ -16,6 +16,8 @@ from sspsam.evaluation.datasets.places import require_images
 from tests.support.datasets import DATASETS, INSTANCES, decoded, ref, write_refcoco
 
 REFER = DATASETS / "refer"
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
+
 EXPECTED: dict[str, dict[str, Any]] = json.loads((REFER / "expected.json").read_text())
 
 
