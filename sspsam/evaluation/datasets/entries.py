@@ -80,6 +80,8 @@ def read_dataset(
         )
     if dataset not in _READERS:
         raise DatasetError(f"there is no data set {dataset!r}: use one of {', '.join(DATASETS)}")
+    if split_by is not None and dataset not in (*DEFAULT_SPLIT_BY, "authors"):
+        raise DatasetError(f"{dataset} has only one division into splits: leave split_by out")
     for name, value in (("split", split), ("split_by", split_by)):
         if value is not None and not _NAME.fullmatch(value):
             raise DatasetError(f"{name} must be letters, digits and any of _ + - . , not {shown(value)}")

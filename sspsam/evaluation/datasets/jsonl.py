@@ -41,23 +41,27 @@ def entries(request: Request) -> Iterator[Entry]:
     path = root if root.is_file() else request.files(f"{request.split}.jsonl")[0]
     images = path.parent if request.image_root is None else request.image_root
     counts: dict[str, int] = {}
+    sizes: dict[Path, Size] = {}
     for number, line in enumerate(_lines(path), 1):
         if line.strip():
             where = f"{shown(path)}, line {number}"
             record = checked_object(_parsed(line, where), where)
             key = str(member(record, "id", checked_identifier, where)) if "id" in record else str(number)
-            yield _entry(record, unique_key(key, counts), images, path.parent, where)
+            yield _entry(record, unique_key(key, counts), images, path.parent, sizes, where)
 
 
-def _entry(record: dict[str, Any], key: str, images: Path, masks: Path, where: str) -> Entry:
+def _entry(record: dict[str, Any], key: str, images: Path, masks: Path, sizes: dict[Path, Size], where: str) -> Entry:
     name, text = member(record, "image", checked_text, where), member(record, "text", checked_text, where)
     if not name or not text.strip():
         raise DatasetError(f"{where}: 'image' and 'text' must not be empty")
     kind = _mask_kind(record, where)
-    size = _size(images / name, kind, record, masks, where)
+    image = images / name
+    if image not in sizes:
+        sizes[image] = _size(image, kind, record, masks, where)
+    size = sizes[image]
     source = None if kind is None else _source(kind, record[kind], size, masks, where)
     box = _box(source, kind, record, size, where)
-    return Entry(images / name, name, size, text, box is None, box, key, None if box is None else source)
+    return Entry(image, name, size, text, box is None, box, key, None if box is None else source)
 
 
 def _mask_kind(record: dict[str, Any], where: str) -> str | None:

@@ -194,6 +194,7 @@ def test_a_missing_pycocotools_is_named_with_its_extra(tmp_path: Path, monkeypat
         ("coco", {}, "there is no data set 'coco': use one of refcoco, "),
         ("lmms-lab/RefCOCO", {}, "is refused: it joins the parts"),
         ("refcoco", {"split_by": "../unc"}, "split_by must be letters"),
+        ("phrasecut", {"split_by": "unc"}, "phrasecut has only one division into splits"),
     ],
 )
 def test_other_data_sets_and_names_are_refused(dataset: str, options: Any, message: str) -> None:
