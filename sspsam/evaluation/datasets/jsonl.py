@@ -1,4 +1,4 @@
-"""One's own data: JSON lines with `image`, `text` and one of `mask`, `rle` and `polygons`.
+"""Own data: JSON lines with `image`, `text` and one of `mask`, `rle` and `polygons`.
 
 `mask` is a grey image file (0: background), `rle` a run-length encoding of COCO, `polygons` a list of polygons
 [x, y, x, y, ...] in pixels; null: the expression refers to nothing. `id` names the entry and `box` (x0, y0, x1, y1) is

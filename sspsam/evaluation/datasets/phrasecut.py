@@ -1,6 +1,8 @@
 """PhraseCut, as its loader and evaluator read it."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from sspsam.errors import DatasetError
@@ -42,39 +44,69 @@ def entries(request: Request) -> Iterator[Entry]:
             f"phrasecut has no split {request.split!r}: use one of {', '.join(SPLITS)}, or several joined by _"
         )
     image_path, *task_paths = request.files(_IMAGE_FILES, *(f"refer_{split}.json" for split in splits))
-    sizes = _image_sizes(checked_list(read_json(image_path), shown(image_path)), shown(image_path))
+    sizes = _image_sizes(image_path)
     folder = request.image_folder
     counts: dict[str, int] = {}
     for path in task_paths:
         for index, value in enumerate(checked_list(read_json(path), shown(path))):
-            where = f"{shown(path)}: task {index}"
-            task = checked_object(value, where)
-            task_id = member(task, "task_id", checked_text, where)
-            where = f"{where} ({shown(task_id)})"
-            image_id = member(task, "image_id", checked_identifier, where)
-            if image_id not in sizes:
-                raise DatasetError(f"{where} refers to image {image_id!r}, which {shown(image_path)} lacks")
-            polygons = [
-                _corners(polygon, f"{where}: 'Polygons'")
-                for parts in member(task, "Polygons", checked_list, where)
-                for polygon in checked_list(parts, f"{where}: 'Polygons'")
-            ]
+            task = _task(value, f"{shown(path)}: task {index}")
+            if task.image_id not in sizes:
+                raise DatasetError(f"{task.where} refers to image {task.image_id!r}, which {shown(image_path)} lacks")
             yield Entry(
-                image=folder / f"{image_id}.jpg",
-                image_id=str(image_id),
-                size=sizes[image_id],
-                text=member(task, "phrase", checked_text, where),
+                image=folder / f"{task.image_id}.jpg",
+                image_id=str(task.image_id),
+                size=sizes[task.image_id],
+                text=task.phrase,
                 no_target=False,
-                box=_box(member(task, "instance_boxes", checked_list, where), f"{where}: 'instance_boxes'"),
-                key=unique_key(task_id, counts),
-                source=DrawnMask(tuple(polygons), where),
+                box=task.box,
+                key=unique_key(task.task_id, counts),
+                source=DrawnMask(task.polygons, task.where),
             )
 
 
-def _image_sizes(images: list[Any], name: str) -> dict[Identifier, Size]:
+@dataclass(frozen=True)
+class _Task:
+    """A phrase with its instances in an image.
+
+    Args:
+        task_id: of the task.
+        image_id: of the image.
+        phrase: expression.
+        polygons: of all instances.
+        box: hull of the boxes of the instances; None: there are none.
+        where: file and task, for errors.
+    """
+
+    task_id: str
+    image_id: Identifier
+    phrase: str
+    polygons: tuple[list[tuple[float, float]], ...]
+    box: Box | None
+    where: str
+
+
+def _task(value: Any, where: str) -> _Task:
+    task = checked_object(value, where)
+    task_id = member(task, "task_id", checked_text, where)
+    where = f"{where} ({shown(task_id)})"
+    return _Task(
+        task_id,
+        member(task, "image_id", checked_identifier, where),
+        member(task, "phrase", checked_text, where),
+        tuple(
+            _corners(polygon, f"{where}: 'Polygons'")
+            for parts in member(task, "Polygons", checked_list, where)
+            for polygon in checked_list(parts, f"{where}: 'Polygons'")
+        ),
+        _box(member(task, "instance_boxes", checked_list, where), f"{where}: 'instance_boxes'"),
+        where,
+    )
+
+
+def _image_sizes(path: Path) -> dict[Identifier, Size]:
     """Return height and width of each image by its id."""
-    sizes = {}
-    for index, value in enumerate(images):
+    sizes, name = {}, shown(path)
+    for index, value in enumerate(checked_list(read_json(path), name)):
         where = f"{name}: image {index}"
         image = checked_object(value, where)
         image_id = member(image, "image_id", checked_identifier, where)
