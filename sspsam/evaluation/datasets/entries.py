@@ -35,11 +35,7 @@ _READERS: Final[Mapping[str, Callable[[Request], Iterator[Entry]]]] = MappingPro
 )
 DATASETS: Final = tuple(_READERS)
 _BROKEN: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "lmms-lab/refcoco": "it joins the parts of an object into one polygon, so that its masks are wrong",
-        "lmms-lab/refcoco+": "it joins the parts of an object into one polygon, so that its masks are wrong",
-        "lmms-lab/refcocog": "it joins the parts of an object into one polygon, so that its masks are wrong",
-    }
+    {"lmms-lab/refcoco": "it joins the parts of an object into one polygon, so that its masks are wrong"}
 )
 
 

@@ -2,7 +2,8 @@
 
 `mask` is a grey image file (0: background), `rle` a run-length encoding of COCO, `polygons` a list of polygons
 [x, y, x, y, ...] in pixels; null: the expression refers to nothing. `id` names the entry and `box` (x0, y0, x1, y1) is
-the ground truth of the box; both may be left out. Paths are relative to the file, images to the image root if given.
+the ground truth of the box; both may be left out. Paths of masks are relative to the file; those of
+images to the image root, or without one to the folder of the file, to the data root, or to `images` in one of them.
 """
 
 import json
@@ -39,7 +40,9 @@ def entries(request: Request) -> Iterator[Entry]:
     """
     root = request.data_root
     path = root if root.is_file() else request.files(f"{request.split}.jsonl")[0]
-    images = path.parent if request.image_root is None else request.image_root
+    folder = path.parent if root.is_file() else root
+    usual = dict.fromkeys((path.parent, path.parent / "images", folder, folder / "images"))
+    images = tuple(usual) if request.image_root is None else (request.image_root,)
     counts: dict[str, int] = {}
     sizes: dict[Path, Size] = {}
     for number, line in enumerate(_lines(path), 1):
@@ -50,12 +53,14 @@ def entries(request: Request) -> Iterator[Entry]:
             yield _entry(record, unique_key(key, counts), images, path.parent, sizes, where)
 
 
-def _entry(record: dict[str, Any], key: str, images: Path, masks: Path, sizes: dict[Path, Size], where: str) -> Entry:
+def _entry(
+    record: dict[str, Any], key: str, images: tuple[Path, ...], masks: Path, sizes: dict[Path, Size], where: str
+) -> Entry:
     name, text = member(record, "image", checked_text, where), member(record, "text", checked_text, where)
     if not name or not text.strip():
         raise DatasetError(f"{where}: 'image' and 'text' must not be empty")
     kind = _mask_kind(record, where)
-    image = images / name
+    image = next((folder / name for folder in images if (folder / name).is_file()), images[0] / name)
     if image not in sizes:
         sizes[image] = _size(image, kind, record, masks, where)
     size = sizes[image]

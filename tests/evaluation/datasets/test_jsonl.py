@@ -103,6 +103,15 @@ def test_images_are_below_the_image_root_and_masks_beside_the_file(folder: Path)
     assert read(folder, {"mask": "mask.png"}, image_root=folder / "images")[0].image == folder / "images" / "image.jpg"
 
 
+@pytest.mark.parametrize("place", [".", "images", "jsonl", "jsonl/images"])
+def test_images_are_beside_the_file_or_in_a_usual_place(folder: Path, place: str) -> None:
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    (folder / "jsonl").mkdir(exist_ok=True)
+    (folder / "image.jpg").rename(folder / place / "image.jpg")
+    (folder / "jsonl" / "val.jsonl").write_text(json.dumps({"image": "image.jpg", "text": "x", "mask": None}))
+    assert read_dataset("jsonl", "val", data_root=folder)[0].image == folder / place / "image.jpg"
+
+
 def test_masks_are_enough_where_the_image_is_not_there(folder: Path) -> None:
     for annotation in ({"mask": "mask.png"}, {"rle": rle_encode(RECTANGLE)}):
         (entry,) = read(folder, {"image": "absent.jpg", **annotation})
