@@ -147,6 +147,18 @@ class EvaluationError(SSPSAMError, ValueError):
     """Predictions, records or annotations that cannot be evaluated: damaged, impossible, or of other entries."""
 
 
+class DatasetError(SSPSAMError, ValueError):
+    """Annotations of a data set that are malformed, or a data set, split or entry that does not exist."""
+
+
+class DatasetMissingError(DatasetError, FileNotFoundError):
+    """Files of a data set that are not there; the message lists them, their source and their place."""
+
+
+class UnsafePickleError(DatasetError):
+    """A pickle of annotations that names a class or function. Nothing in the file was run."""
+
+
 class BatchError(SSPSAMError, RuntimeError):
     """A batch that cannot run in its output folder: an earlier run had other settings, or a run is still active."""
 

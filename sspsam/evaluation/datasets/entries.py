@@ -1,0 +1,96 @@
+"""`read_dataset`: the entries of a split of any supported data set."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from sspsam.errors import DatasetError
+from sspsam.evaluation.datasets import authors, grefcoco, jsonl, phrasecut, refcoco
+from sspsam.evaluation.datasets.entry import Entry
+from sspsam.evaluation.datasets.masks import coco_tools
+from sspsam.evaluation.datasets.places import PLACES, Request
+from sspsam.utils.paths import shown
+
+__all__ = ["DATASETS", "DEFAULT_SPLIT_BY", "Entry", "read_dataset"]
+
+_NAME: Final = re.compile(r"\w[\w+.-]*")  # part of a file name
+DEFAULT_SPLIT_BY: Final[Mapping[str, str]] = MappingProxyType(
+    {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "refclef": "unc", "grefcoco": "unc"}
+)
+_READERS: Final[Mapping[str, Callable[[Request], Iterator[Entry]]]] = MappingProxyType(
+    {
+        "refcoco": refcoco.entries,
+        "refcoco+": refcoco.entries,
+        "refcocog": refcoco.entries,
+        "refclef": refcoco.entries,
+        "grefcoco": grefcoco.entries,
+        "phrasecut": phrasecut.entries,
+        "authors": authors.entries,
+        "jsonl": jsonl.entries,
+    }
+)
+DATASETS: Final = tuple(_READERS)
+_BROKEN: Final[Mapping[str, str]] = MappingProxyType(
+    {"lmms-lab/refcoco": "it joins the parts of an object into one polygon, so that its masks are wrong"}
+)
+
+
+def read_dataset(
+    dataset: str,
+    split: str,
+    *,
+    data_root: str | os.PathLike[str],
+    split_by: str | None = None,
+    image_root: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+) -> list[Entry]:
+    """Read the entries of a split in the order of the data set's own files.
+
+    Image files need not exist; `sspsam.evaluation.datasets.places.require_images` checks them.
+
+    Args:
+        dataset: one of `DATASETS`.
+        split: name of the split, by the rules of the owners.
+        data_root: folder that holds a folder for each data set; of `jsonl`, the file itself or its folder.
+        split_by: name of the division into splits; None: the usual one, see `DEFAULT_SPLIT_BY`. Of the authors' data:
+            name of the file below `anns`; None: the only one.
+        image_root: folder of the images; None: in a usual place below `data_root`.
+        limit: largest number of entries; None: all.
+
+    Returns:
+        One entry for each expression; none where the split is known and empty.
+
+    Raises:
+        DatasetError: there is no such data set or split, or the annotations are malformed.
+        DatasetMissingError: files are missing; the message lists them.
+        UnsafePickleError: a pickle names a class or function.
+        MissingExtraError: pycocotools is not installed.
+    """
+    if dataset.lower() in _BROKEN:
+        raise DatasetError(
+            f"{dataset} is refused: {_BROKEN[dataset.lower()]}. Use the files of https://github.com/lichengunc/refer"
+        )
+    if dataset not in _READERS:
+        raise DatasetError(f"there is no data set {dataset!r}: use one of {', '.join(DATASETS)}")
+    if split_by is not None and dataset not in (*DEFAULT_SPLIT_BY, "authors"):
+        raise DatasetError(f"{dataset} has only one division into splits: leave split_by out")
+    for name, value in (("split", split), ("split_by", split_by)):
+        if value is not None and not _NAME.fullmatch(value):
+            raise DatasetError(f"{name} must be letters, digits and any of _ + - . , not {shown(value)}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}")
+    if dataset in DEFAULT_SPLIT_BY:
+        coco_tools()  # before the work: its masks need pycocotools
+    request = Request(
+        dataset,
+        split,
+        split_by or DEFAULT_SPLIT_BY.get(dataset, ""),
+        Path(data_root),
+        None if image_root is None else Path(image_root),
+        PLACES[dataset],
+    )
+    return list(islice(_READERS[dataset](request), limit))

@@ -1,0 +1,65 @@
+"""One expression of a data set, with its image and its ground truth."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
+Size = tuple[int, int]  # height, width in pixels
+
+
+class MaskSource(Protocol):
+    """Annotation that a ground-truth mask is computed from."""
+
+    def decode(self, size: Size) -> Mask:
+        """Return the (h, w) mask on an image of `size`."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One expression with its image and its ground truth.
+
+    Args:
+        image: image file; it need not exist, see `sspsam.evaluation.datasets.places.require_images`.
+        image_id: of the image in the data set.
+        size: height and width of the image, pixels.
+        text: expression, unchanged.
+        no_target: whether the annotation says that the expression refers to nothing in the image.
+        box: x0, y0, x1, y1 of the ground truth in pixels of the image, as the owners of the data set compute it; None
+            where there is no target.
+        key: unique in the split and the same in every run.
+        source: annotation of the mask; None: an empty mask.
+    """
+
+    image: Path
+    image_id: str
+    size: Size
+    text: str
+    no_target: bool
+    box: Box | None
+    key: str
+    source: MaskSource | None = field(default=None, repr=False, compare=False)
+
+    def mask(self) -> Mask:
+        """Compute the (h, w) ground-truth mask; True: target.
+
+        Raises:
+            DatasetError: the annotation is malformed; the message names file and entry.
+            MissingExtraError: pycocotools, which decodes this annotation, is not installed.
+        """
+        return np.zeros(self.size, np.bool_) if self.source is None else self.source.decode(self.size)
+
+
+def unique_key(key: str, counts: dict[str, int]) -> str:
+    """Return `key`, followed by the number of its occurrence from the second one on.
+
+    Args:
+        key: of an entry.
+        counts: occurrences of each key so far; updated.
+    """
+    counts[key] = counts.get(key, 0) + 1
+    return key if counts[key] == 1 else f"{key}#{counts[key]}"
