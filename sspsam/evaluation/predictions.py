@@ -1,6 +1,7 @@
 """Predictions of any program -> records: JSON lines with masks, or the arrays of the protocol `official`."""
 
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -83,7 +84,7 @@ def score_predictions(
         EvaluationError: the file cannot be read, is of other entries, or is of a kind that the protocol cannot use.
     """
     source, chosen = Path(path), range(len(entries)) if indices is None else list(indices)
-    if protocol == PHRASECUT and source.is_dir():
+    if protocol == PHRASECUT and os.path.isdir(source):
         return _from_folder(source, entries, chosen)
     if (protocol == OFFICIAL) != (source.suffix == ".npz"):
         raise EvaluationError(
@@ -164,12 +165,12 @@ def _from_lines(path: Path, entries: Sequence[Truth], chosen: Sequence[int], may
 
 def _from_folder(folder: Path, entries: Sequence[Truth], chosen: Sequence[int]) -> Iterator[Record]:
     """Yield records of masks in files that have the names of their tasks."""
-    if not any((folder / f"{entry.key}.png").is_file() for entry in entries):
+    if not any(os.path.isfile(folder / f"{entry.key}.png") for entry in entries):
         raise EvaluationError(f"{shown(folder)} has no <task_id>.png of this split")
     for index in chosen:
         entry = entries[index]
         name = f"{entry.key}.png"
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             predicted = decoded_mask(name, entry.size, folder, f"task {shown(entry.key)}")
             yield _named(image_record(index, entry.mask(), predicted, no_target=entry.no_target), entry)
         else:

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+import sspsam
 from sspsam.checkpoints.directory import read_config
 from sspsam.checkpoints.names import DATASETS, Source
 from sspsam.checkpoints.publish import model_card
 from sspsam.config import ModelConfig
 
-SHAPES_CARD = Path(__file__).parents[2] / "sspsam" / "bundled" / "shapes" / "README.md"
+SHAPES_CARD = Path(sspsam.__file__).parent / "bundled" / "shapes" / "README.md"
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The prepared data of SSP-SAM's authors: `anns/<name>.json` and `masks/<name>/<mask_id>.npy`."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -104,7 +105,7 @@ def _plain(identifier: Identifier, where: str) -> str:
 
 def _array_size(path: Path, where: str) -> Size:
     """Return the shape of an array from the header of its file."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DatasetMissingError(f"{where} refers to the mask {shown(path)}, which does not exist")
     try:
         shape = np.load(path, mmap_mode="r", allow_pickle=False).shape

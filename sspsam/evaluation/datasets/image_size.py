@@ -1,5 +1,6 @@
 """Size of an image from the header of its file."""
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,7 @@ def image_size(path: Path, where: str) -> Size:
         DatasetMissingError: there is no such file.
         DatasetError: it is no image.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DatasetMissingError(f"{where} refers to {shown(path)}, which does not exist")
     try:
         with pillow_pixel_limit(), Image.open(path) as image:

@@ -7,6 +7,7 @@ images to the image root, or without one to the folder of the file, to the data 
 """
 
 import json
+import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -39,8 +40,8 @@ def entries(request: Request) -> Iterator[Entry]:
         DatasetMissingError: the file is missing.
     """
     root = request.data_root
-    path = root if root.is_file() else request.files(f"{request.split}.jsonl")[0]
-    folder = path.parent if root.is_file() else root
+    path = root if os.path.isfile(root) else request.files(f"{request.split}.jsonl")[0]
+    folder = path.parent if os.path.isfile(root) else root
     usual = dict.fromkeys((path.parent, path.parent / "images", folder, folder / "images"))
     images = tuple(usual) if request.image_root is None else (request.image_root,)
     counts: dict[str, int] = {}
@@ -60,7 +61,7 @@ def _entry(
     if not name or not text.strip():
         raise DatasetError(f"{where}: 'image' and 'text' must not be empty")
     kind = _mask_kind(record, where)
-    image = next((folder / name for folder in images if (folder / name).is_file()), images[0] / name)
+    image = next((folder / name for folder in images if os.path.isfile(folder / name)), images[0] / name)
     if image not in sizes:
         sizes[image] = _size(image, kind, record, masks, where)
     size = sizes[image]
@@ -81,7 +82,7 @@ def _mask_kind(record: dict[str, Any], where: str) -> str | None:
 
 def _size(image: Path, kind: str | None, record: dict[str, Any], masks: Path, where: str) -> Size:
     """Return height and width of the image, or of its mask where the image is not there."""
-    if image.is_file() or kind in (None, "polygons"):
+    if os.path.isfile(image) or kind in (None, "polygons"):
         return image_size(image, where)
     if kind == "rle":
         return rle_size(record["rle"], f"{where}: 'rle'")

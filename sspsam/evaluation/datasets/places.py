@@ -1,5 +1,6 @@
 """Files and folders of each data set, and the message about those that are missing."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ class Request:
         if self.image_root is not None:
             return self.image_root
         folders = [self.data_root / name for name in self.place.image_folders]
-        return next((folder for folder in folders if folder.is_dir()), folders[0])
+        return next((folder for folder in folders if os.path.isdir(folder)), folders[0])
 
     def files(self, *names: str | Sequence[str]) -> list[Path]:
         """Return the paths of annotation files in the first usual folder that has all of them.
@@ -79,11 +80,15 @@ class Request:
         choices = [(name,) if isinstance(name, str) else tuple(name) for name in names]
         folders = [self.data_root / folder for folder in self.place.folders]
         for folder in folders:
-            found = [next((folder / name for name in choice if (folder / name).is_file()), None) for choice in choices]
+            found = [
+                next((folder / name for name in choice if os.path.isfile(folder / name)), None) for choice in choices
+            ]
             if None not in found:
                 return [path for path in found if path is not None]
-        folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-        missing = [folder / choice[-1] for choice in choices if not any((folder / name).is_file() for name in choice)]
+        folder = next((folder for folder in folders if os.path.isdir(folder)), folders[0])
+        missing = [
+            folder / choice[-1] for choice in choices if not any(os.path.isfile(folder / name) for name in choice)
+        ]
         raise DatasetMissingError(
             f"{self.dataset} lacks {', '.join(shown(path) for path in missing)}: get {self.place.source}, and put the "
             "files at these places, or give another data root"
@@ -139,7 +144,7 @@ def require_images(entries: Iterable[Entry], dataset: str) -> None:
         DatasetMissingError: some are missing; the message lists them and says what to get.
     """
     images = dict.fromkeys(entry.image for entry in entries)
-    missing = [image for image in images if not image.is_file()]
+    missing = [image for image in images if not os.path.isfile(image)]
     if not missing:
         return
     listed = ", ".join(shown(image) for image in missing[:_LISTED_FILES])
