@@ -111,6 +111,7 @@ CALLS: list[tuple[str, Callable[[SSPSAMPredictor], object], str]] = [
     ("True for logits", lambda p: p.predict("x", image=PIXELS, return_logits=True), r'"low_res" or "full", not True'),
     ("an array as embedding", lambda p: p.predict("x", embedding=PIXELS), r"ImageEmbedding from encode\(\)"),
     ("both", lambda p: p.predict("x", image=PIXELS, embedding=p.encode(PIXELS)), r"an image or an embedding, not both"),
+    ("None for the texts of a batch", lambda p: p.predict_batch([PIXELS], None), r"must be a list of .* not NoneType"),
     ("one text for a batch", lambda p: p.predict_batch([PIXELS], "x"), r"must be a list of expressions"),
     ("one image for a batch", lambda p: p.predict_batch(PIXELS, ["x"]), r"for one image use predict\(\)"),
     ("one path for a batch", lambda p: p.predict_batch("a.png", ["x"]), r"for one image use predict\(\)"),
