@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from sspsam import errors
 from sspsam.segmentation import to_coco, to_label_studio, to_labelme, to_supervision, to_yolo
 from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES, Answer, answer_file
+from sspsam.segmentation.exports.yolo import joined_ring
 from tests.support.answers import answer, iou
 from tests.support.masks import Mask, drawn_masks, odd_masks
 
@@ -179,7 +180,15 @@ def test_two_images_that_would_share_a_yolo_file_are_named() -> None:
             to_yolo({name: answer(two_mugs())})
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
+def test_a_hundred_thousand_parts_are_joined_in_time_that_is_not_quadratic() -> None:
+    y, x = np.random.default_rng(0).permutation(np.argwhere(np.ones((316, 316), bool)))[:, :, None].swapaxes(0, 1) * 10
+    rings = np.concatenate([x, y, x + 3, y, x + 3, y + 3, x, y + 3], axis=1)
+    joined = joined_ring(rings.tolist())
+    assert len(joined) == len(rings) * 6 - 2
+
+
 def test_a_mask_of_thousands_of_parts_is_one_yolo_row_with_short_bridges() -> None:
     mask = np.zeros((600, 600), dtype=bool)
     for row in range(3):
