@@ -53,8 +53,8 @@ class Segmentation:
         explanation: with `explain=True`.
         pixels: (h, w, 3) uint8, the image, shared with its embedding; None if the embedding was read from a file, and
             after pickling and `from_dict`.
-        text_truncated: the words at the end of the expression that the model did not read, since it reads about 70;
-            None if it read all.
+        text_truncated: the words at the end of the expression that the model did not read, since the published models
+            read about 70; None if it read all.
     """
 
     text: str
