@@ -115,6 +115,7 @@ CALLS: list[tuple[str, Callable[[SSPSAMPredictor], object], str]] = [
     ("one text for a batch", lambda p: p.predict_batch([PIXELS], "x"), r"must be a list of expressions"),
     ("one image for a batch", lambda p: p.predict_batch(PIXELS, ["x"]), r"for one image use predict\(\)"),
     ("one path for a batch", lambda p: p.predict_batch("a.png", ["x"]), r"for one image use predict\(\)"),
+    ("a number as cache", lambda _: SSPSAMPredictor.from_pretrained("shapes", embedding_cache=3), r"PathLike.*not int"),
     ("half()", lambda p: p.half(), r"from_pretrained\(name, dtype='float16'\)"),
     ("cuda()", lambda p: p.cuda(), r"use to\('cuda'\)"),
     ("eval()", lambda p: p.eval(), r"always in evaluation mode"),
