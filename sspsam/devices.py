@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sspsam.errors import DeviceError, ForkedProcessError, NumericalError, OutOfMemoryError, SSPSAMError
 from sspsam.utils.batching import OUT_OF_MEMORY_MESSAGE, is_out_of_memory, release_memory
-from sspsam.utils.paths import kind_name, shown
+from sspsam.utils.paths import kind_name, shown, shown_repr
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
@@ -63,7 +63,7 @@ def checked_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     """Return one of `DTYPES`, given by name or as itself; None means float32."""
     chosen = torch.float32 if dtype is None else DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {shown(repr(dtype))}")
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {shown_repr(dtype)}")
     return chosen
 
 

@@ -11,7 +11,7 @@ import torch
 from sspsam.config import ModelConfig
 from sspsam.devices import dtype_name
 from sspsam.errors import UnsavedModelError
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown_repr
 
 
 @dataclass(frozen=True)
@@ -84,4 +84,4 @@ class PredictorIdentity:
         name = self.origin if self.checkpoint is None else self.checkpoint.name
         sizes = config.architecture
         inputs = f"CLIP {sizes.clip.image_size} and SAM {sizes.sam.image_size} pixels"
-        return f"{shown(repr(name))}, {inputs}, {dtype_name(self.dtype)} on {self.device}"
+        return f"{shown_repr(name)}, {inputs}, {dtype_name(self.dtype)} on {self.device}"

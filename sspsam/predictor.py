@@ -75,7 +75,7 @@ class SSPSAMPredictor(ModuleHabits):
         precision = default_dtype(chosen) if dtype is None else checked_dtype(dtype)
         if model.config != config.architecture:
             raise ConfigError("the configuration describes another architecture than that of the model")
-        if isinstance(embedding_cache, str | os.PathLike):
+        if not isinstance(embedding_cache, EmbeddingCache | None):
             embedding_cache = EmbeddingCache(embedding_cache)
         identity = PredictorIdentity.of(config, checkpoint, chosen, precision)
         self._config = config

@@ -15,7 +15,7 @@ from sspsam.batch.folders import is_output_folder, list_files, matches
 from sspsam.batch.tables import LIST_SUFFIX, TABLE_SUFFIXES, read_lines, read_table
 from sspsam.errors import ManifestError, ManifestTypeError, TextError
 from sspsam.utils.file_status import identity, is_folder, status_of
-from sspsam.utils.paths import kind_name, shown, user_path
+from sspsam.utils.paths import kind_name, shown, shown_repr, user_path
 
 ImagePaths = Sequence[str | os.PathLike[str]]
 CheckText = Callable[[str], object]
@@ -104,7 +104,7 @@ def build_manifest(
     if labels:
         manifest = _with_labels(manifest, texts or (), labels)
     if not manifest.tasks:
-        condition = f" that match {shown(repr(glob))}" if glob else ""
+        condition = f" that match {shown_repr(glob)}" if glob else ""
         place = shown(source) if isinstance(source, Path) else "the list of paths"
         raise ManifestError(f"no images{condition} in {place}")
     return manifest
@@ -119,7 +119,7 @@ def _with_labels(manifest: Manifest, texts: Sequence[str], labels: Sequence[str]
         )
     for label in labels:
         if not isinstance(label, str) or not label.strip():
-            raise ManifestError(f"a label must be a name such as 'mug', not {shown(repr(label))}")
+            raise ManifestError(f"a label must be a name such as 'mug', not {shown_repr(label)}")
     return replace(manifest, tasks=tuple(replace(task, labels=tuple(labels)) for task in manifest.tasks))
 
 
@@ -138,7 +138,7 @@ def _check_arguments(
     source_is_folder = isinstance(source, Path) and is_folder(source, ManifestError)
     if glob is not None and not (source_is_folder and (prompts is None or not _is_table(prompts))):
         raise ManifestError(
-            f"glob ({shown(repr(glob))}) selects files of a folder, but a list or table names its images"
+            f"glob ({shown_repr(glob)}) selects files of a folder, but a list or table names its images"
         )
 
 

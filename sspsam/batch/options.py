@@ -7,7 +7,7 @@ from typing import Final, Literal, get_args
 from sspsam.batch.records import Shard
 from sspsam.images.loading import DEFAULT_MAX_PIXELS
 from sspsam.utils.arguments import whole_number
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown, shown_repr
 
 Format = Literal["mask", "overlay", "cutout", "json", "polygons", "rle", "coco", "yolo", "parquet"]
 _WHOLE_NUMBERS: Final = {
@@ -75,11 +75,11 @@ class BatchOptions:
                 object.__setattr__(self, name, whole_number(name, value, least))
         for name in ("overwrite", "retry_errors", "instances", "coco_polygons"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, not {shown(repr(getattr(self, name)))}")
+                raise ValueError(f"{name} must be True or False, not {shown_repr(getattr(self, name))}")
         if self.glob is not None and not (isinstance(self.glob, str) and self.glob):
-            raise ValueError(f"glob must be None or a pattern such as '*.jpg', not {shown(repr(self.glob))}")
+            raise ValueError(f"glob must be None or a pattern such as '*.jpg', not {shown_repr(self.glob)}")
         if not isinstance(self.shard, Shard):
-            raise ValueError(f"shard must be a Shard, such as Shard(2, 8), not {shown(repr(self.shard))}")
+            raise ValueError(f"shard must be a Shard, such as Shard(2, 8), not {shown_repr(self.shard)}")
         if self.mask_threshold is not None:
             object.__setattr__(self, "mask_threshold", _probability("mask_threshold", self.mask_threshold))
 
@@ -88,7 +88,7 @@ def _probability(name: str, value: object) -> float:
     """Return a number between 0 and 1, also of NumPy's types, as a `float`."""
     if isinstance(value, numbers.Real) and 0.0 < float(value) < 1.0:  # neither NaN nor a bool
         return float(value)
-    raise ValueError(f"{name} must be a number between 0 and 1, not {shown(repr(value))}")
+    raise ValueError(f"{name} must be a number between 0 and 1, not {shown_repr(value)}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sspsam.errors import ManifestError, SSPSAMError
-from sspsam.utils.paths import open_regular_file, shown
+from sspsam.utils.paths import open_regular_file, shown, shown_repr
 
 LIST_SUFFIX: Final = ".txt"
 _MAX_BYTES: Final = 1 << 30  # of a list or table, which is read as a whole
@@ -92,7 +92,7 @@ def _csv_row(row: dict[str | Any, str | Any], location: str) -> TableRow:
         raise ManifestError(f"{location}: no image")
     text, label = row.get("text"), (row.get("label") or "").strip()
     if label and not text:
-        raise ManifestError(f"{location} has the label {shown(repr(label))} and no text to segment: add the text")
+        raise ManifestError(f"{location} has the label {shown_repr(label)} and no text to segment: add the text")
     return TableRow(location, row["image"], (text,) if text else (), (label,) if label else ())
 
 
@@ -124,7 +124,7 @@ def _labels(value: Any, count: int, location: str) -> tuple[str | None, ...]:
         return ()
     labels = [value] if isinstance(value, str) else value
     if not isinstance(labels, list) or len(labels) != count:
-        raise ManifestError(f"{location}: label must have one value for each text, {count}, not {shown(repr(value))}")
+        raise ManifestError(f"{location}: label must have one value for each text, {count}, not {shown_repr(value)}")
     if not all(label is None or isinstance(label, str) for label in labels):
         raise ManifestError(f"{location}: a label must be a string")
     return tuple((label or "").strip() or None for label in labels)

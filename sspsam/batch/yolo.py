@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from sspsam.batch.job_files import require_inside
 from sspsam.batch.manifest import Task
@@ -13,8 +14,17 @@ from sspsam.batch.records import Line
 from sspsam.batch.result_lines import category_of, result_of
 from sspsam.errors import BatchError
 from sspsam.segmentation.exports.images import Instances
-from sspsam.segmentation.exports.yolo import DATA_FILE, LABELS_FOLDER, data_file, shared_file_message, yolo_rows
+from sspsam.segmentation.exports.yolo import (
+    DATA_FILE,
+    LABELS_FOLDER,
+    data_file,
+    label_path,
+    shared_file_message,
+    yolo_rows,
+)
 from sspsam.utils.files import make_directory, replace_file, storage_errors
+
+_MAX_NAME_BYTES: Final = 255  # of a file on most file systems
 
 
 def require_different_label_files(stems: Mapping[str, str]) -> None:
@@ -86,5 +96,14 @@ def write_yolo_folder(
 
 
 def _label_path(image: str, stem: str) -> str:
-    """Return the path of an image's text file: the stem without the image's suffix, which a changed stem lacks."""
+    """Return the path of an image's text file, by which YOLO finds it: the path of the image with another suffix.
+
+    Where the image has no path in a folder, or the file would have too long a name, it is made of the output stem.
+    """
+    try:
+        path = label_path(image)
+        if all(len(os.fsencode(name)) <= _MAX_NAME_BYTES for name in path.split("/")):
+            return path
+    except ValueError:
+        pass
     return f"{stem.removesuffix(PurePosixPath(image).suffix)}.txt"

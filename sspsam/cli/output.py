@@ -37,6 +37,8 @@ _FLAGS_OF_ARGUMENTS: Final = (
     (re.compile(r"\w+=\S+ \(command line: ([^)]*)\)"), r"\1"),
     (re.compile(r"\bgive texts or a file of prompts \(command line: ([^)]*)\)"), r"give \1"),
     (re.compile(r"\bpass a larger max_pixels\b"), "pass a larger --max-pixels"),
+    (re.compile(r"\bmore than max_pixels = "), "more than --max-pixels "),
+    (re.compile(r"\braise PIL\.Image\.MAX_IMAGE_PIXELS if you trust it"), "pass a larger --max-pixels"),
     (re.compile(r"\b(no.target.pixels|mask.threshold|max.pixels|batch.size|glob|shard) was "), _flag_of_key),
     (re.compile(r"\bformats was "), "--format was "),
     (re.compile(r"\btexts was "), "-t was "),

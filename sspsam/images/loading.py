@@ -211,9 +211,10 @@ def _decoding(name: str) -> Iterator[None]:
 
 @contextmanager
 def pillow_pixel_limit(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
-    """Replace Pillow's process-wide limit by `max_pixels`, without its warning below the limit.
+    """Replace Pillow's process-wide limit, so that `max_pixels` is the limit that counts, without Pillow's warning.
 
-    For command line programs, which own their process; the library itself leaves Pillow's limit alone.
+    For command line programs, which own their process; the library itself leaves Pillow's limit alone. Pillow looks
+    first, and its message names its own limit: it stays at the default where `max_pixels` is smaller.
 
     Args:
         max_pixels: largest width times height of an image.
@@ -221,7 +222,7 @@ def pillow_pixel_limit(max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[None]:
     before = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        Image.MAX_IMAGE_PIXELS = max_pixels
+        Image.MAX_IMAGE_PIXELS = max(max_pixels, DEFAULT_MAX_PIXELS)
         try:
             yield
         finally:

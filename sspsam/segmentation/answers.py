@@ -20,7 +20,7 @@ from sspsam.segmentation.transfer import HostAnswer
 from sspsam.text.encoder import TokenizedExpression
 from sspsam.text.tokenizer import Word
 from sspsam.utils.arguments import whole_number
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown_repr
 
 ReturnLogits = Literal["low_res", "full"]
 
@@ -75,7 +75,7 @@ class AnswerSettings:
             hint = (
                 f"; did you mean {near[0]!r}?" if near else f"; options are {', '.join(PredictOptions.__annotations__)}"
             )
-            raise TypeError(f"there is no option {shown(repr(unknown[0]))}{hint}")
+            raise TypeError(f"there is no option {shown_repr(unknown[0])}{hint}")
         mask_threshold, no_target_pixels = options.get("mask_threshold"), options.get("no_target_pixels")
         if mask_threshold is None:
             mask_threshold = config.postprocessing.mask_threshold
@@ -87,7 +87,7 @@ class AnswerSettings:
             check_no_target_pixels(no_target_pixels)
         return_logits = options.get("return_logits")
         if return_logits is not None and not (isinstance(return_logits, str) and return_logits in ("low_res", "full")):
-            raise ValueError(f'return_logits must be None, "low_res" or "full", not {shown(repr(return_logits))}')
+            raise ValueError(f'return_logits must be None, "low_res" or "full", not {shown_repr(return_logits)}')
         return cls(
             threshold_logit(float(mask_threshold)),
             int(no_target_pixels),

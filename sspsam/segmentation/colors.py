@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageColor
 
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown_repr
 
 RGB = tuple[int, int, int]
 Color = str | Sequence[int] | NDArray[np.integer]
@@ -50,7 +50,7 @@ def rgb(color: Color, name: str = "color") -> RGB:
     if not all(0 <= channel <= 255 for channel in (red, green, blue)):
         raise ValueError(
             f'{name} must be RGB from 0 to 255 such as (230, 159, 0), a name such as "orange" or a hexadecimal colour '
-            f'such as "#e69f00", not {shown(repr(color))}'
+            f'such as "#e69f00", not {shown_repr(color)}'
         )
     return red, green, blue
 
@@ -73,7 +73,7 @@ def palette(count: int, colors: Sequence[Color] | None = None) -> list[RGB]:
     if colors is None:
         chosen: Sequence[RGB] = PALETTE
     elif isinstance(colors, str) or not len(colors):
-        raise ValueError(f'colors must be a list of colours such as ["orange", "#0072b2"], not {shown(repr(colors))}')
+        raise ValueError(f'colors must be a list of colours such as ["orange", "#0072b2"], not {shown_repr(colors)}')
     else:
         chosen = [rgb(color, f"colors[{index}]") for index, color in enumerate(colors)]
     return [chosen[index % len(chosen)] for index in range(count)]

@@ -11,7 +11,7 @@ from sspsam.images.loading import ImageInput, Pixels, load_image
 from sspsam.segmentation.colors import RGB, Color, named_rgb, rgb
 from sspsam.segmentation.runs import Box, Mask
 from sspsam.utils.arguments import real_number
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown_repr
 
 Background = Color | ImageInput
 
@@ -80,7 +80,7 @@ def _color_of(background: Background) -> RGB | None:
         color = named_rgb(background)
         if color is None and not os.path.exists(os.path.expanduser(background)):
             raise ImageError(
-                f'background must be a colour such as "white" or "#e69f00", or an image: {shown(repr(background))} is '
+                f'background must be a colour such as "white" or "#e69f00", or an image: {shown_repr(background)} is '
                 "no colour, and no file has this name"
             )
         return color

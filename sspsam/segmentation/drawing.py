@@ -13,7 +13,7 @@ from sspsam.segmentation.labels import LabelLayer, short_label
 from sspsam.segmentation.rasters import dilated, draw_rectangle, mask_image
 from sspsam.segmentation.runs import Box, Mask
 from sspsam.utils.arguments import real_number
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown_repr
 
 Boxes = Literal["mask", "head"]
 NO_TARGET_COLOR: Final[RGB] = (90, 90, 90)
@@ -108,18 +108,18 @@ def _check(results: Sequence[Answer], canvas: Image.Image, boxes: object) -> Non
         height, width = result.mask.shape
         if (width, height) != canvas.size:
             raise ImageError(
-                f"the image has {canvas.width} x {canvas.height} pixels, the mask of {shown(repr(result.text))} "
+                f"the image has {canvas.width} x {canvas.height} pixels, the mask of {shown_repr(result.text)} "
                 f"{width} x {height}"
             )
     if boxes not in (None, "mask", "head"):
-        raise ValueError(f'boxes must be None, "mask" or "head", not {shown(repr(boxes))}')
+        raise ValueError(f'boxes must be None, "mask" or "head", not {shown_repr(boxes)}')
 
 
 def _names(results: Sequence[Answer], labels: bool | Sequence[str]) -> list[str]:
     """Return the label of each answer, empty where none is drawn."""
     if isinstance(labels, bool):
         return [result.text if labels else "" for result in results]
-    if isinstance(labels, str) or len(labels) != len(results):
+    if isinstance(labels, str) or not isinstance(labels, Sequence) or len(labels) != len(results):
         raise ValueError(f"labels must be True, False or a list of {len(results)} texts, one for each answer")
     return [str(label) for label in labels]
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sspsam.errors import StorageError, warn
 from sspsam.segmentation.colors import RGB, readable_on
-from sspsam.utils.paths import printable, shown
+from sspsam.utils.paths import printable, shown, shown_repr
 
 Font = ImageFont.FreeTypeFont
 Rectangle = tuple[int, int, int, int]
@@ -68,7 +68,7 @@ def font_for(text: str, size: int, path: str | os.PathLike[str] | None = None) -
             continue
         if _has(font, text):
             return font
-    warn(f"no font found has all characters of {shown(repr(text))}: pass font= with the path of one that has")
+    warn(f"no font found has all characters of {shown_repr(text)}: pass font= with the path of one that has")
     return default
 
 

@@ -39,6 +39,7 @@ from sspsam.utils.batching import (
     release_memory,
     result_or_error,
 )
+from sspsam.utils.paths import kind_name
 
 # expressions in one pass of the decoder: with two, every intermediate tensor stays in a CPU's cache and below 32 MB
 # (see models.image_encoder); a GPU needs many
@@ -269,8 +270,9 @@ def _check_batch_arguments(images: object, texts: object, batch_size: int | None
     for name, count in (("batch_size", batch_size), ("workers", workers)):
         if count is not None:
             whole_number(name, count, 1)
-    if isinstance(texts, str):
-        raise TypeError("texts must be a list of expressions, or one such list for each image, not a string")
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        kind = "a string" if isinstance(texts, str) else kind_name(texts)
+        raise TypeError(f"texts must be a list of expressions, or one such list for each image, not {kind}")
     if isinstance(images, str | bytes | bytearray | os.PathLike | Image.Image | np.ndarray):
         raise TypeError(
             "images must be an iterable of images, such as a list or generator; for one image use predict()"

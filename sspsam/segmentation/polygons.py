@@ -5,15 +5,17 @@ Coordinates lie on the edges of pixels: the polygon of a mask with the one pixel
 but are not dependencies, and draw contours through the centres of pixels), so the tracing is done here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sspsam.devices import naming_out_of_memory
 from sspsam.segmentation.outlines import Rings, outlines
 from sspsam.segmentation.runs import Mask
 from sspsam.segmentation.simplification import COLUMNS, filled_runs, simplified
-from sspsam.utils.paths import shown
+from sspsam.utils.arguments import real_number, whole_number
+from sspsam.utils.paths import kind_name, shown_repr
 
 Polygon = list[float]
 """Flat coordinates `[x0, y0, x1, y1, ...]` in pixels; the last point is not the first one again."""
@@ -28,13 +30,14 @@ def mask_to_polygons(mask: Mask, tolerance: float = 0.5, min_area: float = 1) ->
     Args:
         mask: (h, w) bool.
         tolerance: largest distance, in pixels, by which a simplified outline may move; 0: the exact outline. A
-            component that is so small or thin that more than 2 * `tolerance` percent of its area would change gets a
-            smaller tolerance.
+            component that is so small or thin that more than 2 * `tolerance` percent of its area, or more than half of
+            it, would change gets a smaller tolerance.
         min_area: smallest area in pixels of components and holes; smaller components are dropped, smaller holes filled.
 
     Raises:
-        ValueError: the mask has not two dimensions.
+        ValueError: the mask has not two dimensions, or an option is out of range.
     """
+    tolerance, min_area = real_number("tolerance", tolerance, 0), real_number("min_area", min_area, 0)
     mask = np.asarray(mask, dtype=np.bool_)
     if mask.ndim != 2:
         raise ValueError(f"a mask has the shape (h, w), not {mask.shape}")
@@ -49,6 +52,7 @@ def mask_to_polygons(mask: Mask, tolerance: float = 0.5, min_area: float = 1) ->
     return [polygons[number] for number in np.argsort(-areas, kind="stable")]
 
 
+@naming_out_of_memory("not enough memory to fill the polygons")
 def polygons_to_mask(polygons: Sequence[Sequence[float] | NDArray[np.float64]], height: int, width: int) -> Mask:
     """Fill polygons: a pixel is foreground if its centre is inside at least one of them, by the even-odd rule.
 
@@ -60,8 +64,13 @@ def polygons_to_mask(polygons: Sequence[Sequence[float] | NDArray[np.float64]], 
         (height, width) bool.
 
     Raises:
-        ValueError: a polygon is not a flat list of finite numbers in pairs.
+        TypeError: `polygons` is no list.
+        ValueError: a polygon is not a flat list of finite numbers in pairs, or a side is negative.
+        OutOfMemoryError: there is not enough memory for the mask.
     """
+    if not isinstance(polygons, Iterable):
+        raise TypeError(f"polygons must be a list of polygons [x0, y0, x1, y1, ...], not {kind_name(polygons)}")
+    height, width = whole_number("height", height, 0), whole_number("width", width, 0)
     rings = [_points(polygon, index) for index, polygon in enumerate(polygons)]
     steps = np.zeros((height, width + 1), dtype=np.int32)
     if rings:
@@ -82,5 +91,5 @@ def _points(polygon: Sequence[float] | NDArray[np.float64], index: int) -> NDArr
     except (TypeError, ValueError):
         flat = np.full(1, np.nan)
     if flat.ndim != 1 or flat.size % 2 or not np.isfinite(flat).all():
-        raise ValueError(f"polygons[{index}] must be a flat list [x0, y0, x1, y1, ...], not {shown(repr(polygon))}")
+        raise ValueError(f"polygons[{index}] must be a flat list [x0, y0, x1, y1, ...], not {shown_repr(polygon)}")
     return flat.reshape(-1, 2)

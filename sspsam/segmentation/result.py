@@ -27,7 +27,7 @@ from sspsam.segmentation.runs import component_masks
 from sspsam.segmentation.stored import packed_mask, stored_values, unpacked_mask
 from sspsam.utils.arguments import real_number, whole_number
 from sspsam.utils.files import replace_file
-from sspsam.utils.paths import shown, user_file
+from sspsam.utils.paths import shown, shown_repr, user_file
 
 DICT_VERSION: Final = 2
 OVERLAY_COLOR: Final[RGB] = (255, 64, 32)
@@ -53,8 +53,8 @@ class Segmentation:
         explanation: with `explain=True`.
         pixels: (h, w, 3) uint8, the image, shared with its embedding; None if the embedding was read from a file, and
             after pickling and `from_dict`.
-        text_truncated: the words at the end of the expression that the model did not read, since it reads about 70;
-            None if it read all.
+        text_truncated: the words at the end of the expression that the model did not read, since the published models
+            read about 70; None if it read all.
     """
 
     text: str
@@ -110,7 +110,8 @@ class Segmentation:
         """Return the answer that `to_dict` described, without logits and image.
 
         Args:
-            content: of version 1 or 2; a line of the `results.jsonl` of a batch is one, too. Other entries are ignored.
+            content: of version 1 or 2; a line of the `results.jsonl` of a batch is one, too, and so is a row of its
+                `results.parquet`. Other entries are ignored.
             max_pixels: largest width times height: a short text may describe a mask of any size.
 
         Raises:
@@ -122,9 +123,9 @@ class Segmentation:
         """Return the same answer with an image, for overlays and cut-outs.
 
         Raises:
-            ImageError: the image cannot be used, or has another size than the mask.
+            ImageError: the image is None, cannot be used, or has another size than the mask.
         """
-        pixels = self._pixels(image)
+        pixels = self._pixels(load_image(image) if image is None else image)
         explanation = self.explanation and dataclasses.replace(self.explanation, pixels=pixels)
         return dataclasses.replace(self, pixels=pixels, explanation=explanation)
 
@@ -161,7 +162,7 @@ class Segmentation:
         """
         if self.mask_box is None:
             reason = "refers to nothing in the image" if self.no_target else "has an empty mask"
-            raise NoTargetError(f"{shown(repr(self.text))} {reason}, so there is nothing to crop")
+            raise NoTargetError(f"{shown_repr(self.text)} {reason}, so there is nothing to crop")
         return crop(self._pixels(image), self.mask_box, margin)
 
     @naming_out_of_memory("not enough memory to trace the polygons")
@@ -178,7 +179,6 @@ class Segmentation:
             upper border, `width` or `height` the opposite one). A hole is joined to the outer ring by a bridge, so that
             pycocotools decodes the polygons to the mask. No polygons for an empty mask.
         """
-        tolerance, min_area = real_number("tolerance", tolerance, 0), real_number("min_area", min_area, 0)
         return mask_to_polygons(self.mask, tolerance, min_area)
 
     @naming_out_of_memory("not enough memory to separate the components")

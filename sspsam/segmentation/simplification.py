@@ -1,5 +1,6 @@
 """Outlines with fewer points: staircases become slanted lines, then Douglas and Peucker's algorithm."""
 
+import math
 from typing import Final
 
 import numpy as np
@@ -9,6 +10,7 @@ from sspsam.segmentation.outlines import Rings
 from sspsam.segmentation.runs import Integers
 
 COLUMNS: Final = 1 << 31  # more than the columns of any mask
+_FEWEST_POINTS: Final = 3
 # pycocotools rounds vertices to a fifth of a pixel, which moves them by a tenth
 _DISPLACEMENTS: Final = ((0.1, 0.1), (0.1, -0.1), (-0.1, 0.1), (-0.1, -0.1))
 
@@ -16,8 +18,9 @@ _DISPLACEMENTS: Final = ((0.1, 0.1), (0.1, -0.1), (-0.1, 0.1), (-0.1, -0.1))
 def simplified(rings: Rings, tolerance: float) -> list[NDArray[np.float64]]:
     """Simplify exact outlines, each with the largest tolerance that suits it.
 
-    For outlines that are small or thin the tolerance is halved, at most three times, until at most 2 * `tolerance`
-    percent of the area change; else they stay exact. So do outlines of what is less than two pixels wide.
+    For outlines that are small or thin the tolerance is halved, three times or down to one pixel, until at most
+    2 * `tolerance` percent of the area, and at most half of it, change; else they stay exact. So do outlines of what is
+    less than two pixels wide.
 
     Args:
         rings: of `outlines`.
@@ -29,13 +32,14 @@ def simplified(rings: Rings, tolerance: float) -> list[NDArray[np.float64]]:
     result = rings.split()
     areas = rings.areas()
     pending = np.flatnonzero(areas >= _perimeters(rings))
-    allowed = 0.02 * tolerance * areas
-    for halvings in range(4 if tolerance > 0 else 0):
+    tolerance = min(tolerance, float(COLUMNS))
+    allowed = min(0.02 * tolerance, 0.5) * areas
+    for halvings in range(max(4, 1 + math.ceil(math.log2(tolerance))) if tolerance > 0 else 0):
         if not len(pending):
             break
         exact = rings.select(np.isin(np.arange(len(result)), pending))
         candidates = _douglas_peucker(_without_steps(exact), tolerance / 2**halvings)
-        good = _changed_pixels(exact, candidates) <= allowed[pending]
+        good = (_changed_pixels(exact, candidates) <= allowed[pending]) & (candidates.lengths >= _FEWEST_POINTS)
         for ring, points, accepted in zip(pending, candidates.split(), good, strict=True):
             if accepted:
                 result[ring] = points

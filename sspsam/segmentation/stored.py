@@ -12,12 +12,13 @@ from sspsam.errors import ResultError
 from sspsam.segmentation.explanation import Explanation
 from sspsam.segmentation.rle import rle_decode, rle_runs
 from sspsam.segmentation.runs import Mask, Runs
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown_repr
 
 VERSIONS: Final = (1, 2)
 _DAMAGE: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError)
 # a character that compressed counts never have, or more continuation characters than any length of a run needs
 _NO_COUNTS: Final = re.compile("[^0-o]|[P-o]{13}|[P-o]$")
+_ROUNDING: Final = 1e-6
 _T = TypeVar("_T")
 
 
@@ -34,13 +35,13 @@ def stored_values(content: Mapping[str, Any], max_pixels: int) -> dict[str, Any]
     if not isinstance(content, Mapping):
         raise ResultError(f"a stored answer is a dictionary as of to_dict(), not {type(content).__name__}")
     version = content.get("version")
-    if isinstance(version, bool) or version not in VERSIONS:
-        raise ResultError(f"the stored answer has version {shown(repr(version))}; this sspsam reads versions 1 and 2")
-    height, width = (_entry(content, name, _natural) for name in ("height", "width"))
+    if isinstance(version, bool) or not isinstance(version, int | np.integer) or version not in VERSIONS:
+        raise ResultError(f"the stored answer has version {shown_repr(version)}; this sspsam reads versions 1 and 2")
+    height, width = (_entry(content, name, _positive) for name in ("height", "width"))
     if height * width > max_pixels:
         raise ResultError(
-            f"the stored answer is about an image of {width} x {height} pixels, more than max_pixels = {max_pixels:,}. "
-            "If you trust it, pass a larger max_pixels."
+            f"the stored answer is about an image of {shown_repr(width)} x {shown_repr(height)} pixels, more than "
+            f"max_pixels = {max_pixels:,}. If you trust it, pass a larger max_pixels."
         )
     mask = _entry(content, "mask", lambda rle: _mask(rle, height, width))
     no_target = _entry(content, "no_target", _boolean)
@@ -55,7 +56,7 @@ def stored_values(content: Mapping[str, Any], max_pixels: int) -> dict[str, Any]
         "score": _entry(content, "score", _real),
         "box": _entry(content, "box", _four_numbers),
         "mask_box": runs.box() if len(runs.rows) else None,
-        "explanation": _entry(content, "explanation", _explanation),
+        "explanation": _entry({"explanation": None, **content}, "explanation", _explanation),
         "text_truncated": None if version == 1 else _entry(content, "text_truncated", _optional_text),
     }
 
@@ -78,25 +79,32 @@ def _entry(content: Mapping[str, Any], name: str, read: Callable[[Any], _T]) -> 
     try:
         return read(content[name])
     except _DAMAGE as error:
-        raise ResultError(f"entry {name!r} of the stored answer is damaged: {shown(repr(content[name]))}") from error
+        raise ResultError(f"entry {name!r} of the stored answer is damaged: {shown_repr(content[name])}") from error
 
 
 def _natural(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
         raise ValueError
-    return value
+    return int(value)
+
+
+def _positive(value: Any) -> int:
+    number = _natural(value)
+    if number == 0:
+        raise ValueError
+    return number
 
 
 def _real(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
         raise ValueError
     return float(value)
 
 
 def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
         raise TypeError
-    return value
+    return bool(value)
 
 
 def _text(value: Any) -> str:
@@ -106,7 +114,8 @@ def _text(value: Any) -> str:
 
 
 def _optional_text(value: Any) -> str | None:
-    return None if value is None else _text(value)
+    missing = value is None or (isinstance(value, float) and np.isnan(value))  # NaN: in a table of pandas
+    return None if missing else _text(value)
 
 
 def _four_numbers(value: Any) -> tuple[float, float, float, float]:
@@ -137,12 +146,21 @@ def _explanation(value: Any) -> Explanation | None:
         word_attention=_array(value["word_attention"], 1),
         words=words,
         verification=verification,
-        area=None if area is None else _four_numbers(area),
+        area=None if area is None else _area(area),
     )
 
 
+def _area(value: Any) -> tuple[float, float, float, float]:
+    """Return a part of a square with the side 1; its sides may exceed the square by rounding."""
+    x0, y0, x1, y1 = _four_numbers(value)
+    if not (-_ROUNDING <= x0 < x1 <= 1 + _ROUNDING and -_ROUNDING <= y0 < y1 <= 1 + _ROUNDING):
+        raise ValueError
+    return x0, y0, x1, y1
+
+
 def _array(value: Any, dimensions: int) -> NDArray[np.float32]:
-    array = np.array(value, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        array = np.array(value, dtype=np.float32)
     if array.ndim != dimensions or not np.isfinite(array).all():
         raise ValueError
     return array

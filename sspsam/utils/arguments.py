@@ -6,7 +6,7 @@ import operator
 from enum import Enum
 from typing import Final, Literal
 
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown_repr
 
 
 class _NotGiven(Enum):
@@ -33,9 +33,9 @@ def whole_number(name: str, value: object, minimum: int) -> int:
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]  # anything else raises TypeError
     except TypeError:
-        raise ValueError(f"{name} must be a whole number, {minimum} or more, not {shown(repr(value))}") from None
+        raise ValueError(f"{name} must be a whole number, {minimum} or more, not {shown_repr(value)}") from None
     if not minimum <= number <= _LARGEST:
-        raise ValueError(f"{name} must be a whole number, {minimum} or more, not {shown(repr(value))}")
+        raise ValueError(f"{name} must be a whole number, {minimum} or more, not {shown_repr(value)}")
     return number
 
 
@@ -45,8 +45,11 @@ def real_number(name: str, value: object, minimum: float, maximum: float = math.
     Raises:
         ValueError: not a finite number, or out of range.
     """
-    number = math.nan if isinstance(value, bool) or not isinstance(value, numbers.Real) else float(value)
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, numbers.Real) else float(value)
+    except OverflowError:
+        number = math.inf
     if math.isfinite(number) and minimum <= number <= maximum:
         return number
     span = f"{minimum:g} or more" if maximum == math.inf else f"from {minimum:g} to {maximum:g}"
-    raise ValueError(f"{name} must be a number {span}, not {shown(repr(value))}")
+    raise ValueError(f"{name} must be a number {span}, not {shown_repr(value)}")

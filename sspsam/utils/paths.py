@@ -21,6 +21,17 @@ def shown(value: object) -> str:
     return printable(text)
 
 
+def shown_repr(value: object) -> str:
+    """Return `repr(value)` for a message, as `shown` does; the kind of a value that has no `repr`.
+
+    A list that is nested too deeply and a number of thousands of digits have none.
+    """
+    try:
+        return shown(repr(value))
+    except (RecursionError, ValueError):
+        return f"<{kind_name(value)}>"
+
+
 def kind_name(value: object) -> str:
     """Return the name of a value's class for a message; a class may have any name."""
     return shown(type(value).__name__)

@@ -1,8 +1,9 @@
 """Files of a batch in every format, labels, and batches that an earlier version began."""
 
 import json
+import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -177,6 +178,20 @@ def test_two_images_that_would_share_a_yolo_file_are_named_before_the_run(predic
     with pytest.raises(errors.BatchError, match=r"a.jpg and a.png would share the YOLO file labels/a.txt"):
         run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor, options=BatchOptions(formats=("yolo",)))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names that Windows does not allow")
+def test_yolo_files_have_the_names_of_their_images_by_which_yolo_finds_them(predictor, tmp_path) -> None:
+    names = ['a"b.png', "12:30.png", "new\nline.png", "yolo", "x-1.png/a.png", "a.b.png", "ä" * 120 + ".png"]
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 10)).save(tmp_path / "in" / name, "PNG")
+    run_batch(
+        tmp_path / "in", tmp_path / "out", ["x"], predictor=predictor, options=BatchOptions(formats=("yolo", "mask"))
+    )
+    labels = tmp_path / "out" / "yolo" / "labels"
+    found = {path.relative_to(labels).as_posix() for path in labels.rglob("*.txt")}
+    assert found == {PurePosixPath(name).with_suffix(".txt").as_posix() for name in names}
 
 
 def test_an_image_folder_called_yolo_does_not_mix_with_the_labels(predictor, tmp_path) -> None:

@@ -131,8 +131,9 @@ def test_wrong_arguments_are_named() -> None:
         draw(GREY, MUG, boxes="all")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="opacity must be a number from 0 to 1"):
         draw(GREY, MUG, opacity=45)
-    with pytest.raises(ValueError, match="list of 2 texts"):
-        draw(GREY, [MUG, CUP], labels=["one"])
+    for labels in (["one"], None, 2):
+        with pytest.raises(ValueError, match="list of 2 texts"):
+            draw(GREY, [MUG, CUP], labels=labels)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"colors\[1\] must be RGB"):
         draw(GREY, [MUG, CUP], colors=["red", "reddish"])
     with pytest.raises(ValueError, match="list of colours"):

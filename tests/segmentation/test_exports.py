@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from sspsam import errors
 from sspsam.segmentation import to_coco, to_label_studio, to_labelme, to_supervision, to_yolo
 from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES, Answer, answer_file
+from sspsam.segmentation.exports.yolo import joined_ring
 from tests.support.answers import answer, iou
 from tests.support.masks import Mask, drawn_masks, odd_masks
 
@@ -119,6 +120,12 @@ def test_results_in_another_form_are_named_with_the_form_that_is_needed(export) 
         export({"a.jpg": [answer(mask), answer(mask.T)]})
     with pytest.raises(ValueError, match="label of 'the mug' must be a name"):
         export({"a.jpg": answer(mask)}, labels={"the mug": " "})
+    for results in (None, 3):
+        with pytest.raises(TypeError, match=r"a.jpg must be a Segmentation"):
+            export({"a.jpg": results})
+    for labels in (["mug"], "mug"):
+        with pytest.raises(TypeError, match=r"labels must give .* such as \{'the mug': 'mug'\}, not "):
+            export({"a.jpg": answer(mask)}, labels=labels)
 
 
 # ---------------------------------------------------------------- YOLO
@@ -173,7 +180,36 @@ def test_two_images_that_would_share_a_yolo_file_are_named() -> None:
             to_yolo({name: answer(two_mugs())})
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_a_hundred_thousand_parts_are_joined_in_time_that_is_not_quadratic() -> None:
+    y, x = np.random.default_rng(0).permutation(np.argwhere(np.ones((316, 316), bool)))[:, :, None].swapaxes(0, 1) * 10
+    rings = np.concatenate([x, y, x + 3, y, x + 3, y + 3, x, y + 3], axis=1)
+    joined = joined_ring(rings.tolist())
+    assert len(joined) == len(rings) * 6 - 2
+
+
+def test_a_mask_of_thousands_of_parts_is_one_yolo_row_with_short_bridges() -> None:
+    mask = np.zeros((600, 600), dtype=bool)
+    for row in range(3):
+        for column in range(3):
+            mask[row::10, column::10] = True  # 3,600 squares
+    ring = np.reshape(yolo_polygons(to_yolo({"a.jpg": answer(mask)})["labels/a.txt"], 600, 600), (-1, 2))
+    decoded = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([ring.ravel().tolist()], 600, 600))) == 1
+    assert np.array_equal(decoded, mask)
+    lengths = np.hypot(*(np.roll(ring, -1, axis=0) - ring).T)
+    assert lengths.sum() / 3600 < 12 + 2 * 40  # the outline of each square, and both ways of its bridge
+
+
 # ---------------------------------------------------------------- LabelMe and Label Studio
+
+
+def test_labelme_refuses_images_without_a_name_or_with_one_file() -> None:
+    for name in ("", ".", "a/.."):
+        with pytest.raises(ValueError, match="is no path of an image"):
+            to_labelme({name: answer(two_mugs())})
+    with pytest.raises(ValueError, match=r"share the file a.json"):
+        to_labelme({"A.jpg": answer(two_mugs()), "a.png": answer(two_mugs())})
 
 
 def test_labelme_files_give_the_masks_again_and_name_image_label_and_expression(masks, images) -> None:

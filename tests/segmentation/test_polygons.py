@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 from sspsam import Segmentation
+from sspsam.errors import OutOfMemoryError
 from sspsam.segmentation import mask_to_polygons, polygons_to_mask
 from sspsam.segmentation.polygons import Polygon
 from tests.support.masks import Mask, drawn_masks, odd_masks
@@ -208,6 +209,28 @@ def test_a_polygon_that_is_no_flat_list_of_pairs_is_refused(polygon) -> None:
         polygons_to_mask([[0, 0, 1, 0, 1, 1], polygon], 5, 5)
 
 
+def test_polygons_that_are_no_list_and_sizes_that_are_no_numbers_are_named() -> None:
+    with pytest.raises(TypeError, match=r"polygons must be a list .* not NoneType"):
+        polygons_to_mask(None, 5, 5)  # type: ignore[arg-type]
+    for height in (-1, 5.0):
+        with pytest.raises(ValueError, match="height must be a whole number"):
+            polygons_to_mask([[0, 0, 1, 0, 1, 1]], height, 5)  # type: ignore[arg-type]
+    with pytest.raises(OutOfMemoryError, match="polygons"):
+        polygons_to_mask([[0, 0, 1, 0, 1, 1]], 2**29, 2**29)
+
+
+@pytest.mark.parametrize("tolerance", [20, 49, 100, 1e9, 1e308])
+def test_a_component_is_never_simplified_away(tolerance: float) -> None:
+    mask = np.zeros((300, 300), bool)
+    y, x = np.mgrid[0:300, 0:300]
+    mask[(x - 150) ** 2 + (y - 150) ** 2 < 100**2] = True
+    mask[280:290, 3:8] = True
+    polygons = mask_to_polygons(mask, tolerance)
+    assert len(polygons) == 2
+    assert all(6 <= len(polygon) < 100 for polygon in polygons)
+    assert iou(polygons_to_mask(polygons, 300, 300), mask) >= 0.5
+
+
 @settings(max_examples=100, deadline=None)
 @given(random_masks)
 def test_components_equal_those_of_a_search_pixel_by_pixel(mask: Mask) -> None:
@@ -236,11 +259,13 @@ def test_components_keep_the_answer_and_leave_out_small_parts(image: NDArray[np.
     assert answer(np.zeros((5, 5), bool)).polygons() == []
 
 
-@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "1", None, True])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 10**400, "1", None, True])
 def test_a_tolerance_or_area_that_is_no_number_from_0_is_refused(value) -> None:
     result = answer(ODD["a disc of radius 5"])
     with pytest.raises(ValueError, match="tolerance must be a number 0 or more"):
         result.polygons(tolerance=value)
+    with pytest.raises(ValueError, match="tolerance must be a number 0 or more"):
+        mask_to_polygons(result.mask, value)
     with pytest.raises(ValueError, match="min_area"):
         result.polygons(min_area=value)
     with pytest.raises(ValueError, match="min_area"):

@@ -81,6 +81,16 @@ def test_from_dict_accepts_counts_as_pycocotools_returns_them(result: Segmentati
     assert np.array_equal(Segmentation.from_dict({**result.to_dict(), "mask": encoded}).mask, result.mask)
 
 
+MAPS = {"similarity": [[1.0]], "verification": [[1.0]], "words": [["mug", 0.5]], "word_attention": [1.0]}
+
+
+def nested(depth: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("entry", "value"),
     [
@@ -108,8 +118,20 @@ def test_from_dict_accepts_counts_as_pycocotools_returns_them(result: Segmentati
         ("explanation", []),
         ("explanation", {"words": []}),
         ("text_truncated", 7),
+        ("version", np.array([1, 2])),
+        ("version", 10**5000),  # a number that Python does not print
+        ("score", 10**5000),
+        ("text", nested(5000)),  # a list that Python does not print
+        ("mask", {"size": [60, 90], "counts": nested(5000)}),
+        ("height", 0),
+        ("width", 0),
+        ("explanation", {**MAPS, "area": [5, 5, 6, 6]}),
+        ("explanation", {**MAPS, "area": [0, 0, 0, 0]}),
+        ("explanation", {**MAPS, "similarity": [[1e300]]}),
     ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 30 else type(value).__name__,
 )
+@pytest.mark.filterwarnings("error")
 def test_from_dict_names_the_entry_that_is_damaged(result: Segmentation, entry: str, value) -> None:
     with pytest.raises(ResultError, match=entry if entry not in ("height", "width") else "height|width|mask"):
         Segmentation.from_dict({**result.to_dict(), entry: value})
@@ -117,7 +139,7 @@ def test_from_dict_names_the_entry_that_is_damaged(result: Segmentation, entry: 
 
 def test_from_dict_names_a_missing_entry_and_refuses_what_is_no_dictionary(result: Segmentation) -> None:
     stored = result.to_dict()
-    for entry in set(stored) - {"version", "mask_box"}:
+    for entry in set(stored) - {"version", "mask_box", "explanation"}:
         with pytest.raises(ResultError, match=entry):
             Segmentation.from_dict({name: value for name, value in stored.items() if name != entry})
     with pytest.raises(ResultError, match="list"):
@@ -126,11 +148,26 @@ def test_from_dict_names_a_missing_entry_and_refuses_what_is_no_dictionary(resul
 
 def test_from_dict_refuses_a_huge_mask_before_it_is_allocated(result: Segmentation) -> None:
     huge = {**result.to_dict(), "height": 10**6, "width": 10**6}
-    with pytest.raises(ResultError, match="max_pixels"):
-        Segmentation.from_dict(huge)
+    for side in (10**6, 10**5000):
+        with pytest.raises(ResultError, match="max_pixels"):
+            Segmentation.from_dict({**huge, "width": side})
     with pytest.raises(ResultError, match="max_pixels"):
         Segmentation.from_dict(result.to_dict(), max_pixels=5399)
     assert Segmentation.from_dict(result.to_dict(), max_pixels=5400)
+
+
+def test_from_dict_reads_rows_of_tables_with_their_numbers_and_missing_values(result: Segmentation) -> None:
+    stored = result.to_dict()
+    del stored["explanation"]
+    row = {name: np.array([value])[0] if isinstance(value, int | float) else value for name, value in stored.items()}
+    copy = Segmentation.from_dict({**row, "box": np.array(stored["box"]), "text_truncated": float("nan")})
+    assert copy.to_dict() == {**stored, "explanation": None, "text_truncated": None}
+    json.dumps(copy.to_dict())
+
+
+def test_with_image_refuses_none_which_a_failed_read_returns(result: Segmentation) -> None:
+    with pytest.raises(ImageError, match="None"):
+        result.with_image(None)  # type: ignore[arg-type]
 
 
 def test_a_pickle_holds_no_image_and_little_for_the_mask(result: Segmentation) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sspsam.errors import StorageError
-from sspsam.utils.paths import open_regular_file, printable, shown, user_file, user_path
+from sspsam.utils.paths import open_regular_file, printable, shown, shown_repr, user_file, user_path
 
 
 def test_a_path_is_expanded_and_may_be_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -45,6 +45,15 @@ def test_characters_that_steer_a_terminal_or_forge_a_line_are_escaped(character:
 
 def test_a_shown_value_is_short() -> None:
     assert len(shown("x" * 10**6)) < 300
+
+
+def test_a_value_that_python_does_not_print_is_shown_by_its_kind() -> None:
+    nested: list[object] = []
+    for _ in range(5000):
+        nested = [nested]
+    assert shown_repr(nested) == "<list>"
+    assert shown_repr(10**5000) == "<int>"
+    assert shown_repr("a\nb") == r"'a\nb'"
 
 
 @pytest.mark.timeout(20)

@@ -1,14 +1,14 @@
 """Answers about several images, as all exports take them."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sspsam.segmentation.exports.answer_files import Answer
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.runs import component_masks
 from sspsam.utils.arguments import real_number
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown, shown_repr
 
 ImageAnswers = Mapping[str, Segmentation | Sequence[Segmentation]]
 
@@ -46,6 +46,7 @@ def answers_by_image(
 
     Raises:
         TypeError: `images` is not a mapping from file names to results; the message shows the form.
+            The same for `labels`.
         ValueError: an image has no results, or results of different sizes; or a label is empty.
     """
     if not isinstance(images, Mapping):
@@ -53,15 +54,19 @@ def answers_by_image(
             "give the results of each image under its file name, such as {'photo.jpg': results}, not "
             f"{type(images).__name__}"
         )
+    if labels is not None and not isinstance(labels, Mapping):
+        raise TypeError(
+            f"labels must give the label of each expression, such as {{'the mug': 'mug'}}, not {type(labels).__name__}"
+        )
     for text, label in (labels or {}).items():
         if not isinstance(label, str) or not label.strip():
-            raise ValueError(f"the label of {shown(repr(text))} must be a name such as 'mug', not {shown(repr(label))}")
+            raise ValueError(f"the label of {shown_repr(text)} must be a name such as 'mug', not {shown_repr(label)}")
     for name, results in images.items():
         yield str(name), _answers(str(name), results, labels or {})
 
 
 def _answers(name: str, results: Segmentation | Sequence[Segmentation], labels: Mapping[str, str]) -> list[Answer]:
-    listed = [results] if isinstance(results, Segmentation) else list(results)
+    listed = list(results) if isinstance(results, Iterable) else [results]
     if not all(isinstance(result, Segmentation) for result in listed):
         raise TypeError(f"the results of {shown(name)} must be a Segmentation or a list of them")
     if not listed:

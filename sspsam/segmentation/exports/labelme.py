@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sspsam.segmentation.exports.answer_files import Answer
 from sspsam.segmentation.exports.images import ImageAnswers, answers_by_image
+from sspsam.utils.paths import shown, shown_repr
 
 _LABELME_VERSION: Final = "5.4.0"  # whose form the files have
 
@@ -24,10 +25,14 @@ def to_labelme(images: ImageAnswers, *, labels: Mapping[str, str] | None = None)
         TypeError, ValueError: `images` or `labels` have another form, or two images would share a file.
     """
     files: dict[str, dict[str, Any]] = {}
+    paths: set[str] = set()  # without case, which some file systems ignore
     for name, answers in answers_by_image(images, labels):
+        if PurePosixPath(name).name in ("", ".."):
+            raise ValueError(f"{shown_repr(name)} is no path of an image")
         path = PurePosixPath(name).with_suffix(".json").as_posix()
-        if path in files:
-            raise ValueError(f"two images would share the file {path}: rename one of them")
+        if path.casefold() in paths:
+            raise ValueError(f"two images would share the file {shown(path)}: rename one of them")
+        paths.add(path.casefold())
         height, width = answers[0].result.mask.shape
         shapes = [shape for number, answer in enumerate(answers, 1) for shape in _shapes(number, answer)]
         files[path] = {

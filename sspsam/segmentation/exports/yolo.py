@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from sspsam.segmentation.exports.images import ImageAnswers, Instances, answers_by_image
 from sspsam.segmentation.result import Segmentation
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown, shown_repr
 
 LABELS_FOLDER: Final = "labels"
 DATA_FILE: Final = "data.yaml"
 DATA_BEGINNING: Final = "# written by sspsam: put the images, or a link to their folder, beside this file as images\n"
+_JOINED_AT_ONCE: Final = 32  # rings
 _BRIDGE_CANDIDATES: Final = 128  # corners of a ring that are compared for the shortest bridge to another ring
 
 
@@ -63,7 +64,7 @@ def label_path(image: str) -> str:
     """
     path = PurePosixPath(image)
     if path.is_absolute() or ".." in path.parts or not path.name:
-        raise ValueError(f"{shown(repr(image))} is no name of an image relative to the folder of the images")
+        raise ValueError(f"{shown_repr(image)} is no name of an image relative to the folder of the images")
     return path.with_suffix(".txt").as_posix()
 
 
@@ -128,6 +129,22 @@ def joined_ring(polygons: Sequence[Sequence[float]]) -> NDArray[np.float64]:
         (N, 2) corners of a ring that encloses the same area.
     """
     rings = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
+    if len(rings) > _JOINED_AT_ONCE:
+        rings = _by_place(rings)
+    while len(rings) > 1:  # in groups, since every bridge copies the ring so far
+        rings = [_joined(rings[first : first + _JOINED_AT_ONCE]) for first in range(0, len(rings), _JOINED_AT_ONCE)]
+    return rings[0]
+
+
+def _by_place(rings: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Return rings in an order in which neighbours in the image are mostly in the same group."""
+    corners = np.array([ring[0] for ring in rings])
+    bands = max(1, round((len(rings) / _JOINED_AT_ONCE) ** 0.5))
+    band = corners[:, 1] * bands // (corners[:, 1].max() + 1)
+    return [rings[index] for index in np.lexsort((corners[:, 0], band))]
+
+
+def _joined(rings: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     joined = rings[0]
     for ring in rings[1:]:
         near, own = _candidates(joined), _candidates(ring)
