@@ -31,6 +31,7 @@ def shift_logits(monkeypatch: pytest.MonkeyPatch, shift: float) -> None:
     monkeypatch.setattr(SSPSAM, "segment", shifted)
 
 
+@pytest.mark.slow
 def test_the_cpu_passes_its_own_test() -> None:
     report = run_self_test("cpu")
     assert report.ok
