@@ -31,6 +31,7 @@ class DataOptions:
     image_root: Path | None
     protocol: str
     torchvision_017: bool
+    phrasecut_words: Path | None
     limit: int | None
     shard: tuple[int, int]
 
@@ -57,6 +58,11 @@ data_options = option_group(
         help="How masks are counted; see docs/evaluation.md.",
     ),
     click.option("--torchvision-017", is_flag=True, help="With --protocol official: resize as torchvision >= 0.17."),
+    click.option(
+        "--phrasecut-words",
+        type=UserPath(dir_okay=False),
+        help="utils/subset.py of the PhraseCutDataset repository, for the subsets that need its lists of words.",
+    ),
     click.option("--limit", type=click.IntRange(min=1), help="Only the first expressions of the split."),
     click.option(
         "--shard", default="1/1", metavar="I/N", callback=parsed_shard, help="Only the I-th of N parts of the images."
@@ -134,6 +140,7 @@ def _evaluate(
         limit=data.limit,
         protocol=data.protocol,
         torchvision_017=data.torchvision_017,
+        phrasecut_words=data.phrasecut_words,
         shard=data.shard,
     )
     evaluation = run_evaluation(

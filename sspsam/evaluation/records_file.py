@@ -9,8 +9,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
-from sspsam.errors import EvaluationError
+from sspsam.errors import EvaluationError, warn
 from sspsam.evaluation.records import Record, record_from
+from sspsam.utils.file_locks import lock_file
 from sspsam.utils.files import make_directory, replace_file, storage_errors
 from sspsam.utils.paths import shown
 
@@ -46,19 +47,31 @@ def open_records(path: Path) -> Iterator[RecordsFile]:
     """Open the records of a run; an incomplete last line is cut off.
 
     Raises:
-        EvaluationError: a line before the last is damaged.
+        EvaluationError: a line before the last is damaged, or another run writes to the file.
         StorageError: the file cannot be opened.
     """
     make_directory(path.parent)
     with storage_errors(path):
         file = path.open("a+b", buffering=0)
     with file:
+        _lock(file, path)
         with storage_errors(path):
             lines = path.read_bytes().splitlines(keepends=True)
         records = list(_complete(lines, path))
         with storage_errors(path):
             file.truncate(sum(map(len, lines[: len(records)])))
         yield RecordsFile(path, file, records)
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    try:
+        lock_file(file)
+    except (BlockingIOError, PermissionError):
+        raise EvaluationError(
+            f"another run is writing to {shown(path)}: wait until it has finished, or choose another folder"
+        ) from None
+    except OSError as error:
+        warn(f"the file system of {shown(path)} does not support locks ({error.strerror}): run only one command in it")
 
 
 def _complete(lines: Sequence[bytes], path: Path) -> Iterator[Record]:

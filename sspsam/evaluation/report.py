@@ -5,13 +5,11 @@ from typing import Any, Final
 
 from sspsam.utils.paths import shown
 
-_NOT_NUMBERS: Final = frozenset(
-    {"dataset", "split", "split_by", "protocol", "limit", "model", "fingerprint", "dtype", "device", "versions"}
-)
+_NO_NUMBERS: Final = frozenset({"limit", "torchvision_017", "versions"})
 
 
 def markdown_table(metrics: Mapping[str, Any]) -> str:
-    """Return a title and a table of the numbers that apply; shares are fractions.
+    """Return a table of the numbers that apply, without those of subsets; shares are fractions.
 
     Args:
         metrics: the content of `metrics.json`.
@@ -21,6 +19,6 @@ def markdown_table(metrics: Mapping[str, Any]) -> str:
     rows = [
         f"| {name} | {value if isinstance(value, int) else format(value, '.4f')} |"
         for name, value in metrics.items()
-        if name not in _NOT_NUMBERS and value is not None
+        if isinstance(value, int | float) and name not in _NO_NUMBERS and not name.startswith("subset/")
     ]
     return "\n".join([f"| {title} | |", "|---|---|", *rows])

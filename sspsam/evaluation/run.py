@@ -26,12 +26,26 @@ from sspsam.evaluation.records_file import (
     require_equal_settings,
     write_settings,
 )
+from sspsam.evaluation.task_subsets import TaskSubsets
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.utils.files import make_directory, storage_errors
 from sspsam.utils.paths import shown
 from sspsam.utils.progress import item_progress
 
 _VERSION: Final = 1  # of the settings file
+# keys of the settings that `metrics.json` repeats
+DESCRIPTION: Final = (
+    "dataset",
+    "split",
+    "split_by",
+    "protocol",
+    "torchvision_017",
+    "limit",
+    "model",
+    "fingerprint",
+    "dtype",
+    "device",
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,7 @@ class EvaluationJob:
         dataset, split, split_by, data_root, image_root, limit: see `read_dataset`.
         protocol: one of `protocols.PROTOCOLS`.
         torchvision_017: see `OfficialFrame`.
+        phrasecut_words: see `TaskSubsets.read`.
         shard: number of this run, from 1, and number of runs.
     """
 
@@ -53,6 +68,7 @@ class EvaluationJob:
     limit: int | None = None
     protocol: str = STANDARD
     torchvision_017: bool = False
+    phrasecut_words: Path | None = None
     shard: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
@@ -115,6 +131,7 @@ def run_evaluation(
     n = len(entries) if job.limit is None else min(job.limit, len(entries))
     if not n:
         raise EvaluationError(f"{job.dataset} has no expression in the split {job.split}")
+    subsets = _subsets(job)
     settings = _settings(job, entries[:n], predictor, predictions)
     groups = _shard_groups(_image_groups(entries[:n]), job.shard)
     if predictor is not None:
@@ -125,9 +142,9 @@ def run_evaluation(
         source = _Source(job, entries, predictor, predictions)
         records = done + [record for part in _answered(source, groups, done, file, progress) for record in part]
     if output is None:
-        return Evaluation(_sorted(records), metrics_of(_sorted(records), job, settings))
+        return _Report(job, settings, entries[:n], subsets).evaluation(records)
     replace_records(output / job.file_name("records", ".jsonl"), records)
-    return _merged(job, settings, output, n)
+    return _merged(_Report(job, settings, entries[:n], subsets), output)
 
 
 def _entries(job: EvaluationJob) -> list[Entry]:
@@ -272,30 +289,53 @@ def _answered(
             yield new
 
 
-def _sorted(records: Sequence[Record]) -> list[Record]:
-    return sorted(records, key=lambda record: record.index)
+def _subsets(job: EvaluationJob) -> TaskSubsets | None:
+    """Return the subsets of PhraseCut's tasks, for its own protocol."""
+    if (job.dataset, job.protocol) != ("phrasecut", PHRASECUT):
+        return None
+    return TaskSubsets.read(job.data_root, job.split, job.phrasecut_words)
 
 
-def _merged(job: EvaluationJob, settings: dict[str, Any], output: Path, n: int) -> Evaluation:
+@dataclass(frozen=True)
+class _Report:
+    """Everything besides the records that `metrics.json` needs."""
+
+    job: EvaluationJob
+    settings: dict[str, Any]
+    entries: Sequence[Entry]
+    subsets: TaskSubsets | None
+
+    def evaluation(self, records: Sequence[Record]) -> Evaluation:
+        """Return the records in order, and the content of `metrics.json`."""
+        ordered = sorted(records, key=lambda record: record.index)
+        if self.subsets is None:
+            numbers = compute_metrics(ordered, self.job.protocol)
+        else:
+            numbers = self.subsets.metrics(ordered, self.entries)
+        described = {name: self.settings[name] for name in DESCRIPTION}
+        return Evaluation(ordered, {**described, **numbers, "versions": package_versions()})
+
+
+def _merged(report: _Report, output: Path) -> Evaluation:
     """Read the records of all shards; write `records.jsonl` and `metrics.json` where all are complete."""
-    records, missing = [], []
+    job, records, missing = report.job, [], []
     for number in range(1, job.shard[1] + 1):
         name = job.file_name("records", ".jsonl", number)
         other = read_settings(output / job.file_name("evaluation", ".json", number))
         if other is None or not (output / name).is_file():
             missing.append(name)
             continue
-        require_equal_settings(settings, other, f"the run of {name}")
+        require_equal_settings(report.settings, other, f"the run of {name}")
         records += _complete_records(output / name)
-    if not missing and len(records) < n:
+    if not missing and len(records) < len(report.entries):
         missing.append("some records of a shard that still runs")
     if missing:
-        return Evaluation(_sorted(records), None, tuple(missing))
-    metrics = metrics_of(_sorted(records), job, settings)
+        return Evaluation(records, None, tuple(missing))
+    evaluation = report.evaluation(records)
     if job.shard[1] > 1:
         replace_records(output / "records.jsonl", records)
-    write_settings(output / "metrics.json", metrics)
-    return Evaluation(_sorted(records), metrics)
+    write_settings(output / "metrics.json", evaluation.metrics or {})
+    return evaluation
 
 
 def _complete_records(path: Path) -> list[Record]:
@@ -304,13 +344,3 @@ def _complete_records(path: Path) -> list[Record]:
         return read_records(path)
     except EvaluationError:
         return []
-
-
-def metrics_of(records: Sequence[Record], job: EvaluationJob, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of `metrics.json`: what was evaluated, and the numbers of the protocol."""
-    described = ("dataset", "split", "split_by", "protocol", "limit", "model", "fingerprint", "dtype", "device")
-    return {
-        **{name: settings[name] for name in described},
-        **compute_metrics(records, job.protocol),
-        "versions": package_versions(),
-    }
