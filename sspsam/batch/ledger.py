@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from sspsam.batch.overwriting import REMOVING, remove_earlier_run
 from sspsam.batch.records import Line, Record, Shard
 from sspsam.batch.summary_files import summary_names
 from sspsam.errors import BatchError, warn
+from sspsam.utils.file_locks import lock_file
 from sspsam.utils.files import make_directory, replace_file, storage_errors
 from sspsam.utils.paths import shown
 
@@ -132,15 +132,7 @@ def _is_leftover(path: Path) -> bool:
 def _lock(file: FileIO, output: Path) -> None:
     """Lock a file until it is closed or this process ends."""
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(1 << 40)  # a byte behind the end of the file, so that the lock blocks no reader
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(file)
     except (BlockingIOError, PermissionError):
         raise BatchError(
             f"another run is writing to {output}: wait until it has finished, or choose another folder"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _TABLE_SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
-def _shard(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
+def parsed_shard(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
     """Parse `I/N` of --shard. A callback, because `click.ParamType` takes a type argument in new versions only."""
     number, _, count = value.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
@@ -88,7 +88,7 @@ run_options = option_group(
         "--shard",
         metavar="I/N",
         default="1/1",
-        callback=_shard,
+        callback=parsed_shard,
         help="Process the I-th of N parts of the images.",
     ),
 )

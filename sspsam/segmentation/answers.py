@@ -142,6 +142,7 @@ def to_segmentation(
         explanation=_explanation(words, prediction, row, geometry, pixels) if settings.explain else None,
         pixels=pixels,
         text_truncated=expression.cut_off,
+        box_fractions=answer.box if settings.return_logits == "low_res" else None,
     )
 
 

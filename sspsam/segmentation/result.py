@@ -55,6 +55,8 @@ class Segmentation:
             after pickling and `from_dict`.
         text_truncated: the words at the end of the expression that the model did not read, since the published models
             read about 70; None if it read all.
+        box_fractions: (4,) float64, centre x, centre y, width, height as fractions of CLIP's padded square, the output
+            of the box head; with `return_logits="low_res"`.
     """
 
     text: str
@@ -69,6 +71,7 @@ class Segmentation:
     explanation: Explanation | None = None
     pixels: Pixels | None = field(default=None, repr=False)
     text_truncated: str | None = None
+    box_fractions: NDArray[np.float64] | None = None
 
     def __repr__(self) -> str:
         height, width = self.mask.shape

@@ -1,0 +1,169 @@
+"""`sspsam eval`: a model, or the predictions of any program, on a split of a data set."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from sspsam.cli.batch_options import parsed_shard
+from sspsam.cli.options import ModelOptions, dtype_option, model_options, option_group, required_model
+from sspsam.cli.output import complain, failing_cleanly
+from sspsam.cli.paths import UserPath
+from sspsam.cli.verbosity import detail, inform, model_message, shows_progress
+
+if TYPE_CHECKING:
+    from sspsam.predictor import SSPSAMPredictor
+
+# those of `sspsam.evaluation.protocols`, whose import would load NumPy; a test compares them
+PROTOCOLS: Final = ("standard", "official", "rela", "phrasecut")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Values of the options about the data set and the protocol."""
+
+    dataset: str
+    split: str
+    data_root: Path
+    split_by: str | None
+    image_root: Path | None
+    protocol: str
+    torchvision_017: bool
+    phrasecut_words: Path | None
+    limit: int | None
+    shard: tuple[int, int]
+
+
+data_options = option_group(
+    "data_options",
+    DataOptions,
+    click.option(
+        "--dataset",
+        required=True,
+        help="refcoco, refcoco+, refcocog, refclef, grefcoco, phrasecut, authors or jsonl.",
+    ),
+    click.option("--split", required=True, help="Name of the split, by the rules of the owners of the data set."),
+    click.option("--data-root", type=UserPath(), required=True, help="Folder with a folder for each data set."),
+    click.option("--split-by", help="Division into splits (default: unc; umd for refcocog)."),
+    click.option(
+        "--image-root", type=UserPath(file_okay=False), help="Folder of the images (default: below --data-root)."
+    ),
+    click.option(
+        "--protocol",
+        type=click.Choice(PROTOCOLS),
+        default=PROTOCOLS[0],
+        show_default=True,
+        help="How masks are counted; see docs/evaluation.md.",
+    ),
+    click.option("--torchvision-017", is_flag=True, help="With --protocol official: resize as torchvision >= 0.17."),
+    click.option(
+        "--phrasecut-words",
+        type=UserPath(dir_okay=False),
+        help="utils/subset.py of the PhraseCutDataset repository, for the subsets that need its lists of words.",
+    ),
+    click.option("--limit", type=click.IntRange(min=1), help="Only the first expressions of the split."),
+    click.option(
+        "--shard", default="1/1", metavar="I/N", callback=parsed_shard, help="Only the I-th of N parts of the images."
+    ),
+)
+
+
+@click.command("eval")
+@data_options
+@model_options
+@dtype_option
+@click.option(
+    "--from-predictions",
+    "predictions",
+    type=UserPath(),
+    help="Score masks that any program wrote as JSON lines, instead of a model; .npz with --protocol official.",
+)
+@click.option(
+    "-o", "--output", type=UserPath(file_okay=False), help="Folder for records.jsonl and metrics.json; resumable."
+)
+@click.option("--overwrite", is_flag=True, help="Start again instead of resuming the run in the folder.")
+def evaluate(
+    data_options: DataOptions,
+    model_options: ModelOptions,
+    dtype: str | None,
+    predictions: Path | None,
+    output: Path | None,
+    overwrite: bool,
+) -> None:
+    """Evaluate a model on a split of a data set, and print the metrics as a Markdown table.
+
+    With -o, records.jsonl gets a line for each expression, and metrics.json the numbers; after an interruption the same
+    command resumes the run. Shards with the same -o are merged when the last of them is complete.
+    """
+    model = None
+    if predictions is None:
+        model = required_model(model_options)
+    elif model_options.model is not None:
+        raise click.UsageError("--model and --from-predictions exclude each other: leave out one of them")
+    if output is None and data_options.shard[1] > 1:
+        raise click.UsageError("--shard needs a folder, from which the shards are merged: add -o DIR")
+    if data_options.torchvision_017 and data_options.protocol != "official":
+        raise click.UsageError("--torchvision-017 changes nothing without --protocol official: leave it out")
+    with failing_cleanly():
+        try:
+            _evaluate(data_options, model_options, model, dtype, predictions, output, overwrite)
+        except KeyboardInterrupt:
+            hint = "" if output is None else "; the same command without --overwrite resumes the run"
+            complain(f"interrupted{hint}")
+            sys.exit(130)
+
+
+def _evaluate(
+    data: DataOptions,
+    options: ModelOptions,
+    model: str | None,
+    dtype: str | None,
+    predictions: Path | None,
+    output: Path | None,
+    overwrite: bool,
+) -> None:
+    from sspsam import hub
+
+    if model is not None:
+        hub.check_name(model)  # an unknown name is answered before PyTorch is imported
+    from sspsam.evaluation.report import markdown_table
+    from sspsam.evaluation.run import EvaluationJob, run_evaluation
+
+    job = EvaluationJob(
+        dataset=data.dataset,
+        split=data.split,
+        data_root=data.data_root,
+        split_by=data.split_by,
+        image_root=data.image_root,
+        limit=data.limit,
+        protocol=data.protocol,
+        torchvision_017=data.torchvision_017,
+        phrasecut_words=data.phrasecut_words,
+        shard=data.shard,
+    )
+    evaluation = run_evaluation(
+        job,
+        predictor=None if model is None else _load_predictor(model, options, dtype),
+        predictions=predictions,
+        output=output,
+        overwrite=overwrite,
+        progress=shows_progress(),
+    )
+    if evaluation.metrics is None:
+        inform(
+            f"the shard is complete; metrics need all shards, and there is no {', no '.join(evaluation.missing_shards)}"
+        )
+        return
+    click.echo(markdown_table(evaluation.metrics))
+
+
+def _load_predictor(model: str, options: ModelOptions, dtype: str | None) -> "SSPSAMPredictor":
+    from sspsam.predictor import SSPSAMPredictor
+
+    predictor = SSPSAMPredictor.from_pretrained(
+        model, revision=options.revision, device=options.device, dtype=dtype, cache_dir=options.cache_dir
+    )
+    detail(model_message(predictor))
+    return predictor

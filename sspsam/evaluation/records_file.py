@@ -1,0 +1,147 @@
+"""`records.jsonl` while a run writes it: appended image by image, and resumed from the complete lines."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any, Final
+
+from sspsam.errors import EvaluationError, warn
+from sspsam.evaluation.records import Record, record_from
+from sspsam.utils.file_locks import lock_file
+from sspsam.utils.files import make_directory, replace_file, storage_errors
+from sspsam.utils.paths import shown
+
+_FREE_KEYS: Final = frozenset({"protocol", "model"})  # may differ: the records do not depend on them
+
+
+@dataclass(frozen=True)
+class RecordsFile:
+    """The records of one run, in the order of its work until the run is complete.
+
+    Args:
+        path: of the file.
+        file: the same file, open for appending without a buffer.
+        records: the complete records that the file held when it was opened.
+    """
+
+    path: Path
+    file: FileIO
+    records: list[Record]
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Write records at the end, and flush them to disk."""
+        data = _encoded(records)
+        with storage_errors(self.path):
+            written = 0
+            while written < len(data):
+                written += os.write(self.file.fileno(), data[written:])
+            os.fsync(self.file.fileno())
+
+
+@contextmanager
+def open_records(path: Path) -> Iterator[RecordsFile]:
+    """Open the records of a run; an incomplete last line is cut off.
+
+    Raises:
+        EvaluationError: a line before the last is damaged, or another run writes to the file.
+        StorageError: the file cannot be opened.
+    """
+    make_directory(path.parent)
+    with storage_errors(path):
+        file = path.open("a+b", buffering=0)
+    with file:
+        _lock(file, path)
+        with storage_errors(path):
+            lines = path.read_bytes().splitlines(keepends=True)
+        records = list(_complete(lines, path))
+        with storage_errors(path):
+            file.truncate(sum(map(len, lines[: len(records)])))
+        yield RecordsFile(path, file, records)
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    try:
+        lock_file(file)
+    except (BlockingIOError, PermissionError):
+        raise EvaluationError(
+            f"another run is writing to {shown(path)}: wait until it has finished, or choose another folder"
+        ) from None
+    except OSError as error:
+        warn(f"the file system of {shown(path)} does not support locks ({error.strerror}): run only one command in it")
+
+
+def _complete(lines: Sequence[bytes], path: Path) -> Iterator[Record]:
+    for number, line in enumerate(lines, 1):
+        where = f"{shown(path)}, line {number}"
+        try:
+            if not line.endswith(b"\n"):
+                raise ValueError("it has no end")
+            content = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):
+                return
+            raise EvaluationError(
+                f"{where}: damaged, and more lines follow it; start again with overwrite=True (command line: "
+                "--overwrite)"
+            ) from error
+        yield record_from(content, where)
+
+
+def replace_records(path: Path, records: Iterable[Record]) -> None:
+    """Write records atomically in the order of their index."""
+    replace_file(path, _encoded(sorted(records, key=lambda record: record.index)))
+
+
+def _encoded(records: Iterable[Record]) -> bytes:
+    return "".join(record.to_json() + "\n" for record in records).encode()
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """Return the settings that a run stored; None if there are none.
+
+    Raises:
+        EvaluationError: the file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise EvaluationError(
+            f"{shown(path)} cannot be read ({error}): start again with overwrite=True (command line: --overwrite)"
+        ) from error
+    if not isinstance(content, dict):
+        raise EvaluationError(f"{shown(path)} must hold a JSON object")
+    return content
+
+
+def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a run, or the metrics, atomically as JSON."""
+    replace_file(path, (json.dumps(settings, indent=1, allow_nan=False) + "\n").encode())
+
+
+def require_equal_settings(settings: Mapping[str, Any], earlier: Mapping[str, Any], owner: str) -> None:
+    """Refuse to continue records that other settings gave.
+
+    Args:
+        settings: of this run, as JSON values.
+        earlier: of the run that wrote the records.
+        owner: name of that run, for the error.
+
+    Raises:
+        EvaluationError: they differ; the message lists the differences.
+    """
+    differences = [
+        f"{key} was {earlier.get(key)!s:.80}, is {settings.get(key)!s:.80}"
+        for key in sorted(settings.keys() | earlier.keys())
+        if settings.get(key) != earlier.get(key) and key not in _FREE_KEYS
+    ]
+    if differences:
+        raise EvaluationError(
+            f"{owner} had other settings: {'; '.join(differences)}. Use the same ones, choose another folder, or start "
+            "again with overwrite=True (command line: --overwrite)"
+        )
