@@ -1,6 +1,7 @@
 """`run_evaluation`: a split of a data set -> records and metrics; an interrupted run is resumed, shards are merged."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -181,8 +182,8 @@ def _digest(path: Path) -> str:
     """Return the SHA-256 of a file of predictions, or of the names and contents of a folder of masks."""
     digest = hashlib.sha256()
     try:
-        for file in sorted(path.glob("*.png")) if path.is_dir() else [path]:
-            digest.update(file.name.encode("utf-8", "surrogatepass") if path.is_dir() else b"")
+        for file in sorted(path.glob("*.png")) if os.path.isdir(path) else [path]:
+            digest.update(file.name.encode("utf-8", "surrogatepass") if os.path.isdir(path) else b"")
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     except OSError as error:
@@ -219,7 +220,7 @@ def _opened(
     earlier = read_settings(settings_path)
     if earlier is not None:
         require_equal_settings(settings, earlier, f"the earlier run in {shown(output)}")
-    elif path.exists() and path.stat().st_size:
+    elif os.path.exists(path) and path.stat().st_size:
         raise EvaluationError(f"{shown(path)} belongs to no run that can be resumed: choose another folder")
     else:
         write_settings(settings_path, settings)
@@ -322,7 +323,7 @@ def _merged(report: _Report, output: Path) -> Evaluation:
     for number in range(1, job.shard[1] + 1):
         name = job.file_name("records", ".jsonl", number)
         other = read_settings(output / job.file_name("evaluation", ".json", number))
-        if other is None or not (output / name).is_file():
+        if other is None or not os.path.isfile(output / name):
             missing.append(name)
             continue
         require_equal_settings(report.settings, other, f"the run of {name}")

@@ -78,6 +78,7 @@ def is_actor(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_files_equal_those_of_a_local_run(photos, tiny_model, tmp_path, local_run) -> None:
     cache = EmbeddingCache(tmp_path / "cache")
     for expected in (30, 0):

@@ -632,6 +632,7 @@ def kill_at_random_moments(hub: FakeHub, factory: Factory, options: HubOptions, 
     assert [path for path in (options.cache_dir / "sspsam-converted").rglob("*") if ".tmp" in path.name] == []
 
 
+@pytest.mark.slow
 def test_a_few_kills_at_random_moments_leave_a_cache_that_the_next_load_can_use(hub, authors, options, factory) -> None:
     kill_at_random_moments(hub, factory, options, kills=3, seed=1)
 
