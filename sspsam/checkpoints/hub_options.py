@@ -82,9 +82,10 @@ class HubOptions:
 
     def command(self, verb: str, name: str) -> str:
         """The `sspsam` command line that applies `verb` to `name` with the same cache and revision."""
-        words = ["sspsam", *verb.split(), name]
+        # no name or revision that exists is long enough to be cut
+        words = ["sspsam", *verb.split(), shown(name)]
         if self.revision:
-            words += ["--revision", self.revision]
+            words += ["--revision", shown(self.revision)]
         if self.cache_dir:
             words += ["--cache-dir", str(self.cache_dir)]
         return printable(shlex.join(words))
