@@ -224,7 +224,7 @@ def _check_checkpoint(
     checkpoint: Checkpoint, questions: Sequence[ImageQuestions], device: torch.device, dtype: torch.dtype
 ) -> ModelCheck:
     with item_progress("images", 2 * len(questions), 0, enabled=True) as advance:
-        # the CPU is the reference: a device that nobody checked may be wrong in float32, too
+        # the CPU is the reference: a device that has not been checked may be wrong in float32, too
         exact = checkpoint.load("cpu", torch.float32)
         scenes = reference_scenes(exact, _counted(questions, advance))
         del exact  # its memory is not that of the predictor under test

@@ -194,5 +194,5 @@ def _resize(pixels: Pixels, height: int, width: int) -> Tensor:
 
 @lru_cache(maxsize=64)  # a copy to a GPU waits for the GPU
 def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
-    """Return a constant for each channel, (3, 1, 1) float32; the cache shares it, so that nobody may write to it."""
+    """Return a constant for each channel, (3, 1, 1) float32, shared by all callers and never written to."""
     return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)

@@ -25,7 +25,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-# a device without a backend, of an index that nobody uses, carries requests for the simulated device through PyTorch
+# a device without a backend, of an index that is never used, carries requests for the simulated device through PyTorch
 _MARKER: Final = torch.device("meta", 77)
 # functions for which PyTorch starts the device's backend before they become operators, with the names to record
 _BEFORE_OPERATORS: Final[Mapping[Any, str]] = {
@@ -46,7 +46,7 @@ _WAITS: Final = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "e
 
 @dataclass
 class Record:
-    """What happened on the simulated device.
+    """Operators, waits and copies of the simulated device.
 
     Args:
         operators: number of calls of every operator, by name.
