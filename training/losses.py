@@ -67,15 +67,17 @@ def mask_losses(low_res: Tensor, predicted_ious: Tensor, target: Tensor, edges: 
     return losses | ({"edge": 2 * _edge(logits, target)} if edges else {})
 
 
-def no_target_loss(low_res: Tensor, has_target: Tensor) -> Losses:
+def no_target_loss(low_res: Tensor, has_target: Tensor, no_target_weight: float = 1.0) -> Losses:
     """Loss of the highest mask logits, few pixels that decide about the target but weigh little in the mask losses.
 
     Args:
         low_res: (X, M, M) mask logits.
         has_target: (X,) bool.
+        no_target_weight: weight of a mask without a target, relative to one with a target.
     """
-    highest = low_res.flatten(1).topk(_DECIDING_PIXELS, dim=1).values.mean(dim=1)
-    return {"no_target": 2 * F.binary_cross_entropy_with_logits(highest, has_target.float())}
+    highest = low_res.flatten(1).topk(_DECIDING_PIXELS, dim=1).values.mean(dim=1)  # (X,)
+    weights = torch.where(has_target, 1.0, no_target_weight)
+    return {"no_target": 2 * F.binary_cross_entropy_with_logits(highest, has_target.float(), weights)}
 
 
 def box_losses(boxes: Tensor, target: Tensor) -> Losses:

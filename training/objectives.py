@@ -45,19 +45,21 @@ class Objective(nn.Module):
     Args:
         model: the model in training.
         mixed: compute everything but SAM's decoder with bfloat16 autocast.
+        no_target_weight: see `no_target_loss`.
     """
 
-    def __init__(self, model: SSPSAM, mixed: bool = False) -> None:
+    def __init__(self, model: SSPSAM, mixed: bool = False, no_target_weight: float = 1.0) -> None:
         super().__init__()
         self.model = model
         self.mixed = mixed
+        self.no_target_weight = no_target_weight
         self.heads = AuxiliaryHeads(model.config)
 
     def forward(self, stage: str, batch: Any) -> Losses:
         """Compute the weighted losses of a stage.
 
         Args:
-            stage: `text`, `clip`, `sam`, `joint`, `refine` or `fine`.
+            stage: `text`, `clip`, `sam`, `joint`, `refine`, `fine` or `polish`.
             batch: a `TextBatch` for stage `text`, a `SceneBatch` for all others.
         """
         stages: dict[str, Callable[[Any], Losses]] = {
@@ -67,6 +69,7 @@ class Objective(nn.Module):
             "joint": self._joint_losses,
             "refine": self._joint_losses,  # the losses of joint; recipe.py has other numbers for it
             "fine": self._fine_losses,
+            "polish": self._fine_losses,
         }
         with plain_attention(next(self.model.parameters()).device):
             return stages[stage](batch)
@@ -162,7 +165,7 @@ class Objective(nn.Module):
         """Losses of masks, boxes, text features and inner features."""
         has_target, candidates = batch.has_target, batch.candidates.sum(dim=1)  # (E,)
         losses = mask_losses(output.low_res, output.ious, target_masks(batch), edges)
-        losses |= no_target_loss(output.low_res, has_target)
+        losses |= no_target_loss(output.low_res, has_target, self.no_target_weight)
         boxes = target_boxes(batch.targets[has_target], batch.clip_boxes[batch.scene[has_target]])
         losses |= box_losses(output.box[has_target], boxes)
         losses |= _similarity_loss(output.similarity, batch)

@@ -39,6 +39,22 @@ FINE_KIND_WEIGHTS: Final[Mapping[str, float]] = types.MappingProxyType(
     }
 )
 
+# the same for the stage after it, by what the model then answers worst on both renderers
+POLISH_KIND_WEIGHTS: Final[Mapping[str, float]] = types.MappingProxyType(
+    {
+        "color and shape": 8,
+        "shape": 7,
+        "color": 3,
+        "size": 7,
+        "superlative": 12,
+        "place": 10,
+        "relation": 30,
+        "number": 24,
+        "exclusion": 15,
+        "foreign": 2,
+    }
+)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -60,6 +76,8 @@ class Stage:
         kind_weights: relative frequency of each kind of expression.
         heads_alone: the part of the stage, at its beginning, in which only the auxiliary heads learn, as a fraction; a
             finished model has none, so a stage that starts from one starts with random heads.
+        no_target_weight: weight of an expression without a target, relative to one with a target, in the loss of the
+            highest mask logits.
     """
 
     images: int
@@ -75,6 +93,7 @@ class Stage:
     sides: tuple[int, int] = (224, 384)
     kind_weights: Mapping[str, float] = field(default_factory=lambda: KIND_WEIGHTS)
     heads_alone: float = 0.0
+    no_target_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -235,6 +254,15 @@ _STAGES: Final[Mapping[str, Stage]] = types.MappingProxyType(
         "refine": dataclasses.replace(_JOINT, images=36_000, slow_factor=0.5),
         # all parts, with SAM's input at its full size: edges, and small shapes
         "fine": _FINE,
+        # the same, restarting at a lower learning rate, with more weight on expressions without a target
+        "polish": dataclasses.replace(
+            _FINE,
+            images=38_000,
+            learning_rate=5e-4,
+            kind_weights=POLISH_KIND_WEIGHTS,
+            heads_alone=0.0,
+            no_target_weight=2.0,
+        ),
     }
 )
 

@@ -41,6 +41,7 @@ _INITIAL_PREFIXES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "refine": {"joint": ("model.", "heads.")},
     "fine": {"refine": ("model.", "heads.")},
+    "polish": {"fine": ("model.", "heads.")},
 }
 
 
@@ -114,7 +115,9 @@ class Trainer:
         self.steps = self.stage.images // self.stage.batch_size
         self.config = self.recipe.stage_config(self.stage)
         self._seed("weights")  # the same in every process
-        self.objective = Objective(SSPSAM(self.config.architecture), options.precision == "bfloat16")
+        self.objective = Objective(
+            SSPSAM(self.config.architecture), options.precision == "bfloat16", self.stage.no_target_weight
+        )
         state = self._load_checkpoint()
         self.step: int = state["step"] if state else 0
         self.seconds: float = state["seconds"] if state else 0.0  # of training, up to the last step
