@@ -291,9 +291,11 @@ class SSPSAMPredictor(ModuleHabits):
         """
         settings = AnswerSettings.of(self._config, options, unnamed)
         expressions = self._pipeline.tokenize(texts)
-        chosen = self._chosen_embedding(image, embedding, settings.max_pixels)
         with named_out_of_memory():
-            results = self._pipeline.answer(chosen, expressions, settings)
+            if image is NOT_GIVEN or embedding is not NOT_GIVEN:
+                results = self._pipeline.answer(self._chosen_embedding(image, embedding), expressions, settings)
+            else:
+                results = self._pipeline.answer_image(image, expressions, settings)
         return results[0] if isinstance(texts, str) else results
 
     @overload
@@ -355,14 +357,10 @@ class SSPSAMPredictor(ModuleHabits):
         outcomes = self._pipeline.answer_batch(images, texts, settings, batch_size, workers, return_errors)
         return outcomes if return_errors else cast(Iterator[list[Segmentation]], outcomes)
 
-    def _chosen_embedding(
-        self, image: ImageInput | NotGiven, embedding: ImageEmbedding | NotGiven, max_pixels: int
-    ) -> ImageEmbedding:
-        """Return the embedding that `predict` uses: of `image`, the given one, or that of `set_image`."""
-        if image is not NOT_GIVEN and embedding is not NOT_GIVEN:
-            raise TypeError("give predict() an image or an embedding, not both")
+    def _chosen_embedding(self, image: object, embedding: ImageEmbedding | NotGiven) -> ImageEmbedding:
+        """Return the embedding that `predict` uses without an image: the given one, or that of `set_image`."""
         if image is not NOT_GIVEN:
-            return self.encode(image, max_pixels=max_pixels)
+            raise TypeError("give predict() an image or an embedding, not both")
         chosen = self._embedding if embedding is NOT_GIVEN else embedding
         if chosen is None and embedding is NOT_GIVEN:
             raise NoImageError("there is no image: call set_image(image) first, or pass image= or embedding=")

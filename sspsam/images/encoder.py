@@ -1,6 +1,7 @@
 """Preprocessed images -> `ImageEmbedding`: from the embedding cache on a hit, else from the image encoders."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +15,26 @@ from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.loading import ImageInput
 from sspsam.images.preprocessing import PreprocessedImage, device_inputs, preprocess_image, staged_pixels
 from sspsam.models import DeviceModel, ImageFeatures
-from sspsam.models.device_model import all_finite
-from sspsam.utils.batching import result_or_error
+from sspsam.models.device_model import finite_images
+from sspsam.utils.batching import raise_if_error, result_or_error
+
+
+class PendingEmbedding(NamedTuple):
+    """An embedding that the device may still be computing.
+
+    Args:
+        embedding: must not reach a caller before `ImageEncoder.finish`.
+        finite: (1,) bool on the device, whether all features are finite; None: they have been checked.
+        inputs: (1, 3, S, S) and (1, 3, size, size), from which `finish` encodes again.
+    """
+
+    embedding: ImageEmbedding
+    finite: Tensor | None = None
+    inputs: tuple[Tensor, ...] = ()
+
+    def is_finite(self) -> bool:
+        """Wait for the device, and return whether all features are finite."""
+        return self.finite is None or bool(self.finite)
 
 
 class ImageEncoder:
@@ -53,6 +72,30 @@ class ImageEncoder:
             for image, value in zip(images, features, strict=True)
         ]
 
+    def begin(self, image: PreprocessedImage) -> PendingEmbedding:
+        """Encode one image; on a GPU without waiting for it, so that questions can follow at once.
+
+        Raises:
+            NumericalError: the features are not finite, and have been checked.
+        """
+        if self._cache is not None or self._identity.device.type == "cpu":
+            return PendingEmbedding(raise_if_error(self.encode([image])[0]))
+        with inference_context(self._identity.device):
+            inputs = tuple(tensor.unsqueeze(0) for tensor in self._model_inputs(image))
+            features = self._model.encode_image(*inputs)
+            return PendingEmbedding(self._embedding(image, features[0]), finite_images(features), inputs)
+
+    def finish(self, image: PreprocessedImage, pending: PendingEmbedding) -> ImageEmbedding:
+        """Return the embedding if its features are finite, otherwise that of the image encoded again in float32.
+
+        Raises:
+            NumericalError: the features are not finite in float32 either.
+        """
+        if pending.is_finite():
+            return pending.embedding
+        with inference_context(self._identity.device):
+            return self._embedding(image, self._compute_in_float32(*pending.inputs))
+
     def _cached_or_computed(self, image: PreprocessedImage, cache: EmbeddingCache) -> ImageFeatures | SSPSAMError:
         fingerprint = self._identity.fingerprint
         key = cache.key(image.digest or "", fingerprint, self._identity.precision)
@@ -77,7 +120,9 @@ class ImageEncoder:
             inputs = zip(torch.split(clip_input, 1), torch.split(sam_input, 1), strict=True)
             return [
                 image_features if finite else result_or_error(self._compute_in_float32, *image_inputs)
-                for image_features, finite, image_inputs in zip(features, all_finite(features), inputs, strict=True)
+                for image_features, finite, image_inputs in zip(
+                    features, finite_images(features).tolist(), inputs, strict=True
+                )
             ]
 
     def _model_inputs(self, image: PreprocessedImage) -> tuple[Tensor, Tensor]:
@@ -98,7 +143,7 @@ class ImageEncoder:
         if dtype is not torch.float32:
             warn(f"{dtype_name(dtype)} overflowed for this image: it is encoded again in float32")
             [features] = self._model.in_float32().encode_image(clip_input, sam_input)
-            if all_finite([features]) == [True]:
+            if finite_images([features]).all():
                 return features
         raise not_finite("the features of the image")
 

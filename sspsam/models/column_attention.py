@@ -55,8 +55,8 @@ def attend_with_columns(buffer: Tensor, qkv: Tensor, rel_pos_h: Tensor, rel_pos_
     copy_rows(buffer[..., :head_width], qkv.view(count, tokens, 3, heads, head_width).permute(2, 0, 3, 1, 4))
     q, k, v = buffer.unbind()  # (X, heads, s*s, width)
     spare = -len(rel_pos_h) % 4  # a GPU multiplies fast where the width of the product is a multiple of 8
-    table = torch.cat([F.pad(positions.flip(0), (0, 0, 0, spare)) for positions in (rel_pos_h, rel_pos_w)])
-    products = (q[..., :head_width] @ table.T).contiguous()  # (X, heads, s*s, 2*(2s-1+spare))
+    table = F.pad(torch.stack((rel_pos_h, rel_pos_w)).flip(1), (0, 0, 0, spare))  # (2, 2s-1+spare, d)
+    products = (q[..., :head_width] @ table.flatten(0, 1).T).contiguous()  # (X, heads, s*s, 2*(2s-1+spare))
     columns = q.view(count, heads, side, side, width)[..., head_width : head_width + 2 * side]
     columns[..., :side] = _terms_of_rows(products, side)
     columns[..., side:] = _terms_of_columns(products, side)

@@ -147,11 +147,9 @@ class DeviceModel:
         return [torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]) for tensor in tensors]
 
 
-def all_finite(features: Sequence[ImageFeatures]) -> list[bool]:
-    """Return for each image whether all of its features are finite; the host waits for the device once."""
-    finite = [torch.stack([tensor.isfinite().all() for tensor in image]).all() for image in features]
-    result: list[bool] = torch.stack(finite).tolist() if finite else []
-    return result
+def finite_images(features: Sequence[ImageFeatures]) -> Tensor:
+    """Return for each of B images whether all of its features are finite: (B,) bool on their device."""
+    return torch.stack([torch.stack([tensor.isfinite().all() for tensor in image]).all() for image in features])
 
 
 def _tensors(image: PreparedImage) -> tuple[Tensor, ...]:

@@ -215,6 +215,8 @@ class ImageEncoderViT(stock.ImageEncoderViT):
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, image size, image size) normalised and padded images -> (B, D, g, g) embeddings."""
         x = self.patch_embed(pixels.to(self.patch_embed.proj.weight.dtype)) + self.pos_embed  # (B, g, g, width)
+        # a convolution's output is laid out by channels; every norm would copy it, and every sum would be strided
+        x = x.contiguous()
         buffers = self._column_buffers(x)
         for block in cast(Sequence[Block], self.blocks):
             x = block(x, buffers[block.window_size])

@@ -9,6 +9,7 @@ tried on small matrices before its first use.
 """
 
 import logging
+import math
 import threading
 import types
 import weakref
@@ -17,7 +18,7 @@ from functools import cache
 from typing import Final, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 _LOG: Final = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ ACTIVATIONS: Final[Mapping[Activation, Callable[[Tensor], Tensor]]] = types.Mapp
     {"none": lambda x: x, "relu": F.relu, "gelu": F.gelu}
 )
 _EXACT_GELU: Final = "none"  # oneDNN's algorithm for "gelu": the error function, not the approximation by tanh
+_MOST_PLAIN_SCORES: Final = 2**23  # 32 MB of float32
+_MOST_GRU_DIFFERENCE: Final = 1e-2  # in float16; states lie between -1 and 1
 _PACKED_FOR_ROWS: Final = 77  # weights are packed for the rows of CLIP's texts, where packing gains most
 
 
@@ -144,6 +147,55 @@ def fused_attention_accepts(width: int, dtype: torch.dtype, device: torch.device
     way = "as columns of queries and keys" if accepts else "as a bias: no fused kernel takes heads of this width"
     _LOG.info("relative positions of SAM's encoder on %s in %s, heads of %d: %s", device, dtype, width, way)
     return accepts
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
+    """Attend from queries to keys, with the fastest kernels for the device; (..., tokens, d) each -> the same.
+
+    PyTorch's fused float32 kernel for a GPU fills the device with many heads or tokens only; for a matrix of scores
+    that is small enough, two plain products are several times as fast.
+    """
+    scores = q.shape[:-1].numel() * k.shape[-2]
+    plain = q.device.type == "cuda" and q.dtype is torch.float32 and scores <= _MOST_PLAIN_SCORES and not causal
+    if not plain or torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return (q / math.sqrt(q.shape[-1]) @ k.mT).softmax(dim=-1) @ v
+
+
+@cache
+def fused_gru(width: int, dtype: torch.dtype, device: torch.device) -> Callable[[nn.GRU, Tensor], Tensor] | None:
+    """Return `gru_kernel.bidirectional_gru` if it works on the device, or None.
+
+    It needs float16, Triton with its compiler, and an NVIDIA GPU of compute capability 8.0 or later. It is compared
+    once with PyTorch's GRU.
+
+    Args:
+        width: of inputs and hidden state.
+        dtype: of both.
+        device: of both.
+    """
+    powers = 32 <= width <= 1024 and width & (width - 1) == 0
+    if device.type != "cuda" or dtype is not torch.float16 or not powers or torch.version.cuda is None:
+        return None
+    try:
+        if torch.cuda.get_device_capability(device) < (8, 0):
+            return None
+        from sspsam.models.gru_kernel import bidirectional_gru
+
+        # drawn on the CPU: another thread may be recording a graph, in which the device's generator takes part
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+            torch.manual_seed(0)
+            gru = nn.GRU(width, width, batch_first=True, bidirectional=True).to(device, dtype)
+            x = torch.randn(3, 21, width).to(device, dtype)
+            difference = float((bidirectional_gru(gru, x) - gru(x)[0]).abs().max())
+        works = difference < _MOST_GRU_DIFFERENCE  # False for NaN
+        reason = f"its results differ from cuDNN's by {difference}"
+    except Exception as error:  # without a C compiler, for example, Triton raises errors of many kinds
+        works, reason = False, f"{type(error).__name__}: {error}"
+    if not works:
+        _LOG.info("the GRU on %s runs on cuDNN; the kernel of sspsam does not work there: %.300s", device, reason)
+        return None
+    return bidirectional_gru
 
 
 @cache

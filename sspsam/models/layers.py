@@ -5,9 +5,8 @@ from itertools import pairwise
 from typing import Self, cast
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from sspsam.models.kernels import Activation, PackedWeight, linear
+from sspsam.models.kernels import Activation, PackedWeight, attention, linear
 
 
 class PackingLayer(nn.Module):
@@ -110,7 +109,7 @@ class MultiheadAttention(PackingLayer, nn.MultiheadAttention):
 
     def attend_projected(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
         """Attend with projected (E, heads, Q or K, width/heads) queries, keys and values; (E, Q, width)."""
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # (E, heads, Q, width/heads)
+        attended = attention(q, k, v, causal=causal)  # (E, heads, Q, width/heads)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def _by_head(self, x: Tensor) -> Tensor:

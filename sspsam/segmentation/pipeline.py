@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
@@ -10,8 +11,8 @@ import torch
 from PIL import Image
 
 from sspsam.config import ModelConfig
-from sspsam.devices import dtype_name, inference_context, require_working_thread_pool
-from sspsam.errors import EmbeddingError, OutOfMemoryError, SSPSAMError, warn
+from sspsam.devices import dtype_name, inference_context, not_finite, require_working_thread_pool
+from sspsam.errors import EmbeddingError, NumericalError, OutOfMemoryError, SSPSAMError, warn
 from sspsam.identity import PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
@@ -107,19 +108,46 @@ class Pipeline:
         """Load and encode one image; see `SSPSAMPredictor.encode`."""
         return raise_if_error(self.images.encode([self.images.preprocess(image, max_pixels)])[0])
 
+    def answer_image(
+        self, image: ImageInput, expressions: Sequence[TokenizedExpression], settings: AnswerSettings
+    ) -> list[Segmentation]:
+        """Encode one image and return the answers about it; the host waits for a GPU at the end only."""
+        preprocessed = self.images.preprocess(image, settings.max_pixels)
+        pending = self.images.begin(preprocessed)
+        results = None
+        with suppress(NumericalError) if pending.finite is not None else nullcontext():
+            results = self.answer(pending.embedding, expressions, settings, pending.is_finite)
+        embedding = self.images.finish(preprocessed, pending)
+        if results is not None and embedding is pending.embedding:
+            return results
+        return self.answer(embedding, expressions, settings)
+
     def answer(
-        self, embedding: ImageEmbedding, expressions: Sequence[TokenizedExpression], settings: AnswerSettings
+        self,
+        embedding: ImageEmbedding,
+        expressions: Sequence[TokenizedExpression],
+        settings: AnswerSettings,
+        image_is_finite: Callable[[], bool] = lambda: True,
     ) -> list[Segmentation]:
         """Return the answers about one image, in the order of the expressions.
 
         Where memory does not suffice for a batch of expressions, the batches are halved.
+
+        Args:
+            embedding: of this model.
+            expressions: tokenised.
+            settings: of the answers.
+            image_is_finite: whether all features of the image are finite; if not, no answer is computed again.
+
+        Raises:
+            NumericalError: a prediction is not finite in float32 either, or the image is not finite.
         """
         batch_size = _DECODER_BATCH_SIZE.get(self.identity.device.type, MOST_EXPRESSIONS)
         results: list[Segmentation] = []
         while len(results) < len(expressions):
             try:
                 results += self._answer_together(
-                    embedding, expressions[len(results) : len(results) + batch_size], settings
+                    embedding, expressions[len(results) : len(results) + batch_size], settings, image_is_finite
                 )
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -132,7 +160,11 @@ class Pipeline:
         return results
 
     def _answer_together(
-        self, embedding: ImageEmbedding, expressions: Sequence[TokenizedExpression], settings: AnswerSettings
+        self,
+        embedding: ImageEmbedding,
+        expressions: Sequence[TokenizedExpression],
+        settings: AnswerSettings,
+        image_is_finite: Callable[[], bool],
     ) -> list[Segmentation]:
         """Return the answers to a batch of expressions."""
         with inference_context(self.identity.device):
@@ -147,6 +179,8 @@ class Pipeline:
             results = []
             for row, (expression, answer) in enumerate(zip(expressions, answers, strict=True)):
                 source = prediction, row
+                if not (answer.finite or image_is_finite()):
+                    raise not_finite("the features of the image")
                 if not (answer.finite or self._model.answers_in_float32):
                     source, answer = self._answer_in_float32(embedding, expression, settings)
                 words = self.texts.words(expression.token_ids) if settings.explain else []

@@ -1,7 +1,7 @@
 """Predictions on the device -> numbers and masks on the host, in one transfer for all expressions."""
 
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -114,17 +114,17 @@ def _fetched(
     for rows, numbers in zip(_parts(low_res, masks_at_once), _parts(summary, masks_at_once), strict=True):
         parts = [logits_on_image(part, geometry, sam_size) >= threshold for part in _parts(rows, logits_at_once)]
         on_device = parts[0] if len(parts) == 1 else torch.cat(parts)  # (rows, h, w)
-        table, in_rows, in_columns, host_masks = _to_host(numbers, on_device.any(2), on_device.any(1), on_device)
-        tables.append(table)
-        for mask, occupied in zip(host_masks, zip(in_rows, in_columns, strict=True), strict=True):
-            masks.append((_own_copy(mask), box_of_occupied(*occupied)))
+        table, in_rows, in_columns, shared = _queue_copies(numbers, on_device.any(2), on_device.any(1), on_device)
+        # page-locked memory is scarce, and one block holds the masks of all expressions, so each gets memory of its
+        # own; the operating system provides it, page by page, while the device computes
+        own = [torch.zeros(mask.shape, dtype=torch.bool) for mask in shared]
+        if shared.is_pinned():  # otherwise the copies are complete
+            torch.cuda.current_stream(on_device.device).synchronize()
+        tables.append(table.numpy())
+        for mask, source, *occupied in zip(own, shared, in_rows.numpy(), in_columns.numpy(), strict=True):
+            mask.copy_(source)  # by all threads of PyTorch
+            masks.append((mask.numpy(), box_of_occupied(*occupied)))
     return np.concatenate(tables), masks
-
-
-def _own_copy(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Copy an (h, w) mask from page-locked memory, which is scarce and belongs to the masks of all expressions."""
-    copied: NDArray[np.bool_] = torch.from_numpy(mask).clone().numpy()  # by all threads of PyTorch
-    return copied
 
 
 def _parts(tensor: Tensor, rows: int) -> tuple[Tensor, ...]:
@@ -132,13 +132,11 @@ def _parts(tensor: Tensor, rows: int) -> tuple[Tensor, ...]:
     return torch.split(tensor, max(1, rows))
 
 
-def _to_host(*tensors: Tensor) -> list[NDArray[Any]]:
-    """Copy tensors to page-locked memory where the device is a CUDA device, and wait for all of them together."""
+def _queue_copies(*tensors: Tensor) -> list[Tensor]:
+    """Copy tensors to host memory; copies to page-locked memory are complete when the current stream is."""
     device = tensors[0].device
     copies = [host_buffer(tensor.shape, tensor.dtype, device) for tensor in tensors]
     pinned = copies[0].is_pinned() if device.type == "cuda" else False
     for copy, tensor in zip(copies, tensors, strict=True):
         copy.copy_(tensor, non_blocking=pinned)
-    if pinned:
-        torch.cuda.current_stream(device).synchronize()
-    return [copy.numpy() for copy in copies]
+    return copies

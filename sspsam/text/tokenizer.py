@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,19 @@ _MAX_CACHED_WORDS: Final = 100_000
 _MAX_CACHED_WORD_LENGTH: Final = 64
 _MAX_QUOTED_CHARACTERS: Final = 300
 # open_clip would read these strings as control tokens; in an expression they are ordinary words, so they are split
+Value = TypeVar("Value")
 _CONTROL_TOKEN_SPLIT: Final = re.compile(r"(?<=<)(?=(?:start|end)_of_text>)", re.IGNORECASE)
 
 
-class _BoundedWordCache(dict[str, str]):
-    """Byte-pair pieces of words; open_clip's own cache has no bound.
+class _BoundedWordCache(dict[str, Value]):
+    """Something about words; open_clip's own cache has no bound.
 
     No entry is ever removed, so that threads never lose one between a check and a read.
     """
 
-    def __setitem__(self, word: str, pieces: str) -> None:
+    def __setitem__(self, word: str, value: Value) -> None:
         if len(self) < _MAX_CACHED_WORDS and len(word) <= _MAX_CACHED_WORD_LENGTH:
-            super().__setitem__(word, pieces)
+            super().__setitem__(word, value)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Tokenizer:
         self._bpe.cache = _BoundedWordCache(self._bpe.cache)
         # the text is cleaned here, once: a second cleaning would unescape twice and could create control tokens
         self._clean, self._bpe.clean_fn = self._bpe.clean_fn, str
+        self._ids_of_words: _BoundedWordCache[list[int]] = _BoundedWordCache()
         self._template_ids = self._encode(self._sentence(""))
 
     def __call__(self, text: str) -> NDArray[np.int64]:
@@ -119,8 +121,23 @@ class Tokenizer:
         return self.template.replace("{}", text)
 
     def _encode(self, sentence: str) -> list[int]:
-        pieces = _CONTROL_TOKEN_SPLIT.split(self._clean(sentence))
-        return [token for piece in pieces for token in self._bpe.encode(piece)]
+        pieces = _CONTROL_TOKEN_SPLIT.split(self._cleaned(sentence))
+        words = (word for piece in pieces for word in self._bpe.pat.findall(piece))
+        return [token for word in words for token in self._word_ids(word)]
+
+    def _cleaned(self, sentence: str) -> str:
+        """Repair the encoding, unescape HTML, and join the words with single spaces, in lower case."""
+        if sentence.isascii() and sentence.isprintable() and "&" not in sentence:  # nothing to repair or to unescape
+            return " ".join(sentence.split()).lower()
+        cleaned: str = self._clean(sentence)
+        return cleaned
+
+    def _word_ids(self, word: str) -> list[int]:
+        """Return the token ids of a word, as open_clip's pattern divides a text into words."""
+        ids = self._ids_of_words.get(word)
+        if ids is None:
+            ids = self._ids_of_words[word] = self._bpe.encode(word)
+        return ids
 
     def _cut_off(self, dropped: list[int]) -> str | None:
         """Return the words of the token ids that do not fit; None if they belong to the template alone."""

@@ -1,0 +1,119 @@
+"""A bidirectional GRU as one kernel for NVIDIA GPUs, in Triton; imported where Triton is there.
+
+The steps of a GRU follow one after the other, and each is too small for a GPU: cuDNN launches two kernels for a step
+and direction, 308 for the 77 positions of a text. Here one launch computes all steps of both directions. The hidden
+units are divided among blocks, each of which keeps its rows of the weights in registers. After a step the blocks of a
+direction exchange their parts of the hidden state through memory, and wait for each other at a counter.
+
+Blocks that wait must all run at the same time, or they would wait for ever. A cooperative launch guarantees that: it
+fails if not all blocks fit on the device.
+"""
+
+from typing import Any, Final
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_FEWEST_ROWS: Final = 16  # of a product on tensor cores
+_COUNTER_STRIDE: Final = 32  # 128 bytes between the counters of the two directions
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _bidirectional_gru(  # type: ignore[no-untyped-def]
+    gates,  # (E, L, 2, 3H) products of the inputs, with the biases of the inputs
+    weights,  # (2, 3H, H) of the hidden state
+    biases,  # (2, 3H) of the hidden state
+    states,  # (E, L, 2, H), written
+    exchange,  # (2, 2, padded count, H) zeros: the hidden states of even and of odd steps
+    counters,  # zeros: how many blocks of a direction have finished how many steps
+    length,
+    count,
+    width: tl.constexpr,
+    units: tl.constexpr,
+    blocks: tl.constexpr,
+    padded_count: tl.constexpr,
+    counter_stride: tl.constexpr,
+):
+    direction = tl.program_id(0) // blocks
+    own_units = (tl.program_id(0) % blocks) * units + tl.arange(0, units)
+    inputs = tl.arange(0, width)
+    rows = tl.arange(0, padded_count)
+    is_row = rows[:, None] < count
+    weight = weights + direction * 3 * width * width + own_units[None, :] * width + inputs[:, None]  # (H, units)
+    reset_weight = tl.load(weight)
+    update_weight = tl.load(weight + width * width)
+    new_weight = tl.load(weight + 2 * width * width)
+    bias = biases + direction * 3 * width + own_units
+    reset_bias = tl.load(bias).to(tl.float32)
+    update_bias = tl.load(bias + width).to(tl.float32)
+    new_bias = tl.load(bias + 2 * width).to(tl.float32)
+    own = tl.zeros((padded_count, units), tl.float32)  # this block's part of the hidden state
+    counter = counters + direction * counter_stride
+    for step in range(length):
+        position = step + direction * (length - 1 - 2 * step)
+        line = (rows[:, None] * length + position) * 2 + direction
+        gate = gates + line * 3 * width + own_units[None, :]
+        reset_input = tl.load(gate, mask=is_row, other=0.0).to(tl.float32)
+        update_input = tl.load(gate + width, mask=is_row, other=0.0).to(tl.float32)
+        new_input = tl.load(gate + 2 * width, mask=is_row, other=0.0).to(tl.float32)
+        # past the first cache level, which does not see the writes of other blocks
+        read = exchange + ((step % 2) * 2 + direction) * padded_count * width
+        hidden = tl.load(read + rows[:, None] * width + inputs[None, :], cache_modifier=".cg")
+        reset = tl.sigmoid(reset_input + reset_bias + tl.dot(hidden, reset_weight))
+        update = tl.sigmoid(update_input + update_bias + tl.dot(hidden, update_weight))
+        new = new_input + reset * (new_bias + tl.dot(hidden, new_weight))
+        new = 2 * tl.sigmoid(2 * new) - 1  # the hyperbolic tangent
+        own = (1 - update) * new + update * own
+        narrow = own.to(weights.dtype.element_ty)
+        written = exchange + (((step + 1) % 2) * 2 + direction) * padded_count * width
+        tl.store(written + rows[:, None] * width + own_units[None, :], narrow, cache_modifier=".cg")
+        tl.store(states + line * width + own_units[None, :], narrow, mask=is_row)
+        tl.debug_barrier()  # all threads of the block have written
+        tl.atomic_add(counter, 1, sem="release")
+        finished = tl.atomic_add(counter, 0, sem="acquire")
+        while finished < blocks * (step + 1):
+            finished = tl.atomic_add(counter, 0, sem="acquire")
+        tl.debug_barrier()
+
+
+def bidirectional_gru(gru: nn.GRU, x: Tensor) -> Tensor:
+    """Compute `gru(x)[0]` in half precision; (E, L, H) -> (E, L, 2H).
+
+    Args:
+        gru: one bidirectional layer with biases, on the GPU; H inputs and H hidden units, a power of two from 32 on.
+        x: float16.
+    """
+    count, length, width = x.shape
+    directions = ("", "_reverse")
+
+    def both(name: str) -> Any:
+        return torch.stack([getattr(gru, f"{name}_l0{suffix}") for suffix in directions])
+
+    gates = F.linear(x, both("weight_ih").flatten(0, 1), both("bias_ih").flatten())  # (E, L, 2*3H)
+    rows = max(_FEWEST_ROWS, 1 << (count - 1).bit_length())
+    units, warps = (32, 4) if rows <= 32 else (16, 8)  # the fastest on an H200
+    exchange = x.new_zeros(2, 2, rows, width)
+    counters = torch.zeros(2 * _COUNTER_STRIDE, dtype=torch.int32, device=x.device)
+    states = x.new_empty(count, length, 2 * width)
+    blocks = width // units
+    _bidirectional_gru[(2 * blocks,)](
+        gates,
+        both("weight_hh"),
+        both("bias_hh"),
+        states,
+        exchange,
+        counters,
+        length,
+        count,
+        width=width,
+        units=units,
+        blocks=blocks,
+        padded_count=rows,
+        counter_stride=_COUNTER_STRIDE,
+        num_warps=warps,
+        launch_cooperative_grid=True,
+    )
+    return states
