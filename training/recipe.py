@@ -257,7 +257,7 @@ _STAGES: Final[Mapping[str, Stage]] = types.MappingProxyType(
         # the same, restarting at a lower learning rate, with more weight on expressions without a target
         "polish": dataclasses.replace(
             _FINE,
-            images=38_000,
+            images=46_000,
             learning_rate=5e-4,
             kind_weights=POLISH_KIND_WEIGHTS,
             heads_alone=0.0,
