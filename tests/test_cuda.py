@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from sspsam import Segmentation, SSPSAMPredictor
+from sspsam.errors import SSPSAMWarning
 from sspsam.images.preprocessing import clip_input, device_inputs, geometry_of, sam_input, staged_pixels
+from sspsam.models import kernels
 from sspsam.shapes import ask, draw_scene
 
 pytestmark = pytest.mark.cuda
@@ -149,3 +151,43 @@ def test_saved_weights_are_the_float32_originals(golden_model: Callable[[str], P
     predictor = SSPSAMPredictor.from_pretrained(golden_model("224"), device=GPU, dtype="float16")
     predictor.encode(DATA / "micro.png")
     assert predictor.save_pretrained(tmp_path / "saved").weights_sha256 == predictor.config.weights_sha256
+
+
+@pytest.mark.parametrize("width", [128, 512])
+@pytest.mark.parametrize("count", [1, 3, 16, 33, 64])
+def test_the_gru_kernel_gives_the_states_of_pytorch_in_float32(width: int, count: int) -> None:
+    kernel = kernels.fused_gru(width, torch.float16, GPU)
+    if kernel is None:
+        pytest.skip("the kernel does not run on this GPU, or Triton finds no C compiler")
+    torch.manual_seed(count)
+    gru = torch.nn.GRU(width, width, batch_first=True, bidirectional=True)
+    x = torch.randn(count, 77, width)
+    with torch.no_grad():
+        expected = gru(x)[0]
+        half = gru.to(GPU, torch.float16)
+        for _ in range(3):  # the counters and the exchanged states start anew in each call
+            assert (kernel(half, x.to(GPU, torch.float16)).float().cpu() - expected).abs().max() < 3e-3
+
+
+def test_float32_attention_by_plain_products_is_that_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (torch.randn(2, 8, tokens, 32, device=GPU) for tokens in (70, 90, 90))
+    with torch.no_grad():
+        plain = kernels.attention(q, k, v)
+        monkeypatch.setattr(kernels, "_MOST_PLAIN_SCORES", 0)
+        assert not torch.equal(plain, kernels.attention(q, k, v))  # two ways
+        assert (plain - kernels.attention(q, k, v)).abs().max() < 1e-5
+
+
+def test_an_image_that_overflows_in_half_precision_is_encoded_again_in_float32() -> None:
+    predictor = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float16")
+    expected = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float32")
+    for model in (predictor, expected):
+        weights = model._model.sam.image_encoder.neck[0].weight
+        with torch.no_grad():
+            weights.mul_(2e5)  # float16 ends at 65504; the norm that follows undoes the factor
+        model.to(GPU)  # the device's copy is made anew
+    scene = draw_scene(7)
+    texts = ["the red circle", "the largest shape"]
+    with pytest.warns(SSPSAMWarning, match="overflowed for this image"):
+        results = predictor.predict(texts, image=scene.pixels)
+    assert_same_answers(results, expected.predict(texts, image=scene.pixels), torch.float16)
