@@ -159,6 +159,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tenso
     plain = q.device.type == "cuda" and q.dtype is torch.float32 and scores <= _MOST_PLAIN_SCORES and not causal
     if not plain or torch.compiler.is_compiling() or torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return plain_attention(q, k, v)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend by two products with the matrix of scores between them; (..., tokens, d) each -> the same."""
     return (q / math.sqrt(q.shape[-1]) @ k.mT).softmax(dim=-1) @ v
 
 

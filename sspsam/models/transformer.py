@@ -11,11 +11,10 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sspsam.config import SAMConfig
 from sspsam.models import stock
-from sspsam.models.kernels import widened
+from sspsam.models.kernels import attention, widened
 from sspsam.models.layers import Linear, MLPBlock
 
 
@@ -53,7 +52,7 @@ class Attention(stock.TwoWayAttention):
         """Attend with projected queries (1 or E, Q, d), keys and values (1 or E, K, d); (E, Q, D)."""
         count = max(len(q), len(k))
         q, k, v = (self._by_head(x).expand(count, -1, -1, -1) for x in (q, k, v))
-        attended = F.scaled_dot_product_attention(q, k, v)  # (E, heads, Q, d/heads)
+        attended = attention(q, k, v)  # (E, heads, Q, d/heads)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def attend_to_image(self, queries: Tensor, image: Tensor, position: Tensor) -> Tensor:

@@ -263,3 +263,39 @@ def test_without_the_packing_operator_products_are_the_same(monkeypatch) -> None
         finally:
             monkeypatch.undo()
             kernels.onednn_packing.cache_clear()
+
+
+def test_attention_by_plain_products_is_that_of_pytorch() -> None:
+    q, k, v = (torch.randn(2, 3, tokens, 8, dtype=torch.float64) for tokens in (5, 7, 7))
+    expected = F.scaled_dot_product_attention(q, k, v)
+    assert torch.allclose(kernels.plain_attention(q, k, v), expected, atol=1e-12)
+    assert torch.equal(
+        kernels.attention(q.float(), k.float(), v.float(), causal=False),
+        F.scaled_dot_product_attention(q.float(), k.float(), v.float()),
+    )  # the fused kernel on a CPU
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype", "device"),
+    [
+        (512, torch.float16, "cpu"),
+        (512, torch.float32, "cuda"),
+        (96, torch.float16, "cuda"),
+        (16, torch.float16, "cuda"),
+    ],
+)
+def test_the_gru_kernel_is_for_float16_and_certain_widths_on_a_gpu(width, dtype, device) -> None:
+    assert kernels.fused_gru(width, dtype, torch.device(device)) is None
+
+
+def test_a_gru_kernel_that_fails_is_logged_and_not_used(monkeypatch, caplog) -> None:
+    def fails(device: torch.device) -> tuple[int, int]:
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", fails)
+    kernels.fused_gru.cache_clear()
+    with caplog.at_level("INFO"):
+        assert kernels.fused_gru(64, torch.float16, torch.device("cuda")) is None
+    kernels.fused_gru.cache_clear()
+    assert "no C compiler" in caplog.text

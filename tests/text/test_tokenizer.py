@@ -238,3 +238,11 @@ def test_the_warning_of_truncation_does_not_quote_the_templates_full_stop() -> N
     with pytest.warns(SSPSAMWarning, match="not read: 'mug the mug") as caught:
         Tokenizer(77, "{}.")("the mug " * 1000)
     assert "." not in str(caught[0].message).rpartition("not read: ")[2].replace(" ...", "")
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=60))
+@example("it's 3!!! <start_of_text> &amp; 'S 'LL")
+def test_plain_ascii_has_the_token_ids_of_open_clip(text: str) -> None:
+    assume(text.strip() and not CONTROL.search(text))
+    ids = TOKENIZER(text)
+    assert ids[1 : int(ids.argmax())].tolist() == STOCK.encode(f"{text.strip().lower()}.")[: LENGTH - 2]
