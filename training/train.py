@@ -1,13 +1,13 @@
 """Train the bundled model from scratch: `python -m training.train --output runs/shapes --processes 2`.
 
 The stages follow the paper at a small scale: CLIP's text encoder, its image encoder, SAM, then all parts together,
-three times, at last with SAM's input at its full size. Each stage writes a checkpoint every minute or two; the same
+four times, at last with SAM's input at its full size. Each stage writes a checkpoint every minute or two; the same
 command resumes an interrupted run, which then ends with the weights of an uninterrupted one. The output folder holds
 the learning curve in `log.jsonl` and the result in `model`.
 
-The last stage alone, from a model with either size of SAM's input, as the bundled weights were made from those before
-them, for 225 seconds on a GPU: `python -m training.train --output runs/fine --stages fine --start MODEL --time 225
---device cuda --workers 14`.
+The last two stages alone, as the bundled weights were made from those before them, on a GPU: `python -m training.train
+--output runs/fine --stages fine --start MODEL --time 225 --device cuda --workers 14`, then the same without `--start`
+and with `--stages polish --time 265`.
 """
 
 import argparse
