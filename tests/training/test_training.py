@@ -138,13 +138,17 @@ def test_options_that_exclude_each_other_are_refused(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("stage", "earlier"), [("joint", "text"), ("refine", "joint"), ("fine", "refine")])
+@pytest.mark.parametrize(
+    ("stage", "earlier"), [("joint", "text"), ("refine", "joint"), ("fine", "refine"), ("polish", "fine")]
+)
 def test_a_stage_without_its_earlier_stage_names_the_missing_checkpoint(
     tmp_path: Path, stage: str, earlier: str
 ) -> None:
     with pytest.raises(FileNotFoundError, match=rf"stage {stage}.*stage {earlier},.*{earlier}\.pt .*: run") as error:
         train.main(["--recipe", "smoke", "--output", str(tmp_path), "--stages", stage])
-    assert ("--start" in str(error.value)) == (stage != "refine")  # refine cannot start from a finished model
+    assert ("--start" in str(error.value)) == (
+        stage not in ("refine", "polish")
+    )  # these cannot start from a finished model
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(
@@ -490,3 +494,16 @@ def test_an_evaluation_scores_the_expressions_of_both_renderers(run: Path) -> No
         assert {result.has_target for result in results} == {True, False} or len({r.kind for r in results}) > 1
         assert all(0 <= result.iou <= 1 for result in results)
         assert np.isfinite(summary(answers(predictor, renderer, 6, 8))["mIoU"])
+
+
+def test_expressions_without_a_target_weigh_as_much_as_the_stage_says() -> None:
+    low_res = torch.randn(3, 4, 4)
+    present = torch.tensor([True, False, False])
+
+    def loss(weight: float, rows: slice) -> float:
+        return 3 * float(losses.no_target_loss(low_res[rows], present[rows], weight)["no_target"])
+
+    single = [float(losses.no_target_loss(low_res[i : i + 1], present[i : i + 1])["no_target"]) for i in range(3)]
+    assert loss(1.0, slice(None)) == pytest.approx(sum(single), rel=1e-5)
+    assert loss(2.0, slice(None)) == pytest.approx(single[0] + 2 * single[1] + 2 * single[2], rel=1e-5)
+    assert RECIPES["shapes"].stages["polish"].no_target_weight == 2.0
