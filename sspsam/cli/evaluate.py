@@ -42,7 +42,7 @@ data_options = option_group(
     click.option(
         "--dataset",
         required=True,
-        help="refcoco, refcoco+, refcocog, refclef, grefcoco, phrasecut, authors or jsonl.",
+        help="refcoco, refcoco+, refcocog, refclef, grefcoco, phrasecut, refcoco-m, pbench, authors or jsonl.",
     ),
     click.option("--split", required=True, help="Name of the split, by the rules of the owners of the data set."),
     click.option("--data-root", type=UserPath(), required=True, help="Folder with a folder for each data set."),

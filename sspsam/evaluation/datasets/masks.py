@@ -1,5 +1,6 @@
 """Ground-truth masks from annotations: COCO polygons and run lengths, drawn polygons, and mask files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from sspsam.errors import DatasetError
 from sspsam.evaluation.datasets.checks import checked_list, checked_number, checked_object, checked_side, member
-from sspsam.evaluation.datasets.entry import Mask, Size
+from sspsam.evaluation.datasets.entry import Box, Mask, Size
 from sspsam.images.loading import pillow_pixel_limit
 from sspsam.segmentation.rle import rle_runs
 from sspsam.utils.installing import missing_extra
@@ -147,6 +148,30 @@ def rle_size(rle: Any, where: str) -> Size:
         raise DatasetError(f"{where}: 'size' must be height and width, not {len(sides)} numbers")
     height, width = (checked_side(side, f"{where}: 'size'") for side in sides)
     return height, width
+
+
+def rle_hull(encodings: Sequence[dict[str, Any]], size: Size, where: str) -> Box | None:
+    """Return the smallest box around all masks, x0, y0, x1, y1 in pixels; None if all are empty.
+
+    Args:
+        encodings: checked by `check_segmentation`.
+        size: height and width of the image.
+        where: file and entry, for errors.
+
+    Raises:
+        DatasetError: an encoding is damaged.
+    """
+    tools, boxes = coco_tools(), []
+    for index, encoding in enumerate(encodings):
+        try:
+            boxes.append(tools.toBbox(_compressed(encoding, size, tools)))
+        except Exception as error:  # pycocotools raises plain `Exception` and whatever C code gives
+            raise DatasetError(f"{where}: mask {index} cannot be decoded: {shown(error)}") from error
+    corners = [(x, y, x + width, y + height) for x, y, width, height in boxes if width > 0 and height > 0]
+    if not corners:
+        return None
+    x0, y0, x1, y1 = zip(*corners, strict=True)
+    return float(min(x0)), float(min(y0)), float(max(x1)), float(max(y1))
 
 
 def _check_rle(rle: dict[str, Any], size: Size, where: str) -> None:
