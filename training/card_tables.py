@@ -6,8 +6,9 @@ output of `sspsam eval` for `refcoco`, `grefcoco` and `jsonl` (split `rle`). The
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from sspsam.evaluation.records import Record, read_records
@@ -16,6 +17,12 @@ from training.evaluate import RENDERERS
 FORMATS: Final = ("refcoco", "grefcoco", "jsonl")
 _NUMBERS: Final = ("mIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9", "N-acc", "T-acc")
 _FORMAT_NUMBERS: Final = ("oIoU", "mIoU", "gIoU", "cIoU", "N-acc", "T-acc")
+_RENDERER_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "own": "the library's own, seeds that were not used in training",
+        "second": "the second renderer, which shares no code with it",
+    }
+)
 
 
 def tables(folder: Path) -> str:
@@ -25,7 +32,7 @@ def tables(folder: Path) -> str:
         folder: see the module.
     """
     metrics = {(name, kind): _metrics(folder / name / "results" / kind) for name in RENDERERS for kind in FORMATS}
-    overall = [[name, *_row(metrics[name, "grefcoco"], _NUMBERS)] for name in RENDERERS]
+    overall = [[_RENDERER_NAMES[name], *_row(metrics[name, "grefcoco"], _NUMBERS)] for name in RENDERERS]
     formats = [[name, kind, *_row(values, _FORMAT_NUMBERS)] for (name, kind), values in metrics.items()]
     kinds = {name: _kinds(folder / name) for name in RENDERERS}
     rows = [
@@ -35,7 +42,7 @@ def tables(folder: Path) -> str:
     return "\n\n".join(
         [
             _table(["renderer", "expressions", *_NUMBERS], overall),
-            _table(["kind of expression", *(f"{name}: {m}" for name in RENDERERS for m in ("mIoU", "N-acc"))], rows),
+            _table(["kind of expression", *(cell for name in RENDERERS for cell in (f"{name}: mIoU", "N-acc"))], rows),
             _table(["renderer", "format", "expressions", *_FORMAT_NUMBERS], formats),
         ]
     )
@@ -75,8 +82,8 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [f"| {' | '.join(line)} |" for line in (header, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
 def main() -> None:

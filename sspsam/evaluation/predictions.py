@@ -22,6 +22,7 @@ from sspsam.evaluation.records import Record
 from sspsam.utils.paths import shown
 
 CLIP_SIZES = (224, 336)
+_LARGEST_INTEGER: Final = 2**53  # that float64 holds
 
 
 class Truth(Protocol):
@@ -280,14 +281,16 @@ def _optional(content: dict[str, Any], name: str, where: str) -> Any:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    if type(value) is int:
+        return abs(value) <= _LARGEST_INTEGER
+    return isinstance(value, float) and isfinite(value)
 
 
 _VALID: Final[Mapping[str, Callable[[Any], bool]]] = MappingProxyType(
     {
         "no_target": lambda value: isinstance(value, bool),
         "box": lambda value: isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value)),
-        "foreground_pixels": lambda value: type(value) is int and value >= 0,
+        "foreground_pixels": lambda value: type(value) is int and 0 <= value <= _LARGEST_INTEGER,
         "presence": lambda value: _is_finite(value) and 0 <= value <= 1,
     }
 )

@@ -111,7 +111,11 @@ def replace_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def _encoded(records: Iterable[Record]) -> bytes:
-    return "".join(record.to_json() + "\n" for record in records).encode()
+    text = "".join(record.to_json() + "\n" for record in records)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair in an expression: only an escape sequence can hold it
+        return "".join(json.dumps(json.loads(line)) + "\n" for line in text.split("\n")[:-1]).encode()
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:

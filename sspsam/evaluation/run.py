@@ -16,7 +16,7 @@ from sspsam.devices import dtype_name
 from sspsam.errors import EvaluationError
 from sspsam.evaluation.datasets.entries import DEFAULT_SPLIT_BY, read_dataset
 from sspsam.evaluation.datasets.entry import Entry
-from sspsam.evaluation.datasets.places import require_images
+from sspsam.evaluation.datasets.places import require_images, require_texts
 from sspsam.evaluation.environment import package_versions
 from sspsam.evaluation.hub_results import write_eval_results
 from sspsam.evaluation.metrics import compute_metrics
@@ -146,7 +146,9 @@ def run_evaluation(
     settings = _settings(job, entries[:n], predictor, predictions)
     groups = _shard_groups(_image_groups(entries[:n]), job.shard)
     if predictor is not None:
-        require_images((entries[index] for group in groups for index in group), job.dataset)
+        chosen = [entries[index] for group in groups for index in group]
+        require_images(chosen, job.dataset)
+        require_texts(chosen)
     source = _Source(job, entries, predictor, predictions)
     with ExitStack() as stack:
         file = None if output is None else _opened(stack, job, settings, output, overwrite)

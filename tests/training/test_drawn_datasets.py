@@ -86,7 +86,7 @@ def test_one_command_draws_and_the_command_of_a_user_evaluates(
             assert evaluated.exit_code == 0, evaluated.stderr
     assert "own: 8 expressions" in capsys.readouterr().out
     overall, kinds, formats = card_tables.tables(tmp_path).split("\n\n")
-    assert overall.splitlines()[2].startswith("| own | 8 | ")
-    assert kinds.splitlines()[0] == "| kind of expression | own: mIoU | own: N-acc | second: mIoU | second: N-acc |"
+    assert overall.splitlines()[2].startswith("| the library's own, seeds that were not used in training | 8 | ")
+    assert kinds.splitlines()[0] == "| kind of expression | own: mIoU | N-acc | second: mIoU | N-acc |"
     rows = [line.split(" | ") for line in formats.splitlines()[2:]]
     assert rows[1][2:] == rows[2][2:]  # gRefCOCO and JSONL have the same masks

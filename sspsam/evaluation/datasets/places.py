@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sspsam.errors import DatasetMissingError
+from sspsam.errors import DatasetError, DatasetMissingError
 from sspsam.evaluation.datasets.entry import Entry
 from sspsam.utils.paths import shown
 
@@ -166,3 +166,20 @@ def require_images(entries: Iterable[Entry], dataset: str) -> None:
         f"{len(missing):,} of {len(images):,} images of {dataset} are missing: {listed}{more}. Get {source}, and put "
         "them there, or give their folder as the image root"
     )
+
+
+def require_texts(entries: Iterable[Entry]) -> None:
+    """Check, before any work, that a model can answer all expressions.
+
+    Args:
+        entries: of the data set.
+
+    Raises:
+        DatasetError: an expression is empty.
+    """
+    for entry in entries:
+        if not entry.text.strip():
+            raise DatasetError(
+                f"the expression of entry {shown(entry.key)} about {shown(entry.image)} is empty, and a model needs "
+                "words: correct the annotation"
+            )

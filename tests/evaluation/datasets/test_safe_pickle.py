@@ -125,5 +125,5 @@ def test_a_huge_number_in_the_memo_allocates_nothing(tmp_path: Path, content: by
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_texts_that_look_like_opcodes_and_many_objects_are_read(tmp_path: Path, protocol: int) -> None:
     texts = ["r", "p", "\x95", "rAAAA", "p99999999\n", "", "\x95\x7f" * 4, "x" * 300, "é" * 70_000]
-    content = [*texts, *([index, f"{index}"] for index in range(30_000)), list(range(70_000)), 2**70, -1.5]
+    content = [*texts, *([index, f"{index}"] for index in range(3_000)), list(range(3_000)), 2**70, -1.5]
     assert read_pickle(written(tmp_path / "refs.p", pickle.dumps(content, protocol))) == content
