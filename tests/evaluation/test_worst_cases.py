@@ -35,10 +35,11 @@ def predictions(folder: Path, data: Path) -> Path:
     absent = [number for number, entry in enumerate(entries) if entry.no_target]
     masks = [entry.mask() for entry in entries]
     masks[present[0]] = np.roll(masks[present[0]], 7, axis=1)
-    masks[present[1]] = np.zeros_like(masks[present[1]])
     masks[absent[0]][10:30, 5:60] = True
     path = folder / "predictions.jsonl"
-    path.write_text("".join(json.dumps({"rle": rle_encode(mask)}) + "\n" for mask in masks))
+    lines = [{"rle": rle_encode(mask), "no_target": not mask.any()} for mask in masks]
+    lines[present[1]]["no_target"] = True  # a mask that the answer takes back
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
 

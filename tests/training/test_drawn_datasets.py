@@ -8,6 +8,8 @@ import pytest
 
 from sspsam.evaluation.datasets.entries import read_dataset
 from sspsam.evaluation.datasets.entry import Entry
+from sspsam.shapes import draw_scene
+from sspsam.shapes.words import NOUNS, SIZES
 from tests.support.command import run_command
 from training import card_tables, drawn_datasets
 from training.drawn_scenes import drawn_scenes, hard_negative_scenes
@@ -67,6 +69,20 @@ def test_a_hard_negative_differs_in_one_word_from_an_expression_with_a_target(re
             assert absent.text not in [other.text for other in scene.expressions if other.mask.any()]
             pairs += 1
     assert pairs > 12
+
+
+def test_a_hard_negative_describes_no_shape_of_the_scene() -> None:
+    kinds = {word: kind for kind, words in NOUNS.items() for word in words}
+    sizes = {word: size for size, words in SIZES.items() for word in words}
+    for number, drawn_scene in enumerate(hard_negative_scenes("own", 11, 10, 10)):
+        shapes = draw_scene(np.random.default_rng(11 + number)).shapes
+        for expression in drawn_scene.expressions:
+            *adjectives, color, noun = expression.text.replace("plus sign", "cross").split()[1:]
+            size = sizes[adjectives[0]] if adjectives else None
+            matching = [shape for shape in shapes if (shape.color, shape.kind) == (color, kinds[noun])]
+            matching = [shape for shape in matching if size in (None, shape.size)]
+            assert bool(matching) == (expression.kind == "present")
+            assert expression.mask.sum() == sum(shape.area for shape in matching)
 
 
 @pytest.mark.slow
