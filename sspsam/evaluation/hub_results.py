@@ -59,7 +59,7 @@ def write_eval_results(metrics: Mapping[str, Any], output: Path, today: date) ->
         return None
     if (metrics["split"], metrics["protocol"]) != (task.split, task.protocol):
         return None
-    path = output / FOLDER / f"{metrics['dataset']}.yaml"
+    path = eval_results_path(output, metrics["dataset"])
     text = _entry(task, metrics, today)
     try:
         if _undated(path.read_text("utf-8")) == _undated(text):
@@ -69,6 +69,11 @@ def write_eval_results(metrics: Mapping[str, Any], output: Path, today: date) ->
     make_directory(path.parent)
     replace_file(path, text.encode())
     return path
+
+
+def eval_results_path(output: Path, dataset: str) -> Path:
+    """Return the path of the file of a data set in the folder of an evaluation."""
+    return output / FOLDER / f"{dataset}.yaml"
 
 
 def _entry(task: HubTask, metrics: Mapping[str, Any], today: date) -> str:

@@ -18,7 +18,7 @@ from sspsam.evaluation.datasets.entries import DEFAULT_SPLIT_BY, read_dataset
 from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.datasets.places import require_images, require_texts
 from sspsam.evaluation.environment import package_versions
-from sspsam.evaluation.hub_results import write_eval_results
+from sspsam.evaluation.hub_results import eval_results_path, write_eval_results
 from sspsam.evaluation.metrics import compute_metrics
 from sspsam.evaluation.model_answers import IMAGES_TOGETHER, Group, model_records
 from sspsam.evaluation.predictions import predicted_masks, score_predictions
@@ -34,7 +34,7 @@ from sspsam.evaluation.records_file import (
     write_settings,
 )
 from sspsam.evaluation.task_subsets import TaskSubsets
-from sspsam.evaluation.worst_cases import draw_worst_cases
+from sspsam.evaluation.worst_cases import draw_worst_cases, remove_worst_cases
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.utils.files import storage_errors
 from sspsam.utils.paths import shown
@@ -235,9 +235,11 @@ def _opened(
         if overwrite:
             file.truncate(0)
         has_records = os.fstat(file.fileno()).st_size > 0
-    for stale in (settings_path, output / "metrics.json") if overwrite else ():
-        with storage_errors(stale):
-            stale.unlink(missing_ok=True)
+    if overwrite:
+        remove_worst_cases(output)
+        for stale in (settings_path, output / "metrics.json", eval_results_path(output, job.dataset)):
+            with storage_errors(stale):
+                stale.unlink(missing_ok=True)
     earlier = read_settings(settings_path)
     if earlier is not None:
         require_equal_settings(settings, earlier, f"the earlier run in {shown(output)}")

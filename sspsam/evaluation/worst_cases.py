@@ -138,10 +138,8 @@ def draw_worst_cases(
     path = folder / INDEX
     if _is_complete(path, index, [case.file_name for case in cases if case.record.index in found]):
         return path
+    remove_worst_cases(output)
     make_directory(folder)
-    with storage_errors(folder):
-        for old in [path, *(old for old in folder.iterdir() if _OWN_FILE.fullmatch(old.name))]:
-            old.unlink(missing_ok=True)
     by_index = {case.record.index: case for case in cases if case.record.index in found}
     for number, predicted in source.masks(list(by_index)):
         overlay = _overlay(by_index[number], entries[number], predicted)
@@ -149,6 +147,15 @@ def draw_worst_cases(
             replace_file(folder / by_index[number].file_name, overlay)
     replace_file(path, index.encode("utf-8", "backslashreplace"))
     return path
+
+
+def remove_worst_cases(output: Path) -> None:
+    """Remove the index and the overlays of an earlier evaluation, and no other file."""
+    folder = output / FOLDER
+    with storage_errors(folder):
+        if os.path.isdir(folder):
+            for old in (folder / INDEX, *(old for old in folder.iterdir() if _OWN_FILE.fullmatch(old.name))):
+                old.unlink(missing_ok=True)
 
 
 def _has_image(entry: Entry) -> bool:
@@ -192,7 +199,11 @@ def _overlay(case: Case, entry: Entry, predicted: Mask) -> bytes | None:
 
 def _index_text(cases: Sequence[Case], entries: Sequence[Entry], found: set[int], title: str) -> str:
     """Return the index as Markdown."""
-    lines = [f"# Worst cases: {_cell(title)}", "", "Truth is green, prediction is orange-red."]
+    lines = [
+        f"# Worst cases: {_cell(title)}",
+        "",
+        "Truth is green, prediction is orange-red. Pixels are those of the protocol's grid.",
+    ]
     for kind, heading in _TITLES.items():
         rows = [case for case in cases if case.kind == kind]
         lines += ["", f"## {heading}", ""]

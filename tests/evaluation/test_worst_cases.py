@@ -107,6 +107,8 @@ def test_a_predictors_worst_cases_are_drawn_once(data: Path, tmp_path: Path, mon
     assert "low-iou-002.jpg" not in left
     assert left["low-iou-001.jpg"] == before["low-iou-001.jpg"]
     assert left["my notes.txt"] == b"kept"
+    run_evaluation(job(data), predictor=predictor, output=tmp_path, overwrite=True)
+    assert [path.name for path in (tmp_path / "worst").iterdir()] == ["my notes.txt"]
 
 
 def test_images_that_cannot_be_used_are_left_out_and_words_cannot_break_the_index(tmp_path: Path) -> None:

@@ -137,9 +137,15 @@ def test_embedded_images_are_evaluated_with_one_encode_each(tmp_path: Path) -> N
     from sspsam import SSPSAMPredictor
 
     write(tmp_path / "validation-00000-of-00001.parquet", refcoco_m_rows(), REFCOCO_M)
-    predictor = SSPSAMPredictor.from_pretrained("shapes", device="cpu")
-    records = run_evaluation(EvaluationJob("refcoco-m", "validation", tmp_path), predictor=predictor).records
+    predictor, output = SSPSAMPredictor.from_pretrained("shapes", device="cpu"), tmp_path / "out"
+    job = EvaluationJob("refcoco-m", "validation", tmp_path)
+    records = run_evaluation(job, predictor=predictor, output=output, worst=1).records
     assert len(records) == 12
+    assert (output / ".eval_results" / "refcoco-m.yaml").is_file()
+    assert len(list((output / "worst").glob("*.jpg"))) >= 1
+    first = EvaluationJob("refcoco-m", "validation", tmp_path, limit=2)
+    run_evaluation(first, predictor=predictor, output=output, overwrite=True)
+    assert not (output / ".eval_results" / "refcoco-m.yaml").exists()
     pixels = Image.open(io.BytesIO(refcoco_m_rows()[2]["image"]["bytes"]))
     assert records[-1].foreground_pixels == predictor.predict("the thing 1", image=pixels).foreground_pixels
 
