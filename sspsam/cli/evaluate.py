@@ -42,7 +42,7 @@ data_options = option_group(
     click.option(
         "--dataset",
         required=True,
-        help="refcoco, refcoco+, refcocog, refclef, grefcoco, phrasecut, authors or jsonl.",
+        help="refcoco, refcoco+, refcocog, refclef, grefcoco, phrasecut, refcoco-m, pbench, authors or jsonl.",
     ),
     click.option("--split", required=True, help="Name of the split, by the rules of the owners of the data set."),
     click.option("--data-root", type=UserPath(), required=True, help="Folder with a folder for each data set."),
@@ -83,6 +83,14 @@ data_options = option_group(
 @click.option(
     "-o", "--output", type=UserPath(file_okay=False), help="Folder for records.jsonl and metrics.json; resumable."
 )
+@click.option(
+    "--worst",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="With -o: draw the N worst answers of each kind into the folder worst.",
+)
 @click.option("--overwrite", is_flag=True, help="Start again instead of resuming the run in the folder.")
 def evaluate(
     data_options: DataOptions,
@@ -90,6 +98,7 @@ def evaluate(
     dtype: str | None,
     predictions: Path | None,
     output: Path | None,
+    worst: int,
     overwrite: bool,
 ) -> None:
     """Evaluate a model on a split of a data set, and print the metrics as a Markdown table.
@@ -108,7 +117,7 @@ def evaluate(
         raise click.UsageError("--torchvision-017 changes nothing without --protocol official: leave it out")
     with failing_cleanly():
         try:
-            _evaluate(data_options, model_options, model, dtype, predictions, output, overwrite)
+            _evaluate(data_options, model_options, model, dtype, predictions, output, worst, overwrite)
         except KeyboardInterrupt:
             hint = "" if output is None else "; the same command without --overwrite resumes the run"
             complain(f"interrupted{hint}")
@@ -122,6 +131,7 @@ def _evaluate(
     dtype: str | None,
     predictions: Path | None,
     output: Path | None,
+    worst: int,
     overwrite: bool,
 ) -> None:
     from sspsam import hub
@@ -149,6 +159,7 @@ def _evaluate(
         predictions=predictions,
         output=output,
         overwrite=overwrite,
+        worst=worst,
         progress=shows_progress(),
     )
     if evaluation.metrics is None:

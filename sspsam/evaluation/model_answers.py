@@ -45,7 +45,7 @@ def model_records(
         ImageError, TextError, NumericalError: as `SSPSAMPredictor.predict_batch`.
     """
     results = predictor.predict_batch(
-        [entries[group[0]].image for group in groups],
+        (entries[group[0]].image_input for group in groups),
         [[entries[index].text for index in group] for group in groups],
         no_target_pixels=0,  # the mask before the no-target rule
         return_logits="low_res" if protocol == OFFICIAL else None,

@@ -19,6 +19,7 @@ from sspsam.config import ModelConfig
 from sspsam.errors import EvaluationError
 from sspsam.evaluation.records import Record
 from sspsam.images.preprocessing import Geometry
+from sspsam.segmentation.postprocessing import logits_on_image
 
 NO_TARGET_PIXELS = 50  # fewer foreground pixels meet an empty truth
 NO_TARGET_BOX_AREA = 10.0  # a smaller box, in square pixels of the image, meets an empty truth
@@ -93,6 +94,21 @@ def prediction_in_frame(low_res: Tensor, frame: OfficialFrame) -> NDArray[np.boo
     for side in (frame.sam_size, frame.side):
         logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
     return np.asarray((torch.sigmoid(logits[0, 0]) >= 0.5).numpy())
+
+
+def prediction_on_image(
+    low_res: NDArray[np.floating], size: tuple[int, int], frame: OfficialFrame
+) -> NDArray[np.bool_]:
+    """Return the foreground on the image's own pixels, as SAM resizes masks; for drawings only.
+
+    Args:
+        low_res: (M, M) logits of SAM's padded square.
+        size: height and width of the image.
+        frame: sizes of the evaluation.
+    """
+    geometry = Geometry.of(*size, frame.clip_size, frame.sam_size)
+    logits = torch.from_numpy(low_res.astype(np.float32))[None]  # (1, M, M)
+    return np.asarray(logits_on_image(logits, geometry, frame.sam_size)[0].numpy() > 0)
 
 
 def box_in_image(pred_box: NDArray[np.float32], height: int, width: int, clip_size: int) -> NDArray[np.float32]:

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sspsam.errors import EvaluationError
-from sspsam.evaluation.official import OfficialFrame, official_record
+from sspsam.evaluation.official import OfficialFrame, official_record, prediction_on_image
 from sspsam.evaluation.predicted_masks import decoded_mask
 from sspsam.evaluation.protocols import OFFICIAL, PHRASECUT, Box, image_record, missing_record
 from sspsam.evaluation.records import Record
 from sspsam.utils.paths import shown
 
 CLIP_SIZES = (224, 336)
+_LARGEST_INTEGER: Final = 2**53  # that float64 holds
 
 
 class Truth(Protocol):
@@ -148,19 +149,59 @@ def _official(path: Path, entries: Sequence[Truth], torchvision_017: bool, chose
         yield _named(official_record(index, entry.mask(), entry.box, low_res, box, frame), entry)
 
 
+def predicted_masks(
+    path: str | Path, entries: Sequence[Truth], protocol: str, indices: Sequence[int]
+) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Yield index and (h, w) mask at the size of the image of some predictions; without a prediction, an empty mask.
+
+    Args:
+        path: of the predictions, see `score_predictions`.
+        entries: of the whole split.
+        protocol: one of `protocols.PROTOCOLS`.
+        indices: entries whose masks are read.
+
+    Raises:
+        EvaluationError: as `score_predictions`.
+    """
+    source = Path(path)
+    if protocol == OFFICIAL:
+        predictions = read_official(source)
+        frame = OfficialFrame(predictions.clip_size)
+        for index in indices:
+            yield index, prediction_on_image(predictions.low_res[index], entries[index].size, frame)
+    elif os.path.isdir(source):
+        for index in indices:
+            name = f"{entries[index].key}.png"
+            value = name if os.path.isfile(source / name) else None
+            yield index, decoded_mask(value, entries[index].size, source, f"task {shown(entries[index].key)}")
+    else:
+        lines = _numbered_lines(source)
+        for index in indices:
+            number, line = lines[index]
+            where = f"{shown(source)}, line {number}"
+            content = _parsed(line, where)
+            value = content.get("rle", content.get("mask"))
+            yield index, decoded_mask(value, entries[index].size, source.parent, where)
+
+
 def _from_lines(path: Path, entries: Sequence[Truth], chosen: Sequence[int], may_miss: bool) -> Iterator[Record]:
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise EvaluationError(f"{shown(path)} cannot be read: {reason}") from error
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = _numbered_lines(path)
     _require_same_number(path, len(lines), len(entries))
     for index in chosen:
         number, line = lines[index]
         where = f"{shown(path)}, line {number}"
         record = _line_record(index, _parsed(line, where), entries[index], path.parent, where, may_miss)
         yield _named(record, entries[index])
+
+
+def _numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Return the lines that are not empty, with their numbers from 1."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise EvaluationError(f"{shown(path)} cannot be read: {reason}") from error
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def _from_folder(folder: Path, entries: Sequence[Truth], chosen: Sequence[int]) -> Iterator[Record]:
@@ -240,14 +281,16 @@ def _optional(content: dict[str, Any], name: str, where: str) -> Any:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    if type(value) is int:
+        return abs(value) <= _LARGEST_INTEGER
+    return isinstance(value, float) and isfinite(value)
 
 
 _VALID: Final[Mapping[str, Callable[[Any], bool]]] = MappingProxyType(
     {
         "no_target": lambda value: isinstance(value, bool),
         "box": lambda value: isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value)),
-        "foreground_pixels": lambda value: type(value) is int and value >= 0,
+        "foreground_pixels": lambda value: type(value) is int and 0 <= value <= _LARGEST_INTEGER,
         "presence": lambda value: _is_finite(value) and 0 <= value <= 1,
     }
 )

@@ -43,11 +43,11 @@ class RecordsFile:
 
 
 @contextmanager
-def open_records(path: Path) -> Iterator[RecordsFile]:
-    """Open the records of a run; an incomplete last line is cut off.
+def lock_records(path: Path) -> Iterator[FileIO]:
+    """Open the file of a run for appending and lock it, so that no other run reads or changes what belongs to it.
 
     Raises:
-        EvaluationError: a line before the last is damaged, or another run writes to the file.
+        EvaluationError: another run writes to the file.
         StorageError: the file cannot be opened.
     """
     make_directory(path.parent)
@@ -55,12 +55,26 @@ def open_records(path: Path) -> Iterator[RecordsFile]:
         file = path.open("a+b", buffering=0)
     with file:
         _lock(file, path)
-        with storage_errors(path):
-            lines = path.read_bytes().splitlines(keepends=True)
-        records = list(_complete(lines, path))
-        with storage_errors(path):
-            file.truncate(sum(map(len, lines[: len(records)])))
-        yield RecordsFile(path, file, records)
+        yield file
+
+
+def resumed_records(path: Path, file: FileIO) -> RecordsFile:
+    """Return the records of an earlier run, to which new ones are appended; an incomplete last line is cut off.
+
+    Args:
+        path: of the file.
+        file: the same file, locked by `lock_records`.
+
+    Raises:
+        EvaluationError: a line before the last is damaged.
+        StorageError: the file cannot be read.
+    """
+    with storage_errors(path):
+        lines = path.read_bytes().splitlines(keepends=True)
+    records = list(_complete(lines, path))
+    with storage_errors(path):
+        file.truncate(sum(map(len, lines[: len(records)])))
+    return RecordsFile(path, file, records)
 
 
 def _lock(file: FileIO, path: Path) -> None:
@@ -97,7 +111,11 @@ def replace_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def _encoded(records: Iterable[Record]) -> bytes:
-    return "".join(record.to_json() + "\n" for record in records).encode()
+    text = "".join(record.to_json() + "\n" for record in records)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair in an expression: only an escape sequence can hold it
+        return "".join(json.dumps(json.loads(line)) + "\n" for line in text.split("\n")[:-1]).encode()
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:

@@ -5,31 +5,38 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sspsam.devices import dtype_name
 from sspsam.errors import EvaluationError
 from sspsam.evaluation.datasets.entries import DEFAULT_SPLIT_BY, read_dataset
 from sspsam.evaluation.datasets.entry import Entry
-from sspsam.evaluation.datasets.places import require_images
+from sspsam.evaluation.datasets.places import require_images, require_texts
 from sspsam.evaluation.environment import package_versions
+from sspsam.evaluation.hub_results import eval_results_path, write_eval_results
 from sspsam.evaluation.metrics import compute_metrics
 from sspsam.evaluation.model_answers import IMAGES_TOGETHER, Group, model_records
-from sspsam.evaluation.predictions import score_predictions
+from sspsam.evaluation.predictions import predicted_masks, score_predictions
 from sspsam.evaluation.protocols import OFFICIAL, PHRASECUT, PROTOCOLS, STANDARD
 from sspsam.evaluation.records import Record, read_records
 from sspsam.evaluation.records_file import (
     RecordsFile,
-    open_records,
+    lock_records,
     read_settings,
     replace_records,
     require_equal_settings,
+    resumed_records,
     write_settings,
 )
 from sspsam.evaluation.task_subsets import TaskSubsets
+from sspsam.evaluation.worst_cases import draw_worst_cases, remove_worst_cases
 from sspsam.predictor import SSPSAMPredictor
-from sspsam.utils.files import make_directory, storage_errors
+from sspsam.utils.files import storage_errors
 from sspsam.utils.paths import shown
 from sspsam.utils.progress import item_progress
 
@@ -106,6 +113,7 @@ def run_evaluation(
     predictions: Path | None = None,
     output: Path | None = None,
     overwrite: bool = False,
+    worst: int = 0,
     progress: bool = False,
 ) -> Evaluation:
     """Evaluate a predictor, or the predictions of any program, on a split.
@@ -114,9 +122,11 @@ def run_evaluation(
         job: the data set and the protocol.
         predictor: that answers; None: `predictions`.
         predictions: see `score_predictions`; None: `predictor`.
-        output: folder for `records.jsonl`, `metrics.json` and `evaluation.json`, from which a run is resumed; None: no
-            file is written.
+        output: folder for `records.jsonl`, `metrics.json` and `evaluation.json`, from which a run is resumed, and for
+            `.eval_results` where the Hub has the data set; None: no file is written.
         overwrite: whether to remove the records of an earlier run first.
+        worst: largest number of the worst answers of each kind that are drawn into the folder `worst`, when all
+            records are there.
         progress: whether to show a bar on standard error.
 
     Raises:
@@ -136,16 +146,24 @@ def run_evaluation(
     settings = _settings(job, entries[:n], predictor, predictions)
     groups = _shard_groups(_image_groups(entries[:n]), job.shard)
     if predictor is not None:
-        require_images((entries[index] for group in groups for index in group), job.dataset)
+        chosen = [entries[index] for group in groups for index in group]
+        require_images(chosen, job.dataset)
+        require_texts(chosen)
+    source = _Source(job, entries, predictor, predictions)
     with ExitStack() as stack:
         file = None if output is None else _opened(stack, job, settings, output, overwrite)
         done = [] if file is None else file.records
-        source = _Source(job, entries, predictor, predictions)
         records = done + [record for part in _answered(source, groups, done, file, progress) for record in part]
     if output is None:
         return _Report(job, settings, entries[:n], subsets).evaluation(records)
     replace_records(output / job.file_name("records", ".jsonl"), records)
-    return _merged(_Report(job, settings, entries[:n], subsets), output)
+    evaluation = _merged(_Report(job, settings, entries[:n], subsets), output)
+    if evaluation.metrics is not None:
+        write_eval_results(evaluation.metrics, output, date.today())
+        if worst:
+            title = f"{job.dataset} {job.split}, protocol {job.protocol}"
+            draw_worst_cases(evaluation.records, entries, source, output, worst, title)
+    return evaluation
 
 
 def _entries(job: EvaluationJob) -> list[Entry]:
@@ -210,21 +228,26 @@ def _shard_groups(groups: Sequence[Group], shard: tuple[int, int]) -> Sequence[G
 def _opened(
     stack: ExitStack, job: EvaluationJob, settings: dict[str, Any], output: Path, overwrite: bool
 ) -> RecordsFile:
-    """Open the records of this run, after a comparison of its settings with those of the earlier run."""
-    make_directory(output)
+    """Lock the records of this run, remove or check the earlier run, and return the records to be continued."""
     path, settings_path = (output / job.file_name(*name) for name in (("records", ".jsonl"), ("evaluation", ".json")))
+    file = stack.enter_context(lock_records(path))
+    with storage_errors(path):
+        if overwrite:
+            file.truncate(0)
+        has_records = os.fstat(file.fileno()).st_size > 0
     if overwrite:
-        for old in (path, settings_path, output / "metrics.json"):
-            with storage_errors(old):
-                old.unlink(missing_ok=True)
+        remove_worst_cases(output)
+        for stale in (settings_path, output / "metrics.json", eval_results_path(output, job.dataset)):
+            with storage_errors(stale):
+                stale.unlink(missing_ok=True)
     earlier = read_settings(settings_path)
     if earlier is not None:
         require_equal_settings(settings, earlier, f"the earlier run in {shown(output)}")
-    elif os.path.exists(path) and path.stat().st_size:
+    elif has_records:
         raise EvaluationError(f"{shown(path)} belongs to no run that can be resumed: choose another folder")
     else:
         write_settings(settings_path, settings)
-    return stack.enter_context(open_records(path))
+    return resumed_records(path, file)
 
 
 @dataclass(frozen=True)
@@ -260,6 +283,19 @@ class _Source:
         )
         for group in groups:
             yield [next(records) for _ in group]
+
+    def masks(self, indices: Sequence[int]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+        """Yield index and (h, w) mask, before the no-target rule, of some expressions, image by image."""
+        if self.predictor is None:
+            assert self.predictions is not None
+            yield from predicted_masks(self.predictions, self.entries, self.job.protocol, indices)
+            return
+        for group in _image_groups([self.entries[index] for index in indices]):
+            chosen = [indices[position] for position in group]
+            embedding = self.predictor.encode(self.entries[chosen[0]].image_input)
+            for index in chosen:
+                answer = self.predictor.predict(self.entries[index].text, embedding=embedding, no_target_pixels=0)
+                yield index, answer.mask
 
 
 def _answered(

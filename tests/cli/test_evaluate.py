@@ -7,6 +7,7 @@ import pytest
 
 from sspsam.cli.evaluate import PROTOCOLS
 from sspsam.evaluation import protocols
+from sspsam.evaluation.datasets.entries import DATASETS
 from tests.support.command import run_command
 from tests.support.evaluated import write_scenes
 
@@ -24,6 +25,7 @@ def test_the_command_prints_a_table_and_writes_the_numbers(data: Path, tmp_path:
     assert result.exit_code == 0, result.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["n"] == 6
+    assert (tmp_path / "out" / "worst" / "README.md").read_text().startswith("# Worst cases: jsonl val")
     assert f"| mIoU | {metrics['mIoU']:.4f} |" in result.stdout.splitlines()
     assert result.stdout.startswith("| jsonl val, protocol standard | |\n|---|---|\n")
     again = run_command(*arguments, "--device", "cpu", "-o", tmp_path / "out")
@@ -64,6 +66,11 @@ def test_wrong_usage_names_the_flags(arguments: tuple[str, ...], words: list[str
     result = run_command("eval", "--dataset", "jsonl", "--split", "val", "--data-root", ".", *arguments)
     assert result.exit_code == 2
     assert all(word in result.stderr for word in words)
+
+
+def test_the_help_names_every_data_set() -> None:
+    words = run_command("eval", "--help").stdout.replace(",", " ").replace(".", " ").split()
+    assert set(DATASETS) <= set(words)
 
 
 def test_the_protocols_of_the_option_are_those_of_the_library() -> None:

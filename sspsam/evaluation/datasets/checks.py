@@ -4,14 +4,16 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sspsam.errors import DatasetError
-from sspsam.evaluation.datasets.entry import Box
+from sspsam.evaluation.datasets.entry import Box, Size
+from sspsam.images.loading import DEFAULT_MAX_PIXELS
 from sspsam.utils.paths import shown
 from sspsam.utils.strict_json import short_repr
 
 _T = TypeVar("_T")
+_LARGEST_COORDINATE: Final = 100_000  # pixels; images have at most `DEFAULT_MAX_PIXELS`
 Identifier = int | str
 
 
@@ -67,6 +69,31 @@ def checked_number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise _wrong(where, "a finite number", value)
     return value
+
+
+def checked_coordinate(value: Any, where: str) -> float:
+    """Return `value` if it is a number that can be a coordinate in pixels; pycocotools crashes with very large ones."""
+    number = checked_number(value, where)
+    if abs(number) > _LARGEST_COORDINATE:
+        raise DatasetError(f"{where} has the coordinate {short_repr(value)}, which is far outside every image")
+    return number
+
+
+def checked_size(height: Any, width: Any, where: str) -> Size:
+    """Return height and width if they are the sides of an image that can be loaded."""
+    size = checked_side(height, f"{where}: the height"), checked_side(width, f"{where}: the width")
+    if size[0] * size[1] > DEFAULT_MAX_PIXELS:
+        raise DatasetError(
+            f"{where}: {short_repr(height)} x {short_repr(width)} pixels (height x width) are more than the "
+            f"{DEFAULT_MAX_PIXELS:,} that an image may have"
+        )
+    return size
+
+
+def size_of(image: dict[str, Any], where: str) -> Size:
+    """Return the checked `height` and `width` of an entry."""
+    height, width = (member(image, name, checked_side, where) for name in ("height", "width"))
+    return checked_size(height, width, where)
 
 
 def checked_box(value: Any, where: str) -> Box:

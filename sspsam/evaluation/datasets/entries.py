@@ -3,15 +3,17 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from sspsam.errors import DatasetError
-from sspsam.evaluation.datasets import authors, grefcoco, jsonl, phrasecut, refcoco
+from sspsam.errors import DatasetError, DatasetMissingError, MissingExtraError
+from sspsam.evaluation.datasets import authors, grefcoco, jsonl, pbench, phrasecut, refcoco, refcoco_m
 from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.datasets.masks import coco_tools
+from sspsam.evaluation.datasets.parquet import FLAT_POLYGONS, flattened_copy
 from sspsam.evaluation.datasets.places import PLACES, Request
 from sspsam.utils.paths import shown
 
@@ -29,14 +31,16 @@ _READERS: Final[Mapping[str, Callable[[Request], Iterator[Entry]]]] = MappingPro
         "refclef": refcoco.entries,
         "grefcoco": grefcoco.entries,
         "phrasecut": phrasecut.entries,
+        "refcoco-m": refcoco_m.entries,
+        "pbench": pbench.entries,
         "authors": authors.entries,
         "jsonl": jsonl.entries,
     }
 )
 DATASETS: Final = tuple(_READERS)
-_BROKEN: Final[Mapping[str, str]] = MappingProxyType(
-    {"lmms-lab/refcoco": "it joins the parts of an object into one polygon, so that its masks are wrong"}
-)
+_NEEDS_COCO: Final = (*DEFAULT_SPLIT_BY, "refcoco-m", "pbench")
+_BROKEN: Final = "lmms-lab/refcoco"  # and RefCOCOplus, RefCOCOg
+_OWNERS: Final = "Use the files of https://github.com/lichengunc/refer"
 
 
 def read_dataset(
@@ -68,14 +72,12 @@ def read_dataset(
         DatasetError: there is no such data set or split, or the annotations are malformed.
         DatasetMissingError: files are missing; the message lists them.
         UnsafePickleError: a pickle names a class or function.
-        MissingExtraError: pycocotools is not installed.
+        MissingExtraError: pycocotools or pyarrow is not installed.
     """
-    if dataset.lower() in _BROKEN:
-        raise DatasetError(
-            f"{dataset} is refused: {_BROKEN[dataset.lower()]}. Use the files of https://github.com/lichengunc/refer"
-        )
+    if dataset.lower().startswith(_BROKEN):
+        raise DatasetError(f"the files of {shown(dataset)} are refused, because {FLAT_POLYGONS}. {_OWNERS}")
     if dataset not in _READERS:
-        raise DatasetError(f"there is no data set {dataset!r}: use one of {', '.join(DATASETS)}")
+        raise DatasetError(f"there is no data set {shown(repr(dataset))}: use one of {', '.join(DATASETS)}")
     if split_by is not None and dataset not in (*DEFAULT_SPLIT_BY, "authors"):
         raise DatasetError(f"{dataset} has only one division into splits: leave split_by out")
     for name, value in (("split", split), ("split_by", split_by)):
@@ -83,7 +85,7 @@ def read_dataset(
             raise DatasetError(f"{name} must be letters, digits and any of _ + - . , not {shown(value)}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
-    if dataset in DEFAULT_SPLIT_BY:
+    if dataset in _NEEDS_COCO:
         coco_tools()  # before the work: its masks need pycocotools
     request = Request(
         dataset,
@@ -93,4 +95,23 @@ def read_dataset(
         None if image_root is None else Path(image_root),
         PLACES[dataset],
     )
-    return list(islice(_READERS[dataset](request), limit))
+    try:
+        return list(islice(_READERS[dataset](request), limit))
+    except DatasetMissingError:
+        _refuse_flattened_copy(request)
+        raise
+
+
+def _refuse_flattened_copy(request: Request) -> None:
+    """Raise the reason for a refusal where files are missing because the data root holds a copy with wrong masks."""
+    if request.dataset not in DEFAULT_SPLIT_BY:
+        return
+    folders = [request.data_root / folder for folder in request.place.folders]
+    folders += [folder for folder in request.data_root.glob("*") if folder.name.lower().startswith("refcoco")]
+    with suppress(MissingExtraError):
+        path = flattened_copy(folders)
+        if path is not None:
+            raise DatasetError(
+                f"{shown(path)} is refused: the files of copies such as {_BROKEN} have wrong masks, because "
+                f"{FLAT_POLYGONS}. {_OWNERS}"
+            )

@@ -19,12 +19,20 @@ class MaskSource(Protocol):
         """Return the (h, w) mask on an image of `size`."""
 
 
+class ImageContent(Protocol):
+    """An image that is part of a file of annotations."""
+
+    def read(self) -> bytes:
+        """Return the bytes of the image file."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One expression with its image and its ground truth.
 
     Args:
-        image: image file; it need not exist, see `sspsam.evaluation.datasets.places.require_images`.
+        image: image file; it need not exist, see `sspsam.evaluation.datasets.places.require_images`. Where the image
+            is embedded, only its name counts.
         image_id: of the image in the data set.
         size: height and width of the image, pixels.
         text: expression, unchanged.
@@ -33,6 +41,7 @@ class Entry:
             where there is no target.
         key: unique in the split and the same in every run.
         source: annotation of the mask; None: an empty mask.
+        embedded: the image, where the file of annotations holds it; None: it is the file `image`.
     """
 
     image: Path
@@ -43,6 +52,12 @@ class Entry:
     box: Box | None
     key: str
     source: MaskSource | None = field(default=None, repr=False, compare=False)
+    embedded: ImageContent | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def image_input(self) -> Path | bytes:
+        """The image as a predictor takes it: its file, or the bytes of the embedded file."""
+        return self.image if self.embedded is None else self.embedded.read()
 
     def mask(self) -> Mask:
         """Compute the (h, w) ground-truth mask; True: target.

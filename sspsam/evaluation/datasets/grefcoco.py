@@ -28,7 +28,9 @@ def entries(request: Request) -> Iterator[Entry]:
     refs = read_refs(refs_path)
     splits = list(dict.fromkeys(ref.split for ref in refs))
     if request.split not in splits:
-        raise DatasetError(f"{shown(refs_path)} has no split {request.split!r}: it has {', '.join(splits)}")
+        raise DatasetError(
+            f"{shown(refs_path)} has no split {request.split!r}: it has {', '.join(map(shown, splits)) or 'none'}"
+        )
     instances, folder = Instances(instances_path), request.image_folder
     for ref, key, text in expressions([ref for ref in refs if ref.split == request.split]):
         image = instances.image(ref.image_id, ref.where)

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from PIL import Image
 
@@ -28,9 +28,23 @@ def image_size(path: Path, where: str) -> Size:
     """
     if not os.path.isfile(path):
         raise DatasetMissingError(f"{where} refers to {shown(path)}, which does not exist")
+    return image_file_size(path, where, shown(path))
+
+
+def image_file_size(file: Path | IO[bytes], where: str, name: str) -> Size:
+    """Return height and width of the upright image in pixels, without decoding it.
+
+    Args:
+        file: the image file, or its path.
+        where: file and entry that refer to it, for errors.
+        name: of the image, for errors.
+
+    Raises:
+        DatasetError: it is no image.
+    """
     try:
-        with pillow_pixel_limit(), Image.open(path) as image:
+        with pillow_pixel_limit(), Image.open(file) as image:
             width, height = image.size
             return (width, height) if image.getexif().get(_ORIENTATION) in _SIDEWAYS else (height, width)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{where}: {shown(path)} cannot be read as an image: {shown(error)}") from error
+        raise DatasetError(f"{where}: {name} cannot be read as an image: {shown(error)}") from error

@@ -12,10 +12,10 @@ from sspsam.evaluation.datasets.checks import (
     checked_identifier,
     checked_list,
     checked_object,
-    checked_side,
     checked_text,
     member,
     read_json,
+    size_of,
 )
 from sspsam.evaluation.datasets.entry import Box, Size
 from sspsam.evaluation.datasets.masks import check_segmentation
@@ -80,8 +80,7 @@ class Instances:
         if image_id not in self._images:
             raise DatasetError(f"{where} refers to image {image_id!r}, which {self._name} lacks")
         image, place = self._images[image_id], f"{self._name}: image {image_id!r}"
-        size = member(image, "height", checked_side, place), member(image, "width", checked_side, place)
-        return ImageRecord(_safe_name(member(image, "file_name", checked_text, place), place), size)
+        return ImageRecord(_safe_name(member(image, "file_name", checked_text, place), place), size_of(image, place))
 
     def object(self, object_id: Identifier, size: Size, where: str) -> ObjectRecord:
         """Return an annotated object.

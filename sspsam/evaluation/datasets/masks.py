@@ -1,5 +1,6 @@
 """Ground-truth masks from annotations: COCO polygons and run lengths, drawn polygons, and mask files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from sspsam.errors import DatasetError
-from sspsam.evaluation.datasets.checks import checked_list, checked_number, checked_object, checked_side, member
-from sspsam.evaluation.datasets.entry import Mask, Size
+from sspsam.evaluation.datasets.checks import checked_coordinate, checked_list, checked_object, checked_size, member
+from sspsam.evaluation.datasets.entry import Box, Mask, Size
 from sspsam.images.loading import pillow_pixel_limit
 from sspsam.segmentation.rle import rle_runs
 from sspsam.utils.installing import missing_extra
@@ -145,8 +146,31 @@ def rle_size(rle: Any, where: str) -> Size:
     sides = member(checked_object(rle, where), "size", checked_list, where)
     if len(sides) != 2:
         raise DatasetError(f"{where}: 'size' must be height and width, not {len(sides)} numbers")
-    height, width = (checked_side(side, f"{where}: 'size'") for side in sides)
-    return height, width
+    return checked_size(sides[0], sides[1], f"{where}: 'size'")
+
+
+def rle_hull(encodings: Sequence[dict[str, Any]], size: Size, where: str) -> Box | None:
+    """Return the smallest box around all masks, x0, y0, x1, y1 in pixels; None if all are empty.
+
+    Args:
+        encodings: checked by `check_segmentation`.
+        size: height and width of the image.
+        where: file and entry, for errors.
+
+    Raises:
+        DatasetError: an encoding is damaged.
+    """
+    tools, boxes = coco_tools(), []
+    for index, encoding in enumerate(encodings):
+        try:
+            boxes.append(tools.toBbox(_compressed(encoding, size, tools)))
+        except Exception as error:  # pycocotools raises plain `Exception` and whatever C code gives
+            raise DatasetError(f"{where}: mask {index} cannot be decoded: {shown(error)}") from error
+    corners = [(x, y, x + width, y + height) for x, y, width, height in boxes if width > 0 and height > 0]
+    if not corners:
+        return None
+    x0, y0, x1, y1 = zip(*corners, strict=True)
+    return float(min(x0)), float(min(y0)), float(max(x1)), float(max(y1))
 
 
 def _check_rle(rle: dict[str, Any], size: Size, where: str) -> None:
@@ -161,7 +185,7 @@ def _check_polygon(polygon: Any, where: str) -> None:
     if len(numbers) < 4 or len(numbers) % 2:
         raise DatasetError(f"{where} must have an even count of numbers, at least 4, not {len(numbers)}")
     for number in numbers:
-        checked_number(number, where)
+        checked_coordinate(number, where)
 
 
 def _decoded(segmentation: Any, size: Size, where: str) -> Mask:
@@ -186,7 +210,9 @@ def _compressed(rle: dict[str, Any], size: Size, tools: Any) -> dict[str, Any]:
         runs = rle_runs(counts) if isinstance(counts, str) else [int(run) for run in counts]
     except IndexError:
         raise ValueError("its run lengths are cut off") from None
-    if min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
+    if min(runs, default=0) < 0:
+        raise ValueError("a run length is negative")
+    if sum(runs) != size[0] * size[1]:
         raise ValueError(f"its run lengths give {sum(runs):,} pixels, not the {size[0] * size[1]:,} of the image")
     if isinstance(counts, str):
         return {"size": list(size), "counts": counts}
@@ -199,7 +225,9 @@ def _grey_values(path: Path, where: str) -> Any:
             if image.mode not in _GREY_MODES:
                 raise DatasetError(f"{where}: the mask {shown(path)} must be a grey image, not {image.mode}")
             return np.asarray(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except DatasetError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{where}: the mask {shown(path)} cannot be read: {shown(error)}") from error
 
 

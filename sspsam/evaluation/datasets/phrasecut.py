@@ -9,14 +9,14 @@ from sspsam.errors import DatasetError
 from sspsam.evaluation.datasets.checks import (
     Identifier,
     checked_box,
+    checked_coordinate,
     checked_identifier,
     checked_list,
-    checked_number,
     checked_object,
-    checked_side,
     checked_text,
     member,
     read_json,
+    size_of,
 )
 from sspsam.evaluation.datasets.entry import Box, Entry, Size, unique_key
 from sspsam.evaluation.datasets.instances import hull
@@ -110,7 +110,7 @@ def _image_sizes(path: Path) -> dict[Identifier, Size]:
         where = f"{name}: image {index}"
         image = checked_object(value, where)
         image_id = member(image, "image_id", checked_identifier, where)
-        sizes[image_id] = member(image, "height", checked_side, where), member(image, "width", checked_side, where)
+        sizes[image_id] = size_of(image, where)
     return sizes
 
 
@@ -125,5 +125,5 @@ def _corners(polygon: Any, where: str) -> list[tuple[float, float]]:
     for corner in checked_list(polygon, where):
         if len(checked_list(corner, where)) != 2:
             raise DatasetError(f"{where} must have corners of 2 numbers, not {len(corner)}")
-        corners.append((checked_number(corner[0], where), checked_number(corner[1], where)))
+        corners.append((checked_coordinate(corner[0], where), checked_coordinate(corner[1], where)))
     return corners

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sspsam.errors import DatasetMissingError
+from sspsam.errors import DatasetError, DatasetMissingError
 from sspsam.evaluation.datasets.entry import Entry
 from sspsam.utils.paths import shown
 
@@ -123,6 +123,18 @@ PLACES: Final[dict[str, Place]] = {
         "VGPhraseCut_v0 with download_dataset.py of https://github.com/ChenyunWu/PhraseCutDataset",
         "the images with download_dataset.py of https://github.com/ChenyunWu/PhraseCutDataset",
     ),
+    "refcoco-m": Place(
+        ("refcoco-m/data", "refcoco-m", "data", "."),
+        (".",),
+        "the data set moondream/refcoco-m of the Hub (hf download --repo-type dataset moondream/refcoco-m)",
+        "the Parquet files, which hold the images",
+    ),
+    "pbench": Place(
+        ("pbench/data", "pbench", "PBench/data", "PBench", "data", "."),
+        (".",),
+        "the data set tiiuae/PBench of the Hub (hf download --repo-type dataset tiiuae/PBench)",
+        "the Parquet files, which hold the images",
+    ),
     "authors": Place(
         (".", "data_seg"),
         _COCO_FOLDERS,
@@ -143,7 +155,7 @@ def require_images(entries: Iterable[Entry], dataset: str) -> None:
     Raises:
         DatasetMissingError: some are missing; the message lists them and says what to get.
     """
-    images = dict.fromkeys(entry.image for entry in entries)
+    images = dict.fromkeys(entry.image for entry in entries if entry.embedded is None)
     missing = [image for image in images if not os.path.isfile(image)]
     if not missing:
         return
@@ -154,3 +166,20 @@ def require_images(entries: Iterable[Entry], dataset: str) -> None:
         f"{len(missing):,} of {len(images):,} images of {dataset} are missing: {listed}{more}. Get {source}, and put "
         "them there, or give their folder as the image root"
     )
+
+
+def require_texts(entries: Iterable[Entry]) -> None:
+    """Check, before any work, that a model can answer all expressions.
+
+    Args:
+        entries: of the data set.
+
+    Raises:
+        DatasetError: an expression is empty.
+    """
+    for entry in entries:
+        if not entry.text.strip():
+            raise DatasetError(
+                f"the expression of entry {shown(entry.key)} about {shown(entry.image)} is empty, and a model needs "
+                "words: correct the annotation"
+            )

@@ -10,6 +10,7 @@ from sspsam.errors import DatasetError, UnsafePickleError
 from sspsam.utils.paths import shown
 
 _ENCODINGS: Final = ("utf-8", "latin-1")  # of Python 2's `str`; the second decodes every byte
+_BYTES_OF_AN_OBJECT: Final = 3  # the shortest opcode, and the one that gives it a number
 
 
 def read_pickle(path: Path) -> Any:
@@ -45,11 +46,49 @@ def _unpickled(content: bytes, encoding: str, path: Path) -> Any:
         raise DatasetError(f"{shown(path)} is a damaged pickle: {type(error).__name__}: {shown(error)}") from error
 
 
+class _GuardedFile:
+    """The content of a pickle, without memo indices for which the unpickler would allocate gigabytes.
+
+    The unpickler reads each opcode and each of its arguments by a call of its own, and allocates a memo of twice the
+    index that PUT or LONG_BINPUT names. Every object in a memo takes at least `_BYTES_OF_AN_OBJECT` of the file, and
+    objects are numbered one after the other. Frames would be read by one call, with the opcodes in them: they are an
+    optimisation, and are read as empty frames, followed by their opcodes.
+    """
+
+    __slots__ = ("_file", "_largest", "_opcode", "_read")
+
+    def __init__(self, content: bytes) -> None:
+        self._file = io.BytesIO(content)
+        self._read = self._file.read
+        self._largest = len(content) // _BYTES_OF_AN_OBJECT + 1
+        self._opcode = b""
+
+    def read(self, count: int) -> bytes:
+        data = self._read(count)
+        if count == 1:
+            self._opcode = data
+        elif count == 4 and self._opcode == pickle.LONG_BINPUT:
+            self._check(int.from_bytes(data, "little"))
+        elif count == 8 and self._opcode == pickle.FRAME:
+            return bytes(count)
+        return data
+
+    def readline(self) -> bytes:
+        line = self._file.readline()
+        if self._opcode == pickle.PUT:
+            self._check(int(line))
+        return line
+
+    def _check(self, index: int) -> None:
+        if index > self._largest:
+            raise pickle.UnpicklingError(f"it numbers an object {index:,}, more than the file can hold")
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Unpickler that cannot obtain any class or function, so that nothing in a pickle can be called."""
 
     def __init__(self, content: bytes, encoding: str, path: Path) -> None:
-        super().__init__(io.BytesIO(content), encoding=encoding)
+        super().__init__(_GuardedFile(content), encoding=encoding)
         self._path = path
 
     def find_class(self, module: str, name: str) -> NoReturn:

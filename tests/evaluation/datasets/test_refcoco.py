@@ -192,7 +192,7 @@ def test_a_missing_pycocotools_is_named_with_its_extra(tmp_path: Path, monkeypat
     ("dataset", "options", "message"),
     [
         ("coco", {}, "there is no data set 'coco': use one of refcoco, "),
-        ("lmms-lab/RefCOCO", {}, "is refused: it joins the parts"),
+        ("lmms-lab/RefCOCO", {}, "are refused, because they join the parts"),
         ("refcoco", {"split_by": "../unc"}, "split_by must be letters"),
         ("phrasecut", {"split_by": "unc"}, "phrasecut has only one division into splits"),
     ],

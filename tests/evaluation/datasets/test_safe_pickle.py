@@ -3,6 +3,8 @@
 import copyreg
 import os
 import pickle
+import struct
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -95,3 +97,33 @@ def test_strings_of_python_2_are_utf_8_or_latin_1(tmp_path: Path, content: bytes
 def test_damaged_pickles_name_the_file(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(DatasetError, match=r"refs\.p is a damaged pickle"):
         read_pickle(written(tmp_path / "refs.p", content))
+
+
+@pytest.mark.parametrize("index", [2**22, 2**31, 2**32 - 1])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02]r%b.",
+        b"]p%d\n.",
+        b"]p+%d\n.",
+        b"\x80\x02X\x04\x00\x00\x00wordr%b.",
+        b"\x80\x04\x95\x07\x00\x00\x00\x00\x00\x00\x00]r%b.",  # inside a frame
+        b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x00]r%b.",
+    ],
+)
+def test_a_huge_number_in_the_memo_allocates_nothing(tmp_path: Path, content: bytes, index: int) -> None:
+    path = written(tmp_path / "refs.p", content % (index if b"%d" in content else struct.pack("<I", index)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DatasetError, match=r"refs\.p is a damaged pickle: UnpicklingError: it numbers an object"):
+            read_pickle(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_texts_that_look_like_opcodes_and_many_objects_are_read(tmp_path: Path, protocol: int) -> None:
+    texts = ["r", "p", "\x95", "rAAAA", "p99999999\n", "", "\x95\x7f" * 4, "x" * 300, "é" * 70_000]
+    content = [*texts, *([index, f"{index}"] for index in range(3_000)), list(range(3_000)), 2**70, -1.5]
+    assert read_pickle(written(tmp_path / "refs.p", pickle.dumps(content, protocol))) == content
