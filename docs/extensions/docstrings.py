@@ -1,0 +1,42 @@
+"""Docstrings for Sphinx: they are written for the reader of the code, in plain text with backticks."""
+
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+
+_CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+_RETURNED = ("Returns:", "Yields:")
+_FORMATTED_DEFAULT = re.compile(r"= f(\"[^\"]*\"|'[^']*')")
+
+
+def as_restructured_text(app: Sphinx, kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Change `code` to ``code`` and indented blocks at the left margin to literal blocks, in place."""
+    changed: list[str] = []
+    for number, line in enumerate(lines):
+        before = lines[number - 2] if number > 1 and not lines[number - 1] else " "
+        if line.startswith("    ") and before and not before.startswith(" "):
+            changed += ["::", ""]
+        changed.append(line if line.startswith("    ") and "::" in changed[-2:] else _CODE.sub(_literal, line))
+    for number, line in enumerate(changed):
+        if kind in {"attribute", "property", "data"} and number == 0 or changed[number - 1] in _RETURNED and number:
+            changed[number] = line.replace(": ", " – ")  # napoleon takes words before a colon for a type
+    lines[:] = changed
+
+
+def _literal(match: re.Match[str]) -> str:
+    return f"``{match[1].strip()}``"
+
+
+def readable_defaults(
+    app: Sphinx, kind: str, name: str, value: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Replace formatted strings among the defaults, which Sphinx does not parse, with `...`."""
+    return signature and _FORMATTED_DEFAULT.sub("= ...", signature), returned
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register both conversions, that of docstrings before napoleon's."""
+    app.connect("autodoc-process-docstring", as_restructured_text, priority=100)
+    app.connect("autodoc-process-signature", readable_defaults)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
