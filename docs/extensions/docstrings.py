@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.util.inspect import signature, stringify_signature
 
 _CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _RETURNED = ("Returns:", "Yields:")
@@ -28,15 +29,19 @@ def _literal(match: re.Match[str]) -> str:
     return f"``{match[1].strip()}``"
 
 
-def readable_defaults(
-    app: Sphinx, kind: str, name: str, value: Any, options: Any, signature: str | None, returned: str | None
+def readable_signature(
+    app: Sphinx, kind: str, name: str, value: Any, options: Any, text: str | None, returned: str | None
 ) -> tuple[str | None, str | None]:
-    """Replace formatted strings among the defaults, which Sphinx does not parse, with `...`."""
-    return signature and _FORMATTED_DEFAULT.sub("= ...", signature), returned
+    """Show the arguments of `__init__` for a class that has `__new__`, too, and `...` for a default that is formatted."""
+    if kind == "class" and text and "*arguments" in text:
+        text = stringify_signature(
+            signature(value.__init__, bound_method=True), False, False, unqualified_typehints=True
+        )
+    return text and _FORMATTED_DEFAULT.sub("= ...", text), returned
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register both conversions, that of docstrings before napoleon's."""
     app.connect("autodoc-process-docstring", as_restructured_text, priority=100)
-    app.connect("autodoc-process-signature", readable_defaults)
+    app.connect("autodoc-process-signature", readable_signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
