@@ -20,8 +20,9 @@ def as_restructured_text(app: Sphinx, kind: str, name: str, value: Any, options:
             changed += ["::", ""]
         changed.append(line if line.startswith("    ") and "::" in changed[-2:] else _CODE.sub(_literal, line))
     for number, line in enumerate(changed):
-        if kind in {"attribute", "property", "data"} and number == 0 or changed[number - 1] in _RETURNED and number:
-            changed[number] = line.replace(": ", " – ")  # napoleon takes words before a colon for a type
+        is_first_of_value = number == 0 and kind in {"attribute", "property", "data"}
+        if is_first_of_value or (number > 0 and changed[number - 1] in _RETURNED):
+            changed[number] = line.replace(": ", " -- ")  # napoleon takes words before a colon for a type
     lines[:] = changed
 
 
@@ -32,7 +33,7 @@ def _literal(match: re.Match[str]) -> str:
 def readable_signature(
     app: Sphinx, kind: str, name: str, value: Any, options: Any, text: str | None, returned: str | None
 ) -> tuple[str | None, str | None]:
-    """Show the arguments of `__init__` for a class that has `__new__`, too, and `...` for a default that is formatted."""
+    """Show the arguments of `__init__`, not of `__new__`, and `...` in place of a formatted default."""
     if kind == "class" and text and "*arguments" in text:
         text = stringify_signature(
             signature(value.__init__, bound_method=True), False, False, unqualified_typehints=True
