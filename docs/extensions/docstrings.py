@@ -14,11 +14,14 @@ _FORMATTED_DEFAULT = re.compile(r"= f(\"[^\"]*\"|'[^']*')")
 def as_restructured_text(app: Sphinx, kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Change `code` to ``code`` and indented blocks at the left margin to literal blocks, in place."""
     changed: list[str] = []
+    literal = False
     for number, line in enumerate(lines):
         before = lines[number - 2] if number > 1 and not lines[number - 1] else " "
         if line.startswith("    ") and before and not before.startswith(" "):
             changed += ["::", ""]
-        changed.append(line if line.startswith("    ") and "::" in changed[-2:] else _CODE.sub(_literal, line))
+            literal = True
+        literal = literal and (not line or line.startswith("    "))
+        changed.append(line if literal else _CODE.sub(_literal, line))
     for number, line in enumerate(changed):
         is_first_of_value = number == 0 and kind in {"attribute", "property", "data"}
         if is_first_of_value or (number > 0 and changed[number - 1] in _RETURNED):
