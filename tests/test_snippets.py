@@ -34,7 +34,15 @@ WRITTEN = {
     "docs/cluster.md": ["sharded/results.1-of-2.jsonl", "sharded/results.2-of-2.jsonl"],
     "docs/weights.md": ["ssp-sam/config.json", "ssp-sam/model.safetensors"],
 }
-COMMANDS_TO_COME = {"calibrate", "demo", "finetune", "serve"}
+# the same for pages that are still to come
+NOT_RUN_TO_COME = {
+    "sspsam demo": "runs until it is stopped; the tests of the demo start it",
+    "sspsam serve": "runs until it is stopped; the tests of the server start it",
+    "sspsam calibrate": "needs a data set; the tests of calibration run it on small ones",
+    "sspsam finetune": "needs a data set; the tests of fine-tuning run it on small ones",
+    "curl ": "asks a running server; the tests of the server do the same with its own client",
+    "docker ": "needs Docker",
+}
 
 PAGES_WITH_PYTHON = [page for page in PAGES if page != "README.md" and blocks(page, "python")]
 PAGES_WITH_COMMANDS = [page for page in PAGES if commands(page)]
@@ -92,10 +100,8 @@ def test_the_python_of_a_page_runs(page: str, folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS)
 def test_the_commands_of_a_page_run(page: str, folder: Path) -> None:
     for command in commands(page):
-        if reason(command, NOT_RUN):
-            continue
-        assert command.startswith("sspsam "), f"{page}: run {command!r}, or list it in NOT_RUN with the reason"
-        if command.split()[1] not in COMMANDS_TO_COME:
+        if reason(command, NOT_RUN | NOT_RUN_TO_COME) is None:
+            assert command.startswith("sspsam "), f"{page}: run {command!r}, or list it in NOT_RUN with the reason"
             assert run_command(command, folder) or " batch " in command or " cache" in command
     assert [name for name in WRITTEN.get(page, []) if not (folder / name).is_file()] == []
 

@@ -21,9 +21,8 @@ class CommandHelp(SphinxDirective):
 
     def section(self, name: str, command: click.Command) -> nodes.section:
         """Return the section of one command."""
-        context = click.Context(
-            command, info_name=name, parent=click.Context(main, info_name="sspsam"), max_content_width=100
-        )
+        parent = click.Context(main, info_name="sspsam", terminal_width=90, **main.context_settings)
+        context = click.Context(command, info_name=name, parent=parent)
         section = nodes.section(ids=[f"sspsam-{name}"], names=[f"sspsam {name}"])
         section += nodes.title("", "", nodes.literal("", f"sspsam {name}"))
         with context:
