@@ -105,6 +105,13 @@ def test_every_module_that_is_run_has_the_options_that_are_named() -> None:
     assert {"benchmarks", "benchmarks.gpu", "training.train", "training.evaluate"} <= modules
 
 
+def test_the_figures_of_the_readme_about_speed_are_those_of_the_page_about_speed() -> None:
+    speed = PAGES["README.md"].partition("## Speed")[2].partition("\n## ")[0]
+    figures = re.findall(r"\d+\.\d+|\d{2,}(?= ms)", speed)
+    assert len(figures) >= 18
+    assert [figure for figure in figures if figure not in PAGES["docs/speed.md"]] == []
+
+
 def test_every_page_of_the_guides_has_one_title() -> None:
     for name, text in PAGES.items():
         outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)

@@ -1,8 +1,8 @@
 """Files of the repository as pages, and links to them.
 
-A line `<!-- insert ../README.md -->` is replaced with the text of that file, and `<!-- pages a b -->` with those of the
-pages a and b that exist. Links to a file that is inserted in a page
-lead to the page, so that the sources of the pages have links that also work on a code host.
+A line `[README](../README.md) <!-- insert -->` is replaced with the text of that file, and `<!-- pages a b -->` with
+the names of the pages a and b that exist. Links to a file that is inserted in a page lead to the page, so that the
+sources of the pages have links that also work on a code host.
 """
 
 import posixpath
@@ -19,7 +19,7 @@ PAGES = {
     "sspsam/bundled/shapes/README.md": "bundled-model.md",
 }
 
-_INSERTED = re.compile(r"^<!-- insert (\S+) -->$", re.MULTILINE)
+_INSERTED = re.compile(r"^\[[^\]]+\]\((\S+)\) <!-- insert -->$", re.MULTILINE)
 _PAGES = re.compile(r"^<!-- pages (.+) -->$", re.MULTILINE)
 _LINK = re.compile(r"(\]\()(?!\w+:|#|<)([^)\s#]+)")
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
@@ -30,18 +30,19 @@ def insert_files(app: Sphinx, page: str, content: list[str]) -> None:
     """Insert the files that a page names, and point all links at pages, in place."""
     folder = Path(app.srcdir)
 
-    def text_of_file(match: re.Match[str]) -> str:
-        path = (folder / match[1]).resolve()
+    def text_of_file(name: str) -> str:
+        path = folder / name
         app.env.note_dependency(path)
-        place = posixpath.dirname(posixpath.normpath(posixpath.join("docs", match[1])))
+        place = posixpath.dirname(posixpath.normpath(posixpath.join("docs", name)))
         return _TITLE.sub("", _FRONT_MATTER.sub("", _with_links(path.read_text("utf-8"), place)))
 
     def existing_pages(match: re.Match[str]) -> str:
         return "\n".join(name for name in match[1].split() if (folder / f"{name}.md").is_file())
 
-    text = _PAGES.sub(existing_pages, content[0])
-    text = _with_links(text, posixpath.dirname(f"docs/{page}"))
-    content[0] = _INSERTED.sub(text_of_file, text)
+    pieces = _INSERTED.split(_PAGES.sub(existing_pages, content[0]))  # text, path, text, path, ..., text
+    pieces[::2] = [_with_links(text, posixpath.dirname(f"docs/{page}")) for text in pieces[::2]]
+    pieces[1::2] = [text_of_file(path) for path in pieces[1::2]]
+    content[0] = "".join(pieces)
 
 
 def _with_links(text: str, folder: str) -> str:
