@@ -143,7 +143,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("repository")
     for name in ["docs", "examples", "README.md", "NOTICE", "LICENSE", *OTHER_TEXTS]:
         (source / name).symlink_to(ROOT / name)
-    (source / "sspsam").symlink_to(place_of("sspsam/x").parent)
+    (source / "sspsam").symlink_to(place_of("sspsam"))
     out = source / "html"
     assert "python -m sphinx -W -n docs build/docs\n" in OTHER_TEXTS["CONTRIBUTING.md"]
     command = [sys.executable, "-m", "sphinx", "-W", "-n", "-q", "-d", str(source / "doctrees"), "docs", str(out)]

@@ -42,7 +42,7 @@ class Block(NamedTuple):
 def place_of(name: str) -> Path:
     """Path of a file or folder of the repository; that of the package may lie elsewhere."""
     first, _, rest = name.partition("/")
-    return PACKAGE / rest if first == "sspsam" and rest else ROOT / name
+    return PACKAGE / rest if first == "sspsam" else ROOT / name
 
 
 def blocks(page: str, *languages: str) -> list[Block]:
