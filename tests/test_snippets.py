@@ -68,10 +68,12 @@ def reason(command: str, reasons: dict[str, str]) -> str | None:
 
 
 def run_python(page: str) -> None:
+    """Run the snippets of a page one after the other, each with the names of those before."""
+    names = {"__name__": "__main__"}
     for block in blocks(page, "python"):
         code = compile(block.text, page, "exec")
         if reason(block.text, ONLY_COMPILED) is None:
-            exec(code, {"__name__": "__main__"})
+            exec(code, names)
 
 
 def run_command(command: str, folder: Path) -> str:
