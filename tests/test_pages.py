@@ -197,7 +197,20 @@ def check_public_names(built: Path) -> None:
 
 
 def test_every_block_has_a_language_that_the_tests_know() -> None:
-    known = {"python", "bash", "text", "json", "math", "bibtex", "yaml", "toml", "dockerfile", "http", "nginx"}
+    known = {
+        "python",
+        "bash",
+        "console",
+        "text",
+        "json",
+        "math",
+        "bibtex",
+        "yaml",
+        "toml",
+        "dockerfile",
+        "http",
+        "nginx",
+    }
     for page in PAGES:
         for block in blocks(page):
             assert block.language in known or block.language.startswith("{"), f"{page}: {block.language}"

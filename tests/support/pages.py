@@ -53,8 +53,15 @@ def blocks(page: str, *languages: str) -> list[Block]:
 
 def commands(page: str) -> list[str]:
     """Command lines of a page, without comments; a line that ends in a backslash continues."""
-    lines = "".join(block.text for block in blocks(page, "bash")).replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    found = []
+    for block in blocks(page, "bash", "console", "text"):
+        lines = [line.strip() for line in block.text.replace("\\\n", " ").splitlines()]
+        if block.language == "console":  # with what the commands print
+            lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        if block.language == "text":
+            lines = [line for line in lines if re.match(r"(sspsam|python -m|curl|docker|pip) ", line)]
+        found += [line for line in lines if line and not line.startswith("#")]
+    return found
 
 
 def words(text: str) -> list[str]:
