@@ -24,6 +24,17 @@ NOT_RUN = {
     "sspsam batch photos out-ray ": "needs a Ray cluster with GPUs; tests/batch has local clusters",
     "python -m training.": "takes hours; tests/training trains a small model",
 }
+# the same for pages that are still to come
+NOT_RUN_TO_COME = {
+    "sspsam demo": "runs until it is stopped; the tests of the demo start it",
+    "sspsam serve": "runs until it is stopped; the tests of the server start it",
+    "sspsam calibrate": "needs a data set; the tests of calibration run it on small ones",
+    "sspsam finetune": "needs a data set; the tests of fine-tuning run it on small ones",
+    "curl ": "asks a running server; the tests of the server do the same with its own client",
+    "accelerate launch ": "starts several processes; the tests of fine-tuning do so on the CPU",
+    "python -m benchmarks.": "measures for minutes; tests/test_docs.py runs the benchmarks at their smallest size",
+    "docker ": "needs Docker",
+}
 # pages whose Python is compiled only, and pages that are still to come
 ONLY_COMPILED: dict[str, str] = {}
 ONLY_COMPILED_TO_COME = {
@@ -37,16 +48,6 @@ WRITTEN = {
     "docs/batch.md": ["masks/a.jpg-1.png", "masks/job.json", "coco/coco.json", "coco/yolo/labels/a.txt"],
     "docs/cluster.md": ["sharded/results.1-of-2.jsonl", "sharded/results.2-of-2.jsonl"],
     "docs/weights.md": ["ssp-sam/config.json", "ssp-sam/model.safetensors"],
-}
-# the same for pages that are still to come
-NOT_RUN_TO_COME = {
-    "sspsam demo": "runs until it is stopped; the tests of the demo start it",
-    "sspsam serve": "runs until it is stopped; the tests of the server start it",
-    "sspsam calibrate": "needs a data set; the tests of calibration run it on small ones",
-    "sspsam finetune": "needs a data set; the tests of fine-tuning run it on small ones",
-    "curl ": "asks a running server; the tests of the server do the same with its own client",
-    "accelerate launch ": "starts several processes; the tests of fine-tuning do so on the CPU",
-    "docker ": "needs Docker",
 }
 
 PAGES_WITH_PYTHON = [page for page in PAGES if page != "README.md" and blocks(page, "python")]
