@@ -1,8 +1,7 @@
-"""What the README and the examples say is what happens."""
+"""The first commands of the README, the examples and the benchmarks do what the texts say."""
 
 import re
 import runpy
-import shlex
 import shutil
 import subprocess
 import sys
@@ -11,34 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 import sspsam
-from sspsam.checkpoints.names import AUTHORS_REPOSITORY, RECOMMENDED
-from sspsam.cli import main
-from tests.support.hub import FakeHub
+from sspsam.checkpoints.names import RECOMMENDED
+from tests.support.pages import PACKAGE, PAGES, ROOT, blocks
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = Path(sspsam.__file__).parent  # not always in the checkout: `.ci/run` tests the installed package
-README = (ROOT / "README.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+README = PAGES["README.md"]
 
 
 @pytest.fixture
-def folder(
-    tiny_checkpoint: Path, tiny_model: Path, tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """The current directory, in which the commands of the README find the files that they name."""
+def folder(tiny_model: Path, tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, in which the examples find the files that the tests name."""
     shutil.copytree(tiny_model, tmp_path / RECOMMENDED)
-    shutil.copy(tiny_checkpoint, tmp_path / "checkpoint_best_miou.pth")
     Image.fromarray(image).save(tmp_path / "photo.jpg")
-    (tmp_path / "photos").mkdir()
-    Image.fromarray(image).save(tmp_path / "photos" / "a.jpg")
-    (tmp_path / "prompts.csv").write_text("image,text\na.jpg,the mug\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -61,43 +46,8 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_the_python_of_the_readme_runs(folder: Path, hub: FakeHub, tiny_checkpoint: Path) -> None:
-    shutil.rmtree(folder / RECOMMENDED)  # it is downloaded
-    hub.add(AUTHORS_REPOSITORY, {"output/grefcoco/224/checkpoint_best_miou.pth": tiny_checkpoint.read_bytes()})
-    snippets = blocks("python")
-    assert len(snippets) == 4
-    for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
-    assert Image.open(folder / "mask.png").size == (90, 60)
-    assert Image.open(folder / "overlay.png").mode == "RGB"
-
-
-def test_every_snippet_for_photographs_uses_the_name_that_is_known_to_be_published() -> None:
-    text = "".join(blocks("python") + blocks("bash"))
-    names = re.findall(r'from_pretrained\("(.+?)"|--model (\S+)|download (\S+)', text)
-    assert len(names) >= 7
-    assert {name for found in names for name in found if name} == {RECOMMENDED}
-
-
-def test_the_commands_of_the_readme_run(folder: Path) -> None:
-    commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("sspsam ")]
-    assert len(commands) == 8
-    for command in commands:
-        command, _, source = command.partition(" < ")
-        content = (folder / source).read_bytes() if source else None
-        result = CliRunner().invoke(main, shlex.split(command, comments=True)[1:], input=content)
-        assert result.exit_code == 0, f"{command}: {result.output}"
-        assert result.stdout or " batch " in command
-    assert {"a.jpg-1.png", "a.jpg-2.png", "results.jsonl"} <= {path.name for path in (folder / "masks").iterdir()}
-    assert (folder / "coco" / "coco.json").is_file()
-    assert (folder / "coco" / "yolo" / "labels" / "a.txt").is_file()
-    assert {path.name for path in (folder / "out").iterdir()} == {
-        f"photo.jpg-{number}{suffix}" for number in (1, 2) for suffix in (".png", ".overlay.png", ".cutout.png")
-    }
-
-
 def test_the_two_first_commands_are_the_ones_that_ci_and_these_tests_run(tmp_path: Path) -> None:
-    setup, test = (block.strip() for block in blocks("bash")[:2])
+    setup, test = (block.text.strip() for block in blocks("README.md", "bash")[:2])
     assert setup.endswith(".venv/bin/python examples/first_steps.py")
     assert setup.startswith("python3 -m venv .venv && .venv/bin/pip install . && ")
     assert test == '.venv/bin/pip install ".[test]" && .venv/bin/pytest'
