@@ -24,12 +24,21 @@ from filelock import FileLock
 from sspsam.checkpoints.convert_process import convert_in_subprocess
 from sspsam.checkpoints.digests import sha256_of
 from sspsam.checkpoints.directory import CHECKPOINT_FILES, read_config
-from sspsam.checkpoints.encoders import CONVERTED, encoder_store, remove_encoders, stored_encoders, users_of
+from sspsam.checkpoints.encoders import (
+    CONVERTED,
+    ENCODERS_PREFIX,
+    SHOWN_DIGITS,
+    encoder_store,
+    encoders_in,
+    remove_encoders,
+    stored_encoders,
+    users_of,
+)
 from sspsam.checkpoints.file_content import foreign_content
 from sspsam.checkpoints.hub_cache import digest_of_blob, names_in, unreadable
 from sspsam.checkpoints.hub_options import HubOptions, is_commit
 from sspsam.checkpoints.names import Source, is_plain_path
-from sspsam.errors import CheckpointError, DigestMismatchError, SSPSAMError
+from sspsam.errors import CheckpointError, DigestMismatchError, SSPSAMError, StorageError
 from sspsam.utils.files import make_directory, replace_file, storage_error
 from sspsam.utils.paths import open_regular_file, shown
 
@@ -211,6 +220,30 @@ def delete_conversion(source: Source, options: HubOptions) -> list[Path]:
             deleted += remove_encoders(encoder_store(options), encoders)
     except OSError as error:
         raise storage_error(directory, error) from error
+    return deleted
+
+
+def delete_unused_encoders(name: str, options: HubOptions) -> list[Path]:
+    """Delete the image encoders that `sspsam cache` lists under a name; return the deleted files.
+
+    Raises:
+        StorageError: a checkpoint needs them, or they cannot be deleted.
+    """
+    store, deleted = encoder_store(options), []
+    digits = name.removeprefix(ENCODERS_PREFIX)
+    for digest in encoders_in(store):
+        if len(digits) < SHOWN_DIGITS or not digest.startswith(digits):
+            continue
+        users = users_of_encoders(digest, options)
+        if users:
+            raise StorageError(
+                f"{len(users)} checkpoints need the image encoders {digest[:SHOWN_DIGITS]}, such as {shown(users[0])}: "
+                "delete these first"
+            )
+        try:
+            deleted += remove_encoders(store, digest)
+        except OSError as error:
+            raise storage_error(store, error) from error
     return deleted
 
 

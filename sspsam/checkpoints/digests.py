@@ -73,7 +73,7 @@ def verify_digest(
     expected: str,
     stated_in: str,
     verify: bool | None,
-    compute: Callable[[Path], str] = sha256_of,
+    compute: Callable[[Path], str] | None = None,
     recorded_as: str = "",
 ) -> None:
     """Compare the SHA-256 of a file with the expected one.
@@ -84,7 +84,7 @@ def verify_digest(
         expected: hexadecimal; empty where none is stated, and then every file fails.
         stated_in: name of the file that states `expected`, for the error.
         verify: None: unless a record says that the file was verified in this state. True: always. False: never.
-        compute: returns the digest of `path`, from other files besides it perhaps.
+        compute: returns the digest of `path`, where it depends on other files; None: the SHA-256 of the file.
         recorded_as: digest in the record, where it depends on other files; empty: `expected`.
 
     Raises:
@@ -94,7 +94,7 @@ def verify_digest(
     if verify is False or (verify is None and recorded_digest(path, state) == (recorded_as or expected)):
         return
     try:
-        actual = compute(path)
+        actual = (compute or sha256_of)(path)
     except OSError as error:
         raise CheckpointError(f"cannot read {shown(path)}: {error.strerror or error}") from error
     if actual != expected:

@@ -10,11 +10,13 @@ checkpoint claims about its encoders only selects candidates.
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 from sspsam.checkpoints.digests import FileState, file_state, record_digest, recorded_digest, require_unchanged
+from sspsam.checkpoints.hub_cache import names_in
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.tensor_files import encoders_sha256
 from sspsam.config import ModelConfig
@@ -23,6 +25,9 @@ from sspsam.utils.files import FileVersion, replace_file
 from sspsam.utils.paths import open_regular_file, shown
 
 ENCODERS_NAME: Final = "encoders.safetensors"  # beside the weights of a checkpoint
+ENCODERS_PREFIX: Final = "encoders:"  # of the names of image encoders in the list of the cache
+SHOWN_DIGITS: Final = 16  # of their digests there
+_FILE_NAME: Final = re.compile(r"[0-9a-f]{64}\.safetensors")
 _MAX_USERS_BYTES: Final = 1 << 20
 _MAX_CONFIG_BYTES: Final = 1 << 20
 
@@ -35,6 +40,11 @@ EncoderFiles = Callable[[Path, ModelConfig], Iterable[Path]]
 def encoder_store(options: HubOptions) -> Path:
     """Return the folder of a cache that keeps image encoders once."""
     return options.cache / CONVERTED / "encoders"
+
+
+def encoders_in(store: Path) -> list[str]:
+    """Return the digests of the image encoders in a store."""
+    return [name[: -len(".safetensors")] for name in names_in(store) if _FILE_NAME.fullmatch(name)]
 
 
 def stored_encoders(store: Path, digest: str) -> Path:
