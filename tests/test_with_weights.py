@@ -14,7 +14,7 @@ from sspsam.config import IMAGE_ENCODERS
 from tests.support.sharing import TENSOR, EncodedImages, answers, load
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_with_weights_shares_the_memory_of_the_encoders_and_costs_no_encode(
     tiny_model: Path, second_head: Path, image: np.ndarray, encoded: EncodedImages, dtype: str
 ) -> None:
@@ -54,6 +54,7 @@ def test_with_weights_refuses_other_encoders_and_names_the_difference(
     predictor.with_weights(tiny_model)  # and the predictor still works
 
 
+@pytest.mark.slow
 def test_predictors_that_share_encoders_are_independent_otherwise(
     tiny_model: Path, second_head: Path, image: np.ndarray, tmp_path: Path
 ) -> None:
@@ -76,9 +77,34 @@ def test_predictors_that_share_encoders_are_independent_otherwise(
     assert answers(other_head, image=image) == expected[1]
 
 
+@pytest.mark.slow
 def test_a_model_in_memory_takes_other_weights_too(tiny_model: Path, second_head: Path, image: np.ndarray) -> None:
     in_memory = SSPSAMPredictor(*load_checkpoint(tiny_model), device="cpu")
     embedding = in_memory.encode(image)
     assert answers(in_memory.with_weights(second_head), embedding=embedding) == answers(
         load(second_head), embedding=embedding
     )
+
+
+def test_compiled_blocks_are_shared_too(tiny_model: Path, second_head: Path) -> None:
+    first = load(tiny_model, compile=True)
+    second = first.with_weights(second_head)
+    networks = [predictor._pipeline.model._network for predictor in (first, second)]
+    assert networks[0].sam.image_encoder is networks[1].sam.image_encoder
+    assert networks[0].clip.visual is networks[1].clip.visual
+    assert networks[0].ssp is not networks[1].ssp
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_with_weights_shares_the_memory_of_a_gpu(
+    tiny_model: Path, second_head: Path, image: np.ndarray, encoded: EncodedImages, dtype: str
+) -> None:
+    first = SSPSAMPredictor.from_pretrained(tiny_model, device="cuda", dtype=dtype)
+    embedding = first.encode(image)
+    second = first.with_weights(second_head)
+    weights, others = (dict(predictor._pipeline.model._network.named_parameters()) for predictor in (first, second))
+    for name in weights:
+        assert (weights[name].data_ptr() == others[name].data_ptr()) is name.startswith(IMAGE_ENCODERS), name
+    alone = SSPSAMPredictor.from_pretrained(second_head, device="cuda", dtype=dtype)
+    assert answers(second, embedding=embedding) == answers(alone, embedding=embedding)

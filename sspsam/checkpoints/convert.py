@@ -47,8 +47,8 @@ def convert_checkpoint(
         dtype: of the stored weights: `"float32"`, `"float16"` or `"bfloat16"`. Loading widens them to float32.
         source: origin of the weights, a free text for readers; None: the file's name.
         license: of the weights; None: unknown.
-        encoder_store: folder that keeps image encoders once, such as `sspsam.hub.encoder_store()`; the checkpoint then
-            names its encoders instead of holding them. None: it holds them.
+        encoder_store: folder that keeps image encoders once, see `sspsam.checkpoints.encoders.encoder_store`; the
+            checkpoint then names its encoders instead of holding them. None: it holds them.
 
     Returns:
         The configuration that was written.

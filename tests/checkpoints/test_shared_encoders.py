@@ -43,6 +43,7 @@ def test_a_shared_checkpoint_is_small_has_the_same_fingerprint_and_gives_the_sam
     assert json.loads((tmp_path / "complete" / "config.json").read_text())["format_version"] == 1
 
 
+@pytest.mark.slow
 def test_half_precision_of_a_shared_checkpoint_leaves_the_encoders_as_they_are(
     tiny_model: Path, image: np.ndarray, tmp_path: Path, home: Path
 ) -> None:
@@ -53,6 +54,7 @@ def test_half_precision_of_a_shared_checkpoint_leaves_the_encoders_as_they_are(
     half.predict("the mug", embedding=load(tiny_model).encode(image))
 
 
+@pytest.mark.slow
 def test_missing_encoders_are_named_with_what_to_get_and_found_beside_in_the_store_or_in_a_checkpoint(
     tiny_model: Path, image: np.ndarray, tmp_path: Path, home: Path
 ) -> None:
@@ -74,6 +76,7 @@ def test_missing_encoders_are_named_with_what_to_get_and_found_beside_in_the_sto
     assert answers(load(small), image=image) == expected
 
 
+@pytest.mark.slow
 def test_wrong_encoders_are_never_loaded(tiny_model: Path, other_encoders: Path, tmp_path: Path, home: Path) -> None:
     small = tmp_path / "small"
     digest = load(tiny_model).save_pretrained(small, shared=True).encoders.sha256
@@ -93,6 +96,7 @@ def test_wrong_encoders_are_never_loaded(tiny_model: Path, other_encoders: Path,
     load(small)
 
 
+@pytest.mark.slow
 def test_a_head_of_another_checkpoint_is_refused(
     tiny_model: Path, second_head: Path, tmp_path: Path, home: Path
 ) -> None:
@@ -122,6 +126,7 @@ def test_damaged_encoder_entries_of_a_configuration_are_refused(tiny_model: Path
     assert ModelConfig.from_json(shared.to_json()) == shared
 
 
+@pytest.mark.slow
 def test_the_command_convert_writes_a_shared_checkpoint(tiny_checkpoint: Path, tmp_path: Path, home: Path) -> None:
     done = run_command("convert", "--shared", tiny_checkpoint, tmp_path / "small")
     assert done.exit_code == 0, done.stderr
@@ -177,6 +182,7 @@ def test_the_store_keeps_shared_tensors_once_and_as_long_as_they_are_needed(
     assert not encoders.exists()
 
 
+@pytest.mark.slow
 def test_a_conversion_whose_encoders_were_lost_is_converted_again(two_published: HubOptions) -> None:
     [encoders] = encoder_store(two_published).glob("*.safetensors")
     encoders.unlink()
@@ -184,6 +190,7 @@ def test_a_conversion_whose_encoders_were_lost_is_converted_again(two_published:
     assert encoders.exists()
 
 
+@pytest.mark.slow
 def test_encoders_are_kept_for_a_shared_checkpoint_elsewhere(tiny_model: Path, tmp_path: Path, home: Path) -> None:
     load(tiny_model).save_pretrained(tmp_path / "small", shared=True)
     [entry] = cached_checkpoints(HubOptions())
@@ -192,3 +199,18 @@ def test_encoders_are_kept_for_a_shared_checkpoint_elsewhere(tiny_model: Path, t
     shutil.rmtree(tmp_path / "small")
     assert delete(entry.name, HubOptions())
     assert cached_checkpoints(HubOptions()) == []
+
+
+@pytest.mark.slow
+def test_a_complete_conversion_of_an_earlier_version_is_used_as_it_is(
+    two_published: HubOptions, tiny_model: Path, image: np.ndarray
+) -> None:
+    directory = resolve("ssp-sam-336-refcoco", two_published).path
+    fingerprint = load(directory).fingerprint
+    load(directory).save_pretrained(directory)  # as earlier versions wrote it
+    assert resolve("ssp-sam-336-refcoco", two_published).path == directory
+    earlier = load(directory)
+    assert earlier.config.encoders is None
+    assert earlier.fingerprint == fingerprint
+    second = load("ssp-sam-336-refcoco+", cache_dir=two_published.cache)
+    second.predict("the mug", embedding=earlier.encode(image))

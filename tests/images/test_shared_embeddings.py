@@ -19,6 +19,7 @@ from tests.support.sharing import EncodedImages, answers, load
 BEFORE = Path(__file__).parents[1] / "data" / "embeddings_before_sharing"  # written with `tiny_model`
 
 
+@pytest.mark.slow
 def test_the_fingerprint_covers_the_encoders_and_the_preprocessing_of_images_and_nothing_else(
     tiny_model: Path, second_head: Path, other_encoders: Path, tmp_path: Path
 ) -> None:
@@ -49,6 +50,7 @@ def test_the_digest_is_that_of_the_file_of_the_encoders_alone(tiny_model: Path, 
     assert load(tiny_model)._pipeline.encoders.tensors_sha256 == sha256(content).hexdigest()
 
 
+@pytest.mark.slow
 def test_the_precision_of_the_computation_is_not_part_of_it_but_that_of_the_weights_is(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -61,6 +63,7 @@ def test_the_precision_of_the_computation_is_not_part_of_it_but_that_of_the_weig
     assert load(tmp_path / "widened").encoder_fingerprint == half.encoder_fingerprint
 
 
+@pytest.mark.slow
 def test_it_is_computed_once_for_each_state_of_a_file(
     tiny_model: Path, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +79,7 @@ def test_it_is_computed_once_for_each_state_of_a_file(
     assert (load(tmp_path / "saved").encoder_fingerprint, len(computed)) == (fingerprint, 1)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_replaced_after_it_was_loaded_does_not_give_its_fingerprint_away(
     tiny_model: Path, other_encoders: Path, tmp_path: Path, home: Path
 ) -> None:
@@ -107,6 +111,7 @@ def test_an_embedding_of_encoders_that_differ_in_one_bit_is_refused_with_the_rea
         load(other_encoders).predict("the mug", embedding=load(tiny_model).encode(image))
 
 
+@pytest.mark.slow
 def test_a_model_in_memory_shares_embeddings_with_the_checkpoint_that_it_was_trained_from(
     tiny_model: Path, image: np.ndarray
 ) -> None:
@@ -144,6 +149,7 @@ def test_one_cache_entry_serves_both_and_no_others(
     assert (encoded.count, len(list(tmp_path.glob("*/*")))) == (3, 3)
 
 
+@pytest.mark.slow
 def test_entries_of_earlier_versions_are_hits_of_the_model_that_made_them_alone(
     tiny_model: Path, second_head: Path, image: np.ndarray, encoded: EncodedImages, tmp_path: Path
 ) -> None:
@@ -154,6 +160,7 @@ def test_entries_of_earlier_versions_are_hits_of_the_model_that_made_them_alone(
     assert (encoded.count, len(list(cache.glob("*/*")))) == (1, 2)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_cannot_write_entries_for_encoders_that_it_only_claims_to_have(
     tiny_model: Path, other_encoders: Path, image: np.ndarray, tmp_path: Path, home: Path
 ) -> None:
