@@ -9,7 +9,7 @@ from typing import Final
 from safetensors import SafetensorError, safe_open
 
 from sspsam.checkpoints.digests import FileState, file_state, verify_digest
-from sspsam.checkpoints.encoders import ENCODERS_NAME, EncoderFiles, encoder_digest, find_encoders
+from sspsam.checkpoints.encoders import ENCODERS_NAME, EncoderFiles, find_encoders
 from sspsam.checkpoints.file_content import foreign_content, require_utf8_name
 from sspsam.checkpoints.tensor_files import complete_sha256, is_of_encoders
 from sspsam.checkpoints.tensor_shapes import Shape, tensor_shapes
@@ -87,8 +87,6 @@ def check_checkpoint(
         return _check_with_encoders(weights, config, state, verify, encoder_files(directory, config))
     require_same_tensors(tensor_shapes(config.architecture), _read_shapes(weights), str(weights))
     verify_digest(weights, state, config.weights_sha256, CONFIG_NAME, verify)
-    if verify:
-        encoder_digest(weights, state, again=True)
     return CheckedCheckpoint(weights, config, state, FileVersion(weights, state))
 
 

@@ -18,7 +18,7 @@ from sspsam.checkpoints.converted import (
 from sspsam.checkpoints.directory import CHECKPOINT_FILES, WEIGHTS_NAME, check_checkpoint
 from sspsam.checkpoints.download import list_files
 from sspsam.checkpoints.encoder_search import encoder_files
-from sspsam.checkpoints.encoders import ENCODERS_PREFIX
+from sspsam.checkpoints.encoders import ENCODERS_PREFIX, encoder_digest
 from sspsam.checkpoints.hub_cache import cached_snapshots, delete_cached_files, list_cache
 from sspsam.checkpoints.hub_options import REPOSITORY_VARIABLE, HubOptions
 from sspsam.checkpoints.names import (
@@ -119,7 +119,7 @@ def _is_cached_from_converted_repository(checkpoint: Published, options: HubOpti
 
 
 def verify(name: str, options: HubOptions) -> ModelConfig:
-    """Check a checkpoint on the local disk: its structure and the SHA-256 of its weights.
+    """Check a checkpoint on the local disk: its structure and the SHA-256 of its weights; record that of its encoders.
 
     Returns:
         Its configuration.
@@ -130,7 +130,9 @@ def verify(name: str, options: HubOptions) -> ModelConfig:
     """
     resolved = resolve(name, replace(options, local_files_only=True))
     with repair_command_in_errors(resolved):
-        return check_checkpoint(resolved.path, verify=True, encoder_files=encoder_files(options)).config
+        checked = check_checkpoint(resolved.path, verify=True, encoder_files=encoder_files(options))
+        encoder_digest(checked.encoders.path, checked.encoders.state, again=True)
+        return checked.config
 
 
 def delete(name: str, options: HubOptions) -> list[Path]:

@@ -1,5 +1,6 @@
 """Write a checkpoint directory: complete or not at all, tensor by tensor."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -10,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from sspsam.checkpoints.digests import file_state, record_digest
+from sspsam.checkpoints.digests import FileState, RecordKind, file_state, record_digest
 from sspsam.checkpoints.directory import (
     CONFIG_NAME,
     SAFETENSORS_DTYPES,
@@ -71,10 +72,9 @@ def save_checkpoint(
         digests = write_file(temporary_weights, lambda file: _write_safetensors(file, state, entries))
         config = dataclasses.replace(config, weights_sha256=digests.file, encoders=None)
         write_file(temporary_config, lambda file: file.write(config.to_json().encode()))
+        written = file_state(temporary_weights)
     # the digests were computed from the bytes that were written, so the first load need not hash them again
-    weights = directory / WEIGHTS_NAME
-    record_digest(weights, file_state(weights), digests.file)
-    record_digest(weights, file_state(weights), digests.encoders, "encoders")
+    _record(directory / WEIGHTS_NAME, written, {"verified": digests.file, "encoders": digests.encoders})
     return config
 
 
@@ -93,8 +93,8 @@ def _save_shared(
         encoders = SharedEncoders(digests.encoders, config.source)
         config = dataclasses.replace(config, weights_sha256=digests.file, encoders=encoders)
         write_file(temporary_config, lambda file: file.write(config.to_json().encode()))
-    weights = directory / WEIGHTS_NAME
-    record_digest(weights, file_state(weights), shared_record(config))
+        written = file_state(temporary_weights)
+    _record(directory / WEIGHTS_NAME, written, {"verified": shared_record(config)})
     absolute = Path(os.path.realpath(directory))
     if not absolute.is_relative_to(os.path.realpath(store.parent)):
         note_user(store, digests.encoders, absolute)
@@ -120,8 +120,18 @@ def store_encoders(store: Path, state: Mapping[str, Tensor], digest: str) -> Pat
     make_directory(store)
     with atomic_replace(path) as [temporary]:
         write_file(temporary, lambda file: _write_safetensors(file, state, entries))
-    record_digest(path, file_state(path), digest, "encoders")
+        written = file_state(temporary)
+    _record(path, written, {"encoders": digest})
     return path
+
+
+def _record(path: Path, written: FileState, digests: Mapping[RecordKind, str]) -> None:
+    """Record digests of a file that was written and renamed, unless another process has replaced it since."""
+    with contextlib.suppress(OSError):
+        state = file_state(path)
+        if {**state, "ctime_ns": 0} == {**written, "ctime_ns": 0}:  # a rename changes the time of the last change
+            for kind, digest in digests.items():
+                record_digest(path, state, digest, kind)
 
 
 def check_destination(directory: Path, inputs: Sequence[Path] = ()) -> None:

@@ -6,6 +6,7 @@ that equal tensors give equal files. Importing this module imports no PyTorch.
 
 import hashlib
 import json
+import math
 import mmap
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ class TensorEntry(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Size of the data."""
-        return ITEM_BYTES[self.dtype] * int(np.prod(self.shape, dtype=np.int64))
+        return ITEM_BYTES[self.dtype] * math.prod(self.shape)
 
 
 def _entry(content: Mapping[str, Any]) -> TensorEntry:
@@ -98,7 +99,9 @@ class TensorFile:
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             content.pop("__metadata__", None)
             self.entries = {name: _entry(each) for name, each in content.items()}
-            self._starts = {name: _LENGTH_BYTES + length + each["data_offsets"][0] for name, each in content.items()}
+            self._starts = {
+                name: _LENGTH_BYTES + length + int(each["data_offsets"][0]) for name, each in content.items()
+            }
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -133,10 +136,17 @@ def encoder_entries(shapes: Mapping[str, Shape]) -> dict[str, TensorEntry]:
 
 
 def encoders_sha256(path: Path) -> str:
-    """Return the digest of the image encoders' tensors in a file, see `sspsam.config.SharedEncoders`."""
+    """Return the digest of the image encoders' tensors in a file, see `sspsam.config.SharedEncoders`.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its header does not fit its data.
+    """
     with TensorFile(path) as file:
         entries = encoder_entries({name: entry.shape for name, entry in file.entries.items()})
-        return canonical_sha256(entries, file.in_float32, f"checking {shown(path.name)}")
+        try:
+            return canonical_sha256(entries, file.in_float32, f"checking {shown(path.name)}")
+        except (ValueError, OverflowError) as error:  # sizes that do not fit
+            raise CheckpointError(f"{shown(path)} is damaged: {shown(error)}") from error
 
 
 def complete_sha256(weights: Path, encoders: Path) -> str:

@@ -214,3 +214,32 @@ def test_a_complete_conversion_of_an_earlier_version_is_used_as_it_is(
     assert earlier.fingerprint == fingerprint
     second = load("ssp-sam-336-refcoco+", cache_dir=two_published.cache)
     second.predict("the mug", embedding=earlier.encode(image))
+
+
+@pytest.mark.slow
+def test_a_hostile_file_of_encoders_is_refused_and_nothing_crashes(
+    tiny_model: Path, tmp_path: Path, home: Path
+) -> None:
+    small = tmp_path / "small"
+    digest = load(tiny_model).save_pretrained(small, shared=True).encoders.sha256
+    content = (encoder_store(HubOptions()) / f"{digest}.safetensors").read_bytes()
+    shutil.rmtree(encoder_store(HubOptions()))
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    headers = [
+        *(header | {TENSOR: {**entry, "dtype": dtype}} for dtype in ("F64", "F16", None, [])),
+        *(header | {TENSOR: {**entry, "shape": shape}} for shape in ([-4], [10**30], "x", [1.5, 2], [[1]], 3)),
+        *(header | {TENSOR: {**entry, "data_offsets": offsets}} for offsets in ([], ["x"], [-9, 8], [10**30, 3], None)),
+        *({TENSOR: value} for value in (None, [], "x")),
+        *([], "x", {}),
+    ]
+    texts = [json.dumps(each).encode() for each in headers] + [b"[" * 100_000, b"\xff", b""]
+    for text in texts:
+        (small / "encoders.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+        with pytest.raises(errors.EncodersMissingError):
+            load(small)
+    for data in (b"", content[:7], b"\xff" * 8 + content[8:], content[:-1]):
+        (small / "encoders.safetensors").write_bytes(data)
+        with pytest.raises(errors.EncodersMissingError):
+            load(small)
