@@ -102,7 +102,7 @@ class TensorFile:
             self._starts = {
                 name: _LENGTH_BYTES + length + int(each["data_offsets"][0]) for name, each in content.items()
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"cannot read {shown(path)}: {shown(error)}") from error

@@ -17,7 +17,7 @@ from sspsam.config import IMAGE_ENCODERS, ModelConfig
 from sspsam.hub import cached_checkpoints, delete, resolve, verify
 from tests.support.command import run_command
 from tests.support.hub import FakeHub
-from tests.support.sharing import answers, load
+from tests.support.sharing import TENSOR, answers, load
 
 
 def test_a_shared_checkpoint_is_small_has_the_same_fingerprint_and_gives_the_same_answers(
