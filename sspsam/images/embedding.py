@@ -53,7 +53,8 @@ class ImageEmbedding:
     def __repr__(self) -> str:
         tensors = self.clip_features, self.sam_embedding
         stored = f"{sum(tensor.nbytes for tensor in tensors) / 1e6:.1f} MB of {tensors[0].dtype} on {tensors[0].device}"
-        return f"ImageEmbedding({self.width} x {self.height} pixels, encoders {self.encoders[:12]}, {stored})"
+        maker = f"encoders {self.encoders[:12]}" if self.encoders else f"model {self.fingerprint[:12]}"
+        return f"ImageEmbedding({self.width} x {self.height} pixels, {maker}, {stored})"
 
     def to(self, device: torch.device | str) -> "ImageEmbedding":
         """Return the embedding with its tensors on a device; itself where they are there already."""
