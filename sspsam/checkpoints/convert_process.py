@@ -22,7 +22,7 @@ from sspsam.utils.paths import shown
 _MODULE: Final = "sspsam.checkpoints.convert_process"
 
 
-def convert_in_subprocess(checkpoint: Path, out_dir: Path, source: Source, encoder_store: Path) -> None:
+def convert_in_subprocess(checkpoint: Path, out_dir: Path, source: Source, encoder_store: Path | None = None) -> None:
     """Run `convert_checkpoint` in a subprocess, whose memory is released when it ends.
 
     An interpreter that cannot be started again, as in a frozen application, converts in this process.
@@ -31,7 +31,7 @@ def convert_in_subprocess(checkpoint: Path, out_dir: Path, source: Source, encod
         checkpoint: the authors' `.pth` file.
         out_dir: where to write the converted checkpoint.
         source: of the file, recorded in its `config.json`.
-        encoder_store: folder that keeps the image encoders.
+        encoder_store: folder that keeps the image encoders; None: the converted checkpoint holds them.
 
     Raises:
         SSPSAMError: the error that `convert_checkpoint` raised in the subprocess.
@@ -42,7 +42,7 @@ def convert_in_subprocess(checkpoint: Path, out_dir: Path, source: Source, encod
         "out_dir": str(out_dir),
         "source": str(source),
         "license": AUTHORS_LICENSE if source.repository == AUTHORS_REPOSITORY else None,
-        "encoder_store": str(encoder_store),
+        "encoder_store": None if encoder_store is None else str(encoder_store),
     }
     if not sys.executable or getattr(sys, "frozen", False):
         _convert(task)
@@ -140,7 +140,7 @@ def _convert(task: Mapping[str, Any]) -> None:
         task["out_dir"],
         source=task["source"],
         license=task["license"],
-        encoder_store=Path(task["encoder_store"]),
+        encoder_store=None if task["encoder_store"] is None else Path(task["encoder_store"]),
     )
 
 
