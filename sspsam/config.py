@@ -20,12 +20,14 @@ from sspsam.utils.paths import kind_name, shown
 from sspsam.utils.strict_json import dataclass_from_json, parse_json_object, require, short_repr
 
 FORMAT_VERSION: Final = 1
+SHARED_FORMAT_VERSION: Final = 2  # of a checkpoint that names its image encoders instead of holding them
+IMAGE_ENCODERS: Final = ("clip.visual.", "sam.image_encoder.")  # prefixes of the names of their parameters
 MODEL_TYPE: Final = "ssp-sam"
 # above any real model; a hostile file can neither make the construction slow nor sizes overflow
 _MAX_DIMENSION: Final = 1 << 16
 _MAX_BY_NAME: Final = {"vocab_size": 1 << 20, "image_size": 1 << 14, "mask_tokens": 64}
 _MAX_LAYERS: Final = 256
-_MAX_TEXT: Final = 2000  # characters of source and license
+_MAX_TEXT: Final = 2000  # characters of source, license and origin
 
 
 def _check_dimensions(config: Any) -> None:
@@ -218,6 +220,26 @@ def check_no_target_pixels(value: Any) -> None:
 
 
 @dataclass(frozen=True)
+class SharedEncoders:
+    """The image encoders of a checkpoint that does not hold them itself.
+
+    Args:
+        sha256: of the safetensors file that holds exactly their tensors, in float32.
+        origin: of a checkpoint that has these encoders, in words.
+    """
+
+    sha256: str
+    origin: str
+
+    def __post_init__(self) -> None:
+        require(
+            re.fullmatch("[0-9a-f]{64}", self.sha256) is not None,
+            f"encoders.sha256 is no SHA-256: {self.sha256[:80]!r}",
+        )
+        require(len(self.origin) <= _MAX_TEXT, f"encoders.origin is longer than {_MAX_TEXT} characters")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The content of `config.json`.
 
@@ -225,9 +247,11 @@ class ModelConfig:
         architecture: every dimension.
         preprocessing: constants of the input.
         postprocessing: threshold and no-target rule.
-        weights_sha256: SHA-256 of `model.safetensors`, hexadecimal; empty for a model that was never saved.
+        weights_sha256: SHA-256 of `model.safetensors`, hexadecimal; empty for a model that was never saved. Where
+            `encoders` are named: of the file that would hold all tensors.
         source: of the weights, in words.
         license: licence of the weights, an SPDX identifier where there is one.
+        encoders: that `model.safetensors` does not hold; None: it holds all tensors.
     """
 
     architecture: Architecture
@@ -236,6 +260,7 @@ class ModelConfig:
     weights_sha256: str = ""
     source: str = "unknown"
     license: str = "unknown"
+    encoders: SharedEncoders | None = None
 
     def __post_init__(self) -> None:
         digest = self.weights_sha256
@@ -247,15 +272,22 @@ class ModelConfig:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the whole configuration, the digest of the weights included; hexadecimal."""
+        """SHA-256 over the whole configuration, the digest of all weights included; hexadecimal.
+
+        It does not depend on whether the checkpoint holds its image encoders or names them.
+        """
         return hashlib.sha256(_canonical(self._content())).hexdigest()
 
     def _content(self) -> dict[str, Any]:
-        return {"model_type": MODEL_TYPE, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        content = dataclasses.asdict(dataclasses.replace(self, encoders=None))
+        del content["encoders"]
+        return {"model_type": MODEL_TYPE, "format_version": FORMAT_VERSION, **content}
 
     def to_json(self) -> str:
         """Return the text of `config.json`, fingerprint included."""
         content = {**self._content(), "fingerprint": self.fingerprint}
+        if self.encoders is not None:
+            content |= {"format_version": SHARED_FORMAT_VERSION, "encoders": dataclasses.asdict(self.encoders)}
         text = json.dumps(content, indent=2, ensure_ascii=False)
         if not _is_utf8(text):  # a source that was taken from a file name may hold characters that UTF-8 cannot encode
             text = json.dumps(content, indent=2)
@@ -279,13 +311,17 @@ class ModelConfig:
         )
         version = data.pop("format_version", None)
         require(
-            type(version) is int and version == FORMAT_VERSION,
-            f"{where} has format version {short_repr(version)}; this sspsam reads version {FORMAT_VERSION}. "
-            "Upgrade sspsam, or convert the checkpoint again.",
+            type(version) is int and FORMAT_VERSION <= version <= SHARED_FORMAT_VERSION,
+            f"{where} has format version {short_repr(version)}; this sspsam reads versions {FORMAT_VERSION} and "
+            f"{SHARED_FORMAT_VERSION}. Upgrade sspsam, or convert the checkpoint again.",
         )
         stored_fingerprint = data.pop("fingerprint", None)
         try:
-            config = dataclass_from_json(cls, data, "config")
+            encoders = None
+            if version == SHARED_FORMAT_VERSION:
+                encoders = dataclass_from_json(SharedEncoders, data.pop("encoders", None), "config.encoders")
+            config = dataclass_from_json(cls, data, "config", absent=frozenset({"encoders"}))
+            config = dataclasses.replace(config, encoders=encoders)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         require(

@@ -48,7 +48,7 @@ class NoImageError(SSPSAMError, RuntimeError):
 
 
 class EmbeddingError(SSPSAMError, ValueError):
-    """An `ImageEmbedding` that is damaged or belongs to another model."""
+    """An `ImageEmbedding` that is damaged or belongs to other image encoders."""
 
 
 class ResultError(SSPSAMError, ValueError):
@@ -73,6 +73,14 @@ class UnsafeCheckpointError(CheckpointError):
 
 class DigestMismatchError(CheckpointError):
     """Weights whose SHA-256 differs from the one in their configuration."""
+
+
+class EncodersDifferError(CheckpointError):
+    """Weights whose image encoders are not those of the predictor that they are to share."""
+
+
+class EncodersMissingError(CheckpointError, FileNotFoundError):
+    """A checkpoint that names its image encoders, which are not on this computer."""
 
 
 class CheckpointNotFoundError(SSPSAMError, FileNotFoundError):

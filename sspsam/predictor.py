@@ -1,16 +1,14 @@
 """`SSPSAMPredictor`: the public API; `sspsam.segmentation.pipeline` computes the answers step by step."""
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, Self, Unpack, cast, overload
 
 import torch
 
 from sspsam import hub
-from sspsam.checkpoints.format import load_checkpoint, save_checkpoint
-from sspsam.checkpoints.publish import push_checkpoint
-from sspsam.checkpoints.reload import load_again
+from sspsam.checkpoints.reload import encoder_identity, load_again, load_by_name, with_encoders_of
+from sspsam.checkpoints.writer import CheckpointWriter
 from sspsam.config import ModelConfig
 from sspsam.devices import (
     checked_device,
@@ -27,13 +25,13 @@ from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput
 from sspsam.models import SSPSAM, DeviceModel
 from sspsam.segmentation.answers import AnswerSettings, PredictOptions
+from sspsam.segmentation.described import DescribedPredictor
 from sspsam.segmentation.pipeline import Pipeline
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
-from sspsam.utils.module_habits import ModuleHabits
 
 
-class SSPSAMPredictor(ModuleHabits):
+class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
     """Referring expression segmentation: masks of the objects that expressions refer to.
 
     An image is encoded once; then any number of expressions can be segmented in it. Threads may share a predictor if
@@ -54,6 +52,7 @@ class SSPSAMPredictor(ModuleHabits):
         embedding_cache: folder or `EmbeddingCache` for embeddings on disk; None: no cache. It is used by models that
             were loaded from a checkpoint, since other models have no lasting identity.
         checkpoint: source of `model`, passed by `from_pretrained`. None: the model was made in memory.
+        encoders_of: predictor whose image encoders `model` has in the same memory, passed by `with_weights`.
 
     Raises:
         DeviceError: this computer has no such device.
@@ -70,6 +69,7 @@ class SSPSAMPredictor(ModuleHabits):
         embedding_cache: EmbeddingCache | str | os.PathLike[str] | None = None,
         checkpoint: LoadedCheckpoint | None = None,
         compile: bool = False,
+        encoders_of: "SSPSAMPredictor | None" = None,
     ) -> None:
         chosen = checked_device(device)
         precision = default_dtype(chosen) if dtype is None else checked_dtype(dtype)
@@ -78,10 +78,12 @@ class SSPSAMPredictor(ModuleHabits):
         if not isinstance(embedding_cache, EmbeddingCache | None):
             embedding_cache = EmbeddingCache(embedding_cache)
         identity = PredictorIdentity.of(config, checkpoint, chosen, precision)
-        self._config = config
         self._model, self._compile = model.eval(), compile
-        on_device = DeviceModel.of(model, chosen, precision, compile_blocks=compile)
-        self._pipeline = Pipeline.of(on_device, config, identity, embedding_cache)
+        shared = None if encoders_of is None else encoders_of._pipeline
+        encoder_model = None if shared is None else shared.model
+        on_device = DeviceModel.of(model, chosen, precision, compile_blocks=compile, encoders_of=encoder_model)
+        encoders = shared.encoders if shared is not None else encoder_identity(model, config, checkpoint)
+        super().__init__(config, Pipeline.of(on_device, config, identity, embedding_cache, encoders))
         self._embedding: ImageEmbedding | None = None  # of set_image
 
     @classmethod
@@ -128,46 +130,50 @@ class SSPSAMPredictor(ModuleHabits):
         require_working_thread_pool()
         chosen = checked_device(device)
         options = hub.HubOptions(revision, cache_dir, local_files_only, token)
-        resolved = hub.resolve(name_or_path, options, repository=repository)
-        with hub.repair_command_in_errors(resolved):
-            model, config = load_checkpoint(resolved.path, verify=verify)
-        file = LoadedCheckpoint(os.fspath(name_or_path or ""), revision, resolved.path.absolute(), resolved.origin)
+        loaded, file = load_by_name(name_or_path, options, repository, verify)
+        model, config = loaded.model, loaded.config
         return cls(
             model, config, device=chosen, dtype=dtype, embedding_cache=embedding_cache, checkpoint=file, compile=compile
         )
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._pipeline.identity.described(self._config)})"
+    @naming_out_of_memory("not enough memory to load the model")
+    def with_weights(
+        self,
+        name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        verify: bool | None = None,
+        repository: str | None = None,
+    ) -> Self:
+        """Load a second predictor that shares this one's image encoders, in host memory and on the device.
 
-    @property
-    def config(self) -> ModelConfig:
-        """Configuration of the model."""
-        return self._config
+        Both accept each other's embeddings, and the new one begins with the image of `set_image`. Device, precision,
+        compilation and embedding cache are those of this predictor.
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        return self._pipeline.identity.device
+        Args:
+            name_or_path, revision, cache_dir, local_files_only, token, verify, repository: as in `from_pretrained`.
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the image encoders' matrix products."""
-        return self._pipeline.identity.dtype
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of configuration and weights; random for a model that was made in memory."""
-        return self._pipeline.identity.fingerprint
-
-    @property
-    def origin(self) -> str:
-        """Source of the weights: `owner/name@commit[:path]`, a path, or `"memory"`."""
-        return self._pipeline.identity.origin
-
-    @property
-    def embedding_cache(self) -> EmbeddingCache | None:
-        """Cache of embeddings on disk, if there is one."""
-        return self._pipeline.cache
+        Raises:
+            EncodersDifferError: the checkpoint has other image encoders; the message names the difference.
+            CheckpointNotFoundError, HubError, ConfigError, CheckpointError: as `from_pretrained`.
+        """
+        options = hub.HubOptions(revision, cache_dir, local_files_only, token)
+        loaded, file = load_by_name(name_or_path, options, repository, verify)
+        other = type(self)(
+            with_encoders_of(self._model, loaded, file, self._pipeline.encoders),
+            loaded.config,
+            device=self.device,
+            dtype=self.dtype,
+            embedding_cache=self.embedding_cache,
+            checkpoint=file,
+            compile=self._compile,
+            encoders_of=self,
+        )
+        other._embedding = self._embedding
+        return other
 
     def to(self, device: str | torch.device | None) -> Self:
         """Move the model to a device; `None` and errors are those of the constructor. Embeddings follow when used."""
@@ -175,46 +181,6 @@ class SSPSAMPredictor(ModuleHabits):
         model = DeviceModel.of(self._model, chosen, self.dtype, compile_blocks=self._compile)
         self._pipeline = self._pipeline.on(chosen, model)
         return self
-
-    def save_pretrained(
-        self, directory: str | os.PathLike[str], *, dtype: str | torch.dtype = "float32"
-    ) -> ModelConfig:
-        """Write the checkpoint; the directory may be the one that it was loaded from.
-
-        Args:
-            directory: created if it does not exist; other files in it are kept.
-            dtype: of the stored weights.
-
-        Returns:
-            The configuration as written.
-
-        Raises:
-            StorageError: not enough space, or not writable; an earlier checkpoint in the directory is unchanged.
-        """
-        return save_checkpoint(directory, self._config, self._model.state_dict(), dtype)
-
-    def push_to_hub(
-        self,
-        repository: str,
-        *,
-        dtype: str | torch.dtype = "float32",
-        private: bool = False,
-        token: str | bool | None = None,
-    ) -> str:
-        """Publish the checkpoint on the Hub with a model card, and return the commit.
-
-        Args:
-            repository: `owner/name`; created if it does not exist.
-            dtype: of the stored weights.
-            private: whether a new repository is private.
-            token: with write access; None: that of `hf auth login` or `HF_TOKEN`.
-
-        Raises:
-            HubError: the Hub cannot be reached, or refuses.
-        """
-        with tempfile.TemporaryDirectory() as directory:
-            self.save_pretrained(directory, dtype=dtype)
-            return push_checkpoint(directory, repository, private=private, token=token)
 
     def encode(self, image: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageEmbedding:
         """Encode an image; the predictor does not change.
@@ -285,7 +251,7 @@ class SSPSAMPredictor(ModuleHabits):
             NoImageError: no image was given or set.
             TextError: an expression is empty or far too long.
             ImageError: `image` cannot be used.
-            EmbeddingError: `embedding` belongs to another model.
+            EmbeddingError: `embedding` belongs to other image encoders.
             ConfigError: `mask_threshold` or `no_target_pixels` is out of range.
             NumericalError: the prediction is not finite.
         """
@@ -389,10 +355,15 @@ def _unpickled(
 ) -> SSPSAMPredictor:
     """Load a pickled predictor from its checkpoint."""
     require_working_thread_pool()
-    model, config = load_again(identity)
-    device, dtype, checkpoint = identity.device, identity.dtype, identity.checkpoint
+    loaded, checkpoint = load_again(identity)
     predictor = kind(
-        model, config, device=device, dtype=dtype, embedding_cache=cache, checkpoint=checkpoint, compile=compile
+        loaded.model,
+        loaded.config,
+        device=identity.device,
+        dtype=identity.dtype,
+        embedding_cache=cache,
+        checkpoint=checkpoint,
+        compile=compile,
     )
     predictor._embedding = embedding
     return predictor

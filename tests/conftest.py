@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,6 +132,38 @@ def tiny_model(tiny_checkpoint: Path) -> Path:
     directory = tiny_checkpoint.with_suffix("")
     convert_checkpoint(tiny_checkpoint, directory, source="pseudo-random weights of the tests")
     return directory
+
+
+@pytest.fixture(scope="session")
+def second_head(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with the image encoders of the tiny one, and another head."""
+    from tests.support.sharing import changed_copy, other_head
+
+    return changed_copy(tiny_model, tmp_path_factory.mktemp("second"), other_head)
+
+
+@pytest.fixture(scope="session")
+def other_encoders(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that differs from the tiny one in one bit of one weight of an image encoder."""
+    from tests.support.sharing import changed_copy, one_bit
+
+    return changed_copy(tiny_model, tmp_path_factory.mktemp("other"), one_bit)
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Counts the images that go through the image encoders."""
+    from tests.support.sharing import EncodedImages
+
+    return EncodedImages(monkeypatch)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache and records of its own."""
+    monkeypatch.setenv("SSPSAM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "home"
 
 
 @pytest.fixture

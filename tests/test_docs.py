@@ -98,6 +98,12 @@ def test_the_load_benchmark_runs() -> None:
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_shared_encoders_runs() -> None:
+    output = run([sys.executable, "-m", "benchmarks.shared_encoders", "--variant", "tiny"], ROOT)
+    assert "encodes: encodes 1, entries 1" in output
+
+
+@pytest.mark.slow
 def test_the_speed_benchmark_runs_and_both_ways_agree() -> None:
     output = run([sys.executable, "-m", "benchmarks", "--size", "quick", "--repeat", "1"], ROOT)
     difference = re.search(r"largest difference of logits (\S+)", output)

@@ -479,5 +479,5 @@ def test_predictor_and_embedding_say_what_they_are(tiny_model: Path, image) -> N
     for part in ("SSPSAMPredictor(", str(tiny_model)[-20:], "CLIP 48 and SAM 128 pixels", "bfloat16 on cpu"):
         assert part in description
     description = repr(predictor.encode(image))
-    for part in ("90 x 60 pixels", predictor.fingerprint[:12], "MB of torch.float32 on cpu"):
+    for part in ("90 x 60 pixels", predictor.encoder_fingerprint[:12], "MB of torch.float32 on cpu"):
         assert part in description

@@ -10,6 +10,7 @@ from typing import Final
 
 from sspsam.checkpoints.converted import conversions_of, converted_repositories, directory_of
 from sspsam.checkpoints.directory import CHECKPOINT_FILES, CONFIG_NAME, WEIGHTS_NAME
+from sspsam.checkpoints.encoders import ENCODERS_PREFIX, SHOWN_DIGITS, encoder_store, encoders_in, stored_encoders
 from sspsam.checkpoints.hub_cache import cached_repositories, cached_snapshots
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.names import AUTHORS_REPOSITORY, name_of_file
@@ -25,8 +26,8 @@ class CachedCheckpoint:
 
     Args:
         name: by which `delete` finds it.
-        state: "ready", which loads without a network, or "downloaded", an authors' file that is converted on its next
-            use, or was converted.
+        state: "ready", which loads without a network; "downloaded", an authors' file that is converted on its next use,
+            or was converted; or "shared", image encoders that ready checkpoints need.
         size: bytes on disk.
         last_used: seconds since 1970, of the last read or write that the file system has recorded.
         path: location of its file or folder.
@@ -40,7 +41,9 @@ class CachedCheckpoint:
 
 
 def cached_checkpoints(options: HubOptions) -> list[CachedCheckpoint]:
-    """List the checkpoints in the cache; models of other programs in the same cache are left out.
+    """List the checkpoints in the cache, and at last the image encoders that they share.
+
+    Models of other programs in the same cache are left out.
 
     Args:
         options: the cache.
@@ -49,7 +52,15 @@ def cached_checkpoints(options: HubOptions) -> list[CachedCheckpoint]:
         StorageError: this user may not read the cache.
     """
     found = [*_conversions(options), *_downloads(options)]
-    return sorted(found, key=lambda checkpoint: (checkpoint.name, checkpoint.state, str(checkpoint.path)))
+    found.sort(key=lambda checkpoint: (checkpoint.name, checkpoint.state, str(checkpoint.path)))
+    return [*found, *_encoders(options)]
+
+
+def _encoders(options: HubOptions) -> Iterator[CachedCheckpoint]:
+    store = encoder_store(options)
+    for digest in encoders_in(store):
+        path = stored_encoders(store, digest)
+        yield _checkpoint(ENCODERS_PREFIX + digest[:SHOWN_DIGITS], "shared", [path], path)
 
 
 def _conversions(options: HubOptions) -> Iterator[CachedCheckpoint]:

@@ -30,6 +30,7 @@ def convert_checkpoint(
     dtype: str | torch.dtype = "float32",
     source: str | None = None,
     license: str | None = None,  # named as the entry of config.json
+    encoder_store: Path | None = None,
 ) -> ModelConfig:
     """Convert a checkpoint in the authors' layout to a directory in the library's own format.
 
@@ -46,6 +47,8 @@ def convert_checkpoint(
         dtype: of the stored weights: `"float32"`, `"float16"` or `"bfloat16"`. Loading widens them to float32.
         source: origin of the weights, a free text for readers; None: the file's name.
         license: of the weights; None: unknown.
+        encoder_store: folder that keeps image encoders once, see `sspsam.checkpoints.encoders.encoder_store`; the
+            checkpoint then names its encoders instead of holding them. None: it holds them.
 
     Returns:
         The configuration that was written.
@@ -73,7 +76,7 @@ def convert_checkpoint(
     require_same_tensors(tensor_shapes(architecture), _shapes(state), where)
     file_names = path.name if clip_path is None else f"{path.name}, CLIP from {clip_path.name}"
     config = ModelConfig(architecture, source=source or file_names, license=license or "unknown")
-    return save_checkpoint(directory, config, state, dtype)
+    return save_checkpoint(directory, config, state, dtype, encoder_store=encoder_store)
 
 
 def _with_clip(authors_state: Mapping[str, Tensor], path: Path, clip: Path | None) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from sspsam.utils.paths import shown
 _MODULE: Final = "sspsam.checkpoints.convert_process"
 
 
-def convert_in_subprocess(checkpoint: Path, out_dir: Path, source: Source) -> None:
+def convert_in_subprocess(checkpoint: Path, out_dir: Path, source: Source, encoder_store: Path | None = None) -> None:
     """Run `convert_checkpoint` in a subprocess, whose memory is released when it ends.
 
     An interpreter that cannot be started again, as in a frozen application, converts in this process.
@@ -31,6 +31,7 @@ def convert_in_subprocess(checkpoint: Path, out_dir: Path, source: Source) -> No
         checkpoint: the authors' `.pth` file.
         out_dir: where to write the converted checkpoint.
         source: of the file, recorded in its `config.json`.
+        encoder_store: folder that keeps the image encoders; None: the converted checkpoint holds them.
 
     Raises:
         SSPSAMError: the error that `convert_checkpoint` raised in the subprocess.
@@ -41,6 +42,7 @@ def convert_in_subprocess(checkpoint: Path, out_dir: Path, source: Source) -> No
         "out_dir": str(out_dir),
         "source": str(source),
         "license": AUTHORS_LICENSE if source.repository == AUTHORS_REPOSITORY else None,
+        "encoder_store": None if encoder_store is None else str(encoder_store),
     }
     if not sys.executable or getattr(sys, "frozen", False):
         _convert(task)
@@ -133,7 +135,13 @@ def _exit_with_the_parent() -> None:
 def _convert(task: Mapping[str, Any]) -> None:
     from sspsam.checkpoints.convert import convert_checkpoint
 
-    convert_checkpoint(task["checkpoint"], task["out_dir"], source=task["source"], license=task["license"])
+    convert_checkpoint(
+        task["checkpoint"],
+        task["out_dir"],
+        source=task["source"],
+        license=task["license"],
+        encoder_store=None if task["encoder_store"] is None else Path(task["encoder_store"]),
+    )
 
 
 if __name__ == "__main__":

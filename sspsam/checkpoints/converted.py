@@ -1,6 +1,7 @@
 """The local store of converted checkpoints: each file of the Hub is converted once and found again without a network.
 
     <root>/<owner>--<name>/<commit>/<path, readable and hashed>/   config.json, model.safetensors, source.json
+    <root>/encoders/<digest>.safetensors   the image encoders of conversions, see `sspsam.checkpoints.encoders`
     <root>/<owner>--<name>/names/<name, readable and hashed>.json   note: the commit and path that a name resolved to
 
 `root` is the folder `sspsam-converted` in the cache of `huggingface_hub`. Its files are untrusted: a note or
@@ -22,16 +23,25 @@ from filelock import FileLock
 
 from sspsam.checkpoints.convert_process import convert_in_subprocess
 from sspsam.checkpoints.digests import sha256_of
-from sspsam.checkpoints.directory import CHECKPOINT_FILES
+from sspsam.checkpoints.directory import CHECKPOINT_FILES, read_config
+from sspsam.checkpoints.encoders import (
+    CONVERTED,
+    ENCODERS_PREFIX,
+    SHOWN_DIGITS,
+    encoder_store,
+    encoders_in,
+    remove_encoders,
+    stored_encoders,
+    users_of,
+)
 from sspsam.checkpoints.file_content import foreign_content
 from sspsam.checkpoints.hub_cache import digest_of_blob, names_in, unreadable
 from sspsam.checkpoints.hub_options import HubOptions, is_commit
 from sspsam.checkpoints.names import Source, is_plain_path
-from sspsam.errors import CheckpointError, DigestMismatchError, SSPSAMError
+from sspsam.errors import CheckpointError, DigestMismatchError, SSPSAMError, StorageError
 from sspsam.utils.files import make_directory, replace_file, storage_error
 from sspsam.utils.paths import open_regular_file, shown
 
-_ROOT: Final = "sspsam-converted"
 _SOURCE_NAME: Final = "source.json"
 _NAMES: Final = "names"
 _MAX_PATH_LENGTH: Final = 4096
@@ -52,12 +62,28 @@ def is_converted(source: Source, options: HubOptions) -> bool:
         recorded is not None
         and (recorded.commit, recorded.path) == (source.commit, source.path)
         and all(os.path.isfile(directory / name) for name in CHECKPOINT_FILES)
+        and _has_encoders(directory, options)
     )
+
+
+def _has_encoders(directory: Path, options: HubOptions) -> bool:
+    """True unless a conversion names image encoders that the store does not have."""
+    digest = named_encoders(directory)
+    return digest is None or os.path.isfile(stored_encoders(encoder_store(options), digest))
+
+
+def named_encoders(directory: Path) -> str | None:
+    """The digest of the image encoders that a checkpoint names; None if it holds them, or is damaged."""
+    try:
+        encoders = read_config(directory).encoders
+    except SSPSAMError:
+        return None
+    return encoders.sha256 if encoders else None
 
 
 def converted_repositories(options: HubOptions) -> Iterator[str]:
     """The names of all repositories from which the store has conversions or notes."""
-    for name in names_in(options.cache / _ROOT):
+    for name in names_in(options.cache / CONVERTED):
         owner, separator, repository = name.partition("--")
         if separator:
             yield f"{owner}/{repository}"
@@ -139,13 +165,13 @@ def convert_once(source: Source, fetch: Callable[[], Path], options: HubOptions)
     try:
         with FileLock(_lock_path(directory)):
             if not is_converted(source, options):
-                _convert(source, checkpoint, directory)
+                _convert(source, checkpoint, directory, encoder_store(options))
     except OSError as error:
         raise error if isinstance(error, SSPSAMError) else storage_error(directory, error) from error
     return directory
 
 
-def _convert(source: Source, checkpoint: Path, directory: Path) -> None:
+def _convert(source: Source, checkpoint: Path, directory: Path, store: Path) -> None:
     """Convert into `directory`, whose lock the caller holds."""
     # with the lock held, temporary directories can only be those of processes that were killed
     for name in names_in(directory.parent):
@@ -163,7 +189,7 @@ def _convert(source: Source, checkpoint: Path, directory: Path) -> None:
     source = Source(source.repository, source.commit, source.path, digest)
     temporary = directory.with_name(f"{directory.name}.{os.getpid()}.tmp")
     try:
-        convert_in_subprocess(checkpoint, temporary, source)
+        convert_in_subprocess(checkpoint, temporary, source, store)
         replace_file(temporary / _SOURCE_NAME, json.dumps(asdict(source), indent=2).encode())
         os.replace(temporary, directory)
     finally:
@@ -171,7 +197,7 @@ def _convert(source: Source, checkpoint: Path, directory: Path) -> None:
 
 
 def delete_conversion(source: Source, options: HubOptions) -> list[Path]:
-    """Delete a conversion and the notes that lead to it.
+    """Delete a conversion, the notes that lead to it, and its image encoders unless another checkpoint needs them.
 
     Returns:
         The deleted directory and files.
@@ -182,6 +208,7 @@ def delete_conversion(source: Source, options: HubOptions) -> list[Path]:
     directory = directory_of(source, options)
     notes = [note for note, noted in _notes(source.repository, options) if directory_of(noted, options) == directory]
     deleted = [path for path in (directory, *notes) if os.path.exists(path)]
+    encoders = named_encoders(directory)
     try:
         if os.path.exists(directory.parent):
             with FileLock(_lock_path(directory)):  # another process may be about to finish this conversion
@@ -189,9 +216,46 @@ def delete_conversion(source: Source, options: HubOptions) -> list[Path]:
                     shutil.rmtree(directory)
         for note in notes:
             note.unlink(missing_ok=True)
+        if encoders and not users_of_encoders(encoders, options):
+            deleted += remove_encoders(encoder_store(options), encoders)
     except OSError as error:
         raise storage_error(directory, error) from error
     return deleted
+
+
+def delete_unused_encoders(name: str, options: HubOptions) -> list[Path]:
+    """Delete the image encoders that `sspsam cache` lists under a name; return the deleted files.
+
+    Raises:
+        StorageError: a checkpoint needs them, or they cannot be deleted.
+    """
+    store, deleted = encoder_store(options), []
+    digits = name.removeprefix(ENCODERS_PREFIX)
+    for digest in encoders_in(store):
+        if len(digits) < SHOWN_DIGITS or not digest.startswith(digits):
+            continue
+        users = users_of_encoders(digest, options)
+        if users:
+            raise StorageError(
+                f"{len(users)} checkpoints need the image encoders {digest[:SHOWN_DIGITS]}, such as {shown(users[0])}: "
+                "delete these first"
+            )
+        try:
+            deleted += remove_encoders(store, digest)
+        except OSError as error:
+            raise storage_error(store, error) from error
+    return deleted
+
+
+def users_of_encoders(digest: str, options: HubOptions) -> list[Path]:
+    """The directories of the conversions, and of the noted other checkpoints, that need image encoders of the store."""
+    conversions = [
+        directory_of(source, options)
+        for repository in converted_repositories(options)
+        for source in conversions_of(repository, options)
+    ]
+    users = [directory for directory in conversions if named_encoders(directory) == digest]
+    return [*users, *users_of(encoder_store(options), digest)]
 
 
 # the layout of the store
@@ -223,7 +287,7 @@ def _read_source(path: Path, repository: str) -> Source | None:
 
 
 def _repository_folder(repository: str, options: HubOptions) -> Path:
-    return options.cache / _ROOT / repository.replace("/", "--")
+    return options.cache / CONVERTED / repository.replace("/", "--")
 
 
 def _file_name(text: str) -> str:

@@ -1,14 +1,16 @@
 """SHA-256 of files, and a record of files whose digest was verified, so that each state of a file is hashed once.
 
 The record of a file is `<cache home>/verified/<SHA-256 of its path>.json`: its digest, size, times, inode and device.
+The digest of the image encoders in a file is recorded in the folder `encoders` beside `verified` in the same way.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from sspsam.errors import CheckpointError, DigestMismatchError
 from sspsam.utils.files import make_directory, replace_file
@@ -18,6 +20,7 @@ from sspsam.utils.progress import progress
 _BLOCK_BYTES: Final = 8 << 20
 _MAX_RECORD_BYTES: Final = 1 << 16
 FileState = dict[str, int]
+RecordKind = Literal["verified", "encoders"]
 
 
 def cache_home() -> Path:
@@ -64,7 +67,15 @@ def require_unchanged(path: Path, state: FileState) -> None:
         raise CheckpointError(f"{shown(path)} changed while it was being read; load it again")
 
 
-def verify_digest(path: Path, state: FileState, expected: str, stated_in: str, verify: bool | None) -> None:
+def verify_digest(
+    path: Path,
+    state: FileState,
+    expected: str,
+    stated_in: str,
+    verify: bool | None,
+    compute: Callable[[Path], str] | None = None,
+    recorded_as: str = "",
+) -> None:
     """Compare the SHA-256 of a file with the expected one.
 
     Args:
@@ -73,15 +84,17 @@ def verify_digest(path: Path, state: FileState, expected: str, stated_in: str, v
         expected: hexadecimal; empty where none is stated, and then every file fails.
         stated_in: name of the file that states `expected`, for the error.
         verify: None: unless a record says that the file was verified in this state. True: always. False: never.
+        compute: returns the digest of `path`, where it depends on other files; None: the SHA-256 of the file.
+        recorded_as: digest in the record, where it depends on other files; empty: `expected`.
 
     Raises:
         DigestMismatchError: another digest.
         CheckpointError: the file cannot be read, or changed meanwhile.
     """
-    if verify is False or (verify is None and _recorded(path) == {"sha256": expected, **state}):
+    if verify is False or (verify is None and recorded_digest(path, state) == (recorded_as or expected)):
         return
     try:
-        actual = sha256_of(path)
+        actual = (compute or sha256_of)(path)
     except OSError as error:
         raise CheckpointError(f"cannot read {shown(path)}: {error.strerror or error}") from error
     if actual != expected:
@@ -90,12 +103,12 @@ def verify_digest(path: Path, state: FileState, expected: str, stated_in: str, v
             f"{expected or 'none'}. The file was damaged or replaced; download or convert it again."
         )
     require_unchanged(path, state)
-    record_digest(path, state, expected)
+    record_digest(path, state, recorded_as or expected)
 
 
-def record_digest(path: Path, state: FileState, digest: str) -> None:
-    """Record that a file had this digest in this state."""
-    record = _record_path(path)
+def record_digest(path: Path, state: FileState, digest: str, kind: RecordKind = "verified") -> None:
+    """Record that a file, or the image encoders in it, had this digest in this state."""
+    record = _record_path(path, kind)
     if record is None:
         return
     # without the record the next load hashes the file again; nothing else depends on it
@@ -104,21 +117,24 @@ def record_digest(path: Path, state: FileState, digest: str) -> None:
         replace_file(record, json.dumps({"sha256": digest, **state}).encode())
 
 
-def _recorded(path: Path) -> object:
-    record = _record_path(path)
+def recorded_digest(path: Path, state: FileState, kind: RecordKind = "verified") -> str | None:
+    """Return the digest that was recorded for a file in this state; None without a record."""
+    record = _record_path(path, kind)
     try:
         if record is None:
             return None
         with open_regular_file(record, CheckpointError) as file:
-            return json.loads(file.read(_MAX_RECORD_BYTES))
+            content = json.loads(file.read(_MAX_RECORD_BYTES))
     except (OSError, ValueError, RecursionError):  # a CheckpointError is a ValueError
         return None
+    digest = content.pop("sha256", None) if isinstance(content, dict) else None
+    return digest if isinstance(digest, str) and content == state else None
 
 
-def _record_path(path: Path) -> Path | None:
+def _record_path(path: Path, kind: RecordKind) -> Path | None:
     try:
         home = cache_home()
     except RuntimeError:  # the user has no home directory
         return None
     name = hashlib.sha256(os.path.realpath(path).encode(errors="surrogateescape")).hexdigest()
-    return home / "verified" / f"{name}.json"
+    return home / kind / f"{name}.json"

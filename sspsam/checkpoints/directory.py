@@ -1,7 +1,7 @@
 """A checkpoint directory, read and checked without PyTorch: `config.json` and the header of `model.safetensors`."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,11 +9,14 @@ from typing import Final
 from safetensors import SafetensorError, safe_open
 
 from sspsam.checkpoints.digests import FileState, file_state, verify_digest
+from sspsam.checkpoints.encoders import ENCODERS_NAME, EncoderFiles, find_encoders
 from sspsam.checkpoints.file_content import foreign_content, require_utf8_name
+from sspsam.checkpoints.tensor_files import complete_sha256, is_of_encoders
 from sspsam.checkpoints.tensor_shapes import Shape, tensor_shapes
 from sspsam.config import ModelConfig
 from sspsam.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from sspsam.utils.file_kinds import HEAD_BYTES, foreign_kind, missing_target
+from sspsam.utils.files import FileVersion
 from sspsam.utils.paths import open_regular_file, printable, shown, user_path
 
 CONFIG_NAME: Final = "config.json"
@@ -34,27 +37,40 @@ class CheckedCheckpoint:
         weights: the `.safetensors` file.
         config: from the `config.json` beside it.
         state: of the weights when the check began; compare it once more after reading the tensors.
+        encoders: the file that holds the image encoders, `weights` itself or another, and its state.
     """
 
     weights: Path
     config: ModelConfig
     state: FileState
+    encoders: FileVersion
 
 
-def check_checkpoint(path: str | os.PathLike[str], *, verify: bool | None = None) -> CheckedCheckpoint:
+def encoders_beside(directory: Path, config: ModelConfig) -> list[Path]:
+    """Return the file beside a checkpoint that may hold its image encoders, if there is one."""
+    path = directory / ENCODERS_NAME
+    return [path] if os.path.isfile(path) else []
+
+
+def check_checkpoint(
+    path: str | os.PathLike[str], *, verify: bool | None = None, encoder_files: EncoderFiles = encoders_beside
+) -> CheckedCheckpoint:
     """Check a checkpoint without reading its tensors.
 
     Args:
         path: a directory with `config.json` and `model.safetensors`, or a `.safetensors` file with a `config.json`
             beside it.
         verify: whether to compare the SHA-256 of the weights with the one that `config.json` states. None: unless this
-            file was verified before and has not changed since. True: always. False: never.
+            file was verified before and has not changed since. True: always. False: never. Image encoders that the
+            configuration names are always checked, as with None.
+        encoder_files: where to look for image encoders that the configuration names.
 
     Raises:
         CheckpointNotFoundError: no checkpoint there.
         ConfigError: a damaged `config.json`.
         CheckpointError: damaged weights, or tensors that are missing, unexpected or of another shape.
         DigestMismatchError: weights other than those the configuration was written for.
+        EncodersMissingError: no file holds the image encoders that the configuration names.
     """
     weights = user_path(path, "the checkpoint", CheckpointNotFoundError)
     if weights.suffix != ".safetensors" or os.path.isdir(weights):
@@ -67,9 +83,42 @@ def check_checkpoint(path: str | os.PathLike[str], *, verify: bool | None = None
             "convert it again"
         )
     state = file_state(weights)
+    if config.encoders is not None:
+        return _check_with_encoders(weights, config, state, verify, encoder_files(directory, config))
     require_same_tensors(tensor_shapes(config.architecture), _read_shapes(weights), str(weights))
     verify_digest(weights, state, config.weights_sha256, CONFIG_NAME, verify)
-    return CheckedCheckpoint(weights, config, state)
+    return CheckedCheckpoint(weights, config, state, FileVersion(weights, state))
+
+
+def _check_with_encoders(
+    weights: Path, config: ModelConfig, state: FileState, verify: bool | None, files: Iterable[Path]
+) -> CheckedCheckpoint:
+    """Check a checkpoint that names its image encoders: both files, each against its digest."""
+    expected = tensor_shapes(config.architecture)
+    require_same_tensors(_part(expected, encoders=False), _read_shapes(weights), str(weights))
+    encoders = find_encoders(weights.parent, config, files, again=verify is True)
+    found = _part(_read_shapes(encoders.path), encoders=True)
+    require_same_tensors(_part(expected, encoders=True), found, str(encoders.path))
+    verify_digest(
+        weights,
+        state,
+        config.weights_sha256,
+        CONFIG_NAME,
+        verify,
+        compute=lambda path: complete_sha256(path, encoders.path),
+        recorded_as=shared_record(config),
+    )
+    return CheckedCheckpoint(weights, config, state, encoders)
+
+
+def shared_record(config: ModelConfig) -> str:
+    """Return what the record of weights holds that were verified together with the encoders that `config` names."""
+    return f"{config.weights_sha256} with {config.encoders.sha256 if config.encoders else 'no encoders'}"
+
+
+def _part(shapes: Mapping[str, Shape], *, encoders: bool) -> dict[str, Shape]:
+    """Return the shapes of the image encoders, or of everything else."""
+    return {name: shape for name, shape in shapes.items() if is_of_encoders(name) is encoders}
 
 
 def read_config(directory: Path) -> ModelConfig:

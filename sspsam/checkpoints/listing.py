@@ -8,9 +8,17 @@ from types import MappingProxyType
 from typing import Final
 
 from sspsam.checkpoints.bundled import bundled_gigabytes
-from sspsam.checkpoints.converted import conversions_of, delete_conversion, noted_source, noted_sources
+from sspsam.checkpoints.converted import (
+    conversions_of,
+    delete_conversion,
+    delete_unused_encoders,
+    noted_source,
+    noted_sources,
+)
 from sspsam.checkpoints.directory import CHECKPOINT_FILES, WEIGHTS_NAME, check_checkpoint
 from sspsam.checkpoints.download import list_files
+from sspsam.checkpoints.encoder_search import encoder_files
+from sspsam.checkpoints.encoders import ENCODERS_PREFIX, encoder_digest
 from sspsam.checkpoints.hub_cache import cached_snapshots, delete_cached_files, list_cache
 from sspsam.checkpoints.hub_options import REPOSITORY_VARIABLE, HubOptions
 from sspsam.checkpoints.names import (
@@ -111,7 +119,7 @@ def _is_cached_from_converted_repository(checkpoint: Published, options: HubOpti
 
 
 def verify(name: str, options: HubOptions) -> ModelConfig:
-    """Check a checkpoint on the local disk: its structure and the SHA-256 of its weights.
+    """Check a checkpoint on the local disk: its structure and the SHA-256 of its weights; record that of its encoders.
 
     Returns:
         Its configuration.
@@ -122,14 +130,16 @@ def verify(name: str, options: HubOptions) -> ModelConfig:
     """
     resolved = resolve(name, replace(options, local_files_only=True))
     with repair_command_in_errors(resolved):
-        return check_checkpoint(resolved.path, verify=True).config
+        checked = check_checkpoint(resolved.path, verify=True, encoder_files=encoder_files(options))
+        encoder_digest(checked.encoders.path, checked.encoders.state, again=True)
+        return checked.config
 
 
 def delete(name: str, options: HubOptions) -> list[Path]:
     """Delete the downloaded and converted files of a checkpoint from the cache.
 
     Args:
-        name: a published name, `owner/name[/folder]` or `owner/name:path`.
+        name: a published name, `owner/name[/folder]`, `owner/name:path`, or `encoders:DIGEST` as the cache lists it.
         options: the cache; with a revision, only files of its commit are deleted.
 
     Returns:
@@ -144,6 +154,8 @@ def delete(name: str, options: HubOptions) -> list[Path]:
         raise CheckpointNotFoundError(
             f"{BUNDLED!r} is bundled with sspsam and not in the cache; it is removed when sspsam is uninstalled"
         )
+    if name.startswith(ENCODERS_PREFIX):
+        return delete_unused_encoders(name, options)
     try:
         parsed = parse_name(name)
     except CheckpointNotFoundError:

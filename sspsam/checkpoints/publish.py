@@ -9,9 +9,9 @@ from sspsam.checkpoints.hub_errors import translated_errors
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.names import AUTHORS_REPOSITORY, DATASETS
 from sspsam.config import ModelConfig
-from sspsam.errors import CheckpointNotFoundError
+from sspsam.errors import CheckpointError, CheckpointNotFoundError
 from sspsam.utils.hub_environment import check_hub_environment
-from sspsam.utils.paths import printable, user_path
+from sspsam.utils.paths import printable, shown, user_path
 
 # the only place that tells how the library is installed from a model card; it is in no package index yet
 _INSTALL: Final = "Install the library from a checkout of its source: `pip install .` in its folder."
@@ -123,6 +123,7 @@ def push_checkpoint(
 
     Raises:
         CheckpointNotFoundError, ConfigError: no checkpoint there.
+        CheckpointError: it does not hold its image encoders.
         HubError: the Hub cannot be reached, or refuses.
     """
     check_hub_environment()
@@ -130,6 +131,11 @@ def push_checkpoint(
 
     folder = user_path(directory, "the checkpoint", CheckpointNotFoundError)
     config = read_config(folder)
+    if config.encoders is not None:
+        raise CheckpointError(
+            f"{shown(folder)} does not hold its image encoders, so that nobody else could load it: load it and publish "
+            "it with push_to_hub, or convert it without --shared"
+        )
     card = model_card(config, repository).encode()
     options = HubOptions(token=token)
     api = huggingface_hub.HfApi(token=options.token)

@@ -1,25 +1,28 @@
 """Write a checkpoint directory: complete or not at all, tensor by tensor."""
 
+import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sspsam.checkpoints.digests import file_state, record_digest
+from sspsam.checkpoints.digests import FileState, RecordKind, file_state, record_digest
 from sspsam.checkpoints.directory import (
     CONFIG_NAME,
     SAFETENSORS_DTYPES,
     WEIGHTS_NAME,
     has_tensors_of_the_library,
     read_config,
+    shared_record,
 )
-from sspsam.config import ModelConfig
+from sspsam.checkpoints.encoders import holds_encoders, note_user, stored_encoders
+from sspsam.checkpoints.tensor_files import TensorEntry, encoder_entries, header, is_of_encoders, total_bytes
+from sspsam.config import ModelConfig, SharedEncoders
 from sspsam.devices import DTYPES, dtype_name, naming_out_of_memory
 from sspsam.errors import CheckpointError, CheckpointNotFoundError, SSPSAMError, StorageError
 from sspsam.utils.files import atomic_replace, make_directory, require_free_space, write_file
@@ -33,6 +36,8 @@ def save_checkpoint(
     config: ModelConfig,
     state: Mapping[str, Tensor],
     dtype: str | torch.dtype = "float32",
+    *,
+    encoder_store: Path | None = None,
 ) -> ModelConfig:
     """Write a checkpoint; `directory` may be the one that `state` is mapped from.
 
@@ -45,6 +50,8 @@ def save_checkpoint(
         config: all but the digest of the weights, which is computed here.
         state: tensors by name.
         dtype: of the stored weights: `"float32"`, `"float16"` or `"bfloat16"`.
+        encoder_store: folder that keeps image encoders once, see `sspsam.checkpoints.encoders`; the checkpoint then
+            names its encoders by their digest, and the store keeps them in float32. None: the checkpoint holds them.
 
     Returns:
         The configuration as written, with the digest.
@@ -56,17 +63,75 @@ def save_checkpoint(
     dtype = dtype_name(dtype)
     directory = user_path(directory, "the checkpoint", StorageError)
     check_destination(directory)
-    size = sum(tensor.numel() for tensor in state.values()) * DTYPES[dtype].itemsize
-    require_free_space(directory, size, "the checkpoint")
+    if encoder_store is not None:
+        return _save_shared(directory, config, state, dtype, encoder_store)
+    entries = _entries(state, dtype)
+    require_free_space(directory, total_bytes(entries.values()), "the checkpoint")
     make_directory(directory)
-    weights = directory / WEIGHTS_NAME
-    with atomic_replace(weights, directory / CONFIG_NAME) as [temporary_weights, temporary_config]:
-        digest = write_file(temporary_weights, lambda file: _write_safetensors(file, state, dtype))
-        config = dataclasses.replace(config, weights_sha256=digest)
+    with atomic_replace(directory / WEIGHTS_NAME, directory / CONFIG_NAME) as [temporary_weights, temporary_config]:
+        digests = write_file(temporary_weights, lambda file: _write_safetensors(file, state, entries))
+        config = dataclasses.replace(config, weights_sha256=digests.file, encoders=None)
         write_file(temporary_config, lambda file: file.write(config.to_json().encode()))
-    # the digest was computed from the bytes that were written, so the first load need not hash them again
-    record_digest(weights, file_state(weights), digest)
+        written = file_state(temporary_weights)
+    # the digests were computed from the bytes that were written, so the first load need not hash them again
+    _record(directory / WEIGHTS_NAME, written, {"verified": digests.file, "encoders": digests.encoders})
     return config
+
+
+def _save_shared(
+    directory: Path, config: ModelConfig, state: Mapping[str, Tensor], dtype: str, store: Path
+) -> ModelConfig:
+    """Write a checkpoint without its image encoders, and these to the store unless they are there."""
+    entries = _entries(state, dtype) | _encoder_entries(state)
+    digests = _write_safetensors(None, state, entries)
+    head = {name: entry for name, entry in entries.items() if not is_of_encoders(name)}
+    store_encoders(store, state, digests.encoders)
+    require_free_space(directory, total_bytes(head.values()), "the checkpoint")
+    make_directory(directory)
+    with atomic_replace(directory / WEIGHTS_NAME, directory / CONFIG_NAME) as [temporary_weights, temporary_config]:
+        write_file(temporary_weights, lambda file: _write_safetensors(file, state, head))
+        encoders = SharedEncoders(digests.encoders, config.source)
+        config = dataclasses.replace(config, weights_sha256=digests.file, encoders=encoders)
+        write_file(temporary_config, lambda file: file.write(config.to_json().encode()))
+        written = file_state(temporary_weights)
+    _record(directory / WEIGHTS_NAME, written, {"verified": shared_record(config)})
+    absolute = Path(os.path.realpath(directory))
+    if not absolute.is_relative_to(os.path.realpath(store.parent)):
+        note_user(store, digests.encoders, absolute)
+    return config
+
+
+def store_encoders(store: Path, state: Mapping[str, Tensor], digest: str) -> Path:
+    """Write image encoders to a store unless they are there, intact; return their file.
+
+    Args:
+        store: created if it does not exist.
+        state: tensors by name, these of the encoders among them.
+        digest: of the encoders.
+
+    Raises:
+        StorageError: too little space, or the store is not writable.
+    """
+    path = stored_encoders(store, digest)
+    if holds_encoders(path, digest):
+        return path
+    entries = _encoder_entries(state)
+    require_free_space(store, total_bytes(entries.values()), "the image encoders")
+    make_directory(store)
+    with atomic_replace(path) as [temporary]:
+        write_file(temporary, lambda file: _write_safetensors(file, state, entries))
+        written = file_state(temporary)
+    _record(path, written, {"encoders": digest})
+    return path
+
+
+def _record(path: Path, written: FileState, digests: Mapping[RecordKind, str]) -> None:
+    """Record digests of a file that was written and renamed, unless another process has replaced it since."""
+    with contextlib.suppress(OSError):
+        state = file_state(path)
+        if {**state, "ctime_ns": 0} == {**written, "ctime_ns": 0}:  # a rename changes the time of the last change
+            for kind, digest in digests.items():
+                record_digest(path, state, digest, kind)
 
 
 def check_destination(directory: Path, inputs: Sequence[Path] = ()) -> None:
@@ -113,46 +178,61 @@ def _foreign_file(directory: Path) -> Path | None:
     return None
 
 
-def _write_safetensors(file: BinaryIO, state: Mapping[str, Tensor], dtype: str) -> str:
-    """Write the format tensor by tensor and return the file's SHA-256.
+class _Digests(NamedTuple):
+    """SHA-256 of a written file, and of the image encoders in it as `sspsam.config.SharedEncoders` describes."""
+
+    file: str
+    encoders: str
+
+
+def _entries(state: Mapping[str, Tensor], dtype: str) -> dict[str, TensorEntry]:
+    return {name: TensorEntry(SAFETENSORS_DTYPES[dtype], tuple(tensor.shape)) for name, tensor in state.items()}
+
+
+def _encoder_entries(state: Mapping[str, Tensor]) -> dict[str, TensorEntry]:
+    return encoder_entries({name: tuple(tensor.shape) for name, tensor in state.items()})
+
+
+def _write_safetensors(
+    file: BinaryIO | None, state: Mapping[str, Tensor], entries: Mapping[str, TensorEntry]
+) -> _Digests:
+    """Write the canonical file of some tensors, one after the other, and return its digests.
 
     `safetensors.torch.save_file` needs all tensors in their final dtype at once, which for half precision is a second
     model in memory.
+
+    Args:
+        file: to write to; None: only the digests are computed.
+        state: tensors by name.
+        entries: the tensors to write, and their dtypes.
     """
-    names = sorted(state)
-    header = _header({name: state[name] for name in names}, dtype)
-    file.write(header)
-    digest = hashlib.sha256(header)
-    size = sum(tensor.numel() for tensor in state.values()) * DTYPES[dtype].itemsize
-    with progress("writing weights", size) as advance:
-        for name in names:
-            data = _tensor_bytes(name, state[name], dtype)
-            file.write(data)
+    first = header(entries)
+    digest = hashlib.sha256(first)
+    of_encoders = hashlib.sha256(header(_encoder_entries({name: state[name] for name in entries})))
+    if file is not None:
+        file.write(first)
+    with progress("writing weights", total_bytes(entries.values())) as advance:
+        for name in sorted(entries):
+            tensor = _converted(name, state[name], entries[name].dtype)
+            data = _data(tensor)
+            if file is not None:
+                file.write(data)
             digest.update(data)
+            if is_of_encoders(name):
+                of_encoders.update(_data(tensor.to(torch.float32)))
             advance(data.nbytes)
-    return digest.hexdigest()
+    return _Digests(digest.hexdigest(), of_encoders.hexdigest())
 
 
-def _header(state: Mapping[str, Tensor], dtype: str) -> bytes:
-    """Everything before the data: 8 bytes of length, then JSON padded with spaces to a multiple of 8 bytes."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for name, tensor in state.items():
-        end = start + tensor.numel() * DTYPES[dtype].itemsize
-        entries[name] = {
-            "dtype": SAFETENSORS_DTYPES[dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-        start = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _tensor_bytes(name: str, tensor: Tensor, dtype: str) -> memoryview:
-    stored = tensor.detach().to("cpu", DTYPES[dtype]).contiguous()
-    if not stored.isfinite().all():
+def _converted(name: str, tensor: Tensor, stored_dtype: str) -> Tensor:
+    """Return a tensor as it is stored, on the CPU."""
+    dtype = next(dtype for dtype, stored in SAFETENSORS_DTYPES.items() if stored == stored_dtype)
+    converted = tensor.detach().to("cpu", DTYPES[dtype]).contiguous()
+    if not converted.isfinite().all():
         raise CheckpointError(f"tensor '{shown(name)}' has values that are not finite in {dtype}; nothing was written")
-    data: memoryview = stored.reshape(-1).view(torch.uint8).numpy().data
+    return converted
+
+
+def _data(tensor: Tensor) -> memoryview:
+    data: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
     return data

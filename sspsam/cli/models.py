@@ -54,10 +54,11 @@ def download(name: str, revision: str | None, cache_dir: Path | None) -> None:
     with failing_cleanly():
         from sspsam import hub
         from sspsam.checkpoints.directory import check_checkpoint
+        from sspsam.checkpoints.encoder_search import encoder_files
 
         resolved = hub.resolve(name, _options(revision, cache_dir), refresh=True)
         with hub.repair_command_in_errors(resolved):
-            check_checkpoint(resolved.path)
+            check_checkpoint(resolved.path, encoder_files=encoder_files(_options(None, cache_dir)))
         if resolved.bundled:
             inform(f"{name} is already there: it is bundled with sspsam, and nothing is downloaded")
         print_row(resolved.path, resolved.origin)
@@ -83,7 +84,8 @@ def verify(name: str, revision: str | None, cache_dir: Path | None) -> None:
 def cache(name: str | None, revision: str | None, cache_dir: Path | None) -> None:
     """List the cached checkpoints: name, state, size, days since the last use, path; or delete one.
 
-    The state is "ready" (loads without a network) or "downloaded" (an authors' file, which a conversion reads).
+    The state is "ready" (loads without a network), "downloaded" (an authors' file, which a conversion reads), or
+    "shared" (image encoders that ready checkpoints need).
     """
     if name is None:
         if revision is not None:
@@ -112,7 +114,8 @@ def _list_cache(cache_dir: Path | None) -> None:
             size = f"{checkpoint.size / 1e9:.1f} GB" if checkpoint.size >= 1e9 else f"{checkpoint.size / 1e6:.0f} MB"
             print_row(checkpoint.name, checkpoint.state, size, f"{days:.0f} days", checkpoint.path)
     total = sum(checkpoint.size for checkpoint in checkpoints) / 1e9
-    inform(f"{len(checkpoints)} cached checkpoints, {total:.1f} GB, in {options.cache}; --delete NAME deletes one")
+    count = sum(checkpoint.state != "shared" for checkpoint in checkpoints)
+    inform(f"{count} cached checkpoints, {total:.1f} GB, in {options.cache}; --delete NAME deletes one")
 
 
 @click.command()
@@ -133,6 +136,11 @@ def _list_cache(cache_dir: Path | None) -> None:
 )
 @click.option("--source", help="Origin of the weights, recorded in config.json.")
 @click.option("--license", "license_name", help="Licence of the weights, recorded in config.json.")
+@click.option(
+    "--shared",
+    is_flag=True,
+    help="Write a small checkpoint that names its image encoders; the local store keeps them once.",
+)
 @click.option("--push", metavar="REPOSITORY", help="Upload the result to this Hub repository, owner/name.")
 @click.option("--private", is_flag=True, help="Make the repository of --push private.")
 def convert(
@@ -142,16 +150,30 @@ def convert(
     dtype: str,
     source: str | None,
     license_name: str | None,
+    shared: bool,
     push: str | None,
     private: bool,
 ) -> None:
     """Convert an authors' checkpoint to safetensors; nothing in it is run."""
+    if shared and push:
+        raise click.UsageError(
+            "--push uploads a complete checkpoint, --shared writes a part of one: leave out one of both"
+        )
     with failing_cleanly():
         from sspsam.checkpoints.convert import convert_checkpoint
+        from sspsam.checkpoints.encoders import encoder_store
 
         if not is_quiet() and not is_verbose():  # -v has done this already
             log_to_standard_error()
-        config = convert_checkpoint(checkpoint, out_dir, clip=clip, dtype=dtype, source=source, license=license_name)
+        config = convert_checkpoint(
+            checkpoint,
+            out_dir,
+            clip=clip,
+            dtype=dtype,
+            source=source,
+            license=license_name,
+            encoder_store=encoder_store(_options(None, None)) if shared else None,
+        )
         print_row(out_dir, config.fingerprint)
         if push:
             from sspsam.checkpoints.publish import push_checkpoint

@@ -1,9 +1,10 @@
 """Embeddings on disk, so that a later question about an image costs no encoder pass, in any process.
 
 The cache holds one safetensors file for each image. The key of an entry covers everything that the embedding depends
-on: the bytes of the image file (the pixels, where there is no file), the model's fingerprint, which covers the
-preprocessing, and the precision. Entries are stored in a precision of their own; a new embedding is rounded to that
-precision too, so that no answer depends on cache hits.
+on: the bytes of the image file (the pixels, where there is no file), the fingerprint of the image encoders, which
+covers the preprocessing, and the precision, so that all models with the same encoders share the entries. Entries are
+stored in a precision of their own; a new embedding is rounded to that precision too, so that no answer depends on cache
+hits.
 """
 
 import hashlib
@@ -27,7 +28,8 @@ from sspsam.utils.arguments import whole_number
 from sspsam.utils.files import make_directory, replace_file
 from sspsam.utils.paths import user_path
 
-_KEY_VERSION: Final = "1"  # part of every key; changes when the same bytes would give another embedding
+_KEY_VERSION: Final = "2"  # part of every key; changes when the same bytes would give another embedding
+_EARLIER_KEY_VERSION: Final = "1"  # of keys with the fingerprint of the whole model; such entries are read, not written
 _FILL_AFTER_EVICTION: Final = 0.9  # share of max_bytes that an eviction leaves in use
 _RESCAN_FRACTION: Final = 0.05  # rescan the folder after writing this share of max_bytes, for other processes' entries
 _ENTRY_NAME: Final = re.compile(r"[0-9a-f]{64}\.safetensors")  # a key
@@ -68,10 +70,17 @@ class EmbeddingCache:
 
         Args:
             digest: of the image.
-            fingerprint: of the model.
+            fingerprint: of the image encoders.
             precision: of the model and its kind of device, see `PredictorIdentity.precision`.
         """
-        parts = (_KEY_VERSION, digest, fingerprint, precision, dtype_name(self.dtype))
+        return self._key(_KEY_VERSION, digest, fingerprint, precision)
+
+    def earlier_key(self, digest: str, fingerprint: str, precision: str) -> str:
+        """Return the key that earlier versions of sspsam gave an entry, whose `fingerprint` is that of the model."""
+        return self._key(_EARLIER_KEY_VERSION, digest, fingerprint, precision)
+
+    def _key(self, *parts: str) -> str:
+        parts = (*parts, dtype_name(self.dtype))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def rounded(self, features: ImageFeatures) -> ImageFeatures:
@@ -87,7 +96,7 @@ class EmbeddingCache:
         Args:
             key: from `key`.
             size: height and width of the image.
-            fingerprint: of the model.
+            fingerprint: that the key was made with.
         """
         path = self._path(key)
         if not os.path.exists(path):

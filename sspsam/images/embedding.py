@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sspsam.devices import naming_out_of_memory
 from sspsam.errors import EmbeddingError, StorageError
+from sspsam.identity import EncoderIdentity, PredictorIdentity
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, Pixels
 from sspsam.images.preprocessing import Geometry
 from sspsam.utils.arguments import whole_number
@@ -33,9 +34,11 @@ class ImageEmbedding:
         clip_features: (G*G, C) float32, CLIP's features of every patch.
         sam_embedding: (D, g, g) float32, SAM's image embedding.
         height, width: of the upright image, pixels.
-        fingerprint: of the model that made it; no other model accepts it.
+        fingerprint: of the model that made it.
         pixels: (height, width, 3) uint8 RGB of the upright image, for overlays; None after `load`.
         geometry: of the image in the model's inputs; None after `load`, since the file does not hold it.
+        encoders: fingerprint of the image encoders that made it; every model with these encoders accepts it. Empty in
+            an embedding of an earlier version of sspsam, which only the model that made it accepts.
     """
 
     clip_features: Tensor
@@ -45,11 +48,13 @@ class ImageEmbedding:
     fingerprint: str
     pixels: Pixels | None = field(default=None, repr=False)
     geometry: Geometry | None = field(default=None, repr=False)
+    encoders: str = ""
 
     def __repr__(self) -> str:
         tensors = self.clip_features, self.sam_embedding
         stored = f"{sum(tensor.nbytes for tensor in tensors) / 1e6:.1f} MB of {tensors[0].dtype} on {tensors[0].device}"
-        return f"ImageEmbedding({self.width} x {self.height} pixels, model {self.fingerprint[:12]}, {stored})"
+        maker = f"encoders {self.encoders[:12]}" if self.encoders else f"model {self.fingerprint[:12]}"
+        return f"ImageEmbedding({self.width} x {self.height} pixels, {maker}, {stored})"
 
     def to(self, device: torch.device | str) -> "ImageEmbedding":
         """Return the embedding with its tensors on a device; itself where they are there already."""
@@ -66,6 +71,8 @@ class ImageEmbedding:
             StorageError: the file cannot be written; an older file of that name is unchanged.
         """
         metadata = {"height": str(self.height), "width": str(self.width), "fingerprint": self.fingerprint}
+        if self.encoders:
+            metadata["encoders"] = self.encoders
         replace_file(
             user_file(path, "the embedding file", StorageError),
             pack_embedding(self.clip_features, self.sam_embedding, metadata),
@@ -89,7 +96,7 @@ class ImageEmbedding:
         metadata, tensors = unpack_embedding(path)
         try:
             height, width = (_checked_side(metadata[name]) for name in ("height", "width"))
-            fingerprint = str(metadata["fingerprint"])
+            fingerprint, encoders = str(metadata["fingerprint"]), str(metadata.get("encoders", ""))
         except (KeyError, ValueError) as error:
             raise EmbeddingError(f"{path} does not state the image and model that it belongs to: {error!r}") from error
         if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
@@ -99,7 +106,30 @@ class ImageEmbedding:
                 f"{path} belongs to an image of {width} x {height} = {width * height:,} pixels, more than max_pixels = "
                 f"{max_pixels:,}. If you trust the file, pass a larger max_pixels."
             )
-        return cls(tensors["clip_features"], tensors["sam_embedding"], height, width, fingerprint)
+        return cls(tensors["clip_features"], tensors["sam_embedding"], height, width, fingerprint, encoders=encoders)
+
+
+def require_fitting_encoders(embedding: ImageEmbedding, identity: PredictorIdentity, encoders: EncoderIdentity) -> None:
+    """Refuse an embedding that neither this model nor one with the same image encoders has made.
+
+    Raises:
+        EmbeddingError: the message says what differs.
+    """
+    if embedding.fingerprint == identity.fingerprint:
+        return
+    if embedding.encoders and embedding.encoders == encoders.fingerprint:
+        return
+    if embedding.encoders:
+        difference = (
+            f"whose image encoders are others (fingerprint {embedding.encoders[:20]}..., this model's have "
+            f"{encoders.fingerprint[:20]}...)"
+        )
+    else:
+        difference = (
+            "by an earlier version of sspsam that did not state its image encoders, so that only that model accepts it "
+            f"(fingerprint {embedding.fingerprint[:20]}..., this model has {identity.fingerprint[:20]}...)"
+        )
+    raise EmbeddingError(f"the embedding was made by another model, {difference}: encode the image with this model")
 
 
 def pack_embedding(clip_features: Tensor, sam_embedding: Tensor, metadata: dict[str, str]) -> bytes:

@@ -9,7 +9,7 @@ from torch import Tensor
 from sspsam.config import ModelConfig
 from sspsam.devices import dtype_name, inference_context, not_finite, require_working_thread_pool
 from sspsam.errors import SSPSAMError, warn
-from sspsam.identity import PredictorIdentity
+from sspsam.identity import EncoderIdentity, PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.loading import ImageInput
@@ -45,12 +45,18 @@ class ImageEncoder:
         config: of the model.
         identity: of the predictor.
         cache: of embeddings; None: every image is encoded.
+        encoders: of the model.
     """
 
     def __init__(
-        self, model: DeviceModel, config: ModelConfig, identity: PredictorIdentity, cache: EmbeddingCache | None
+        self,
+        model: DeviceModel,
+        config: ModelConfig,
+        identity: PredictorIdentity,
+        cache: EmbeddingCache | None,
+        encoders: EncoderIdentity,
     ) -> None:
-        self._model, self._config, self._identity = model, config, identity
+        self._model, self._config, self._identity, self._encoders = model, config, identity, encoders
         # no later process could look up the entries of a model that has no checkpoint
         self._cache = cache if identity.checkpoint is not None else None
 
@@ -97,9 +103,12 @@ class ImageEncoder:
             return self._embedding(image, self._compute_in_float32(*pending.inputs))
 
     def _cached_or_computed(self, image: PreprocessedImage, cache: EmbeddingCache) -> ImageFeatures | SSPSAMError:
-        fingerprint = self._identity.fingerprint
-        key = cache.key(image.digest or "", fingerprint, self._identity.precision)
+        fingerprint, digest, precision = self._encoders.fingerprint, image.digest or "", self._identity.precision
+        key = cache.key(digest, fingerprint, precision)
         cached = cache.load(key, image.size, fingerprint)
+        if cached is None:
+            earlier = self._identity.fingerprint  # an entry of an earlier version of sspsam
+            cached = cache.load(cache.earlier_key(digest, earlier, precision), image.size, earlier)
         if cached is not None:
             return cached
         [features] = self._compute([image])
@@ -150,5 +159,11 @@ class ImageEncoder:
     def _embedding(self, image: PreprocessedImage, features: ImageFeatures) -> ImageEmbedding:
         clip_features, sam_embedding = (tensor.to(self._identity.device) for tensor in features)
         return ImageEmbedding(
-            clip_features, sam_embedding, *image.size, self._identity.fingerprint, image.pixels, image.geometry
+            clip_features,
+            sam_embedding,
+            *image.size,
+            self._identity.fingerprint,
+            image.pixels,
+            image.geometry,
+            self._encoders.fingerprint,
         )

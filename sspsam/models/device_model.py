@@ -5,13 +5,14 @@ from functools import partial
 from typing import Final, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sspsam.config import IMAGE_ENCODERS
 from sspsam.devices import naming_out_of_memory
 from sspsam.models.cuda_graphs import RecordedFunctions, recorded_functions
 from sspsam.models.layers import release_packed_weights
 from sspsam.models.mask_decoder import DecoderImage
-from sspsam.models.precision import IMAGE_ENCODERS, WHOLE_NETWORK, network_on_demand, network_on_device
+from sspsam.models.precision import WHOLE_NETWORK, network_on_demand, network_on_device
 from sspsam.models.sspsam import SSPSAM, ExpressionFeatures, ImageFeatures, Prediction, PreparedImage
 from sspsam.models.transformer import ImageProjections
 
@@ -43,7 +44,15 @@ class DeviceModel:
 
     @classmethod
     @naming_out_of_memory("not enough memory for the model on its device")
-    def of(cls, original: SSPSAM, device: torch.device, dtype: torch.dtype, *, compile_blocks: bool = False) -> Self:
+    def of(
+        cls,
+        original: SSPSAM,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        compile_blocks: bool = False,
+        encoders_of: "DeviceModel | None" = None,
+    ) -> Self:
         """Copy a network to a device in a precision.
 
         Args:
@@ -52,16 +61,27 @@ class DeviceModel:
             dtype: float32, or that of mixed precision.
             compile_blocks: whether to compile the blocks of SAM's image encoder with `torch.compile`, at their first
                 use.
+            encoders_of: model on the same device in the same precision, of whose original `original` has the image
+                encoders; they are shared on the device, too.
         """
         release_packed_weights(original)
         whole = dtype is torch.float16 and device.type == "cuda"
         network = original
         if compile_blocks or dtype is not torch.float32 or next(original.parameters()).device != device:
-            network = network_on_device(original, device, dtype, WHOLE_NETWORK if whole else IMAGE_ENCODERS)
-        if compile_blocks:
+            parts = {} if encoders_of is None else encoders_of._encoders_on_device()
+            network = network_on_device(original, device, dtype, WHOLE_NETWORK if whole else IMAGE_ENCODERS, parts)
+        if compile_blocks and encoders_of is None:
             for block in network.sam.image_encoder.blocks:
                 block.compile(dynamic=False)
         return cls(original, network, device, recorded_functions(device))
+
+    def _encoders_on_device(self) -> dict[nn.Module, nn.Module]:
+        """Return the image encoders of the original, each with the one on the device."""
+        original, network = self._original, self._network
+        return {
+            original.clip.visual: network.clip.visual,
+            original.sam.image_encoder: network.sam.image_encoder,
+        }
 
     @property
     def answers_in_float32(self) -> bool:

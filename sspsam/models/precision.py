@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
 
 import torch
@@ -14,7 +15,6 @@ from sspsam.models.sspsam import SSPSAM
 
 Module = TypeVar("Module", bound=nn.Module)
 
-IMAGE_ENCODERS: Final = ("clip.visual.", "sam.image_encoder.")  # prefixes of parameter names
 WHOLE_NETWORK: Final = ("",)
 _BLOCK_LISTS: Final = (".transformer.resblocks", ".image_encoder.blocks")  # of CLIP's and of SAM's transformers
 _MATRIX_MODULES: Final = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.MultiheadAttention, nn.GRU)
@@ -25,16 +25,25 @@ _MATRIX_PARAMETERS: Final[Mapping[type[nn.Module], tuple[str, ...]]] = {
 }
 
 
-def copy_with(module: Module, convert: Callable[[str, Tensor], Tensor]) -> Module:
+def copy_with(
+    module: Module,
+    convert: Callable[[str, Tensor], Tensor],
+    parts: Mapping[nn.Module, nn.Module] = MappingProxyType({}),
+) -> Module:
     """Copy a module with other parameters and buffers.
 
     Args:
         module: is not changed.
         convert: called with the name and the value of each parameter and buffer; returns the tensor of the copy. A
             tensor that it returns unchanged is shared by both modules.
+        parts: submodules of `module`, each with the module that takes its place in the copy.
     """
-    converted: dict[int, Any] = {}  # the memo of `deepcopy`: identity -> copy
+    # the memo of `deepcopy`: identity -> copy
+    converted: dict[int, Any] = {id(part): other for part, other in parts.items()}
+    replaced = {id(tensor) for part in parts for tensor in chain(part.parameters(), part.buffers())}
     for name, tensor in chain(module.named_parameters(), module.named_buffers()):
+        if id(tensor) in replaced:
+            continue
         value = convert(name, tensor)
         if isinstance(tensor, nn.Parameter) and value is not tensor:
             value = nn.Parameter(value, requires_grad=False)
@@ -62,7 +71,11 @@ def matrix_names(model: nn.Module, prefixes: tuple[str, ...]) -> set[str]:
 
 
 def network_on_device(
-    model: SSPSAM, device: torch.device, dtype: torch.dtype, prefixes: tuple[str, ...] = WHOLE_NETWORK
+    model: SSPSAM,
+    device: torch.device,
+    dtype: torch.dtype,
+    prefixes: tuple[str, ...] = WHOLE_NETWORK,
+    parts: Mapping[nn.Module, nn.Module] = MappingProxyType({}),
 ) -> SSPSAM:
     """Return a copy for one device and precision; tensors that need no conversion are shared with the model.
 
@@ -73,9 +86,12 @@ def network_on_device(
         device: of the copy.
         dtype: of the matrices; see `matrix_names`. float32: nothing is narrowed.
         prefixes: see `matrix_names`.
+        parts: submodules that are on the device already, in this precision; see `copy_with`.
     """
     narrowed = set() if dtype is torch.float32 else matrix_names(model, prefixes)
-    network = copy_with(model, lambda name, tensor: tensor.to(dtype if name in narrowed else tensor.dtype).to(device))
+    network = copy_with(
+        model, lambda name, tensor: tensor.to(dtype if name in narrowed else tensor.dtype).to(device), parts
+    )
     for module in network.modules():
         if isinstance(module, nn.GRU):
             module.flatten_parameters()  # cuDNN would otherwise copy the weights for every call

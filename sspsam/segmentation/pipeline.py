@@ -13,9 +13,9 @@ from PIL import Image
 from sspsam.config import ModelConfig
 from sspsam.devices import dtype_name, inference_context, not_finite, require_working_thread_pool
 from sspsam.errors import EmbeddingError, NumericalError, OutOfMemoryError, SSPSAMError, warn
-from sspsam.identity import PredictorIdentity
+from sspsam.identity import EncoderIdentity, PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
-from sspsam.images.embedding import ImageEmbedding
+from sspsam.images.embedding import ImageEmbedding, require_fitting_encoders
 from sspsam.images.encoder import ImageEncoder
 from sspsam.images.loading import ImageInput, own_copy
 from sspsam.images.prepared import PreparedEmbeddings
@@ -67,6 +67,7 @@ class Pipeline:
         identity: of the predictor.
         tokenizer: of the model.
         cache: of embeddings on disk, if there is one.
+        encoders: of the model.
     """
 
     def __init__(
@@ -76,29 +77,35 @@ class Pipeline:
         identity: PredictorIdentity,
         tokenizer: Tokenizer,
         cache: EmbeddingCache | None,
+        encoders: EncoderIdentity,
     ) -> None:
-        self._model, self._config, self._tokenizer = model, config, tokenizer
-        self.identity, self.cache = identity, cache
+        self.model, self._config, self._tokenizer = model, config, tokenizer
+        self.identity, self.cache, self.encoders = identity, cache, encoders
         sizes = config.architecture
         self._embedding_shapes = [
             (sizes.clip.grid**2, sizes.clip.embed_dim),
             (sizes.sam.prompt_width, sizes.sam.grid, sizes.sam.grid),
         ]
-        self.images = ImageEncoder(model, config, identity, cache)
+        self.images = ImageEncoder(model, config, identity, cache, encoders)
         self.texts = TextEncoder(model, tokenizer, identity)
         self._prepared = PreparedEmbeddings(model, config, identity)
         self._summarize = partial(summarize, config=config)
 
     @classmethod
     def of(
-        cls, model: DeviceModel, config: ModelConfig, identity: PredictorIdentity, cache: EmbeddingCache | None
+        cls,
+        model: DeviceModel,
+        config: ModelConfig,
+        identity: PredictorIdentity,
+        cache: EmbeddingCache | None,
+        encoders: EncoderIdentity,
     ) -> Self:
         """Build the pipeline of a model with a new tokenizer."""
-        return cls(model, config, identity, tokenizer_for(config), cache)
+        return cls(model, config, identity, tokenizer_for(config), cache, encoders)
 
     def on(self, device: torch.device, model: DeviceModel) -> "Pipeline":
         """Return the pipeline of the same weights on another device; the caches in memory are empty."""
-        return Pipeline(model, self._config, self.identity.on(device), self._tokenizer, self.cache)
+        return Pipeline(model, self._config, self.identity.on(device), self._tokenizer, self.cache, self.encoders)
 
     def tokenize(self, texts: str | Sequence[str]) -> list[TokenizedExpression]:
         """Check and tokenise expressions; see `TextEncoder.tokenize`."""
@@ -175,13 +182,13 @@ class Pipeline:
             features = self.texts.encode(expressions)
 
             # Segmentation: text features -> logits -> masks
-            prediction, answers = self._segment(self._model, image, features, geometry, settings)
+            prediction, answers = self._segment(self.model, image, features, geometry, settings)
             results = []
             for row, (expression, answer) in enumerate(zip(expressions, answers, strict=True)):
                 source = prediction, row
                 if not (answer.finite or image_is_finite()):
                     raise not_finite("the features of the image")
-                if not (answer.finite or self._model.answers_in_float32):
+                if not (answer.finite or self.model.answers_in_float32):
                     source, answer = self._answer_in_float32(embedding, expression, settings)
                 words = self.texts.words(expression.token_ids) if settings.explain else []
                 results.append(
@@ -196,7 +203,7 @@ class Pipeline:
     ) -> tuple[tuple[Prediction, int], HostAnswer]:
         """Compute one answer that is not finite again in float32; return its prediction, the row, and the answer."""
         warn(f"{dtype_name(self.identity.dtype)} overflowed for an expression: it is answered again in float32")
-        model = self._model.in_float32()
+        model = self.model.in_float32()
         image, geometry = PreparedEmbeddings(model, self._config, self.identity).prepared(embedding)
         token_ids = torch.from_numpy(expression.token_ids).unsqueeze(0).to(self.identity.device)  # (1, L)
         prediction, [answer] = self._segment(model, image, model.encode_text(token_ids), geometry, settings)
@@ -243,17 +250,12 @@ class Pipeline:
         return outcomes if return_errors else raise_first_error(outcomes)
 
     def check_embedding(self, embedding: ImageEmbedding) -> None:
-        """Refuse an embedding of another model.
+        """Refuse an embedding of other image encoders.
 
         Raises:
             EmbeddingError: its fingerprint or the shapes of its tensors do not fit.
         """
-        fingerprint = self.identity.fingerprint
-        if embedding.fingerprint != fingerprint:
-            raise EmbeddingError(
-                f"the embedding was made by another model (fingerprint {embedding.fingerprint[:20]}..., this model has "
-                f"{fingerprint[:20]}...): encode the image with this model"
-            )
+        require_fitting_encoders(embedding, self.identity, self.encoders)
         shapes = [tuple(embedding.clip_features.shape), tuple(embedding.sam_embedding.shape)]
         if shapes != self._embedding_shapes:
             raise EmbeddingError(

@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -15,6 +16,19 @@ from sspsam.utils.paths import shown
 
 _Result = TypeVar("_Result")
 _SPARE_BYTES = 16 << 20  # for the file system's own structures
+
+
+@dataclass(frozen=True)
+class FileVersion:
+    """A file in one state.
+
+    Args:
+        path: of the file.
+        state: the fields of its status that identify its content: size, times, inode, device.
+    """
+
+    path: Path
+    state: dict[str, int]
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:

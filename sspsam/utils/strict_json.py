@@ -33,10 +33,10 @@ def parse_json_object(text: str, where: str) -> dict[str, Any]:
     return data  # type: ignore[no-any-return]  # checked one line above
 
 
-def dataclass_from_json(kind: type[_T], data: Any, where: str) -> _T:
-    """Build the dataclass `kind` from JSON `data`, which must hold all of its entries and no others."""
+def dataclass_from_json(kind: type[_T], data: Any, where: str, absent: frozenset[str] = frozenset()) -> _T:
+    """Build the dataclass `kind` from JSON `data`, which must hold all of its entries but `absent` and no others."""
     require(isinstance(data, dict), f"{where} must be an object")
-    hints = get_type_hints(kind)
+    hints = {name: hint for name, hint in get_type_hints(kind).items() if name not in absent}
     unknown = [name[:60] for name in sorted(set(data) - set(hints))]
     missing = [name for name in hints if name not in data]
     require(not unknown, f"{where} has unknown entries: {', '.join(unknown[:10])}")

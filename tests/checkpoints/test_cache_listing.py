@@ -35,7 +35,7 @@ def options(hub: FakeHub, tiny_checkpoint: Path, tiny_model: Path, tmp_path: Pat
 def test_every_listed_checkpoint_has_its_size_and_can_be_deleted(options: HubOptions) -> None:
     found = cached_checkpoints(options)
     assert [(checkpoint.name, checkpoint.state) for checkpoint in found] == [
-        *(("owner/name/folder", "ready"), (NAME, "downloaded"), (NAME, "ready"))
+        *(("owner/name/folder", "ready"), (NAME, "downloaded"), (NAME, "ready"), (found[-1].name, "shared"))
     ]
     for checkpoint in found:
         files = [checkpoint.path] if checkpoint.path.is_file() else list(checkpoint.path.glob("[cm]*"))
@@ -55,7 +55,8 @@ def test_the_command_lists_names_states_sizes_and_ages(options: HubOptions) -> N
     assert done.exit_code == 0, done.stderr
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert [row[:2] + row[3:4] for row in rows] == [
-        *(["owner/name/folder", "ready", "30 days"], [NAME, "downloaded", "30 days"], [NAME, "ready", "30 days"])
+        *(["owner/name/folder", "ready", "30 days"], [NAME, "downloaded", "30 days"], [NAME, "ready", "30 days"]),
+        [rows[-1][0], "shared", "30 days"],
     ]
     assert all(row[2].endswith(" MB") for row in rows)
     assert "3 cached checkpoints" in done.stderr

@@ -34,7 +34,8 @@ def replace_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repla
         (folder / "sitecustomize.py").write_text(
             "import os, sys, time, types\n"
             f"{at_start}\n"
-            "def convert_checkpoint(checkpoint, out_dir, **names):\n"
+            "def convert_checkpoint(checkpoint, out_dir, *, encoder_store, **names):\n"
+            "    names['encoder_store'] = encoder_store and str(encoder_store)\n"
             f"    {body}\n"
             "module = types.ModuleType('sspsam.checkpoints.convert')\n"
             "module.convert_checkpoint = convert_checkpoint\n"
@@ -51,9 +52,13 @@ def test_the_task_arrives_and_no_token_does(replace_conversion: Replace, tmp_pat
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GITHUB_TOKEN"):
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("HARMLESS", "kept")
-    convert_in_subprocess(Path("größe.pth"), Path("out"), SOURCE)
+    convert_in_subprocess(Path("größe.pth"), Path("out"), SOURCE, Path("store"))
     checkpoint, out_dir, names, environment = json.loads((tmp_path / "arrived").read_text())
-    assert (checkpoint, out_dir, names) == ("größe.pth", "out", {"source": str(SOURCE), "license": None})
+    assert (checkpoint, out_dir, names) == (
+        "größe.pth",
+        "out",
+        {"source": str(SOURCE), "license": None, "encoder_store": "store"},
+    )
     assert "secret" not in environment.values()
     assert environment["HARMLESS"] == "kept"
 

@@ -48,9 +48,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Convert in this process instead of in a subprocess, which takes seconds to start; returns the converted files."""
     files: list[Path] = []
 
-    def convert_here(checkpoint: Path, out_dir: Path, source: Source) -> None:
+    def convert_here(checkpoint: Path, out_dir: Path, source: Source, encoder_store: Path) -> None:
         files.append(checkpoint)
-        convert_checkpoint(checkpoint, out_dir, source=str(source))
+        convert_checkpoint(checkpoint, out_dir, source=str(source), encoder_store=encoder_store)
 
     monkeypatch.setattr(converted, "convert_in_subprocess", convert_here)
     return files
@@ -553,10 +553,10 @@ from sspsam.checkpoints import convert
 from sspsam.checkpoints.hub_options import HubOptions
 cache, log, name = sys.argv[1:4]
 real = converted.convert_in_subprocess
-def logged(checkpoint, out_dir, source):
+def logged(checkpoint, out_dir, source, encoder_store):
     with open(log, "a") as file:
         file.write("converted\\n")
-    real(checkpoint, out_dir, source)
+    real(checkpoint, out_dir, source, encoder_store)
 converted.convert_in_subprocess = logged
 children = []
 for line in sys.stdin:

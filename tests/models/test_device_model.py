@@ -5,10 +5,11 @@ import torch
 import torch._dynamo
 
 from sspsam.checkpoints.format import load_checkpoint
+from sspsam.config import IMAGE_ENCODERS
 from sspsam.errors import OutOfMemoryError
 from sspsam.models import SSPSAM, DeviceModel, Prediction, device_model, image_encoder
 from sspsam.models.cuda_graphs import RecordedFunctions
-from sspsam.models.precision import IMAGE_ENCODERS, WHOLE_NETWORK, matrix_names, network_on_demand, network_on_device
+from sspsam.models.precision import WHOLE_NETWORK, matrix_names, network_on_demand, network_on_device
 from tests.support.recording import CPURecorder
 
 CPU = torch.device("cpu")
