@@ -20,7 +20,7 @@ from sspsam.devices import (
     naming_out_of_memory,
     require_working_thread_pool,
 )
-from sspsam.errors import ConfigError, NoImageError, SSPSAMError
+from sspsam.errors import ConfigError, SSPSAMError
 from sspsam.identity import LoadedCheckpoint, PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
@@ -28,6 +28,7 @@ from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput
 from sspsam.models import SSPSAM, DeviceModel
 from sspsam.segmentation.answers import AnswerSettings, PredictOptions
 from sspsam.segmentation.pipeline import Pipeline
+from sspsam.segmentation.presence import Calibration, CalibrationChoice, calibration_of, write_calibration
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
 from sspsam.utils.module_habits import ModuleHabits
@@ -54,6 +55,7 @@ class SSPSAMPredictor(ModuleHabits):
         embedding_cache: folder or `EmbeddingCache` for embeddings on disk; None: no cache. It is used by models that
             were loaded from a checkpoint, since other models have no lasting identity.
         checkpoint: source of `model`, passed by `from_pretrained`. None: the model was made in memory.
+        calibration: of the model, for `Segmentation.presence`; None: answers have no probability.
 
     Raises:
         DeviceError: this computer has no such device.
@@ -70,6 +72,7 @@ class SSPSAMPredictor(ModuleHabits):
         embedding_cache: EmbeddingCache | str | os.PathLike[str] | None = None,
         checkpoint: LoadedCheckpoint | None = None,
         compile: bool = False,
+        calibration: Calibration | None = None,
     ) -> None:
         chosen = checked_device(device)
         precision = default_dtype(chosen) if dtype is None else checked_dtype(dtype)
@@ -81,7 +84,7 @@ class SSPSAMPredictor(ModuleHabits):
         self._config = config
         self._model, self._compile = model.eval(), compile
         on_device = DeviceModel.of(model, chosen, precision, compile_blocks=compile)
-        self._pipeline = Pipeline.of(on_device, config, identity, embedding_cache)
+        self._pipeline = Pipeline.of(on_device, config, identity, embedding_cache, calibration)
         self._embedding: ImageEmbedding | None = None  # of set_image
 
     @classmethod
@@ -100,6 +103,7 @@ class SSPSAMPredictor(ModuleHabits):
         repository: str | None = None,
         embedding_cache: EmbeddingCache | str | os.PathLike[str] | None = None,
         compile: bool = False,
+        calibration: CalibrationChoice = None,
     ) -> Self:
         """Load a predictor from a checkpoint.
 
@@ -117,11 +121,14 @@ class SSPSAMPredictor(ModuleHabits):
                 time. True: now. False: never.
             repository: of converted checkpoints, searched first for published names; None: the environment variable
                 `SSPSAM_REPOSITORY`, else none.
+            calibration: a file of `sspsam calibrate`; None: `calibration.json` beside the weights, if there is one.
+                False: none.
 
         Raises:
             CheckpointNotFoundError: no checkpoint of that name, or no name at all; the message lists the names.
             HubError: the Hub cannot be reached, or refuses; `sspsam.errors` has a class for each cause.
             ConfigError, CheckpointError: the checkpoint is damaged or does not fit its configuration.
+            CalibrationError: the calibration is missing, damaged or of another model.
             DeviceError: this computer has no such device.
             ForkedProcessError: the process was forked after a computation.
         """
@@ -132,8 +139,15 @@ class SSPSAMPredictor(ModuleHabits):
         with hub.repair_command_in_errors(resolved):
             model, config = load_checkpoint(resolved.path, verify=verify)
         file = LoadedCheckpoint(os.fspath(name_or_path or ""), revision, resolved.path.absolute(), resolved.origin)
+        presence = calibration_of(calibration, resolved.path, config.fingerprint)
         return cls(
-            model, config, device=chosen, dtype=dtype, embedding_cache=embedding_cache, checkpoint=file, compile=compile
+            *(model, config),
+            device=chosen,
+            dtype=dtype,
+            embedding_cache=embedding_cache,
+            checkpoint=file,
+            compile=compile,
+            calibration=presence,
         )
 
     def __repr__(self) -> str:
@@ -169,6 +183,11 @@ class SSPSAMPredictor(ModuleHabits):
         """Cache of embeddings on disk, if there is one."""
         return self._pipeline.cache
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """Calibration of presence, if there is one."""
+        return self._pipeline.calibration
+
     def to(self, device: str | torch.device | None) -> Self:
         """Move the model to a device; `None` and errors are those of the constructor. Embeddings follow when used."""
         chosen = checked_device(device)
@@ -179,7 +198,7 @@ class SSPSAMPredictor(ModuleHabits):
     def save_pretrained(
         self, directory: str | os.PathLike[str], *, dtype: str | torch.dtype = "float32"
     ) -> ModelConfig:
-        """Write the checkpoint; the directory may be the one that it was loaded from.
+        """Write the checkpoint and its calibration; the directory may be the one that it was loaded from.
 
         Args:
             directory: created if it does not exist; other files in it are kept.
@@ -191,7 +210,10 @@ class SSPSAMPredictor(ModuleHabits):
         Raises:
             StorageError: not enough space, or not writable; an earlier checkpoint in the directory is unchanged.
         """
-        return save_checkpoint(directory, self._config, self._model.state_dict(), dtype)
+        config = save_checkpoint(directory, self._config, self._model.state_dict(), dtype)
+        if self.calibration is not None:
+            write_calibration(self.calibration.of_fingerprint(config.fingerprint), directory)
+        return config
 
     def push_to_hub(
         self,
@@ -274,8 +296,10 @@ class SSPSAMPredictor(ModuleHabits):
             options: `mask_threshold`: probability from which a pixel is foreground; None: the model's (0.5).
                 `no_target_pixels`: fewer foreground pixels mean no target; None: the model's (50). They are counted at
                 probability 0.5 in the authors' padded 512 x 512 frame, whatever `mask_threshold` is.
+                `presence_threshold`: instead, `presence` from which there is a target, if the mask is not empty.
                 `return_logits`: `"low_res"` or `"full"` to return logits as well.
                 `explain`: whether to return the model's maps and word weights as well.
+                `return_features`: whether to return the numbers behind `presence` as well.
                 `max_pixels`: of `image`, as in `encode`.
 
         Returns:
@@ -286,13 +310,13 @@ class SSPSAMPredictor(ModuleHabits):
             TextError: an expression is empty or far too long.
             ImageError: `image` cannot be used.
             EmbeddingError: `embedding` belongs to another model.
-            ConfigError: `mask_threshold` or `no_target_pixels` is out of range.
+            ConfigError: a threshold is out of range, or needs a calibration that the model lacks.
             NumericalError: the prediction is not finite.
         """
-        settings = AnswerSettings.of(self._config, options, unnamed)
+        settings = AnswerSettings.of(self._config, options, unnamed, calibrated=self.calibration is not None)
         expressions = self._pipeline.tokenize(texts)
-        chosen = self._chosen_embedding(image, embedding, settings.max_pixels)
         with named_out_of_memory():
+            chosen = self._pipeline.chosen_embedding(image, embedding, self._embedding, settings.max_pixels)
             results = self._pipeline.answer(chosen, expressions, settings)
         return results[0] if isinstance(texts, str) else results
 
@@ -351,25 +375,9 @@ class SSPSAMPredictor(ModuleHabits):
             ValueError: fewer lists of texts than images, or more.
             TextError, ConfigError, NumericalError: as `predict`.
         """
-        settings = AnswerSettings.of(self._config, options)
+        settings = AnswerSettings.of(self._config, options, calibrated=self.calibration is not None)
         outcomes = self._pipeline.answer_batch(images, texts, settings, batch_size, workers, return_errors)
         return outcomes if return_errors else cast(Iterator[list[Segmentation]], outcomes)
-
-    def _chosen_embedding(
-        self, image: ImageInput | NotGiven, embedding: ImageEmbedding | NotGiven, max_pixels: int
-    ) -> ImageEmbedding:
-        """Return the embedding that `predict` uses: of `image`, the given one, or that of `set_image`."""
-        if image is not NOT_GIVEN and embedding is not NOT_GIVEN:
-            raise TypeError("give predict() an image or an embedding, not both")
-        if image is not NOT_GIVEN:
-            return self.encode(image, max_pixels=max_pixels)
-        chosen = self._embedding if embedding is NOT_GIVEN else embedding
-        if chosen is None and embedding is NOT_GIVEN:
-            raise NoImageError("there is no image: call set_image(image) first, or pass image= or embedding=")
-        if not isinstance(chosen, ImageEmbedding):
-            raise TypeError(f"embedding must be an ImageEmbedding from encode(), not {type(chosen).__name__!r:.200}")
-        self._pipeline.check_embedding(chosen)
-        return chosen
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by checkpoint, without weights.
@@ -379,7 +387,7 @@ class SSPSAMPredictor(ModuleHabits):
         """
         pipeline = self._pipeline
         pipeline.identity.require_checkpoint()
-        return _unpickled, (type(self), pipeline.identity, pipeline.cache, self._embedding, self._compile)
+        return _unpickled, (type(self), pipeline.identity, pipeline.cache, self._embedding, self._compile, self.calibration)
 
 
 def _unpickled(
@@ -388,13 +396,19 @@ def _unpickled(
     cache: EmbeddingCache | None,
     embedding: ImageEmbedding | None,
     compile: bool = False,
+    calibration: Calibration | None = None,
 ) -> SSPSAMPredictor:
     """Load a pickled predictor from its checkpoint."""
     require_working_thread_pool()
     model, config = load_again(identity)
-    device, dtype, checkpoint = identity.device, identity.dtype, identity.checkpoint
     predictor = kind(
-        model, config, device=device, dtype=dtype, embedding_cache=cache, checkpoint=checkpoint, compile=compile
+        *(model, config),
+        device=identity.device,
+        dtype=identity.dtype,
+        embedding_cache=cache,
+        checkpoint=identity.checkpoint,
+        compile=compile,
+        calibration=calibration,
     )
     predictor._embedding = embedding
     return predictor
