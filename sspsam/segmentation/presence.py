@@ -4,10 +4,10 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Final, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,24 +25,19 @@ CALIBRATION_TYPE: Final = "sspsam presence calibration"
 FORMAT_VERSION: Final = 1
 LOGARITHMIC: Final = frozenset({"foreground_pixels", "components"})  # counts, used as log(1 + count)
 _MAX_BYTES: Final = 1 << 20
-_MOST_KNOTS: Final = 16
 CalibrationChoice: TypeAlias = "Calibration | str | os.PathLike[str] | Literal[False] | None"
 """A calibration, its file, None for the one beside the checkpoint, or False for none."""
 
 
 @dataclass(frozen=True)
 class FeatureTerm:
-    """Contribution of one feature to the logit of the probability: a piecewise linear function.
-
-    With z = (x - mean) / scale, where x is the feature (the logarithm of 1 + x for a count), clipped to the range, the
-    contribution is `coefficients[0]` z plus the sum of `coefficients[1 + k]` max(0, z - `knots[k]`).
+    """Contribution of one feature to the logit of the probability: coefficient * (x - mean) / scale.
 
     Args:
-        name: of `features.FEATURES`.
+        name: of `features.FEATURES`; x is the feature, or the logarithm of 1 + the feature for a count.
         mean, scale: of x in the data of the fit.
-        lowest, highest: range of z in the data of the fit; other values are clipped to it.
-        knots: of z, increasing; without knots the function is linear.
-        coefficients: one more than knots.
+        lowest, highest: range of x in the data of the fit; other values are clipped to it.
+        coefficient: of the standardised feature.
     """
 
     name: str
@@ -50,39 +45,25 @@ class FeatureTerm:
     scale: float
     lowest: float
     highest: float
-    knots: tuple[float, ...]
-    coefficients: tuple[float, ...]
+    coefficient: float
 
     def __post_init__(self) -> None:
-        where = f"feature {self.name[:60]!r}"
-        require(self.name in FEATURES, f"{where} is not known; this sspsam has {', '.join(FEATURES)}")
-        numbers = (self.mean, self.scale, self.lowest, self.highest, *self.knots, *self.coefficients)
-        require(all(map(math.isfinite, numbers)), f"{where} has a number that is not finite")
-        require(self.scale > 0, f"scale of {where} must be positive, not {self.scale}")
-        require(self.lowest <= self.highest, f"lowest of {where} is above highest")
-        require(len(self.knots) <= _MOST_KNOTS, f"{where} has more than {_MOST_KNOTS} knots")
-        require(list(self.knots) == sorted(set(self.knots)), f"knots of {where} do not increase")
-        require(
-            len(self.coefficients) == 1 + len(self.knots), f"coefficients of {where} must be one more than its knots"
-        )
-
-    def standardized(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return z for (n,) values of the feature."""
-        return np.clip((transformed(self.name, values) - self.mean) / self.scale, self.lowest, self.highest)
+        name = repr(self.name[:60])
+        require(self.name in FEATURES, f"terms: feature {name} is not known; this sspsam has {', '.join(FEATURES)}")
+        for key in ("mean", "scale", "lowest", "highest", "coefficient"):
+            require(math.isfinite(getattr(self, key)), f"terms: {key} of {name} is not finite")
+        require(self.scale > 0, f"terms: scale of {name} must be positive, not {self.scale}")
+        require(self.lowest <= self.highest, f"terms: lowest of {name} is above its highest")
 
     def contribution(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the contribution for (n,) values of the feature."""
-        return spline_basis(self.standardized(values), self.knots) @ np.array(self.coefficients)
+        clipped = np.clip(transformed(self.name, values), self.lowest, self.highest)
+        return self.coefficient * (clipped - self.mean) / self.scale
 
 
 def transformed(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the logarithm of 1 + a count, and any other feature as it is."""
     return np.log1p(values) if name in LOGARITHMIC else values
-
-
-def spline_basis(values: NDArray[np.float64], knots: tuple[float, ...]) -> NDArray[np.float64]:
-    """Return the columns z and max(0, z - knot) of (n,) values: (n, 1 + knots)."""
-    return np.stack([values, *(np.maximum(values - knot, 0) for knot in knots)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -104,6 +85,11 @@ class CrossValidation:
     auroc: float
     ece: float
     count_auroc: float
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            require(math.isfinite(value) and value >= 0, f"cross_validation.{field.name} is {value}, which cannot be")
 
 
 @dataclass(frozen=True)
@@ -129,6 +115,8 @@ class Calibration:
 
     def __post_init__(self) -> None:
         require(math.isfinite(self.intercept), "intercept is not finite")
+        require(re.fullmatch("[0-9a-f]{64}", self.fingerprint) is not None, "fingerprint is no SHA-256")
+        require(min(self.present, self.absent) > 0, "present and absent must be positive")
         names = [term.name for term in self.terms]
         require(len(names) > 0, "terms is empty")
         require(len(set(names)) == len(names), "terms has a feature twice")
@@ -138,7 +126,7 @@ class Calibration:
         logit = np.full(len(features), self.intercept)
         for term in self.terms:
             logit += term.contribution(features[:, FEATURES.index(term.name)])
-        return 1 / (1 + np.exp(-np.clip(logit, -500, 500)))
+        return sigmoid(logit)
 
     def of_fingerprint(self, fingerprint: str) -> Self:
         """Return the same calibration for the same model with its weights stored in another precision."""
@@ -171,6 +159,11 @@ class Calibration:
             return dataclass_from_json(cls, content, "calibration")
         except ConfigError as error:
             raise CalibrationError(f"{where}: {printable(str(error))}") from None
+
+
+def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probabilities of logits."""
+    return 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
 
 
 def read_calibration(path: str | os.PathLike[str]) -> Calibration:
@@ -237,11 +230,6 @@ def _bound(calibration: Calibration, fingerprint: str, where: str) -> Calibratio
             "calibration=False (command line: --no-calibration)"
         )
     return calibration
-
-
-def feature_row(features: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Return features by name as a row (F,) in the order of `features.FEATURES`; NaN for one that is missing."""
-    return np.array([features.get(name, np.nan) for name in FEATURES], dtype=np.float64)
 
 
 @dataclass(frozen=True)
