@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, Self, Unpack, cast, overload
 
 import torch
@@ -121,14 +122,12 @@ class SSPSAMPredictor(ModuleHabits):
                 time. True: now. False: never.
             repository: of converted checkpoints, searched first for published names; None: the environment variable
                 `SSPSAM_REPOSITORY`, else none.
-            calibration: a file of `sspsam calibrate`; None: `calibration.json` beside the weights, if there is one.
-                False: none.
+            calibration: a file of `sspsam calibrate`; None: `calibration.json` beside the weights, if any; False: none.
 
         Raises:
             CheckpointNotFoundError: no checkpoint of that name, or no name at all; the message lists the names.
             HubError: the Hub cannot be reached, or refuses; `sspsam.errors` has a class for each cause.
-            ConfigError, CheckpointError: the checkpoint is damaged or does not fit its configuration.
-            CalibrationError: the calibration is missing, damaged or of another model.
+            ConfigError, CheckpointError: the checkpoint, or its calibration, is damaged or of another model.
             DeviceError: this computer has no such device.
             ForkedProcessError: the process was forked after a computation.
         """
@@ -140,15 +139,8 @@ class SSPSAMPredictor(ModuleHabits):
             model, config = load_checkpoint(resolved.path, verify=verify)
         file = LoadedCheckpoint(os.fspath(name_or_path or ""), revision, resolved.path.absolute(), resolved.origin)
         presence = calibration_of(calibration, resolved.path, config.fingerprint)
-        return cls(
-            *(model, config),
-            device=chosen,
-            dtype=dtype,
-            embedding_cache=embedding_cache,
-            checkpoint=file,
-            compile=compile,
-            calibration=presence,
-        )
+        of_checkpoint = partial(cls, model, config, device=chosen, dtype=dtype, checkpoint=file)
+        return of_checkpoint(embedding_cache=embedding_cache, compile=compile, calibration=presence)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._pipeline.identity.described(self._config)})"
@@ -387,7 +379,8 @@ class SSPSAMPredictor(ModuleHabits):
         """
         pipeline = self._pipeline
         pipeline.identity.require_checkpoint()
-        return _unpickled, (type(self), pipeline.identity, pipeline.cache, self._embedding, self._compile, self.calibration)
+        own = self._embedding, self._compile, self.calibration
+        return _unpickled, (type(self), pipeline.identity, pipeline.cache, *own)
 
 
 def _unpickled(
@@ -401,14 +394,8 @@ def _unpickled(
     """Load a pickled predictor from its checkpoint."""
     require_working_thread_pool()
     model, config = load_again(identity)
-    predictor = kind(
-        *(model, config),
-        device=identity.device,
-        dtype=identity.dtype,
-        embedding_cache=cache,
-        checkpoint=identity.checkpoint,
-        compile=compile,
-        calibration=calibration,
-    )
+    device, dtype, checkpoint = identity.device, identity.dtype, identity.checkpoint
+    of_checkpoint = partial(kind, model, config, device=device, dtype=dtype, checkpoint=checkpoint)
+    predictor = of_checkpoint(embedding_cache=cache, compile=compile, calibration=calibration)
     predictor._embedding = embedding
     return predictor

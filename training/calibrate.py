@@ -90,9 +90,7 @@ def _scene_records(predictor: SSPSAMPredictor, questions: Questions, index: int)
         return
     answers = predictor.predict([text for text, _ in labelled], image=pixels, return_features=True)
     for number, ((text, mask), answer) in enumerate(zip(labelled, answers, strict=True)):
-        record = image_record(
-            index * 100 + number, mask, answer.mask, predicted_no_target=answer.no_target
-        )
+        record = image_record(index * 100 + number, mask, answer.mask, predicted_no_target=answer.no_target)
         yield replace(
             record,
             foreground_pixels=answer.foreground_pixels,
@@ -174,9 +172,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         print(
-            calibrate(
-                arguments.model, arguments.fit_scenes, arguments.scenes, arguments.hard_scenes, arguments.records
-            )
+            calibrate(arguments.model, arguments.fit_scenes, arguments.scenes, arguments.hard_scenes, arguments.records)
         )
     except EvaluationError as error:
         parser.error(str(error))

@@ -9,7 +9,7 @@ from typing import Final
 
 from sspsam.checkpoints.bundled import bundled_gigabytes
 from sspsam.checkpoints.converted import conversions_of, delete_conversion, noted_source, noted_sources
-from sspsam.checkpoints.directory import CHECKPOINT_FILES, WEIGHTS_NAME, check_checkpoint
+from sspsam.checkpoints.directory import CALIBRATION_NAME, CHECKPOINT_FILES, WEIGHTS_NAME, check_checkpoint
 from sspsam.checkpoints.download import list_files
 from sspsam.checkpoints.hub_cache import cached_snapshots, delete_cached_files, list_cache
 from sspsam.checkpoints.hub_options import REPOSITORY_VARIABLE, HubOptions
@@ -158,7 +158,9 @@ def delete(name: str, options: HubOptions) -> list[Path]:
             return []
         options = replace(options, revision=commit)
     if isinstance(parsed, Repository):
-        return delete_cached_files(parsed.repository, set(map(parsed.path_of, CHECKPOINT_FILES)), options)
+        return delete_cached_files(
+            parsed.repository, set(map(parsed.path_of, (*CHECKPOINT_FILES, CALIBRATION_NAME))), options
+        )
     deleted = _delete_authors_checkpoint(parsed, options)
     if not deleted and isinstance(parsed, Published) and not parsed.is_expected:
         raise CheckpointNotFoundError(f"{unknown_name_message(name)}. The cache holds no file of that name.")
@@ -172,7 +174,9 @@ def _delete_authors_checkpoint(checkpoint: AuthorsCheckpoint, options: HubOption
     converted_repository = os.environ.get(REPOSITORY_VARIABLE)
     if converted_repository and isinstance(checkpoint, Published):
         folder = Repository(converted_repository, checkpoint.name)
-        deleted += delete_cached_files(converted_repository, set(map(folder.path_of, CHECKPOINT_FILES)), options)
+        deleted += delete_cached_files(
+            converted_repository, set(map(folder.path_of, (*CHECKPOINT_FILES, CALIBRATION_NAME))), options
+        )
     return deleted
 
 

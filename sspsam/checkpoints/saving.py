@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sspsam.checkpoints.digests import file_state, record_digest
 from sspsam.checkpoints.directory import (
+    CALIBRATION_NAME,
     CONFIG_NAME,
     SAFETENSORS_DTYPES,
     WEIGHTS_NAME,
@@ -22,7 +23,7 @@ from sspsam.checkpoints.directory import (
 from sspsam.config import ModelConfig
 from sspsam.devices import DTYPES, dtype_name, naming_out_of_memory
 from sspsam.errors import CheckpointError, CheckpointNotFoundError, SSPSAMError, StorageError
-from sspsam.utils.files import atomic_replace, make_directory, require_free_space, write_file
+from sspsam.utils.files import atomic_replace, make_directory, require_free_space, storage_errors, write_file
 from sspsam.utils.paths import shown, user_path
 from sspsam.utils.progress import progress
 
@@ -41,7 +42,8 @@ def save_checkpoint(
 
     Args:
         directory: created if it does not exist; other files in it are kept, and a `model.safetensors` or `config.json`
-            in it is replaced only if it is of a checkpoint of this library.
+            in it is replaced only if it is of a checkpoint of this library. A `calibration.json` of other weights is
+            removed, since nothing could load the checkpoint with it.
         config: all but the digest of the weights, which is computed here.
         state: tensors by name.
         dtype: of the stored weights: `"float32"`, `"float16"` or `"bfloat16"`.
@@ -66,7 +68,19 @@ def save_checkpoint(
         write_file(temporary_config, lambda file: file.write(config.to_json().encode()))
     # the digest was computed from the bytes that were written, so the first load need not hash them again
     record_digest(weights, file_state(weights), digest)
+    _remove_stale_calibration(directory / CALIBRATION_NAME, config.fingerprint)
     return config
+
+
+def _remove_stale_calibration(path: Path, fingerprint: str) -> None:
+    """Remove the calibration of the weights that were replaced; any other file of that name is kept."""
+    try:
+        bound_to = json.loads(path.read_text("utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    if bound_to != fingerprint:
+        with storage_errors(path):
+            path.unlink(missing_ok=True)
 
 
 def check_destination(directory: Path, inputs: Sequence[Path] = ()) -> None:

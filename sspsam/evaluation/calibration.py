@@ -131,8 +131,8 @@ def _terms(features: NDArray[np.float64]) -> list[FeatureTerm]:
         x = transformed(name, values)
         scale = float(x.std())
         if scale > 1e-9 * max(1.0, float(np.abs(x).max())):
-            numbers = (_rounded(value) for value in (x.mean(), scale, x.min(), x.max()))
-            terms.append(FeatureTerm(name, *numbers, 0.0))
+            mean, scale, lowest, highest = (_rounded(float(value)) for value in (x.mean(), scale, x.min(), x.max()))
+            terms.append(FeatureTerm(name, mean, scale, lowest, highest, coefficient=0.0))
     return terms
 
 

@@ -177,7 +177,9 @@ def _check_features(features: Any, where: str) -> None:
         raise EvaluationError(f"{where}: features is no object")
     for name, value in features.items():
         if type(value) not in (int, float) or not isfinite(value):
-            raise EvaluationError(f"{where}: the feature {name[:60]!r} is {str(value)[:60]!r}, which is no finite number")
+            raise EvaluationError(
+                f"{where}: the feature {name[:60]!r} is {str(value)[:60]!r}, which is no finite number"
+            )
 
 
 def _required() -> list[str]:

@@ -27,6 +27,7 @@ from sspsam.evaluation.records_file import (
     require_equal_settings,
     write_settings,
 )
+from sspsam.evaluation.reliability import RELIABILITY_NAME, write_reliability_diagram
 from sspsam.evaluation.task_subsets import TaskSubsets
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.utils.files import make_directory, storage_errors
@@ -46,6 +47,7 @@ DESCRIPTION: Final = (
     "fingerprint",
     "dtype",
     "device",
+    "calibration",
 )
 
 
@@ -114,8 +116,8 @@ def run_evaluation(
         job: the data set and the protocol.
         predictor: that answers; None: `predictions`.
         predictions: see `score_predictions`; None: `predictor`.
-        output: folder for `records.jsonl`, `metrics.json` and `evaluation.json`, from which a run is resumed; None: no
-            file is written.
+        output: folder for `records.jsonl`, `metrics.json` and `evaluation.json`, from which a run is resumed, and
+            `reliability.png` where there are probabilities of presence; None: no file is written.
         overwrite: whether to remove the records of an earlier run first.
         progress: whether to show a bar on standard error.
 
@@ -174,6 +176,7 @@ def _settings(
         "fingerprint": None if predictor is None else predictor.fingerprint,
         "dtype": None if predictor is None else dtype_name(predictor.dtype),
         "device": None if predictor is None else predictor.device.type,
+        "calibration": None if predictor is None or predictor.calibration is None else predictor.calibration.digest,
         "predictions": None if predictions is None else _digest(predictions),
     }
 
@@ -214,7 +217,7 @@ def _opened(
     make_directory(output)
     path, settings_path = (output / job.file_name(*name) for name in (("records", ".jsonl"), ("evaluation", ".json")))
     if overwrite:
-        for old in (path, settings_path, output / "metrics.json"):
+        for old in (path, settings_path, output / "metrics.json", output / RELIABILITY_NAME):
             with storage_errors(old):
                 old.unlink(missing_ok=True)
     earlier = read_settings(settings_path)
@@ -336,6 +339,7 @@ def _merged(report: _Report, output: Path) -> Evaluation:
     if job.shard[1] > 1:
         replace_records(output / "records.jsonl", records)
     write_settings(output / "metrics.json", evaluation.metrics or {})
+    write_reliability_diagram(evaluation.records, output / RELIABILITY_NAME)
     return evaluation
 
 

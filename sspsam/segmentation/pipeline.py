@@ -191,9 +191,7 @@ class Pipeline:
         rule = TargetRule(
             settings.no_target_pixels, settings.presence_threshold, settings.return_features, self.calibration
         )
-        decide = partial(
-            rule.decide, geometry=geometry, sam_size=sizes.sam.image_size, clip_size=sizes.clip.image_size
-        )
+        decide = partial(rule.decide, geometry=geometry, sam_size=sizes.sam.image_size, clip_size=sizes.clip.image_size)
         return prediction, host_answers(
             *(prediction.low_res, summary, geometry, sizes.sam.image_size, settings.threshold),
             decide,

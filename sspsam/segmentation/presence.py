@@ -1,6 +1,7 @@
 """Probability that an expression has a target, from the features of its answer, and the no-target rules."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -127,6 +128,11 @@ class Calibration:
         for term in self.terms:
             logit += term.contribution(features[:, FEATURES.index(term.name)])
         return sigmoid(logit)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text of its file."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def of_fingerprint(self, fingerprint: str) -> Self:
         """Return the same calibration for the same model with its weights stored in another precision."""

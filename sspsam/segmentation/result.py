@@ -85,7 +85,7 @@ class Segmentation:
 
     @naming_out_of_memory("not enough memory to write the result as plain values")
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but logits, features and pixels as plain values that `json.dumps` accepts; `from_dict` reads them.
+        """Return all but logits, features and pixels as plain values that `json.dumps` accepts; `from_dict` reads them.
 
         The mask is COCO's compressed run-length encoding: `pycocotools.mask.decode(d["mask"])` reads it.
         """
