@@ -393,9 +393,8 @@ def _unpickled(
 ) -> SSPSAMPredictor:
     """Load a pickled predictor from its checkpoint."""
     require_working_thread_pool()
-    model, config = load_again(identity)
     device, dtype, checkpoint = identity.device, identity.dtype, identity.checkpoint
-    of_checkpoint = partial(kind, model, config, device=device, dtype=dtype, checkpoint=checkpoint)
+    of_checkpoint = partial(kind, *load_again(identity), device=device, dtype=dtype, checkpoint=checkpoint)
     predictor = of_checkpoint(embedding_cache=cache, compile=compile, calibration=calibration)
     predictor._embedding = embedding
     return predictor

@@ -163,7 +163,7 @@ def main() -> None:
     """Parse the command line, fit, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", default=Path("sspsam/bundled/shapes"), help="checkpoint folder")
-    parser.add_argument("--fit-scenes", type=int, default=600, help="scenes of the fit, with 10 questions each")
+    parser.add_argument("--fit-scenes", type=int, default=400, help="scenes of the fit, with 10 questions each")
     parser.add_argument("--scenes", type=int, default=400, help="scenes of the second renderer, with 10 questions each")
     parser.add_argument("--hard-scenes", type=int, default=200, help="scenes with 5 pairs of questions each")
     parser.add_argument(

@@ -161,11 +161,13 @@ def _fetched(
     for rows, numbers in zip(_parts(low_res, masks_at_once), _parts(summary, masks_at_once), strict=True):
         parts = [logits_on_image(part, geometry, sam_size) >= threshold for part in _parts(rows, logits_at_once)]
         on_device = parts[0] if len(parts) == 1 else torch.cat(parts)  # (rows, h, w)
-        extra = [rows >= 0] if with_foreground else []
-        fetched = _to_host(numbers, on_device.any(2), on_device.any(1), on_device, *extra)
-        table, in_rows, in_columns, host_masks = fetched[:4]
+        flags = [on_device.any(2), on_device.any(1)]  # (rows, h), (rows, w)
+        if with_foreground:
+            flags.append((rows >= 0).flatten(1))  # (rows, M*M)
+        table, host_flags, host_masks = _to_host(numbers, torch.cat(flags, dim=1), on_device)
         tables.append(table)
-        foregrounds += fetched[4:]
+        in_rows, in_columns, foreground = np.split(host_flags, [geometry.height, geometry.height + geometry.width], 1)
+        foregrounds.append(foreground.reshape(-1, *rows.shape[1:]))  # of no rows if it was not fetched
         for mask, occupied in zip(host_masks, zip(in_rows, in_columns, strict=True), strict=True):
             masks.append((_own_copy(mask), box_of_occupied(*occupied)))
     return np.concatenate(tables), np.concatenate(foregrounds) if with_foreground else None, masks
