@@ -20,6 +20,7 @@ from sspsam.utils.paths import kind_name, shown
 from sspsam.utils.strict_json import dataclass_from_json, parse_json_object, require, short_repr
 
 FORMAT_VERSION: Final = 1
+CALIBRATION_NAME: Final = "calibration.json"  # optional, beside the weights
 MODEL_TYPE: Final = "ssp-sam"
 # above any real model; a hostile file can neither make the construction slow nor sizes overflow
 _MAX_DIMENSION: Final = 1 << 16

@@ -19,7 +19,6 @@ from sspsam.utils.paths import open_regular_file, printable, shown, user_path
 CONFIG_NAME: Final = "config.json"
 WEIGHTS_NAME: Final = "model.safetensors"
 CHECKPOINT_FILES: Final = (CONFIG_NAME, WEIGHTS_NAME)
-CALIBRATION_NAME: Final = "calibration.json"  # optional, beside them
 # names of the dtypes that weights can be stored in, by PyTorch's name
 SAFETENSORS_DTYPES: Final[Mapping[str, str]] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _OWN_TENSOR: Final = "ssp.prompt_generator.box_token.weight"

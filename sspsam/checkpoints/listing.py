@@ -9,7 +9,7 @@ from typing import Final
 
 from sspsam.checkpoints.bundled import bundled_gigabytes
 from sspsam.checkpoints.converted import conversions_of, delete_conversion, noted_source, noted_sources
-from sspsam.checkpoints.directory import CALIBRATION_NAME, CHECKPOINT_FILES, WEIGHTS_NAME, check_checkpoint
+from sspsam.checkpoints.directory import CHECKPOINT_FILES, WEIGHTS_NAME, check_checkpoint
 from sspsam.checkpoints.download import list_files
 from sspsam.checkpoints.hub_cache import cached_snapshots, delete_cached_files, list_cache
 from sspsam.checkpoints.hub_options import REPOSITORY_VARIABLE, HubOptions
@@ -31,7 +31,7 @@ from sspsam.checkpoints.names import (
     unknown_name_message,
 )
 from sspsam.checkpoints.resolve import repair_command_in_errors, resolve
-from sspsam.config import ModelConfig
+from sspsam.config import CALIBRATION_NAME, ModelConfig
 from sspsam.errors import CheckpointNotFoundError
 from sspsam.utils.paths import shown
 

@@ -4,11 +4,11 @@ import os
 import re
 from typing import Final
 
-from sspsam.checkpoints.directory import CALIBRATION_NAME, CHECKPOINT_FILES, read_config
+from sspsam.checkpoints.directory import CHECKPOINT_FILES, read_config
 from sspsam.checkpoints.hub_errors import translated_errors
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.names import AUTHORS_REPOSITORY, DATASETS
-from sspsam.config import ModelConfig
+from sspsam.config import CALIBRATION_NAME, ModelConfig
 from sspsam.errors import CheckpointNotFoundError
 from sspsam.utils.hub_environment import check_hub_environment
 from sspsam.utils.paths import printable, user_path

@@ -30,7 +30,7 @@ from sspsam.checkpoints.converted import (
     note_source,
     noted_source,
 )
-from sspsam.checkpoints.directory import CALIBRATION_NAME, CONFIG_NAME, WEIGHTS_NAME
+from sspsam.checkpoints.directory import CONFIG_NAME, WEIGHTS_NAME
 from sspsam.checkpoints.download import fetch_file, fetch_optional_file, list_files
 from sspsam.checkpoints.hub_cache import commit_of_file
 from sspsam.checkpoints.hub_errors import UNREACHABLE
@@ -50,6 +50,7 @@ from sspsam.checkpoints.names import (
     parse_name,
     unknown_name_message,
 )
+from sspsam.config import CALIBRATION_NAME
 from sspsam.errors import (
     CheckpointError,
     CheckpointNotFoundError,

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from sspsam.checkpoints.digests import file_state, record_digest
 from sspsam.checkpoints.directory import (
-    CALIBRATION_NAME,
     CONFIG_NAME,
     SAFETENSORS_DTYPES,
     WEIGHTS_NAME,
     has_tensors_of_the_library,
     read_config,
 )
-from sspsam.config import ModelConfig
+from sspsam.config import CALIBRATION_NAME, ModelConfig
 from sspsam.devices import DTYPES, dtype_name, naming_out_of_memory
 from sspsam.errors import CheckpointError, CheckpointNotFoundError, SSPSAMError, StorageError
 from sspsam.utils.files import atomic_replace, make_directory, require_free_space, storage_errors, write_file

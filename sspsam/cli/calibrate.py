@@ -69,8 +69,9 @@ def _fit(paths: tuple[Path, ...], model: str, revision: str | None, cache_dir: P
 
 
 def _write(calibration: "Calibration", output: Path, overwrite: bool) -> None:
+    from sspsam.config import CALIBRATION_NAME
     from sspsam.errors import StorageError
-    from sspsam.segmentation.presence import CALIBRATION_NAME, write_calibration
+    from sspsam.segmentation.presence import write_calibration
     from sspsam.utils.paths import shown
 
     target = output / CALIBRATION_NAME if os.path.isdir(output) else output

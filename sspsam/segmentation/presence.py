@@ -13,6 +13,7 @@ from typing import Final, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sspsam.config import CALIBRATION_NAME
 from sspsam.errors import CalibrationError, ConfigError
 from sspsam.images.preprocessing import Geometry
 from sspsam.segmentation.features import FEATURES, answer_features
@@ -21,7 +22,6 @@ from sspsam.utils.files import replace_file
 from sspsam.utils.paths import open_regular_file, printable, shown, user_path
 from sspsam.utils.strict_json import dataclass_from_json, parse_json_object, require
 
-CALIBRATION_NAME: Final = "calibration.json"
 CALIBRATION_TYPE: Final = "sspsam presence calibration"
 FORMAT_VERSION: Final = 1
 LOGARITHMIC: Final = frozenset({"foreground_pixels", "components"})  # counts, used as log(1 + count)
