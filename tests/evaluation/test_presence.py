@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sspsam import SSPSAMPredictor
+from sspsam.errors import EvaluationError
 from sspsam.evaluation.metrics import compute_metrics
 from sspsam.evaluation.presence import calibration_bins
-from sspsam.evaluation.records import Record
+from sspsam.evaluation.records import Record, read_records
 from sspsam.evaluation.reliability import reliability_diagram, wilson_interval, write_reliability_diagram
+from sspsam.evaluation.run import EvaluationJob, run_evaluation
+from tests.support.calibrations import calibration_with
+from tests.support.evaluated import write_scenes
 
 RNG = np.random.default_rng(7)
 PRESENT = RNG.random(300) < 0.6
@@ -103,3 +108,30 @@ def test_the_diagram_is_written_only_where_every_record_has_a_probability(tmp_pa
     assert not path.exists()
     assert write_reliability_diagram(records(), path)
     assert Image.open(path).size == (720, 860)
+
+
+def test_an_evaluation_records_features_and_probabilities_and_draws_the_diagram(tmp_path: Path) -> None:
+    data = write_scenes(tmp_path, scenes=2, questions=3)
+    job = EvaluationJob("jsonl", "val", data)
+    plain = SSPSAMPredictor.from_pretrained("shapes", device="cpu", calibration=False)
+    calibration = calibration_with(plain.fingerprint, 0.5, max_logit=0.2)
+    predictor = SSPSAMPredictor.from_pretrained("shapes", device="cpu", calibration=calibration)
+    result = run_evaluation(job, predictor=predictor, output=tmp_path / "out")
+    assert Image.open(tmp_path / "out" / "reliability.png").size == (720, 860)
+    stored = read_records(tmp_path / "out" / "records.jsonl")
+    assert stored == result.records
+    for record in stored:
+        assert record.fingerprint == predictor.fingerprint
+        assert record.features is not None
+        assert record.features["foreground_pixels"] == record.foreground_pixels
+        logit = 0.5 + 0.2 * record.features["max_logit"]
+        assert record.presence == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
+    assert result.metrics is not None
+    assert result.metrics["presence/ECE"] is not None
+    assert result.metrics["calibration"] == calibration.digest
+    with pytest.raises(EvaluationError, match="calibration was"):
+        run_evaluation(job, predictor=plain, output=tmp_path / "out")
+    result = run_evaluation(job, predictor=plain, output=tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out" / "reliability.png").exists()
+    assert result.records[0].presence is None
+    assert result.records[0].features == stored[0].features
