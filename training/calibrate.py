@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from sspsam import SSPSAMPredictor
 from sspsam.errors import EvaluationError
 from sspsam.evaluation.calibration import fit_calibration, labelled_features
-from sspsam.evaluation.presence import DECISION, auroc, expected_calibration_error, matthews_correlation
+from sspsam.evaluation.presence import auroc, expected_calibration_error, matthews_correlation
 from sspsam.evaluation.protocols import image_record
 from sspsam.evaluation.records import Record, read_records, write_records
+from sspsam.segmentation.features import FEATURES
 from sspsam.segmentation.presence import Calibration, write_calibration
 from sspsam.shapes import ask, draw_scene
 from training.evaluate import HELD_OUT_SEED
@@ -29,6 +30,7 @@ from training.hard_negatives import scenes_and_pairs
 from training.second_renderer import scenes_and_questions
 
 FIT_SEED: Final = 800_000_000
+_RULE_PIXELS: Final = 50  # of the authors' rule
 _QUESTIONS: Final = 10  # about each scene
 _SCENES_OF_A_FILE: Final = 25
 Labelled = tuple[NDArray[np.uint8], list[tuple[str, NDArray[np.bool_]]]]
@@ -102,23 +104,44 @@ def _scene_records(predictor: SSPSAMPredictor, questions: Questions, index: int)
 
 
 def measured(records: Sequence[Record], calibration: Calibration) -> dict[str, Any]:
-    """Return the numbers of the calibrated probability and of the rule about pixels."""
+    """Return the numbers of the calibrated probability and of the rule about pixels.
+
+    `right` is the share of right decisions, N-acc that among the expressions without a target, T-acc among the others.
+    """
     data = labelled_features(records, calibration.fingerprint)
     probability, present = calibration.probabilities(data.features), data.present
-    ordered = sorted(records, key=lambda record: (str(record.image), record.index, str(record.text)))
-    by_pixels = np.array([not record.predicted_no_target for record in ordered])
-    count = np.array([float(record.foreground_pixels or 0) for record in ordered])
+    count = data.features[:, FEATURES.index("foreground_pixels")]
+    corrected = _with_share(
+        probability, calibration.present / (calibration.present + calibration.absent), present.mean()
+    )
+    rule = count >= _RULE_PIXELS
     return {
         "questions": len(present),
         "absent": int((~present).sum()),
         "AUROC": auroc(present, probability),
-        "ECE": expected_calibration_error(present, probability),
-        "MCC": matthews_correlation(present, probability >= DECISION),
-        "right": float((present == (probability >= DECISION)).mean()),
         "AUROC of the count": auroc(present, count),
-        "AUROC of the 50-pixel decision": auroc(present, by_pixels.astype(float)),
-        "MCC of the 50-pixel rule": matthews_correlation(present, by_pixels),
-        "right by the 50-pixel rule": float((present == by_pixels).mean()),
+        "AUROC of the 50-pixel decision": auroc(present, rule.astype(float)),
+        "ECE": expected_calibration_error(present, probability),
+        "ECE, corrected for the share of targets": expected_calibration_error(present, corrected),
+        **_decision("50-pixel rule", present, rule),
+        **_decision("probability >= 0.5", present, probability >= 0.5),
+        **_decision("corrected >= 0.5", present, corrected >= 0.5),
+        **_decision("probability >= 0.9", present, probability >= 0.9),
+    }
+
+
+def _with_share(probability: NDArray[np.float64], fitted: float, used: float) -> NDArray[np.float64]:
+    """Return probabilities of a fit with one share of targets for data with another share (`docs/evaluation.md`)."""
+    odds = probability * (used * (1 - fitted)) / (fitted * (1 - used))
+    return np.asarray(odds / (odds + 1 - probability))
+
+
+def _decision(name: str, present: NDArray[np.bool_], decided: NDArray[np.bool_]) -> dict[str, float | None]:
+    return {
+        f"{name}: right": float((present == decided).mean()),
+        f"{name}: MCC": matthews_correlation(present, decided),
+        f"{name}: N-acc": float((~decided)[~present].mean()),
+        f"{name}: T-acc": float(decided[present].mean()),
     }
 
 
@@ -128,7 +151,9 @@ def table(columns: dict[str, dict[str, Any]]) -> str:
     lines = [f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     for name in names:
         values = (column[name] for column in columns.values())
-        cells = (f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for value in values)
+        cells = (
+            "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for value in values
+        )
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
