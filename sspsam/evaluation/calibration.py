@@ -154,17 +154,27 @@ def _folds(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 def _chosen_strength(
     columns: NDArray[np.float64], present: NDArray[np.bool_], folds: NDArray[np.int64]
 ) -> tuple[float, NDArray[np.float64]]:
-    """Return the strength with the smallest loss on held-out folds, and the held-out probabilities."""
-    results = []
-    for strength in _STRENGTHS:
-        probability = np.empty(len(present))
-        for fold in np.unique(folds):
-            held_out = folds == fold
-            weights = _fitted(columns[~held_out], present[~held_out], strength)
-            probability[held_out] = sigmoid(columns[held_out] @ weights)
-        results.append((log_loss(present, probability), strength, probability))
-    _, strength, probability = min(results, key=lambda result: result[:2])
-    return strength, probability
+    """Return the strength and the held-out probabilities, by the rule of one standard error.
+
+    The strength is the largest whose loss on held-out folds is at most one standard error above the smallest loss: data
+    of another kind than those of the fit suffer from coefficients that are too large, and not from smaller ones.
+    """
+    results = [(strength, _held_out(columns, present, folds, strength)) for strength in _STRENGTHS]
+    losses = [log_losses(present, probability) for _, probability in results]  # (n,) each
+    best = min(losses, key=np.mean)
+    limit = best.mean() + best.std() / np.sqrt(len(best))
+    return [result for result, loss in zip(results, losses, strict=True) if loss.mean() <= limit][-1]
+
+
+def _held_out(
+    columns: NDArray[np.float64], present: NDArray[np.bool_], folds: NDArray[np.int64], strength: float
+) -> NDArray[np.float64]:
+    """Return the probability of each answer by a fit to the other folds."""
+    probability = np.empty(len(present))
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        probability[held_out] = sigmoid(columns[held_out] @ _fitted(columns[~held_out], present[~held_out], strength))
+    return probability
 
 
 def _fitted(columns: NDArray[np.float64], present: NDArray[np.bool_], strength: float) -> NDArray[np.float64]:
@@ -198,10 +208,9 @@ def _penalized_loss(
     return float((np.logaddexp(0, logits) - present * logits).sum() + (penalty * weights**2).sum() / 2)
 
 
-def log_loss(present: NDArray[np.bool_], probability: NDArray[np.float64]) -> float:
-    """Return the mean negative logarithm of the probability of the truth."""
-    of_truth = np.where(present, probability, 1 - probability)
-    return float(-np.log(np.maximum(of_truth, 1e-15)).mean())
+def log_losses(present: NDArray[np.bool_], probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the negative logarithm of the probability of the truth, (n,)."""
+    return np.asarray(-np.log(np.maximum(np.where(present, probability, 1 - probability), 1e-15)))
 
 
 def _quality(
@@ -211,7 +220,7 @@ def _quality(
     return CrossValidation(
         folds=len(np.unique(folds)),
         regularization=strength,
-        log_loss=_rounded(log_loss(data.present, probability)),
+        log_loss=_rounded(float(log_losses(data.present, probability).mean())),
         auroc=_rounded(auroc(data.present, probability) or 0.0),
         ece=_rounded(expected_calibration_error(data.present, probability)),
         count_auroc=_rounded(auroc(data.present, count) or 0.0),

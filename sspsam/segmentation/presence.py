@@ -73,7 +73,7 @@ class CrossValidation:
 
     Args:
         folds: number of parts; the records of one image are in one part.
-        regularization: strength of the L2 penalty, chosen among several.
+        regularization: strength of the L2 penalty, the largest whose loss is within one standard error of the smallest.
         log_loss: mean negative logarithm of the probability of the truth.
         auroc: area under the ROC curve.
         ece: expected calibration error with 15 bins of equal width.
