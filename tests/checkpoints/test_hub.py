@@ -698,3 +698,11 @@ def test_a_repository_without_a_calibration_is_asked_for_it_once(hub: FakeHub, o
         assert predictor.calibration is None
     asked = [path for path in hub.paths() if path.endswith("calibration.json")]
     assert len(asked) == 1
+
+
+def test_a_pushed_calibration_is_loaded_again(hub: FakeHub, tiny_model: Path) -> None:
+    calibration = calibration_with(read_config(tiny_model).fingerprint, 0.5)
+    predictor = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu", calibration=calibration)
+    predictor.push_to_hub("me/mine", token="hf_good")
+    loaded = SSPSAMPredictor.from_pretrained("me/mine", device="cpu")
+    assert loaded.calibration == calibration.of_fingerprint(loaded.fingerprint)
