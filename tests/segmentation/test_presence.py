@@ -318,3 +318,15 @@ def test_a_pickled_predictor_keeps_its_calibration(model: Path) -> None:
     predictor = SSPSAMPredictor.from_pretrained(model, device="cpu", calibration=calibration)
     assert pickle.loads(pickle.dumps(predictor)).calibration == calibration
     assert predictor.to("cpu").calibration == calibration
+
+
+@pytest.mark.cuda
+def test_features_of_a_recorded_gpu_graph_are_those_of_the_cpu(with_calibration: WithCalibration) -> None:
+    predictor = with_calibration(-1.0, max_logit=0.3, components=0.2)
+    expected = predictor.predict(TEXTS, image=SCENE.pixels, return_features=True)
+    predictor.to("cuda")
+    for _ in range(2):  # recorded, replayed
+        results = predictor.predict(TEXTS, image=SCENE.pixels, return_features=True)
+        for result, answer in zip(results, expected, strict=True):
+            assert result.features == pytest.approx(answer.features, rel=1e-3, abs=1e-3)
+            assert result.presence == pytest.approx(answer.presence, abs=1e-3)
