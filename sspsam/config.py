@@ -22,6 +22,7 @@ from sspsam.utils.strict_json import dataclass_from_json, parse_json_object, req
 FORMAT_VERSION: Final = 1
 SHARED_FORMAT_VERSION: Final = 2  # of a checkpoint that names its image encoders instead of holding them
 IMAGE_ENCODERS: Final = ("clip.visual.", "sam.image_encoder.")  # prefixes of the names of their parameters
+CALIBRATION_NAME: Final = "calibration.json"  # optional, beside the weights
 MODEL_TYPE: Final = "ssp-sam"
 # above any real model; a hostile file can neither make the construction slow nor sizes overflow
 _MAX_DIMENSION: Final = 1 << 16

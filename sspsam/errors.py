@@ -71,6 +71,10 @@ class UnsafeCheckpointError(CheckpointError):
     """A pickled checkpoint that names a class or function which no checkpoint needs. Nothing in the file was run."""
 
 
+class CalibrationError(CheckpointError):
+    """A calibration of presence that is missing, malformed, or bound to another model."""
+
+
 class DigestMismatchError(CheckpointError):
     """Weights whose SHA-256 differs from the one in their configuration."""
 

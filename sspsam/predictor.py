@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, Self, Unpack, cast, overload
 
 import torch
@@ -18,7 +19,7 @@ from sspsam.devices import (
     naming_out_of_memory,
     require_working_thread_pool,
 )
-from sspsam.errors import ConfigError, NoImageError, SSPSAMError
+from sspsam.errors import ConfigError, SSPSAMError
 from sspsam.identity import LoadedCheckpoint, PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding
@@ -27,6 +28,7 @@ from sspsam.models import SSPSAM, DeviceModel
 from sspsam.segmentation.answers import AnswerSettings, PredictOptions
 from sspsam.segmentation.described import DescribedPredictor
 from sspsam.segmentation.pipeline import Pipeline
+from sspsam.segmentation.presence import Calibration, CalibrationChoice, calibration_of, write_calibration
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
 
@@ -53,6 +55,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
             were loaded from a checkpoint, since other models have no lasting identity.
         checkpoint: source of `model`, passed by `from_pretrained`. None: the model was made in memory.
         encoders_of: predictor whose image encoders `model` has in the same memory, passed by `with_weights`.
+        calibration: of the model, for `Segmentation.presence`; None: answers have no probability.
 
     Raises:
         DeviceError: this computer has no such device.
@@ -70,6 +73,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
         checkpoint: LoadedCheckpoint | None = None,
         compile: bool = False,
         encoders_of: "SSPSAMPredictor | None" = None,
+        calibration: Calibration | None = None,
     ) -> None:
         chosen = checked_device(device)
         precision = default_dtype(chosen) if dtype is None else checked_dtype(dtype)
@@ -83,7 +87,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
         encoder_model = None if shared is None else shared.model
         on_device = DeviceModel.of(model, chosen, precision, compile_blocks=compile, encoders_of=encoder_model)
         encoders = shared.encoders if shared is not None else encoder_identity(model, config, checkpoint)
-        super().__init__(config, Pipeline.of(on_device, config, identity, embedding_cache, encoders))
+        super().__init__(config, Pipeline.of(on_device, config, identity, embedding_cache, encoders, calibration))
         self._embedding: ImageEmbedding | None = None  # of set_image
 
     @classmethod
@@ -102,6 +106,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
         repository: str | None = None,
         embedding_cache: EmbeddingCache | str | os.PathLike[str] | None = None,
         compile: bool = False,
+        calibration: CalibrationChoice = None,
     ) -> Self:
         """Load a predictor from a checkpoint.
 
@@ -119,11 +124,12 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
                 time. True: now. False: never.
             repository: of converted checkpoints, searched first for published names; None: the environment variable
                 `SSPSAM_REPOSITORY`, else none.
+            calibration: a file of `sspsam calibrate`; None: `calibration.json` beside the weights, if any; False: none.
 
         Raises:
             CheckpointNotFoundError: no checkpoint of that name, or no name at all; the message lists the names.
             HubError: the Hub cannot be reached, or refuses; `sspsam.errors` has a class for each cause.
-            ConfigError, CheckpointError: the checkpoint is damaged or does not fit its configuration.
+            ConfigError, CheckpointError: the checkpoint, or its calibration, is damaged or of another model.
             DeviceError: this computer has no such device.
             ForkedProcessError: the process was forked after a computation.
         """
@@ -131,10 +137,9 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
         chosen = checked_device(device)
         options = hub.HubOptions(revision, cache_dir, local_files_only, token)
         loaded, file = load_by_name(name_or_path, options, repository, verify)
-        model, config = loaded.model, loaded.config
-        return cls(
-            model, config, device=chosen, dtype=dtype, embedding_cache=embedding_cache, checkpoint=file, compile=compile
-        )
+        presence = calibration_of(calibration, file.path, loaded.config.fingerprint)
+        of_checkpoint = partial(cls, loaded.model, loaded.config, device=chosen, dtype=dtype, checkpoint=file)
+        return of_checkpoint(embedding_cache=embedding_cache, compile=compile, calibration=presence)
 
     @naming_out_of_memory("not enough memory to load the model")
     def with_weights(
@@ -175,12 +180,21 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
         other._embedding = self._embedding
         return other
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """Calibration of presence, if there is one."""
+        return self._pipeline.calibration
+
     def to(self, device: str | torch.device | None) -> Self:
         """Move the model to a device; `None` and errors are those of the constructor. Embeddings follow when used."""
         chosen = checked_device(device)
         model = DeviceModel.of(self._model, chosen, self.dtype, compile_blocks=self._compile)
         self._pipeline = self._pipeline.on(chosen, model)
         return self
+
+    def _write_companions(self, directory: str | os.PathLike[str], config: ModelConfig) -> None:
+        if self.calibration is not None:
+            write_calibration(self.calibration.of_fingerprint(config.fingerprint), directory)
 
     def encode(self, image: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageEmbedding:
         """Encode an image; the predictor does not change.
@@ -240,8 +254,10 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
             options: `mask_threshold`: probability from which a pixel is foreground; None: the model's (0.5).
                 `no_target_pixels`: fewer foreground pixels mean no target; None: the model's (50). They are counted at
                 probability 0.5 in the authors' padded 512 x 512 frame, whatever `mask_threshold` is.
+                `presence_threshold`: instead, `presence` from which there is a target, if the mask is not empty.
                 `return_logits`: `"low_res"` or `"full"` to return logits as well.
                 `explain`: whether to return the model's maps and word weights as well.
+                `return_features`: whether to return the numbers behind `presence` as well.
                 `max_pixels`: of `image`, as in `encode`.
 
         Returns:
@@ -252,16 +268,13 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
             TextError: an expression is empty or far too long.
             ImageError: `image` cannot be used.
             EmbeddingError: `embedding` belongs to other image encoders.
-            ConfigError: `mask_threshold` or `no_target_pixels` is out of range.
+            ConfigError: a threshold is out of range, or needs a calibration that the model lacks.
             NumericalError: the prediction is not finite.
         """
-        settings = AnswerSettings.of(self._config, options, unnamed)
+        settings = AnswerSettings.of(self._config, options, unnamed, calibrated=self.calibration is not None)
         expressions = self._pipeline.tokenize(texts)
         with named_out_of_memory():
-            if image is NOT_GIVEN or embedding is not NOT_GIVEN:
-                results = self._pipeline.answer(self._chosen_embedding(image, embedding), expressions, settings)
-            else:
-                results = self._pipeline.answer_image(image, expressions, settings)
+            results = self._pipeline.results(image, embedding, self._embedding, expressions, settings)
         return results[0] if isinstance(texts, str) else results
 
     @overload
@@ -319,21 +332,9 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
             ValueError: fewer lists of texts than images, or more.
             TextError, ConfigError, NumericalError: as `predict`.
         """
-        settings = AnswerSettings.of(self._config, options)
+        settings = AnswerSettings.of(self._config, options, calibrated=self.calibration is not None)
         outcomes = self._pipeline.answer_batch(images, texts, settings, batch_size, workers, return_errors)
         return outcomes if return_errors else cast(Iterator[list[Segmentation]], outcomes)
-
-    def _chosen_embedding(self, image: object, embedding: ImageEmbedding | NotGiven) -> ImageEmbedding:
-        """Return the embedding that `predict` uses without an image: the given one, or that of `set_image`."""
-        if image is not NOT_GIVEN:
-            raise TypeError("give predict() an image or an embedding, not both")
-        chosen = self._embedding if embedding is NOT_GIVEN else embedding
-        if chosen is None and embedding is NOT_GIVEN:
-            raise NoImageError("there is no image: call set_image(image) first, or pass image= or embedding=")
-        if not isinstance(chosen, ImageEmbedding):
-            raise TypeError(f"embedding must be an ImageEmbedding from encode(), not {type(chosen).__name__!r:.200}")
-        self._pipeline.check_embedding(chosen)
-        return chosen
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by checkpoint, without weights.
@@ -343,7 +344,8 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
         """
         pipeline = self._pipeline
         pipeline.identity.require_checkpoint()
-        return _unpickled, (type(self), pipeline.identity, pipeline.cache, self._embedding, self._compile)
+        own = self._embedding, self._compile, self.calibration
+        return _unpickled, (type(self), pipeline.identity, pipeline.cache, *own)
 
 
 def _unpickled(
@@ -352,18 +354,13 @@ def _unpickled(
     cache: EmbeddingCache | None,
     embedding: ImageEmbedding | None,
     compile: bool = False,
+    calibration: Calibration | None = None,
 ) -> SSPSAMPredictor:
     """Load a pickled predictor from its checkpoint."""
     require_working_thread_pool()
     loaded, checkpoint = load_again(identity)
-    predictor = kind(
-        loaded.model,
-        loaded.config,
-        device=identity.device,
-        dtype=identity.dtype,
-        embedding_cache=cache,
-        checkpoint=checkpoint,
-        compile=compile,
-    )
+    device, dtype = identity.device, identity.dtype
+    of_checkpoint = partial(kind, loaded.model, loaded.config, device=device, dtype=dtype, checkpoint=checkpoint)
+    predictor = of_checkpoint(embedding_cache=cache, compile=compile, calibration=calibration)
     predictor._embedding = embedding
     return predictor

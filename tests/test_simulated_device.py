@@ -18,6 +18,7 @@ from sspsam.models.precision import network_on_device
 from sspsam.segmentation import transfer
 from sspsam.segmentation.postprocessing import box_of_mask
 from sspsam.shapes import draw_scene
+from tests.support.calibrations import calibration_with
 from tests.support.device_mode import Record, operators_without_mps, simulated_device
 
 TEXTS = ["the red circle", "every shape", "the largest thing on the left"]
@@ -71,6 +72,21 @@ def test_mps_gives_the_masks_of_the_cpu_without_float64_and_operators_that_it_la
     assert sum(record.operators.values()) > 500
     # other batches and bands than on a CPU change the last bits, and roundings in half precision
     check_answers(results, expected, 1e-3 if dtype == "float32" else 2.0)
+
+
+def test_features_and_the_probability_of_presence_are_those_of_the_cpu(predictor: SSPSAMPredictor) -> None:
+    predictor = SSPSAMPredictor.from_pretrained(
+        "shapes", device="cpu", calibration=calibration_with(predictor.fingerprint, -1.0, max_logit=0.3, components=0.2)
+    )
+    texts = [*TEXTS, "a dog"]
+    expected = predictor.predict(texts, image=PIXELS, return_features=True, presence_threshold=0.5)
+    with simulated_device("mps", operators_without_mps().__contains__):
+        results = predictor.to("mps").predict(texts, image=PIXELS, return_features=True, presence_threshold=0.5)
+    assert {answer.no_target for answer in expected} == {False, True}
+    for result, answer in zip(results, expected, strict=True):
+        assert result.features == pytest.approx(answer.features, rel=1e-3, abs=1e-3)
+        assert result.presence == pytest.approx(answer.presence, abs=1e-3)
+        assert (result.no_target, result.mask_box) == (answer.no_target, answer.mask_box)
 
 
 def test_all_options_and_many_images_work_on_an_accelerator(

@@ -46,7 +46,7 @@ def chosen_questions() -> Iterator[ImageQuestions]:
 
 def store_answers(model: Path) -> Path:
     """Write the answers of a checkpoint into its folder, and return the path of the file."""
-    predictor = SSPSAMPredictor.from_pretrained(model, device="cpu", dtype="float32")
+    predictor = SSPSAMPredictor.from_pretrained(model, device="cpu", dtype="float32", calibration=False)
     path = model / ANSWERS_NAME
     save_answers(path, reference_scenes(predictor, chosen_questions()), predictor.config, package_versions())
     return path

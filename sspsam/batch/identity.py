@@ -32,6 +32,7 @@ class AnswerIdentity:
         precision: dtype and kind of device of the image encoders, such as `"float16 on cuda"`.
         embedding_dtype: dtype of the embeddings; that of the embedding cache, if there is one.
         batch_size: images that are encoded together, unless the options say otherwise.
+        calibration: SHA-256 of the calibration of presence; None without one.
     """
 
     config: ModelConfig
@@ -40,6 +41,7 @@ class AnswerIdentity:
     precision: str
     embedding_dtype: str
     batch_size: int
+    calibration: str | None = None
 
     @classmethod
     def from_predictor(
@@ -61,6 +63,7 @@ class AnswerIdentity:
             precision=f"{dtype_name(dtype)} on {device.type}",
             embedding_dtype=dtype_name(torch.float32 if cache is None else cache.dtype),
             batch_size=default_batch_size(device),
+            calibration=None if predictor.calibration is None else predictor.calibration.digest,
         )
 
     @property
@@ -105,6 +108,11 @@ def job_record(
     }
     if any(task.labels for task in tasks):  # a job without labels is equal to one of a version without labels
         record["labels"] = _labels_record(tasks)
+    # a job without these is equal to one of a version without calibrations
+    if identity.calibration is not None:
+        record["calibration"] = identity.calibration
+    if options.presence_threshold is not None:
+        record["presence_threshold"] = options.presence_threshold
     return record
 
 

@@ -145,6 +145,7 @@ def predict_chunks(
         workers=options.workers,
         mask_threshold=options.mask_threshold,
         no_target_pixels=options.no_target_pixels,
+        presence_threshold=options.presence_threshold,
         max_pixels=options.max_pixels,
         return_errors=True,
     )
@@ -187,7 +188,13 @@ class Batch:
         """Check the arguments and list the tasks; see `run_batch`. The folder `cache` is not part of the input."""
         config = identity.config
         AnswerSettings.of(
-            config, {"mask_threshold": options.mask_threshold, "no_target_pixels": options.no_target_pixels}
+            config,
+            {
+                "mask_threshold": options.mask_threshold,
+                "no_target_pixels": options.no_target_pixels,
+                "presence_threshold": options.presence_threshold,
+            },
+            calibrated=identity.calibration is not None,
         )
         output = user_path(output, "the output folder", StorageError)
         input_path = None

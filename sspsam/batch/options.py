@@ -6,7 +6,7 @@ from typing import Final, Literal, get_args
 
 from sspsam.batch.records import Shard
 from sspsam.images.loading import DEFAULT_MAX_PIXELS
-from sspsam.utils.arguments import whole_number
+from sspsam.utils.arguments import real_number, whole_number
 from sspsam.utils.paths import shown, shown_repr
 
 Format = Literal["mask", "overlay", "cutout", "json", "polygons", "rle", "coco", "yolo", "parquet"]
@@ -41,7 +41,7 @@ class BatchOptions:
         retry_errors: retry the images that failed in earlier runs.
         max_errors: stop when more images than this have failed, earlier runs included; None: never.
         batch_size, workers: as in `SSPSAMPredictor.predict_batch`.
-        mask_threshold, no_target_pixels, max_pixels: as in `SSPSAMPredictor.predict`.
+        mask_threshold, no_target_pixels, presence_threshold, max_pixels: as in `SSPSAMPredictor.predict`.
 
     Raises:
         ValueError: an option is out of range or of a wrong type; the message names the option.
@@ -61,6 +61,7 @@ class BatchOptions:
     mask_threshold: float | None = None
     no_target_pixels: int | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
+    presence_threshold: float | None = None
 
     def __post_init__(self) -> None:
         given: object = self.formats
@@ -82,6 +83,10 @@ class BatchOptions:
             raise ValueError(f"shard must be a Shard, such as Shard(2, 8), not {shown_repr(self.shard)}")
         if self.mask_threshold is not None:
             object.__setattr__(self, "mask_threshold", _probability("mask_threshold", self.mask_threshold))
+        if self.presence_threshold is not None:
+            object.__setattr__(
+                self, "presence_threshold", real_number("presence_threshold", self.presence_threshold, 0, 1)
+            )
 
 
 def _probability(name: str, value: object) -> float:

@@ -64,6 +64,7 @@ def _schema(arrow: Any) -> Any:
         "width": integer,
         "mask": arrow.struct([("size", arrow.list_(integer)), ("counts", text)]),
         "text_truncated": text,
+        "presence": real,
     }
     return arrow.schema(columns)
 

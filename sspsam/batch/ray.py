@@ -31,6 +31,7 @@ from sspsam.hub import BUNDLED, REPOSITORY_VARIABLE
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.loading import pillow_pixel_limit
 from sspsam.predictor import SSPSAMPredictor
+from sspsam.segmentation.presence import CalibrationChoice
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.batching import raise_if_error, result_or_error
 from sspsam.utils.installing import missing_extra
@@ -52,6 +53,7 @@ class PretrainedOptions(TypedDict, total=False):
     repository: str | None
     embedding_cache: EmbeddingCache | str | os.PathLike[str] | None
     compile: bool
+    calibration: CalibrationChoice
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def run_batch_on_ray(
     setup = ActorSetup(
         model=_absolute_model(model),
         device=device.type,
-        pretrained=_for_actors(pretrained, predictor.embedding_cache),
+        pretrained=_for_actors(pretrained, predictor),
         fingerprint=identity.fingerprint,
         options=options,
     )
@@ -162,9 +164,10 @@ def _absolute_model(model: str | os.PathLike[str]) -> str:
     return os.path.abspath(path) if is_path else os.fspath(model)
 
 
-def _for_actors(pretrained: PretrainedOptions, cache: EmbeddingCache | None) -> PretrainedOptions:
+def _for_actors(pretrained: PretrainedOptions, predictor: SSPSAMPredictor) -> PretrainedOptions:
     """Replace everything that depends on the driver's working directory or environment variables."""
-    resolved = pretrained.copy()
+    resolved, cache = pretrained.copy(), predictor.embedding_cache
+    resolved["calibration"] = predictor.calibration or False
     resolved["repository"] = pretrained.get("repository") or os.environ.get(REPOSITORY_VARIABLE)
     if cache_dir := pretrained.get("cache_dir"):
         resolved["cache_dir"] = os.path.abspath(os.path.expanduser(cache_dir))

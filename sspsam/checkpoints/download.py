@@ -4,13 +4,14 @@ The environment variables of `huggingface_hub` apply: `HF_ENDPOINT`, `HF_HOME`, 
 `HF_TOKEN`, `HTTPS_PROXY`. No socket is opened for a file of a pinned commit that is in the cache.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from sspsam.checkpoints.hub_cache import list_cache
 from sspsam.checkpoints.hub_errors import UNREACHABLE, offline_message, translated_errors
 from sspsam.checkpoints.hub_options import HubOptions, Listing, is_commit
-from sspsam.errors import HubError, HubOfflineError, ReadOnlyError
+from sspsam.errors import HubError, HubFileMissingError, HubOfflineError, ReadOnlyError
 from sspsam.utils.hub_environment import check_hub_environment
 from sspsam.utils.paths import shown
 
@@ -37,6 +38,24 @@ def fetch_file(repository: str, path: str, options: HubOptions, command: str) ->
         except HubOfflineError:
             pass
         raise
+
+
+def fetch_optional_file(repository: str, path: str, options: HubOptions, command: str) -> None:
+    """Download a file of a pinned commit if the repository has it; the answer that it has none is cached, too.
+
+    Without a network the file is left out if it is not in the cache.
+
+    Args:
+        repository, path, options, command: as of `fetch_file`; the revision is a commit.
+    """
+    import huggingface_hub
+
+    cache = Path(options.cache_dir) if options.cache_dir else None
+    known = huggingface_hub.try_to_load_from_cache(repository, path, cache, options.revision)
+    if known is not None:  # the path, or that the repository lacks the file
+        return
+    with suppress(HubFileMissingError, HubOfflineError, *UNREACHABLE):
+        fetch_file(repository, path, options, command)
 
 
 def _download(repository: str, path: str, options: HubOptions, command: str) -> Path:

@@ -39,7 +39,7 @@ from sspsam.checkpoints.names import (
     unknown_name_message,
 )
 from sspsam.checkpoints.resolve import repair_command_in_errors, resolve
-from sspsam.config import ModelConfig
+from sspsam.config import CALIBRATION_NAME, ModelConfig
 from sspsam.errors import CheckpointNotFoundError
 from sspsam.utils.paths import shown
 
@@ -170,7 +170,9 @@ def delete(name: str, options: HubOptions) -> list[Path]:
             return []
         options = replace(options, revision=commit)
     if isinstance(parsed, Repository):
-        return delete_cached_files(parsed.repository, set(map(parsed.path_of, CHECKPOINT_FILES)), options)
+        return delete_cached_files(
+            parsed.repository, set(map(parsed.path_of, (*CHECKPOINT_FILES, CALIBRATION_NAME))), options
+        )
     deleted = _delete_authors_checkpoint(parsed, options)
     if not deleted and isinstance(parsed, Published) and not parsed.is_expected:
         raise CheckpointNotFoundError(f"{unknown_name_message(name)}. The cache holds no file of that name.")
@@ -184,7 +186,9 @@ def _delete_authors_checkpoint(checkpoint: AuthorsCheckpoint, options: HubOption
     converted_repository = os.environ.get(REPOSITORY_VARIABLE)
     if converted_repository and isinstance(checkpoint, Published):
         folder = Repository(converted_repository, checkpoint.name)
-        deleted += delete_cached_files(converted_repository, set(map(folder.path_of, CHECKPOINT_FILES)), options)
+        deleted += delete_cached_files(
+            converted_repository, set(map(folder.path_of, (*CHECKPOINT_FILES, CALIBRATION_NAME))), options
+        )
     return deleted
 
 

@@ -8,7 +8,7 @@ from sspsam.checkpoints.directory import CHECKPOINT_FILES, read_config
 from sspsam.checkpoints.hub_errors import translated_errors
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.names import AUTHORS_REPOSITORY, DATASETS
-from sspsam.config import ModelConfig
+from sspsam.config import CALIBRATION_NAME, ModelConfig
 from sspsam.errors import CheckpointError, CheckpointNotFoundError
 from sspsam.utils.hub_environment import check_hub_environment
 from sspsam.utils.paths import printable, shown, user_path
@@ -113,7 +113,7 @@ def push_checkpoint(
     """Upload a checkpoint directory and a model card as one commit.
 
     Args:
-        directory: with `config.json` and `model.safetensors`.
+        directory: with `config.json` and `model.safetensors`, and `calibration.json` if there is one.
         repository: `owner/name`; created if it does not exist.
         private: whether a repository that is created is private.
         token: with write access; None: the one of `hf auth login` or `HF_TOKEN`.
@@ -137,6 +137,8 @@ def push_checkpoint(
             "it with push_to_hub, or convert it without --shared"
         )
     card = model_card(config, repository).encode()
+    optional = [CALIBRATION_NAME] if os.path.isfile(folder / CALIBRATION_NAME) else []
+    names = [*CHECKPOINT_FILES, *optional]
     options = HubOptions(token=token)
     api = huggingface_hub.HfApi(token=options.token)
     with translated_errors(repository, "", options, "hf auth whoami"):
@@ -145,7 +147,7 @@ def push_checkpoint(
             repository,
             [
                 huggingface_hub.CommitOperationAdd("README.md", card),
-                *(huggingface_hub.CommitOperationAdd(name, str(folder / name)) for name in CHECKPOINT_FILES),
+                *(huggingface_hub.CommitOperationAdd(name, str(folder / name)) for name in names),
             ],
             commit_message=f"Upload SSP-SAM checkpoint {config.fingerprint[:12]}",
         )

@@ -31,7 +31,7 @@ from sspsam.checkpoints.converted import (
     noted_source,
 )
 from sspsam.checkpoints.directory import CONFIG_NAME, WEIGHTS_NAME
-from sspsam.checkpoints.download import fetch_file, list_files
+from sspsam.checkpoints.download import fetch_file, fetch_optional_file, list_files
 from sspsam.checkpoints.hub_cache import commit_of_file
 from sspsam.checkpoints.hub_errors import UNREACHABLE
 from sspsam.checkpoints.hub_options import REPOSITORY_VARIABLE, HubOptions, Listing
@@ -50,6 +50,7 @@ from sspsam.checkpoints.names import (
     parse_name,
     unknown_name_message,
 )
+from sspsam.config import CALIBRATION_NAME
 from sspsam.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -209,6 +210,7 @@ def _from_repository(checkpoint: Repository, options: HubOptions, name: str) -> 
     if weights.parent != config.parent:
         places = f"{shown(config.parent)} and {shown(weights.parent)}"
         raise HubError(f"the cache holds the files of {shown(name)} in two places: {places}")
+    fetch_optional_file(checkpoint.repository, checkpoint.path_of(CALIBRATION_NAME), pinned, retry)
     return Resolved(config.parent, f"{checkpoint.repository}@{commit}", options.command("cache --delete", name))
 
 

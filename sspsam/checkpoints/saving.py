@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,10 +23,10 @@ from sspsam.checkpoints.directory import (
 )
 from sspsam.checkpoints.encoders import holds_encoders, note_user, stored_encoders
 from sspsam.checkpoints.tensor_files import TensorEntry, encoder_entries, header, is_of_encoders, total_bytes
-from sspsam.config import ModelConfig, SharedEncoders
+from sspsam.config import CALIBRATION_NAME, ModelConfig, SharedEncoders
 from sspsam.devices import DTYPES, dtype_name, naming_out_of_memory
 from sspsam.errors import CheckpointError, CheckpointNotFoundError, SSPSAMError, StorageError
-from sspsam.utils.files import atomic_replace, make_directory, require_free_space, write_file
+from sspsam.utils.files import atomic_replace, make_directory, require_free_space, storage_errors, write_file
 from sspsam.utils.paths import shown, user_path
 from sspsam.utils.progress import progress
 
@@ -46,7 +47,8 @@ def save_checkpoint(
 
     Args:
         directory: created if it does not exist; other files in it are kept, and a `model.safetensors` or `config.json`
-            in it is replaced only if it is of a checkpoint of this library.
+            in it is replaced only if it is of a checkpoint of this library. A `calibration.json` of other weights is
+            removed, since nothing could load the checkpoint with it.
         config: all but the digest of the weights, which is computed here.
         state: tensors by name.
         dtype: of the stored weights: `"float32"`, `"float16"` or `"bfloat16"`.
@@ -75,6 +77,7 @@ def save_checkpoint(
         written = file_state(temporary_weights)
     # the digests were computed from the bytes that were written, so the first load need not hash them again
     _record(directory / WEIGHTS_NAME, written, {"verified": digests.file, "encoders": digests.encoders})
+    _remove_stale_calibration(directory / CALIBRATION_NAME, config.fingerprint)
     return config
 
 
@@ -95,6 +98,7 @@ def _save_shared(
         write_file(temporary_config, lambda file: file.write(config.to_json().encode()))
         written = file_state(temporary_weights)
     _record(directory / WEIGHTS_NAME, written, {"verified": shared_record(config)})
+    _remove_stale_calibration(directory / CALIBRATION_NAME, config.fingerprint)
     absolute = Path(os.path.realpath(directory))
     if not absolute.is_relative_to(os.path.realpath(store.parent)):
         note_user(store, digests.encoders, absolute)
@@ -132,6 +136,17 @@ def _record(path: Path, written: FileState, digests: Mapping[RecordKind, str]) -
         if {**state, "ctime_ns": 0} == {**written, "ctime_ns": 0}:  # a rename changes the time of the last change
             for kind, digest in digests.items():
                 record_digest(path, state, digest, kind)
+
+
+def _remove_stale_calibration(path: Path, fingerprint: str) -> None:
+    """Remove the calibration of the weights that were replaced; any other file of that name is kept."""
+    try:
+        bound_to = json.loads(path.read_text("utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    if bound_to != fingerprint:
+        with storage_errors(path):
+            path.unlink(missing_ok=True)
 
 
 def check_destination(directory: Path, inputs: Sequence[Path] = ()) -> None:

@@ -22,7 +22,7 @@ class CheckpointWriter:
     def save_pretrained(
         self, directory: str | os.PathLike[str], *, dtype: str | torch.dtype = "float32", shared: bool = False
     ) -> ModelConfig:
-        """Write the checkpoint; the directory may be the one that it was loaded from.
+        """Write the checkpoint and its calibration; the directory may be the one that it was loaded from.
 
         Args:
             directory: created if it does not exist; other files in it are kept.
@@ -37,7 +37,12 @@ class CheckpointWriter:
             StorageError: not enough space, or not writable; an earlier checkpoint in the directory is unchanged.
         """
         store = encoder_store(HubOptions()) if shared else None
-        return save_checkpoint(directory, self._config, self._model.state_dict(), dtype, encoder_store=store)
+        config = save_checkpoint(directory, self._config, self._model.state_dict(), dtype, encoder_store=store)
+        self._write_companions(directory, config)
+        return config
+
+    def _write_companions(self, directory: str | os.PathLike[str], config: ModelConfig) -> None:
+        """Write the files beside the weights that a predictor has."""
 
     def push_to_hub(
         self,

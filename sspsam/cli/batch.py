@@ -21,7 +21,7 @@ from sspsam.cli.batch_options import (
     text_options,
 )
 from sspsam.cli.image_messages import messages_with_names_of_images
-from sspsam.cli.options import ModelOptions, model_options, required_model
+from sspsam.cli.options import CalibrationOptions, ModelOptions, calibration_options, model_options, required_model
 from sspsam.cli.output import complain, failing_cleanly
 from sspsam.cli.paths import UserPath
 from sspsam.cli.verbosity import detail, inform, model_message, shows_progress
@@ -59,6 +59,7 @@ class _BatchJob:
 @click.argument("output", type=UserPath(file_okay=False))
 @text_options
 @model_options
+@calibration_options
 @run_options
 @prediction_options
 @cache_options
@@ -68,6 +69,7 @@ def batch(
     output: Path,
     text_options: TextOptions,
     model_options: ModelOptions,
+    calibration_options: CalibrationOptions,
     run_options: RunOptions,
     prediction_options: PredictionOptions,
     cache_options: CacheOptions,
@@ -86,6 +88,7 @@ def batch(
         hub.check_name(model)  # an unknown name is answered before PyTorch is imported
         options = _batch_options(run_options, prediction_options)
         pretrained = _pretrained_options(model_options, prediction_options, cache_options)
+        pretrained["calibration"] = calibration_options.choice
         job = _BatchJob(source, output, text_options, model, pretrained, options)
         try:
             if ray_options.address is None:
@@ -120,6 +123,7 @@ def _batch_options(run: RunOptions, prediction: PredictionOptions) -> "BatchOpti
         workers=prediction.workers,
         mask_threshold=prediction.mask_threshold,
         no_target_pixels=prediction.no_target_pixels,
+        presence_threshold=prediction.presence_threshold,
         max_pixels=DEFAULT_MAX_PIXELS if prediction.max_pixels is None else prediction.max_pixels,
     )
 

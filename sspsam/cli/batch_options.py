@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from sspsam.cli.formats import BATCH_FORMATS, check_labels, format_option, label_option
-from sspsam.cli.options import DTYPES, ModelOptions, check_texts, dtype_option, max_pixels_option, option_group
+from sspsam.cli.options import (
+    DTYPES,
+    ModelOptions,
+    check_texts,
+    dtype_option,
+    max_pixels_option,
+    option_group,
+    presence_threshold_option,
+)
 from sspsam.cli.paths import FiniteRange, UserPath
 
 if TYPE_CHECKING:
@@ -103,6 +111,7 @@ class PredictionOptions:
     workers: int | None
     mask_threshold: float | None
     no_target_pixels: int | None
+    presence_threshold: float | None
     max_pixels: int | None
 
 
@@ -118,6 +127,7 @@ prediction_options = option_group(
         help="Probability from which a pixel is foreground.",
     ),
     click.option("--no-target-pixels", type=click.IntRange(min=0), help="Fewer foreground pixels mean no target."),
+    presence_threshold_option,
     max_pixels_option,
 )
 

@@ -3,12 +3,20 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
 from sspsam.cli.batch_options import parsed_shard
-from sspsam.cli.options import ModelOptions, dtype_option, model_options, option_group, required_model
+from sspsam.cli.options import (
+    CalibrationOptions,
+    ModelOptions,
+    calibration_options,
+    dtype_option,
+    model_options,
+    option_group,
+    required_model,
+)
 from sspsam.cli.output import complain, failing_cleanly
 from sspsam.cli.paths import UserPath
 from sspsam.cli.verbosity import detail, inform, model_message, shows_progress
@@ -73,6 +81,7 @@ data_options = option_group(
 @click.command("eval")
 @data_options
 @model_options
+@calibration_options
 @dtype_option
 @click.option(
     "--from-predictions",
@@ -95,6 +104,7 @@ data_options = option_group(
 def evaluate(
     data_options: DataOptions,
     model_options: ModelOptions,
+    calibration_options: CalibrationOptions,
     dtype: str | None,
     predictions: Path | None,
     output: Path | None,
@@ -117,7 +127,8 @@ def evaluate(
         raise click.UsageError("--torchvision-017 changes nothing without --protocol official: leave it out")
     with failing_cleanly():
         try:
-            _evaluate(data_options, model_options, model, dtype, predictions, output, worst, overwrite)
+            calibration = calibration_options.choice
+            _evaluate(data_options, model_options, calibration, model, dtype, predictions, output, worst, overwrite)
         except KeyboardInterrupt:
             hint = "" if output is None else "; the same command without --overwrite resumes the run"
             complain(f"interrupted{hint}")
@@ -127,6 +138,7 @@ def evaluate(
 def _evaluate(
     data: DataOptions,
     options: ModelOptions,
+    calibration: "Path | Literal[False] | None",
     model: str | None,
     dtype: str | None,
     predictions: Path | None,
@@ -155,7 +167,7 @@ def _evaluate(
     )
     evaluation = run_evaluation(
         job,
-        predictor=None if model is None else _load_predictor(model, options, dtype),
+        predictor=None if model is None else _load_predictor(model, options, calibration, dtype),
         predictions=predictions,
         output=output,
         overwrite=overwrite,
@@ -170,11 +182,18 @@ def _evaluate(
     click.echo(markdown_table(evaluation.metrics))
 
 
-def _load_predictor(model: str, options: ModelOptions, dtype: str | None) -> "SSPSAMPredictor":
+def _load_predictor(
+    model: str, options: ModelOptions, calibration: "Path | Literal[False] | None", dtype: str | None
+) -> "SSPSAMPredictor":
     from sspsam.predictor import SSPSAMPredictor
 
     predictor = SSPSAMPredictor.from_pretrained(
-        model, revision=options.revision, device=options.device, dtype=dtype, cache_dir=options.cache_dir
+        model,
+        revision=options.revision,
+        device=options.device,
+        dtype=dtype,
+        cache_dir=options.cache_dir,
+        calibration=calibration,
     )
     detail(model_message(predictor))
     return predictor

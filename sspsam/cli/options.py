@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import click
 
-from sspsam.cli.paths import UserPath
+from sspsam.cli.paths import FiniteRange, UserPath
 
 DTYPES: Final = ("float32", "float16", "bfloat16")
 
@@ -67,6 +67,40 @@ model_options = option_group(
 )
 
 
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """Values of --calibration and --no-calibration."""
+
+    calibration: Path | None
+    no_calibration: bool
+
+    @property
+    def choice(self) -> "Path | Literal[False] | None":
+        """The argument `calibration` of `from_pretrained`.
+
+        Raises:
+            click.UsageError: both options are given.
+        """
+        if self.calibration is not None and self.no_calibration:
+            raise click.UsageError("--calibration and --no-calibration exclude each other: leave out one of them")
+        return False if self.no_calibration else self.calibration
+
+
+calibration_options = option_group(
+    "calibration_options",
+    CalibrationOptions,
+    click.option(
+        "--calibration",
+        type=UserPath(dir_okay=False),
+        help="File of sspsam calibrate (default: calibration.json beside the weights, if there is one).",
+    ),
+    click.option("--no-calibration", is_flag=True, help="Load the model without a calibration."),
+)
+presence_threshold_option: Decorator = click.option(
+    "--presence-threshold",
+    type=FiniteRange(min=0, max=1),
+    help="Probability of presence from which there is a target, instead of the rule about pixels.",
+)
 dtype_option: Decorator = click.option(
     "--dtype",
     type=click.Choice(DTYPES),

@@ -39,7 +39,16 @@ _FLAGS_OF_ARGUMENTS: Final = (
     (re.compile(r"\bpass a larger max_pixels\b"), "pass a larger --max-pixels"),
     (re.compile(r"\bmore than max_pixels = "), "more than --max-pixels "),
     (re.compile(r"\braise PIL\.Image\.MAX_IMAGE_PIXELS if you trust it"), "pass a larger --max-pixels"),
-    (re.compile(r"\b(no.target.pixels|mask.threshold|max.pixels|batch.size|glob|shard) was "), _flag_of_key),
+    (
+        re.compile(
+            r"\b(no.target.pixels|mask.threshold|presence.threshold|calibration|max.pixels|batch.size|glob|shard) was "
+        ),
+        _flag_of_key,
+    ),
+    (re.compile(r"\bno_target_pixels and presence_threshold are"), "--no-target-pixels and --presence-threshold are"),
+    (re.compile(r"\bpresence_threshold (needs|must)"), r"--presence-threshold \1"),
+    (re.compile(r"\bleave out presence_threshold\b"), "leave out --presence-threshold"),
+    (re.compile(r"\bpass calibration=FILE to from_pretrained \(command line: ([^)]*)\)"), r"give \1"),
     (re.compile(r"\bformats was "), "--format was "),
     (re.compile(r"\btexts was "), "-t was "),
     (re.compile(r"\blabels was "), "--label was "),

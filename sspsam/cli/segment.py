@@ -7,17 +7,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
 from sspsam.cli.formats import ANSWER_FORMATS, check_labels, format_option, label_option
 from sspsam.cli.options import (
+    CalibrationOptions,
     ModelOptions,
+    calibration_options,
     check_texts,
     dtype_option,
     max_pixels_option,
     model_options,
+    presence_threshold_option,
     required_model,
 )
 from sspsam.cli.output import complain, failing_cleanly, messages_with_name, print_row, with_flags_as_typed
@@ -44,11 +47,13 @@ class _Questions:
         texts: expressions.
         labels: category of each expression; empty: none.
         max_pixels: largest width times height of an image; None: the library's limit.
+        presence_threshold: of `predict`.
     """
 
     texts: tuple[str, ...]
     labels: tuple[str, ...]
     max_pixels: int | None
+    presence_threshold: float | None
 
     @property
     def label_of_each(self) -> tuple[str | None, ...]:
@@ -60,7 +65,9 @@ class _Questions:
 @click.option("-t", "--text", "texts", multiple=True, required=True, help="Expression to segment; repeatable.")
 @label_option
 @model_options
+@calibration_options
 @dtype_option
+@presence_threshold_option
 @click.option("-o", "--output", type=UserPath(file_okay=False), help="Folder for the files.")
 @format_option(ANSWER_FORMATS, "Files to write into the folder; repeatable, or a list with commas.")
 @max_pixels_option
@@ -70,7 +77,9 @@ def segment(
     texts: tuple[str, ...],
     labels: tuple[str, ...],
     model_options: ModelOptions,
+    calibration_options: CalibrationOptions,
     dtype: str | None,
+    presence_threshold: float | None,
     output: Path | None,
     formats: "tuple[AnswerFormat, ...]",
     max_pixels: int | None,
@@ -83,6 +92,7 @@ def segment(
     a.jpg-1.png; an existing file is replaced with --overwrite only.
     """
     model = required_model(model_options)
+    calibration = calibration_options.choice
     check_texts(texts)
     check_labels(labels, texts)
     if output is None and (file_formats := [name for name in formats if name not in _FORMATS_WITHOUT_FOLDER]):
@@ -96,15 +106,24 @@ def segment(
 
         if output is not None:
             make_directory(output)
-        predictor = _load_predictor(model, model_options, dtype)
+        predictor = _load_predictor(model, model_options, calibration, dtype)
+        from sspsam.segmentation.answers import AnswerSettings
+
+        AnswerSettings.of(
+            predictor.config,
+            {"presence_threshold": presence_threshold},
+            calibrated=predictor.calibration is not None,
+        )
         files = ResultFiles(output, formats, images, overwrite)
-    failed = _segment_images(predictor, images, _Questions(texts, labels, max_pixels), files)
+    failed = _segment_images(predictor, images, _Questions(texts, labels, max_pixels, presence_threshold), files)
     if failed:
         complain(f"{failed} of {len(images)} images failed")
         sys.exit(1)
 
 
-def _load_predictor(model: str, options: ModelOptions, dtype: str | None) -> "SSPSAMPredictor":
+def _load_predictor(
+    model: str, options: ModelOptions, calibration: "Path | Literal[False] | None", dtype: str | None
+) -> "SSPSAMPredictor":
     from sspsam import hub
 
     hub.check_name(model)  # an unknown name is answered before PyTorch is imported
@@ -112,7 +131,12 @@ def _load_predictor(model: str, options: ModelOptions, dtype: str | None) -> "SS
 
     start = time.perf_counter()
     predictor = SSPSAMPredictor.from_pretrained(
-        model, revision=options.revision, device=options.device, dtype=dtype, cache_dir=options.cache_dir
+        model,
+        revision=options.revision,
+        device=options.device,
+        dtype=dtype,
+        cache_dir=options.cache_dir,
+        calibration=calibration,
     )
     detail(f"{model_message(predictor)}, loaded in {time.perf_counter() - start:.1f} s")
     return predictor
@@ -150,7 +174,9 @@ def _segment_image(
     limit = questions.max_pixels or DEFAULT_MAX_PIXELS
     with messages_with_name(image), pillow_pixel_limit(limit):
         source = _standard_input() if image == STANDARD_INPUT else image
-        results = predictor.predict(questions.texts, image=source, max_pixels=limit)
+        results = predictor.predict(
+            questions.texts, image=source, max_pixels=limit, presence_threshold=questions.presence_threshold
+        )
     height, width = results[0].mask.shape
     detail(f"{shown(image)}: {width} x {height} pixels, {len(results)} texts, {time.perf_counter() - start:.2f} s")
     answers = [

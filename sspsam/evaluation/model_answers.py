@@ -1,6 +1,6 @@
 """A predictor's answers about the expressions of a data set -> records."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -49,14 +49,25 @@ def model_records(
         [[entries[index].text for index in group] for group in groups],
         no_target_pixels=0,  # the mask before the no-target rule
         return_logits="low_res" if protocol == OFFICIAL else None,
+        return_features=True,
     )
     frame = OfficialFrame.of(predictor.config, torchvision_017)
     threshold = predictor.config.postprocessing.no_target_pixels
     for group, answers in zip(groups, results, strict=True):
         yield [
-            _record(index, entries[index], answer, frame if protocol == OFFICIAL else None, threshold)
+            replace(
+                _record(index, entries[index], answer, frame if protocol == OFFICIAL else None, threshold),
+                presence=answer.presence,
+                features=_rounded(answer.features),
+                fingerprint=predictor.fingerprint,
+            )
             for index, answer in zip(group, answers, strict=True)
         ]
+
+
+def _rounded(features: Mapping[str, float] | None) -> dict[str, float] | None:
+    """Round features to the digits that float32 has, for shorter lines."""
+    return None if features is None else {name: float(f"{value:.7g}") for name, value in features.items()}
 
 
 def _record(

@@ -8,24 +8,38 @@ from numpy.typing import NDArray
 from sspsam.evaluation.records import Columns
 
 CALIBRATION_BINS: Final = 15  # of equal width
+DECISION: Final = 0.5  # probability from which an expression counts as present in `presence/MCC`
 
 
 def presence_metrics(columns: Columns) -> dict[str, float | int | None]:
-    """Compute `presence/AUROC`, `presence/MCC` and `presence/ECE`.
+    """Compute `presence/AUROC`, `presence/MCC` and `presence/ECE`, and the same keys after `presence/count/`.
 
-    The score is the calibrated probability where every record has one, otherwise the number of foreground pixels. The
-    calibration error needs probabilities. A number is None where the split lacks expressions of one of the two kinds,
-    or where the records lack the score.
+    The keys after `presence/count/` are about the rule of the records, which counts pixels: the score is the number of
+    foreground pixels, which is no probability, so that its calibration error is None. The others are about the
+    calibrated probability where every record has one, with a decision at `DECISION`; otherwise they are those of the
+    count. A number is None where the split lacks expressions of one of the two kinds, or the records lack the score.
     """
-    probability = not np.isnan(columns.presence).any()
-    score = columns.presence if probability else columns.foreground_pixels
     present = ~columns.no_target
-    known = len(present) > 0 and not np.isnan(score).any()
-    return {
-        "presence/AUROC": auroc(present, score) if known else None,
-        "presence/MCC": matthews_correlation(present, ~columns.predicted_no_target),
-        "presence/ECE": expected_calibration_error(present, columns.presence) if known and probability else None,
+    count = {
+        "AUROC": _auroc_of_known(present, columns.foreground_pixels),
+        "MCC": matthews_correlation(present, ~columns.predicted_no_target),
+        "ECE": None,
     }
+    probability = columns.presence
+    main = count
+    if len(present) and not np.isnan(probability).any():
+        main = {
+            "AUROC": auroc(present, probability),
+            "MCC": matthews_correlation(present, probability >= DECISION),
+            "ECE": expected_calibration_error(present, probability),
+        }
+    return {f"presence/{name}": value for name, value in main.items()} | {
+        f"presence/count/{name}": value for name, value in count.items()
+    }
+
+
+def _auroc_of_known(present: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
+    return None if np.isnan(score).any() else auroc(present, score)
 
 
 def auroc(present: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
@@ -68,6 +82,19 @@ def expected_calibration_error(
         probability: (n,), 0 to 1, that the expression refers to something.
         bins: number of bins; a probability on an edge belongs to the bin below, as in the usual definition.
     """
+    counts, predicted, observed = calibration_bins(present, probability, bins)
+    return float((counts * np.abs(predicted - observed)).sum() / len(present))
+
+
+def calibration_bins(
+    present: NDArray[np.bool_], probability: NDArray[np.float64], bins: int = CALIBRATION_BINS
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the count, the mean probability and the share of present ones in each bin: three arrays (bins,).
+
+    Both means are 0 in an empty bin. The arguments are those of `expected_calibration_error`.
+    """
     place = np.clip(np.ceil(probability * bins).astype(np.int64) - 1, 0, bins - 1)  # (n,)
-    difference = np.bincount(place, weights=probability - present, minlength=bins)  # (bins,)
-    return float(np.abs(difference).sum() / len(present))
+    counts = np.bincount(place, minlength=bins)
+    sums = (np.bincount(place, weights=values, minlength=bins) for values in (probability, present))
+    predicted, observed = (values / np.maximum(counts, 1) for values in sums)
+    return counts, predicted, observed

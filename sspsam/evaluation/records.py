@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,6 +33,8 @@ class Record:
         missing: whether there is no prediction; only the protocol `phrasecut` has such records.
         image: name of the image, for people.
         text: the expression, for people.
+        features: numbers behind the answer, from which a calibration is fitted; None for predictions in a file.
+        fingerprint: of the model that computed the features.
     """
 
     index: int
@@ -46,6 +49,8 @@ class Record:
     missing: bool = False
     image: str | None = None
     text: str | None = None
+    features: dict[str, float] | None = None
+    fingerprint: str | None = None
 
     def to_json(self) -> str:
         """Return the record as one line of JSON, without a line end."""
@@ -149,6 +154,9 @@ def record_from(content: Any, where: str) -> Record:
         missing = [name for name in _required() if name not in content]
         raise EvaluationError(f"{where}: the record lacks {', '.join(missing)}") from None
     for field in fields(Record):
+        if field.name == "features":
+            _check_features(record.features, where)
+            continue
         value, kinds = getattr(record, field.name), get_args(field.type) or (field.type,)
         if type(value) not in kinds and not (type(value) is int and float in kinds):
             names = " or ".join(kind.__name__ for kind in kinds)
@@ -160,6 +168,18 @@ def record_from(content: Any, where: str) -> Record:
             f"{record.target_area} cannot be"
         )
     return record
+
+
+def _check_features(features: Any, where: str) -> None:
+    if features is None:
+        return
+    if not isinstance(features, dict):
+        raise EvaluationError(f"{where}: features is no object")
+    for name, value in features.items():
+        if type(value) not in (int, float) or not isfinite(value):
+            raise EvaluationError(
+                f"{where}: the feature {name[:60]!r} is {str(value)[:60]!r}, which is no finite number"
+            )
 
 
 def _required() -> list[str]:

@@ -33,6 +33,7 @@ from sspsam.evaluation.records_file import (
     resumed_records,
     write_settings,
 )
+from sspsam.evaluation.reliability import RELIABILITY_NAME, write_reliability_diagram
 from sspsam.evaluation.task_subsets import TaskSubsets
 from sspsam.evaluation.worst_cases import draw_worst_cases, remove_worst_cases
 from sspsam.predictor import SSPSAMPredictor
@@ -53,6 +54,7 @@ DESCRIPTION: Final = (
     "fingerprint",
     "dtype",
     "device",
+    "calibration",
 )
 
 
@@ -122,8 +124,9 @@ def run_evaluation(
         job: the data set and the protocol.
         predictor: that answers; None: `predictions`.
         predictions: see `score_predictions`; None: `predictor`.
-        output: folder for `records.jsonl`, `metrics.json` and `evaluation.json`, from which a run is resumed, and for
-            `.eval_results` where the Hub has the data set; None: no file is written.
+        output: folder for `records.jsonl`, `metrics.json` and `evaluation.json`, from which a run is resumed,
+            `reliability.png` where there are probabilities of presence, and `.eval_results` where the Hub has the data
+            set; None: no file is written.
         overwrite: whether to remove the records of an earlier run first.
         worst: largest number of the worst answers of each kind that are drawn into the folder `worst`, when all
             records are there.
@@ -192,6 +195,7 @@ def _settings(
         "fingerprint": None if predictor is None else predictor.fingerprint,
         "dtype": None if predictor is None else dtype_name(predictor.dtype),
         "device": None if predictor is None else predictor.device.type,
+        "calibration": None if predictor is None or predictor.calibration is None else predictor.calibration.digest,
         "predictions": None if predictions is None else _digest(predictions),
     }
 
@@ -237,7 +241,8 @@ def _opened(
         has_records = os.fstat(file.fileno()).st_size > 0
     if overwrite:
         remove_worst_cases(output)
-        for stale in (settings_path, output / "metrics.json", eval_results_path(output, job.dataset)):
+        results = eval_results_path(output, job.dataset)
+        for stale in (settings_path, output / "metrics.json", output / RELIABILITY_NAME, results):
             with storage_errors(stale):
                 stale.unlink(missing_ok=True)
     earlier = read_settings(settings_path)
@@ -372,6 +377,7 @@ def _merged(report: _Report, output: Path) -> Evaluation:
     if job.shard[1] > 1:
         replace_records(output / "records.jsonl", records)
     write_settings(output / "metrics.json", evaluation.metrics or {})
+    write_reliability_diagram(evaluation.records, output / RELIABILITY_NAME)
     return evaluation
 
 

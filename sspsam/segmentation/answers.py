@@ -11,15 +11,17 @@ from torch import Tensor
 
 from sspsam.config import ModelConfig, check_mask_threshold, check_no_target_pixels
 from sspsam.devices import not_finite
+from sspsam.errors import ConfigError
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, Pixels
 from sspsam.images.preprocessing import Geometry
 from sspsam.models import Prediction
+from sspsam.segmentation.features import FEATURES
 from sspsam.segmentation.postprocessing import box_on_image, logits_on_image, threshold_logit
 from sspsam.segmentation.result import Explanation, Segmentation
 from sspsam.segmentation.transfer import HostAnswer
 from sspsam.text.encoder import TokenizedExpression
 from sspsam.text.tokenizer import Word
-from sspsam.utils.arguments import whole_number
+from sspsam.utils.arguments import real_number, whole_number
 from sspsam.utils.paths import shown_repr
 
 ReturnLogits = Literal["low_res", "full"]
@@ -34,11 +36,16 @@ class PredictOptions(TypedDict, total=False):
             probability 0.5 in the authors' padded 512 x 512 frame, whatever `mask_threshold` is.
         return_logits: `"low_res"` or `"full"` to return logits as well.
         explain: whether to return the model's maps and word weights as well.
+        presence_threshold: probability of presence from which an expression has a target, instead of the rule about
+            pixels; it needs a model with a calibration. None: the rule about pixels.
+        return_features: whether to return the numbers that a calibration uses as well.
         max_pixels: largest width times height of an image, checked before decoding.
     """
 
     mask_threshold: float | None
     no_target_pixels: int | None
+    presence_threshold: float | None
+    return_features: bool
     return_logits: ReturnLogits | None
     explain: bool
     max_pixels: int
@@ -53,15 +60,25 @@ class AnswerSettings:
     return_logits: ReturnLogits | None
     explain: bool
     max_pixels: int
+    presence_threshold: float | None
+    return_features: bool
 
     @classmethod
-    def of(cls, config: ModelConfig, options: PredictOptions, unnamed: tuple[object, ...] = ()) -> Self:
+    def of(
+        cls,
+        config: ModelConfig,
+        options: PredictOptions,
+        unnamed: tuple[object, ...] = (),
+        *,
+        calibrated: bool = False,
+    ) -> Self:
         """Check options; None stands for the configuration's value.
 
         Args:
             config: of the model.
             options: of `predict`.
             unnamed: surplus arguments of `predict` without a name, such as an image; any is an error.
+            calibrated: whether the model has a calibration, which `presence_threshold` needs.
 
         Raises:
             TypeError: an option without a name, of an unknown name or of a wrong type.
@@ -76,6 +93,7 @@ class AnswerSettings:
                 f"; did you mean {near[0]!r}?" if near else f"; options are {', '.join(PredictOptions.__annotations__)}"
             )
             raise TypeError(f"there is no option {shown_repr(unknown[0])}{hint}")
+        presence_threshold = _presence_threshold(options, calibrated)
         mask_threshold, no_target_pixels = options.get("mask_threshold"), options.get("no_target_pixels")
         if mask_threshold is None:
             mask_threshold = config.postprocessing.mask_threshold
@@ -94,7 +112,29 @@ class AnswerSettings:
             return_logits,
             options.get("explain", False),
             whole_number("max_pixels", options["max_pixels"], 1) if "max_pixels" in options else DEFAULT_MAX_PIXELS,
+            presence_threshold,
+            options.get("return_features", False),
         )
+
+
+def _presence_threshold(options: PredictOptions, calibrated: bool) -> float | None:
+    """Return the checked option; it excludes `no_target_pixels`, since both are the no-target rule."""
+    value = options.get("presence_threshold")
+    if value is None:
+        return None
+    if options.get("no_target_pixels") is not None:
+        raise ConfigError("no_target_pixels and presence_threshold are two rules for no target: give one of them")
+    try:
+        threshold = real_number("presence_threshold", value, 0, 1)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if not calibrated:
+        raise ConfigError(
+            "presence_threshold needs a calibration, and this model has none: make one from labelled data with sspsam "
+            "calibrate and pass calibration=FILE to from_pretrained (command line: --calibration FILE), or leave out "
+            "presence_threshold"
+        )
+    return threshold
 
 
 def to_segmentation(
@@ -132,7 +172,7 @@ def to_segmentation(
     return Segmentation(
         text=expression.text,
         mask=answer.mask,
-        no_target=answer.foreground_pixels < settings.no_target_pixels,
+        no_target=answer.no_target,
         foreground_pixels=answer.foreground_pixels,
         score=answer.score,
         box=box_on_image(answer.box, geometry, clip_size),
@@ -143,7 +183,13 @@ def to_segmentation(
         pixels=pixels,
         text_truncated=expression.cut_off,
         box_fractions=answer.box if settings.return_logits == "low_res" else None,
+        presence=answer.presence,
+        features=_features(answer) if settings.return_features else None,
     )
+
+
+def _features(answer: HostAnswer) -> dict[str, float] | None:
+    return None if answer.features is None else dict(zip(FEATURES, answer.features.tolist(), strict=True))
 
 
 def _explanation(

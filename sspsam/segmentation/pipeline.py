@@ -12,7 +12,7 @@ from PIL import Image
 
 from sspsam.config import ModelConfig
 from sspsam.devices import dtype_name, inference_context, not_finite, require_working_thread_pool
-from sspsam.errors import EmbeddingError, NumericalError, OutOfMemoryError, SSPSAMError, warn
+from sspsam.errors import EmbeddingError, NoImageError, NumericalError, OutOfMemoryError, SSPSAMError, warn
 from sspsam.identity import EncoderIdentity, PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding, require_fitting_encoders
@@ -23,11 +23,12 @@ from sspsam.images.preprocessing import Geometry, PreprocessedImage
 from sspsam.models import DeviceModel, ExpressionFeatures, Prediction, PreparedImage
 from sspsam.models.device_model import MOST_EXPRESSIONS
 from sspsam.segmentation.answers import AnswerSettings, to_segmentation
+from sspsam.segmentation.presence import Calibration, TargetRule
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.transfer import HostAnswer, host_answers, summarize
 from sspsam.text.encoder import TextEncoder, TokenizedExpression, tokenizer_for
 from sspsam.text.tokenizer import Tokenizer
-from sspsam.utils.arguments import whole_number
+from sspsam.utils.arguments import NOT_GIVEN, NotGiven, whole_number
 from sspsam.utils.batching import (
     compute_in_batches,
     default_batch_size,
@@ -68,6 +69,7 @@ class Pipeline:
         tokenizer: of the model.
         cache: of embeddings on disk, if there is one.
         encoders: of the model.
+        calibration: of the model, if there is one.
     """
 
     def __init__(
@@ -78,9 +80,10 @@ class Pipeline:
         tokenizer: Tokenizer,
         cache: EmbeddingCache | None,
         encoders: EncoderIdentity,
+        calibration: Calibration | None,
     ) -> None:
         self.model, self._config, self._tokenizer = model, config, tokenizer
-        self.identity, self.cache, self.encoders = identity, cache, encoders
+        self.identity, self.cache, self.encoders, self.calibration = identity, cache, encoders, calibration
         sizes = config.architecture
         self._embedding_shapes = [
             (sizes.clip.grid**2, sizes.clip.embed_dim),
@@ -99,13 +102,15 @@ class Pipeline:
         identity: PredictorIdentity,
         cache: EmbeddingCache | None,
         encoders: EncoderIdentity,
+        calibration: Calibration | None,
     ) -> Self:
         """Build the pipeline of a model with a new tokenizer."""
-        return cls(model, config, identity, tokenizer_for(config), cache, encoders)
+        return cls(model, config, identity, tokenizer_for(config), cache, encoders, calibration)
 
     def on(self, device: torch.device, model: DeviceModel) -> "Pipeline":
         """Return the pipeline of the same weights on another device; the caches in memory are empty."""
-        return Pipeline(model, self._config, self.identity.on(device), self._tokenizer, self.cache, self.encoders)
+        identity = self.identity.on(device)
+        return Pipeline(model, self._config, identity, self._tokenizer, self.cache, self.encoders, self.calibration)
 
     def tokenize(self, texts: str | Sequence[str]) -> list[TokenizedExpression]:
         """Check and tokenise expressions; see `TextEncoder.tokenize`."""
@@ -114,6 +119,28 @@ class Pipeline:
     def encode_image(self, image: ImageInput, max_pixels: int) -> ImageEmbedding:
         """Load and encode one image; see `SSPSAMPredictor.encode`."""
         return raise_if_error(self.images.encode([self.images.preprocess(image, max_pixels)])[0])
+
+    def results(
+        self,
+        image: ImageInput | NotGiven,
+        embedding: ImageEmbedding | NotGiven,
+        current: ImageEmbedding | None,
+        expressions: Sequence[TokenizedExpression],
+        settings: AnswerSettings,
+    ) -> list[Segmentation]:
+        """Return the results of `SSPSAMPredictor.predict`.
+
+        Args:
+            image, embedding: of `predict`.
+            current: of the image of `set_image`, if one is set.
+            expressions: tokenised.
+            settings: of the answers.
+        """
+        if image is not NOT_GIVEN and embedding is not NOT_GIVEN:
+            raise TypeError("give predict() an image or an embedding, not both")
+        if image is not NOT_GIVEN:
+            return self.answer_image(image, expressions, settings)
+        return self.answer(self._chosen_embedding(embedding, current), expressions, settings)
 
     def answer_image(
         self, image: ImageInput, expressions: Sequence[TokenizedExpression], settings: AnswerSettings
@@ -219,9 +246,15 @@ class Pipeline:
     ) -> tuple[Prediction, list[HostAnswer]]:
         """Return the prediction about one image on the device, and the answers in host memory."""
         prediction, summary = model.segment(image, features, self._summarize)
-        sam_size = self._config.architecture.sam.image_size
+        sizes = self._config.architecture
+        rule = TargetRule(
+            settings.no_target_pixels, settings.presence_threshold, settings.return_features, self.calibration
+        )
+        decide = partial(rule.decide, geometry=geometry, sam_size=sizes.sam.image_size, clip_size=sizes.clip.image_size)
         return prediction, host_answers(
-            prediction.low_res, summary, geometry, sam_size, settings.threshold, settings.no_target_pixels
+            *(prediction.low_res, summary, geometry, sizes.sam.image_size, settings.threshold),
+            decide,
+            rule.needs_features,
         )
 
     def answer_batch(
@@ -248,6 +281,16 @@ class Pipeline:
             on_single_item_oom=(lambda error: error) if return_errors else raise_error,
         )
         return outcomes if return_errors else raise_first_error(outcomes)
+
+    def _chosen_embedding(self, embedding: ImageEmbedding | NotGiven, current: ImageEmbedding | None) -> ImageEmbedding:
+        """Return the given embedding, or that of the image of `set_image`."""
+        chosen = current if embedding is NOT_GIVEN else embedding
+        if chosen is None and embedding is NOT_GIVEN:
+            raise NoImageError("there is no image: call set_image(image) first, or pass image= or embedding=")
+        if not isinstance(chosen, ImageEmbedding):
+            raise TypeError(f"embedding must be an ImageEmbedding from encode(), not {type(chosen).__name__!r:.200}")
+        self.check_embedding(chosen)
+        return chosen
 
     def check_embedding(self, embedding: ImageEmbedding) -> None:
         """Refuse an embedding of other image encoders.

@@ -57,6 +57,9 @@ class Segmentation:
             read about 70; None if it read all.
         box_fractions: (4,) float64, centre x, centre y, width, height as fractions of CLIP's padded square, the output
             of the box head; with `return_logits="low_res"`.
+        presence: probability that the expression refers to something in the image; None without a calibration.
+        features: numbers that a calibration uses, by their names in `sspsam.segmentation.features.FEATURES`; with
+            `return_features=True`.
     """
 
     text: str
@@ -72,6 +75,8 @@ class Segmentation:
     pixels: Pixels | None = field(default=None, repr=False)
     text_truncated: str | None = None
     box_fractions: NDArray[np.float64] | None = None
+    presence: float | None = None
+    features: dict[str, float] | None = None
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
@@ -80,7 +85,7 @@ class Segmentation:
 
     @naming_out_of_memory("not enough memory to write the result as plain values")
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but logits and pixels as plain values that `json.dumps` accepts; `from_dict` reads them.
+        """Return all but logits, features and pixels as plain values that `json.dumps` accepts; `from_dict` reads them.
 
         The mask is COCO's compressed run-length encoding: `pycocotools.mask.decode(d["mask"])` reads it.
         """
@@ -106,6 +111,7 @@ class Segmentation:
                 "area": None if explanation.area is None else list(explanation.area),
             },
             "text_truncated": self.text_truncated,
+            "presence": self.presence,
         }
 
     @classmethod

@@ -77,6 +77,11 @@ def component_masks(mask: Mask, min_area: float) -> Iterator[tuple[Mask, Box]]:
         yield component, of_component.box()
 
 
+def count_components(mask: Mask) -> int:
+    """Return the number of 8-connected components of an (h, w) mask."""
+    return int(_labels(Runs.of(mask)).max(initial=-1)) + 1
+
+
 def _labels(runs: Runs) -> Integers:
     """Return the component of each run: (R,), numbered from 0 in the order of each component's first run."""
     stride = max(2, int(runs.stops.max(initial=0)) + 2)  # a key holds row and column

@@ -58,6 +58,7 @@ def stored_values(content: Mapping[str, Any], max_pixels: int) -> dict[str, Any]
         "mask_box": runs.box() if len(runs.rows) else None,
         "explanation": _entry({"explanation": None, **content}, "explanation", _explanation),
         "text_truncated": None if version == 1 else _entry(content, "text_truncated", _optional_text),
+        "presence": _entry({"presence": None, **content}, "presence", _optional_probability),
     }
 
 
@@ -99,6 +100,15 @@ def _real(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
         raise ValueError
     return float(value)
+
+
+def _optional_probability(value: Any) -> float | None:
+    if value is None or (isinstance(value, float) and np.isnan(value)):  # NaN: in a table of pandas
+        return None
+    number = _real(value)
+    if not 0 <= number <= 1:
+        raise ValueError
+    return number
 
 
 def _boolean(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """Predictions on the device -> numbers and masks on the host, in one transfer for all expressions."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -12,10 +12,31 @@ from sspsam.config import ModelConfig
 from sspsam.devices import host_buffer
 from sspsam.images.preprocessing import Geometry
 from sspsam.models import Prediction
+from sspsam.segmentation.features import feature_columns
 from sspsam.segmentation.postprocessing import box_of_mask, box_of_occupied, foreground_pixels, logits_on_image
 
 _LOGITS_BYTES: Final = 256 * 2**20  # of logits at the size of the image that a GPU computes together
 _MASK_BYTES: Final = 256 * 2**20  # of masks in one transfer
+
+
+class Decisions(NamedTuple):
+    """The no-target decisions about E expressions, and the numbers behind them.
+
+    Args:
+        has_target: (E,) bool.
+        needs_mask: whether an expression whose mask is empty has no target either.
+        features: (E, F), see `features.FEATURES`; None if they were not computed.
+        presence: (E,) probabilities; None without a calibration.
+    """
+
+    has_target: NDArray[np.bool_]
+    needs_mask: bool
+    features: NDArray[np.float64] | None
+    presence: NDArray[np.float64] | None
+
+
+Decide = Callable[[NDArray[np.float32], NDArray[np.bool_] | None], Decisions]
+"""Decide from the summary (E, any) and, where it was fetched, the low-resolution foreground (E, M, M)."""
 
 
 class HostAnswer(NamedTuple):
@@ -26,8 +47,11 @@ class HostAnswer(NamedTuple):
         foreground_pixels: in the authors' padded frame.
         score: predicted IoU.
         box: (4,) float64, output of the box head.
-        mask: (h, w) bool; all False where there are too few foreground pixels.
+        mask: (h, w) bool; all False without a target.
         mask_box: x0, y0, x1, y1 of the mask; None if it is empty.
+        no_target: the decision.
+        features: (F,), see `features.FEATURES`; None if they were not computed.
+        presence: probability that the expression has a target; None without a calibration.
     """
 
     finite: bool
@@ -36,13 +60,16 @@ class HostAnswer(NamedTuple):
     box: NDArray[np.float64]
     mask: NDArray[np.bool_]
     mask_box: tuple[int, int, int, int] | None
+    no_target: bool
+    features: NDArray[np.float64] | None
+    presence: float | None
 
 
 def summarize(prediction: Prediction, config: ModelConfig) -> Tensor:
-    """Return the numbers behind the answers, on the device: (E, 7).
+    """Return the numbers behind the answers, on the device: (E, 7 + `features.COLUMNS`).
 
-    They are whether all values are finite (0 or 1), the foreground pixels in the authors' frame, the predicted IoU, and
-    the four numbers of the box head.
+    They are whether all values are finite (0 or 1), the foreground pixels in the authors' frame, the predicted IoU, the
+    four numbers of the box head, and the columns of `feature_columns`.
     """
     low_res = prediction.low_res
     finite = low_res.flatten(1).isfinite().all(dim=1) & prediction.box.isfinite().all(dim=1)  # (E,)
@@ -51,37 +78,54 @@ def summarize(prediction: Prediction, config: ModelConfig) -> Tensor:
         low_res, config.architecture.sam.image_size, config.postprocessing.no_target_frame
     )  # (E,); float32 holds it exactly
     numbers = torch.stack([finite.float(), foreground.float(), prediction.iou], dim=1)  # (E, 3)
-    return torch.cat([numbers, prediction.box], dim=1)
+    return torch.cat([numbers, prediction.box, feature_columns(prediction)], dim=1)
 
 
 def host_answers(
-    low_res: Tensor, summary: Tensor, geometry: Geometry, sam_size: int, threshold: float, no_target_pixels: int
+    low_res: Tensor,
+    summary: Tensor,
+    geometry: Geometry,
+    sam_size: int,
+    threshold: float,
+    decide: Decide,
+    with_foreground: bool,
 ) -> list[HostAnswer]:
     """Return the answers of E expressions in their order.
 
     Args:
         low_res: (E, M, M) logits.
-        summary: (E, 7), from `summarize`.
+        summary: (E, any), from `summarize`.
         geometry: of the image.
         sam_size: side of SAM's square, pixels.
         threshold: logit from which a pixel of the mask is foreground.
-        no_target_pixels: fewer foreground pixels give an empty mask.
+        decide: the no-target rule.
+        with_foreground: whether the rule needs the low-resolution foreground.
     """
     if low_res.device.type == "cpu":
         table = summary.numpy()
-        masks = list(_masks_on_cpu(low_res, geometry, sam_size, threshold, table[:, 1] >= no_target_pixels))
+        decisions = decide(table, (low_res >= 0).numpy() if with_foreground else None)
+        masks = list(_masks_on_cpu(low_res, geometry, sam_size, threshold, decisions.has_target))
     else:
-        table, masks = _fetched(low_res, summary, geometry, sam_size, threshold)
-    return [
-        HostAnswer(
-            bool(row[0]),
-            int(row[1]),
-            float(row[2]),
-            row[3:].astype(np.float64),
-            *(mask if row[1] >= no_target_pixels else _no_mask(geometry)),
-        )
-        for row, mask in zip(table, masks, strict=True)
-    ]
+        table, foreground, masks = _fetched(low_res, summary, geometry, sam_size, threshold, with_foreground)
+        decisions = decide(table, foreground)
+    return [_host_answer(numbers, decisions, row, masks[row], geometry) for row, numbers in enumerate(table)]
+
+
+def _host_answer(
+    numbers: NDArray[np.float32], decisions: Decisions, row: int, mask: "Mask", geometry: Geometry
+) -> HostAnswer:
+    """Return the answer of one row of a summary; its mask is emptied if there is no target."""
+    no_target = not decisions.has_target[row] or (decisions.needs_mask and mask[1] is None)
+    return HostAnswer(
+        bool(numbers[0]),
+        int(numbers[1]),
+        float(numbers[2]),
+        numbers[3:7].astype(np.float64),
+        *(_no_mask(geometry) if no_target else mask),
+        no_target,
+        None if decisions.features is None else decisions.features[row],
+        None if decisions.presence is None else float(decisions.presence[row]),
+    )
 
 
 Mask = tuple[NDArray[np.bool_], tuple[int, int, int, int] | None]
@@ -105,26 +149,35 @@ def _masks_on_cpu(
 
 
 def _fetched(
-    low_res: Tensor, summary: Tensor, geometry: Geometry, sam_size: int, threshold: float
-) -> tuple[NDArray[np.float32], list[Mask]]:
-    """Return the summary and the masks of E expressions; the host waits once for each 256 MB of masks."""
+    low_res: Tensor, summary: Tensor, geometry: Geometry, sam_size: int, threshold: float, with_foreground: bool
+) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, list[Mask]]:
+    """Return the summary, the low-resolution foreground if needed, and the masks of E expressions.
+
+    The host waits once for each 256 MB of masks.
+    """
     size = geometry.height * geometry.width
     logits_at_once, masks_at_once = _LOGITS_BYTES // (4 * max(size, sam_size**2)), _MASK_BYTES // size
-    tables, masks = [], []
+    tables, foregrounds, masks = [], [], []
     for rows, numbers in zip(_parts(low_res, masks_at_once), _parts(summary, masks_at_once), strict=True):
         parts = [logits_on_image(part, geometry, sam_size) >= threshold for part in _parts(rows, logits_at_once)]
         on_device = parts[0] if len(parts) == 1 else torch.cat(parts)  # (rows, h, w)
-        table, in_rows, in_columns, shared = _queue_copies(numbers, on_device.any(2), on_device.any(1), on_device)
+        flags = [on_device.any(2), on_device.any(1)]  # (rows, h), (rows, w)
+        if with_foreground:
+            flags.append((rows >= 0).flatten(1))  # (rows, M*M)
+        table, host_flags, shared = _queue_copies(numbers, torch.cat(flags, dim=1), on_device)
         # page-locked memory is scarce, and one block holds the masks of all expressions, so each gets memory of its
         # own; the operating system provides it, page by page, while the device computes
         own = [torch.zeros(mask.shape, dtype=torch.bool) for mask in shared]
         if shared.is_pinned():  # otherwise the copies are complete
             torch.cuda.current_stream(on_device.device).synchronize()
         tables.append(table.numpy())
-        for mask, source, *occupied in zip(own, shared, in_rows.numpy(), in_columns.numpy(), strict=True):
+        split = [geometry.height, geometry.height + geometry.width]
+        in_rows, in_columns, foreground = np.split(host_flags.numpy(), split, axis=1)
+        foregrounds.append(foreground.reshape(-1, *rows.shape[1:]))  # of no rows if it was not fetched
+        for mask, source, *occupied in zip(own, shared, in_rows, in_columns, strict=True):
             mask.copy_(source)  # by all threads of PyTorch
             masks.append((mask.numpy(), box_of_occupied(*occupied)))
-    return np.concatenate(tables), masks
+    return np.concatenate(tables), np.concatenate(foregrounds) if with_foreground else None, masks
 
 
 def _parts(tensor: Tensor, rows: int) -> tuple[Tensor, ...]:

@@ -132,6 +132,7 @@ RESULT_KEYS = [
     *("image", "number", "of", "files", "model", "fingerprint", "sspsam", "version", "text", "no_target"),
     *("foreground_pixels", "score", "box", "mask_box", "height", "width", "mask", "explanation"),
     "text_truncated",
+    "presence",
 ]
 
 

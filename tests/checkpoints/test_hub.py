@@ -20,9 +20,11 @@ import pytest
 from sspsam import SSPSAMPredictor, errors
 from sspsam.checkpoints import converted, listing
 from sspsam.checkpoints.convert import convert_checkpoint
+from sspsam.checkpoints.directory import read_config
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.names import AUTHORS_REPOSITORY, Source
 from sspsam.hub import Resolved, resolve
+from tests.support.calibrations import calibration_with
 from tests.support.hub import FakeHub
 
 UNC = "output/unc/336/checkpoint_best_miou.pth"
@@ -679,3 +681,28 @@ def test_the_commands_about_checkpoints_list_download_verify_delete_and_convert(
 
 def test_a_resolved_checkpoint_is_compared_by_value() -> None:
     assert Resolved(Path("a"), "b") == Resolved(Path("a"), "b", "")
+
+
+def test_the_calibration_of_a_repository_is_downloaded_with_its_weights(hub: FakeHub, tiny_model: Path) -> None:
+    fingerprint = read_config(tiny_model).fingerprint
+    calibration = calibration_with(fingerprint, 0.5)
+    files = {name: (tiny_model / name).read_bytes() for name in ("config.json", "model.safetensors")}
+    hub.add("owner/calibrated", {**files, "calibration.json": calibration.to_json().encode()})
+    predictor = SSPSAMPredictor.from_pretrained("owner/calibrated", device="cpu")
+    assert predictor.calibration == calibration
+
+
+def test_a_repository_without_a_calibration_is_asked_for_it_once(hub: FakeHub, own_repository: str) -> None:
+    for _ in range(2):
+        predictor = SSPSAMPredictor.from_pretrained("owner/name", device="cpu", revision=own_repository)
+        assert predictor.calibration is None
+    asked = [path for path in hub.paths() if path.endswith("calibration.json")]
+    assert len(asked) == 1
+
+
+def test_a_pushed_calibration_is_loaded_again(hub: FakeHub, tiny_model: Path) -> None:
+    calibration = calibration_with(read_config(tiny_model).fingerprint, 0.5)
+    predictor = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu", calibration=calibration)
+    predictor.push_to_hub("me/mine", token="hf_good")
+    loaded = SSPSAMPredictor.from_pretrained("me/mine", device="cpu")
+    assert loaded.calibration == calibration.of_fingerprint(loaded.fingerprint)

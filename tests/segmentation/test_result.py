@@ -139,7 +139,7 @@ def test_from_dict_names_the_entry_that_is_damaged(result: Segmentation, entry: 
 
 def test_from_dict_names_a_missing_entry_and_refuses_what_is_no_dictionary(result: Segmentation) -> None:
     stored = result.to_dict()
-    for entry in set(stored) - {"version", "mask_box", "explanation"}:
+    for entry in set(stored) - {"version", "mask_box", "explanation", "presence"}:
         with pytest.raises(ResultError, match=entry):
             Segmentation.from_dict({name: value for name, value in stored.items() if name != entry})
     with pytest.raises(ResultError, match="list"):
