@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from sspsam.segmentation.outlines import Rings, outlines
 from sspsam.segmentation.runs import Integers, Mask
-from sspsam.segmentation.simplification import COLUMNS, coarsest_rings, douglas_peucker, filled_runs
+from sspsam.segmentation.simplification import COLUMNS, coarsest_rings, douglas_peucker, filled_runs, perimeters
 
 _PixelRuns = tuple[Integers, Integers, Integers]  # ring, start and stop of each, as `filled_runs` returns them
 _PLACE_IN_PIXEL: Final = 0.4  # of a corner, from the left and upper edge of its pixel; below 0.5, so as not to round up
 _TOLERANCE: Final = 1.0  # pixels; an outline of whole numbers deviates from a straight edge by up to 1
-_COLLINEAR: Final = 1e-6  # pixels
 _CHANGED: Final = 0.005  # largest share of a component's pixels; programs draw slanted lines in slightly different ways
 _FRACTION: Final = 16  # bits of OpenCV's coordinates after the point
 # corners of an outline that has one or two pixels only, so that it encloses an area
@@ -34,7 +33,8 @@ def pixel_outlines(mask: Mask, *, simplify: bool = True) -> list[NDArray[np.floa
 
     Args:
         mask: (h, w) bool.
-        simplify: whether to drop corners, by which at most half a percent of a component's pixels change.
+        simplify: whether to drop corners, by which at most half a percent of a component's pixels change. Components
+            less than two pixels wide keep all of them.
 
     Returns:
         (n, 2) corners of each polygon, x and y, n >= 3: the number of a pixel's column and row, and a fraction of less
@@ -50,12 +50,11 @@ def pixel_outlines(mask: Mask, *, simplify: bool = True) -> list[NDArray[np.floa
         candidates = douglas_peucker(paths.select(chosen), tolerance)
         return candidates, _changed_pixels(rings.select(chosen), candidates) <= _CHANGED * areas[chosen]
 
-    exact = douglas_peucker(paths, _COLLINEAR)
-    polygons = coarsest_rings(exact, np.full(len(areas), simplify), _TOLERANCE, trial)
-    return [_corners(polygons[number]) for number in np.argsort(-areas, kind="stable")]
+    polygons = coarsest_rings(paths, simplify & (areas >= perimeters(rings)), _TOLERANCE, trial)
+    return [_polygon(polygons[number]) for number in np.argsort(-areas, kind="stable")]
 
 
-def _corners(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+def _polygon(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the corners of a polygon through (n, 2) pixels."""
     if len(pixels) > 2:
         return pixels + _PLACE_IN_PIXEL
@@ -78,11 +77,22 @@ def _pixel_paths(mask: Mask, rings: Rings) -> Rings:
     arriving[after] = (inward - direction) / 2
     leaving = (inward + direction) / 2
     pixels = np.stack([rings.points + arriving, rings.points + leaving], axis=1).reshape(-1, 2) - 0.5
-    paths = Rings(pixels, np.repeat(rings.fixed, 2), 2 * rings.lengths)
-    repeated = np.zeros(len(pixels), dtype=np.bool_)
-    repeated[1::2] = (pixels[1::2] == pixels[::2]).all(axis=1)
-    lengths = np.bincount(paths.numbers[~repeated], minlength=len(rings.lengths)).astype(np.int64)
-    return Rings(pixels[~repeated], paths.fixed[~repeated], lengths)
+    return _corners(Rings(pixels, np.repeat(rings.fixed, 2), 2 * rings.lengths))
+
+
+def _corners(paths: Rings) -> Rings:
+    """Leave out repeated points, and those where a path goes straight on, unless they are fixed."""
+    first = np.cumsum(paths.lengths) - paths.lengths
+    differs = (paths.points != np.roll(paths.points, 1, axis=0)).any(axis=1)
+    differs[first] = True
+    fixed = np.logical_or.reduceat(paths.fixed, np.flatnonzero(differs))
+    paths = paths.without(~differs)
+    paths = Rings(paths.points, fixed, paths.lengths)
+    after = paths.successors()
+    leaving = np.sign(paths.points[after] - paths.points)  # every segment is horizontal, vertical or diagonal
+    arriving = np.empty_like(leaving)
+    arriving[after] = leaving
+    return paths.without((arriving == leaving).all(axis=1) & ~paths.fixed)
 
 
 def _changed_pixels(exact: Rings, simple: Rings) -> Integers:
@@ -130,14 +140,16 @@ def _drawn_lines(first: Integers, second: Integers, rings: Integers, tie: int) -
     left, right = np.where(backward, second, first), np.where(backward, first, second)
     across, down = (right - left).T
     longer, shorter = np.maximum(across, np.abs(down)), np.minimum(across, np.abs(down))
-    edge = np.repeat(np.arange(len(first)), longer + 1)
-    step = np.arange(len(edge)) - np.repeat(np.cumsum(longer + 1) - longer - 1, longer + 1)
+    level = down == 0  # one run of pixels; the other lines are drawn pixel by pixel
+    count = np.where(level, 1, longer + 1)
+    edge = np.repeat(np.arange(len(first)), count)
+    step = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
     aside = (2 * shorter[edge] * step + longer[edge] + tie) // np.maximum(2 * longer[edge], 1)
     steep = (np.abs(down) > across)[edge]
     column = left[edge, 0] + np.where(steep, aside, step)
     row = left[edge, 1] + np.sign(down)[edge] * np.where(steep, step, aside)
     place = row * COLUMNS + column
-    return rings[edge], place, place + 1
+    return rings[edge], place, place + np.where(level, across + 1, 1)[edge]
 
 
 def _drawn_interior(first: Integers, second: Integers, rings: Integers) -> _PixelRuns:

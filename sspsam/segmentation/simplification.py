@@ -41,7 +41,7 @@ def simplified(rings: Rings, tolerance: float) -> list[NDArray[np.float64]]:
         good = _changed_pixels(exact, candidates) <= allowed[chosen]
         return candidates, good & (candidates.lengths >= _FEWEST_POINTS)
 
-    return coarsest_rings(rings, areas >= _perimeters(rings), tolerance, trial)
+    return coarsest_rings(rings, areas >= perimeters(rings), tolerance, trial)
 
 
 def coarsest_rings(
@@ -70,7 +70,7 @@ def coarsest_rings(
     return result
 
 
-def _perimeters(rings: Rings) -> NDArray[np.float64]:
+def perimeters(rings: Rings) -> NDArray[np.float64]:
     """Return the length of each exact outline: (R,)."""
     lengths = np.abs(rings.points[rings.successors()] - rings.points).sum(axis=1)
     return np.bincount(rings.numbers, weights=lengths, minlength=len(rings.lengths)).astype(np.float64)
@@ -108,9 +108,7 @@ def douglas_peucker(rings: Rings, tolerance: float) -> Rings:
         if not len(candidates):
             break
         kept[candidates[np.unique(segment[candidates], return_index=True)[1]]] = True
-    chosen = np.delete(kept, added)
-    lengths = np.bincount(rings.numbers[chosen], minlength=len(ends)).astype(np.int64)
-    return Rings(rings.points[chosen], rings.fixed[chosen], lengths)
+    return rings.without(~np.delete(kept, added))
 
 
 def _distances(

@@ -20,6 +20,7 @@ from sspsam.utils.paths import shown, shown_repr
 
 _LABELME_VERSION: Final = "5.4.0"  # whose form the files have
 _CHANGED: Final = 0.01  # largest share of a part's pixels
+_MOST_CORNERS: Final = 5000  # of a simplified outline; Pillow fills larger ones slowly, and nobody corrects them by hand
 
 
 def to_labelme(images: ImageAnswers, *, labels: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
@@ -74,13 +75,17 @@ def _shapes(number: int, answer: Answer) -> list[dict[str, Any]]:
 
 
 def _polygons(mask: Mask) -> Iterator[NDArray[np.float64]]:
-    """Yield (n, 2) corners of each part of a mask, simplified unless Pillow, with which LabelMe fills them, differs."""
+    """Yield (n, 2) corners of each part of a mask, simplified if Pillow, with which LabelMe fills them, agrees."""
     for simple, exact in zip(pixel_outlines(mask), pixel_outlines(mask, simplify=False), strict=True):
-        corner = np.floor(exact.min(axis=0))
-        width, height = (int(side) + 1 for side in exact.max(axis=0) - corner)
-        expected = _filled(exact - corner, width, height)
-        changed = np.count_nonzero(_filled(simple - corner, width, height) != expected)
-        yield simple if changed <= _CHANGED * np.count_nonzero(expected) else exact
+        yield simple if len(simple) <= _MOST_CORNERS and _look_alike(simple, exact) else exact
+
+
+def _look_alike(simple: NDArray[np.float64], exact: NDArray[np.float64]) -> bool:
+    corner = np.floor(exact.min(axis=0))
+    width, height = (int(side) + 1 for side in exact.max(axis=0) - corner)
+    expected = _filled(exact - corner, width, height)
+    changed = np.count_nonzero(_filled(simple - corner, width, height) != expected)
+    return changed <= _CHANGED * np.count_nonzero(expected)
 
 
 def _filled(polygon: NDArray[np.float64], width: int, height: int) -> Mask:
