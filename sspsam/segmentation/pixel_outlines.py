@@ -1,10 +1,10 @@
 """Outlines through the outermost pixels of a mask, for programs that fill polygons as OpenCV and Pillow do.
 
 Such programs take whole numbers as corners, the number of a pixel's column and row, and fill the pixels on the outline
-too. Some cut coordinates off to whole numbers (Ultralytics, LabelMe), others round them (supervision); corners at 0.4
-of a pixel are read alike by both. A program that fills the pixels whose centres are inside, such as pycocotools, needs
-the outlines of `sspsam.segmentation.polygons` instead: no corners suit it together with a program that rounds, since
-the last column c of a mask needs a corner at c + 0.5 or more, which is rounded to c + 1.
+too. Some cut coordinates off to whole numbers (Ultralytics, LabelMe), others round them (supervision); both read
+corners at 0.499 of a pixel alike. A program that fills the pixels whose centres are inside, such as pycocotools, needs
+the outlines of `sspsam.segmentation.polygons` instead. No corners suit it together with a program that rounds: the last
+column c of a mask needs a corner at c + 0.5 or more, and more than that, or half where c is odd, is rounded to c + 1.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,14 @@ from sspsam.segmentation.runs import Integers, Mask
 from sspsam.segmentation.simplification import COLUMNS, coarsest_rings, douglas_peucker, filled_runs, perimeters
 
 _PixelRuns = tuple[Integers, Integers, Integers]  # ring, start and stop of each, as `filled_runs` returns them
-_PLACE_IN_PIXEL: Final = 0.4  # of a corner, from the left and upper edge of its pixel; below 0.5, so as not to round up
+# of a corner, from the left and upper edge of its pixel: nearly the centre, since Ultralytics divides outlines into
+# 1000 points before it cuts these off, and less than 0.5, which would be rounded up
+_PLACE_IN_PIXEL: Final = 0.499
 _TOLERANCE: Final = 1.0  # pixels; an outline of whole numbers deviates from a straight edge by up to 1
 _CHANGED: Final = 0.005  # largest share of a component's pixels; programs draw slanted lines in slightly different ways
 _FRACTION: Final = 16  # bits of OpenCV's coordinates after the point
 # corners of an outline that has one or two pixels only, so that it encloses an area
-_WIDE: Final = np.array([[0.1, 0.1], [0.4, 0.1], [0.4, 0.4], [0.1, 0.4]])
+_WIDE: Final = np.array([[0.1, 0.1], [0.499, 0.1], [0.499, 0.499], [0.1, 0.499]])
 
 
 def pixel_outlines(mask: Mask, *, simplify: bool = True) -> list[NDArray[np.float64]]:
@@ -58,7 +60,8 @@ def _polygon(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the corners of a polygon through (n, 2) pixels."""
     if len(pixels) > 2:
         return pixels + _PLACE_IN_PIXEL
-    return pixels[[0, 0, -1, -1]] + _WIDE
+    polygon: NDArray[np.float64] = pixels[[0, 0, -1, -1]] + _WIDE
+    return polygon
 
 
 def _pixel_paths(mask: Mask, rings: Rings) -> Rings:
@@ -88,6 +91,10 @@ def _corners(paths: Rings) -> Rings:
     fixed = np.logical_or.reduceat(paths.fixed, np.flatnonzero(differs))
     paths = paths.without(~differs)
     paths = Rings(paths.points, fixed, paths.lengths)
+    last = np.cumsum(paths.lengths) - 1
+    closing = np.zeros(len(fixed), dtype=np.bool_)  # the last point of a ring, if it is the first one again
+    closing[last] = (paths.points[last] == paths.points[last - paths.lengths + 1]).all(axis=1) & (paths.lengths > 1)
+    paths = paths.without(closing)
     after = paths.successors()
     leaving = np.sign(paths.points[after] - paths.points)  # every segment is horizontal, vertical or diagonal
     arriving = np.empty_like(leaving)
@@ -107,7 +114,8 @@ def _changed_pixels(exact: Rings, simple: Rings) -> Integers:
     interior, *lines = _drawn_interior(*ends), _drawn_lines(*ends, tie=-1), _drawn_lines(*ends, tie=0)
     drawings = ([interior, lines[0]], [interior, lines[1]], [interior, *lines])
     changed = [_difference(filled, _joined(drawing), len(exact.lengths)) for drawing in drawings]
-    return np.max(changed, axis=0)
+    largest: Integers = np.max(changed, axis=0)
+    return largest
 
 
 def _joined(parts: Sequence[_PixelRuns]) -> _PixelRuns:

@@ -171,6 +171,17 @@ def test_yolo_files_give_the_masks_again_to_programs_that_fill_the_outline_too(m
         assert iou(read, mask) >= 0.99, name
 
 
+def test_corners_of_yolo_files_stay_in_their_pixels_in_wide_images_read_as_float32() -> None:
+    size = 10_007
+    mask = np.zeros((3, size), dtype=bool)
+    mask[1, ::33] = True
+    text = to_yolo({"a.jpg": answer(mask)}, instances=True)["labels/a.txt"]
+    values = np.array([line.split()[1:] for line in text.splitlines()], dtype=np.float32)
+    columns = values[:, ::2] * np.float32(size)
+    for whole_numbers in (np.round, np.trunc):
+        assert sorted(whole_numbers(columns).max(axis=1)) == list(range(0, size, 33))
+
+
 def test_a_yolo_row_of_a_whole_mask_has_all_parts_and_lines_between_them(masks, images) -> None:
     files = to_yolo(images)
     several = 0

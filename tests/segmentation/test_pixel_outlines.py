@@ -59,7 +59,7 @@ def test_corners_lie_in_the_left_upper_part_of_pixels_of_the_mask() -> None:
         for polygon in pixel_outlines(mask):
             column, row = np.floor(polygon).astype(int).T
             assert mask[row, column].all()
-            assert ((polygon % 1 > 0.05) & (polygon % 1 < 0.45)).all()
+            assert ((polygon % 1 > 0.05) & (polygon % 1 < 0.4995)).all()
 
 
 def test_a_rectangle_has_four_corners_in_its_outermost_pixels() -> None:

@@ -20,7 +20,9 @@ from sspsam.utils.paths import shown, shown_repr
 
 _LABELME_VERSION: Final = "5.4.0"  # whose form the files have
 _CHANGED: Final = 0.01  # largest share of a part's pixels
-_MOST_CORNERS: Final = 5000  # of a simplified outline; Pillow fills larger ones slowly, and nobody corrects them by hand
+_MOST_CORNERS: Final = (
+    5000  # of a simplified outline; Pillow fills larger ones slowly
+)
 
 
 def to_labelme(images: ImageAnswers, *, labels: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
@@ -63,7 +65,7 @@ def _shapes(number: int, answer: Answer) -> list[dict[str, Any]]:
     return [
         {
             "label": answer.category,
-            "points": polygon.round(1).tolist(),
+            "points": polygon.round(3).tolist(),
             "group_id": number,
             "description": answer.result.text,
             "shape_type": "polygon",
@@ -85,7 +87,7 @@ def _look_alike(simple: NDArray[np.float64], exact: NDArray[np.float64]) -> bool
     width, height = (int(side) + 1 for side in exact.max(axis=0) - corner)
     expected = _filled(exact - corner, width, height)
     changed = np.count_nonzero(_filled(simple - corner, width, height) != expected)
-    return changed <= _CHANGED * np.count_nonzero(expected)
+    return bool(changed <= _CHANGED * np.count_nonzero(expected))
 
 
 def _filled(polygon: NDArray[np.float64], width: int, height: int) -> Mask:

@@ -21,6 +21,7 @@ from sspsam.utils.paths import shown, shown_repr
 LABELS_FOLDER: Final = "labels"
 DATA_FILE: Final = "data.yaml"
 DATA_BEGINNING: Final = "# written by sspsam: put the images, or a link to their folder, beside this file as images\n"
+_DECIMALS: Final = 8  # a corner must stay in its part of a pixel in an image 10,000 pixels wide
 _JOINED_AT_ONCE: Final = 32  # rings
 _BRIDGE_CANDIDATES: Final = 128  # corners of a ring that are compared for the shortest bridge to another ring
 
@@ -109,7 +110,7 @@ def yolo_rows(result: Segmentation, category: int, instances: Instances) -> str:
 
 def _row(ring: NDArray[np.float64], category: int, width: int, height: int) -> str:
     relative = (ring / (width, height)).ravel()
-    return f"{category} {' '.join(f'{value:.6f}' for value in relative)}\n"
+    return f"{category} {' '.join(f'{value:.{_DECIMALS}f}' for value in relative)}\n"
 
 
 def joined_ring(polygons: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
