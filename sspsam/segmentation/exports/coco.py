@@ -5,8 +5,8 @@ A category is a label, or the expression where there is no label. An answer is o
 same. `iscrowd` is 0: evaluation and training ignore crowds, and an answer is a target. `area` and `bbox` are those that
 `pycocotools` computes from the segmentation.
 
-Polygons lie on the edges of pixels, as COCO's do: `pycocotools` fills the pixels whose centres are inside. Programs that
-turn corners into numbers of pixels, such as supervision, and fill the pixels on the outline too, read such polygons up
+Polygons lie on the edges of pixels, as COCO's do: `pycocotools` fills the pixels whose centres are inside. Programs
+that turn corners into numbers of pixels, such as supervision, and fill the pixels on the outline too, read polygons up
 to a pixel too large; run-length encodings they read exactly.
 """
 
