@@ -20,9 +20,7 @@ from sspsam.utils.paths import shown, shown_repr
 
 _LABELME_VERSION: Final = "5.4.0"  # whose form the files have
 _CHANGED: Final = 0.01  # largest share of a part's pixels
-_MOST_CORNERS: Final = (
-    5000  # of a simplified outline; Pillow fills larger ones slowly
-)
+_MOST_CORNERS: Final = 5000  # of a simplified outline; Pillow fills larger ones slowly
 
 
 def to_labelme(images: ImageAnswers, *, labels: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
