@@ -1,5 +1,6 @@
-"""A machine-learning backend of Label Studio that proposes a polygon for each label (`pip install label-studio-ml`).
+"""A machine-learning backend of Label Studio that proposes polygons for the labels of a project.
 
+    pip install git+https://github.com/HumanSignal/label-studio-ml-backend  # 2.0; the package index has 1.0 only
     LABEL_STUDIO_URL=http://localhost:8080 LABEL_STUDIO_API_KEY=... python examples/label_studio_backend.py
 
 The labelling interface has an `Image` and `PolygonLabels`; the names of the labels are the expressions.
@@ -10,28 +11,28 @@ from typing import Any
 
 from label_studio_ml.api import init_app
 from label_studio_ml.model import LabelStudioMLBase
-from label_studio_ml.response import ModelResponse
 
 from sspsam import SSPSAMPredictor
 from sspsam.segmentation import to_label_studio
 
 predictor = SSPSAMPredictor.from_pretrained(os.environ.get("SSPSAM_MODEL", "ssp-sam-224-grefcoco"))
+VERSION = f"sspsam {predictor.fingerprint[:12]}"
 
 
 class Backend(LabelStudioMLBase):
     def setup(self) -> None:
-        self.set("model_version", f"sspsam {predictor.fingerprint[:12]}")
+        self.set("model_version", VERSION)
 
-    def predict(self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **_: Any) -> ModelResponse:
+    def predict(self, tasks: list[dict[str, Any]], context: Any = None, **options: Any) -> list[dict[str, Any]]:
         from_name, to_name, value = self.get_first_tag_occurence("PolygonLabels", "Image")
         texts = list(self.parsed_label_config[from_name]["labels"])
-        names = {"from_name": from_name, "to_name": to_name, "model_version": self.model_version}
+        names = {"from_name": from_name, "to_name": to_name, "model_version": VERSION}
         predictions = []
         for task in tasks:
             path = self.get_local_path(task["data"][value], task_id=task.get("id"))
             [proposal] = to_label_studio({path: predictor.predict(texts, image=path)}, **names)
             predictions += proposal["predictions"]
-        return ModelResponse(predictions=predictions)
+        return predictions
 
 
 if __name__ == "__main__":

@@ -7,15 +7,18 @@ import re
 import runpy
 import subprocess
 import sys
+import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from sspsam import Segmentation
+from sspsam.segmentation import polygons_to_mask
 from sspsam.shapes import ask, draw_scene
 from tests.support.answers import iou
 from tests.support.masks import Mask
@@ -118,6 +121,7 @@ def test_an_application_answers_an_upload_with_the_mask_and_bad_requests_with_a_
     assert client.post("/mask", files=files, data={"text": " "}).status_code == 422
 
 
+@pytest.mark.slow
 def test_supervision_draws_the_answers(example, tmp_path, hearts) -> None:
     needed("supervision")
     output = example("supervision_boxes.py", EXAMPLES / "shapes.png", "drawn.png", HEARTS, NOTHING, "--model", "shapes")
@@ -130,6 +134,7 @@ def test_supervision_draws_the_answers(example, tmp_path, hearts) -> None:
     assert changed[hearts].mean() > 0.9
 
 
+@pytest.mark.slow
 def test_every_frame_of_a_video_is_drawn_with_its_masks(example, tmp_path) -> None:
     needed("av")
     import av
@@ -167,15 +172,64 @@ def test_ray_data_writes_the_answer_of_each_image(tmp_path, scenes) -> None:
         assert iou(Segmentation.from_dict(row).mask, expected.mask) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "package"), [("label_studio_backend.py", "label_studio_ml"), ("fiftyone_dataset.py", "fiftyone")]
-)
-def test_an_example_for_a_program_that_is_not_installed_compiles_and_uses_existing_names(name, package) -> None:
-    source = (EXAMPLES / name).read_text()
-    compile(source, name, "exec")
-    assert package in re.findall(r"^(?:from|import) (\w+)", source, flags=re.MULTILINE)
+class LabelStudioMLBase:
+    """A stand-in for the class of label-studio-ml 2.0, which the package index does not have."""
+
+    parsed_label_config: ClassVar = {"tag": {"type": "PolygonLabels", "labels": [HEARTS, NOTHING]}}
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.setup()
+
+    def setup(self) -> None: ...
+
+    def set(self, key: str, value: str) -> None:
+        self.values[key] = value
+
+    def get_first_tag_occurence(self, control_type: str, object_type: str) -> tuple[str, str, str]:
+        assert (control_type, object_type) == ("PolygonLabels", "Image")
+        return "tag", "picture", "photo"
+
+    def get_local_path(self, url: str, task_id: int | None = None) -> str:
+        return url.removeprefix("upload:")
+
+
+@pytest.mark.slow
+def test_a_backend_of_label_studio_proposes_polygons_for_the_labels_of_the_project(monkeypatch, hearts) -> None:
+    for name, content in (("model", {"LabelStudioMLBase": LabelStudioMLBase}), ("api", {"init_app": None})):
+        module = types.ModuleType(f"label_studio_ml.{name}")
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, f"label_studio_ml.{name}", module)
+    monkeypatch.setitem(sys.modules, "label_studio_ml", types.ModuleType("label_studio_ml"))
+    monkeypatch.setenv("SSPSAM_MODEL", "shapes")
+    backend = runpy.run_path(str(EXAMPLES / "label_studio_backend.py"))["Backend"]()
+    task = {"id": 3, "data": {"photo": f"upload:{EXAMPLES / 'shapes.png'}"}}
+    [first, second] = json.loads(json.dumps(backend.predict([task, task])))
+    assert first == second
+    assert first["model_version"] == backend.values["model_version"]
+    height, width = hearts.shape
+    rings = []
+    for region in first["result"]:
+        assert (region["from_name"], region["to_name"]) == ("tag", "picture")
+        assert region["value"]["polygonlabels"] == [HEARTS]
+        rings.append((np.array(region["value"]["points"]) * (width, height) / 100).ravel())
+    assert iou(polygons_to_mask(rings, height, width), hearts) >= 0.99
+
+
+def test_the_example_for_fiftyone_compiles_and_uses_existing_names() -> None:
+    source = (EXAMPLES / "fiftyone_dataset.py").read_text()
+    compile(source, "fiftyone_dataset.py", "exec")
     for line in re.findall(r"^from sspsam.*$", source, flags=re.MULTILINE):
         exec(line, {})
+
+
+@pytest.mark.slow
+def test_a_data_set_of_fiftyone_has_the_masks_and_the_absent_things(example, scenes) -> None:
+    needed("fiftyone")
+    output = example(
+        "fiftyone_dataset.py", scenes, "the largest shape", "a purple cat", "--no-app", "--model", "shapes"
+    )
+    assert re.search(r"^[12] masks in 2 images$", output, flags=re.MULTILINE)
 
 
 def test_examples_for_photographs_name_the_model_that_is_known_to_be_published() -> None:
