@@ -68,13 +68,6 @@ def test_the_other_examples_run(example: Callable[..., str]) -> None:
     assert "no such image" in answers
 
 
-def test_every_example_is_short_and_is_run_here() -> None:
-    names = {path.name for path in (ROOT / "examples").glob("*.py")}
-    assert names == set(re.findall(r'"([a-z_]+\.py)"', Path(__file__).read_text()))
-    for name in names:
-        assert len((ROOT / "examples" / name).read_text().splitlines()) <= 40
-
-
 def test_every_public_name_is_in_the_readme_or_the_changelog() -> None:
     text = README + (ROOT / "CHANGELOG.md").read_text()
     for name in sspsam.__all__:

@@ -57,6 +57,11 @@ class Rings:
         of_points = np.repeat(chosen, self.lengths)
         return Rings(self.points[of_points], self.fixed[of_points], self.lengths[chosen])
 
+    def without(self, dropped: NDArray[np.bool_]) -> "Rings":
+        """Return the rings without the points for which (N,) `dropped` is true."""
+        lengths = np.bincount(self.numbers[~dropped], minlength=len(self.lengths)).astype(np.int64)
+        return Rings(self.points[~dropped], self.fixed[~dropped], lengths)
+
     def split(self) -> list[NDArray[np.float64]]:
         """Return the points of each ring: R arrays of (n, 2)."""
         return np.split(self.points, np.cumsum(self.lengths)[:-1]) if len(self.lengths) else []
@@ -107,8 +112,7 @@ def _rings(x: Integers, y: Integers, order: Integers, lengths: Integers, fixed: 
     repeated = (rings.points[following] == rings.points).all(axis=1)
     dropped = np.zeros(len(order), dtype=np.bool_)
     dropped[np.where(following[repeated] > np.flatnonzero(repeated), following[repeated], repeated.nonzero()[0])] = True
-    kept = np.bincount(rings.numbers[~dropped], minlength=len(lengths)).astype(np.int64)
-    return Rings(rings.points[~dropped], rings.fixed[~dropped], kept)
+    return rings.without(dropped)
 
 
 def _corners(runs: Runs) -> _Corners:

@@ -1,6 +1,7 @@
 """Outlines with fewer points: staircases become slanted lines, then Douglas and Peucker's algorithm."""
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -10,6 +11,7 @@ from sspsam.segmentation.outlines import Rings
 from sspsam.segmentation.runs import Integers
 
 COLUMNS: Final = 1 << 31  # more than the columns of any mask
+Trial = Callable[[NDArray[np.bool_], float], tuple[Rings, NDArray[np.bool_]]]
 _FEWEST_POINTS: Final = 3
 # pycocotools rounds vertices to a fifth of a pixel, which moves them by a tenth
 _DISPLACEMENTS: Final = ((0.1, 0.1), (0.1, -0.1), (-0.1, 0.1), (-0.1, -0.1))
@@ -29,25 +31,46 @@ def simplified(rings: Rings, tolerance: float) -> list[NDArray[np.float64]]:
     Returns:
         The points of each ring: (n, 2) float64.
     """
-    result = rings.split()
     areas = rings.areas()
-    pending = np.flatnonzero(areas >= _perimeters(rings))
     tolerance = min(tolerance, float(COLUMNS))
     allowed = min(0.02 * tolerance, 0.5) * areas
+
+    def trial(chosen: NDArray[np.bool_], tolerance: float) -> tuple[Rings, NDArray[np.bool_]]:
+        exact = rings.select(chosen)
+        candidates = douglas_peucker(_without_steps(exact), tolerance)
+        good = _changed_pixels(exact, candidates) <= allowed[chosen]
+        return candidates, good & (candidates.lengths >= _FEWEST_POINTS)
+
+    return coarsest_rings(rings, areas >= perimeters(rings), tolerance, trial)
+
+
+def coarsest_rings(
+    rings: Rings, pending: NDArray[np.bool_], tolerance: float, trial: Trial
+) -> list[NDArray[np.float64]]:
+    """Return the points of each ring, simplified with the largest of some tolerances that is good for this ring.
+
+    Args:
+        rings: the result where no tolerance is good.
+        pending: (R,) bool, the rings to simplify.
+        tolerance: the first, in pixels; it is halved three times or down to one pixel.
+        trial: returns, for (R,) bool of the chosen rings and a tolerance, the simplified rings, and (chosen,) bool of
+            those that are good.
+    """
+    result = rings.split()
     for halvings in range(max(4, 1 + math.ceil(math.log2(tolerance))) if tolerance > 0 else 0):
-        if not len(pending):
+        if not pending.any():
             break
-        exact = rings.select(np.isin(np.arange(len(result)), pending))
-        candidates = _douglas_peucker(_without_steps(exact), tolerance / 2**halvings)
-        good = (_changed_pixels(exact, candidates) <= allowed[pending]) & (candidates.lengths >= _FEWEST_POINTS)
-        for ring, points, accepted in zip(pending, candidates.split(), good, strict=True):
+        candidates, good = trial(pending, tolerance / 2**halvings)
+        numbers = np.flatnonzero(pending)
+        for number, points, accepted in zip(numbers, candidates.split(), good, strict=True):
             if accepted:
-                result[ring] = points
-        pending = pending[~good]
+                result[number] = points
+        pending = pending.copy()
+        pending[numbers[good]] = False
     return result
 
 
-def _perimeters(rings: Rings) -> NDArray[np.float64]:
+def perimeters(rings: Rings) -> NDArray[np.float64]:
     """Return the length of each exact outline: (R,)."""
     lengths = np.abs(rings.points[rings.successors()] - rings.points).sum(axis=1)
     return np.bincount(rings.numbers, weights=lengths, minlength=len(rings.lengths)).astype(np.float64)
@@ -70,7 +93,7 @@ def _without_steps(rings: Rings) -> Rings:
     return Rings(points[kept], fixed[kept], np.bincount(numbers, minlength=len(rings.lengths)).astype(np.int64))
 
 
-def _douglas_peucker(rings: Rings, tolerance: float) -> Rings:
+def douglas_peucker(rings: Rings, tolerance: float) -> Rings:
     """Drop points that are at most `tolerance` from the line between their kept neighbours; fixed points stay."""
     ends = np.cumsum(rings.lengths)
     closed = np.insert(rings.points, ends, rings.points[ends - rings.lengths], axis=0)  # each ring's first point again
@@ -85,9 +108,7 @@ def _douglas_peucker(rings: Rings, tolerance: float) -> Rings:
         if not len(candidates):
             break
         kept[candidates[np.unique(segment[candidates], return_index=True)[1]]] = True
-    chosen = np.delete(kept, added)
-    lengths = np.bincount(rings.numbers[chosen], minlength=len(ends)).astype(np.int64)
-    return Rings(rings.points[chosen], rings.fixed[chosen], lengths)
+    return rings.without(~np.delete(kept, added))
 
 
 def _distances(

@@ -4,6 +4,10 @@ A category is a label, or the expression where there is no label. An answer is o
 8-connected parts; an empty mask, such as the mask of a no-target answer, has none, and its category is listed all the
 same. `iscrowd` is 0: evaluation and training ignore crowds, and an answer is a target. `area` and `bbox` are those that
 `pycocotools` computes from the segmentation.
+
+Polygons lie on the edges of pixels, as COCO's do: `pycocotools` fills the pixels whose centres are inside. Programs
+that turn corners into numbers of pixels, such as supervision, and fill the pixels on the outline too, read polygons up
+to a pixel too large; run-length encodings they read exactly.
 """
 
 import json
@@ -122,7 +126,8 @@ def to_coco(
         labels: category of each expression; None, or no label: the expression.
         instances: whether each 8-connected part of a mask is an annotation of its own.
         min_area: smallest area in pixels of such a part; smaller ones are left out.
-        polygons: polygons in pixels instead of run-length encodings; needs the extra `[coco]`.
+        polygons: polygons in pixels, from edge to edge, instead of run-length encodings, which every program reads
+            exactly; needs the extra `[coco]`.
 
     Raises:
         TypeError, ValueError: `images` or `labels` have another form.

@@ -20,7 +20,7 @@ def to_label_studio(
 
     The project needs a labelling interface such as
     `<View><Image name="image" value="$image"/><PolygonLabels name="label" toName="image"/></View>`, with a `Label` for
-    each label. Each 8-connected part of a mask is a polygon.
+    each label. Each 8-connected part of a mask is a polygon on the edges of pixels, as Label Studio draws it.
 
     Args:
         images: URL of each image as Label Studio shall load it, such as `/data/local-files/?d=photos/a.jpg`, and its

@@ -1,14 +1,26 @@
-"""Files of LabelMe, in which masks are corrected by hand: one JSON file for each image, next to it."""
+"""Files of LabelMe, in which masks are corrected by hand: one JSON file for each image, next to it.
 
-from collections.abc import Mapping
+The outlines run through the outermost pixels of a mask (see `pixel_outlines`), since LabelMe, like supervision, turns
+corners into numbers of pixels and fills the pixels on the outline too.
+"""
+
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
 from sspsam.segmentation.exports.answer_files import Answer
 from sspsam.segmentation.exports.images import ImageAnswers, answers_by_image
+from sspsam.segmentation.pixel_outlines import pixel_outlines
+from sspsam.segmentation.runs import Mask
 from sspsam.utils.paths import shown, shown_repr
 
 _LABELME_VERSION: Final = "5.4.0"  # whose form the files have
+_CHANGED: Final = 0.01  # largest share of a part's pixels
+_MOST_CORNERS: Final = 5000  # of a simplified outline; Pillow fills larger ones slowly
 
 
 def to_labelme(images: ImageAnswers, *, labels: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
@@ -51,12 +63,32 @@ def _shapes(number: int, answer: Answer) -> list[dict[str, Any]]:
     return [
         {
             "label": answer.category,
-            "points": [list(point) for point in zip(polygon[::2], polygon[1::2], strict=True)],
+            "points": polygon.round(3).tolist(),
             "group_id": number,
             "description": answer.result.text,
             "shape_type": "polygon",
             "flags": {},
             "mask": None,
         }
-        for polygon in answer.result.polygons()
+        for polygon in _polygons(answer.result.mask)
     ]
+
+
+def _polygons(mask: Mask) -> Iterator[NDArray[np.float64]]:
+    """Yield (n, 2) corners of each part of a mask, simplified if Pillow, with which LabelMe fills them, agrees."""
+    for simple, exact in zip(pixel_outlines(mask), pixel_outlines(mask, simplify=False), strict=True):
+        yield simple if len(simple) <= _MOST_CORNERS and _look_alike(simple, exact) else exact
+
+
+def _look_alike(simple: NDArray[np.float64], exact: NDArray[np.float64]) -> bool:
+    corner = np.floor(exact.min(axis=0))
+    width, height = (int(side) + 1 for side in exact.max(axis=0) - corner)
+    expected = _filled(exact - corner, width, height)
+    changed = np.count_nonzero(_filled(simple - corner, width, height) != expected)
+    return bool(changed <= _CHANGED * np.count_nonzero(expected))
+
+
+def _filled(polygon: NDArray[np.float64], width: int, height: int) -> Mask:
+    image = Image.new("1", (width, height))
+    ImageDraw.Draw(image).polygon(polygon.ravel().tolist(), fill=1, outline=1)
+    return np.asarray(image)

@@ -1,9 +1,9 @@
 """YOLO data sets for segmentation: a text file of outlines for each image, and `data.yaml` with the categories.
 
 A row is an instance: the number of its category, then x and y of each corner of its outline, divided by width and
-height of the image, from pixel edge to pixel edge. Readers that fill outlines as OpenCV does, such as supervision and
-Ultralytics, round the corners and add the pixels on the outline, so that a mask grows by about a pixel. An image
-without a target has an empty file, which makes it a background image.
+height of the image. The outline runs through the outermost pixels of the mask (see `pixel_outlines`), since the readers
+of these files, such as Ultralytics and supervision, turn the corners into numbers of pixels and fill the pixels on the
+outline too. An image without a target has an empty file, which makes it a background image.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sspsam.segmentation.exports.images import ImageAnswers, Instances, answers_by_image
+from sspsam.segmentation.pixel_outlines import pixel_outlines
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.paths import shown, shown_repr
 
 LABELS_FOLDER: Final = "labels"
 DATA_FILE: Final = "data.yaml"
 DATA_BEGINNING: Final = "# written by sspsam: put the images, or a link to their folder, beside this file as images\n"
+_DECIMALS: Final = 8  # a corner must stay in its part of a pixel in an image 10,000 pixels wide
 _JOINED_AT_ONCE: Final = 32  # rings
 _BRIDGE_CANDIDATES: Final = 128  # corners of a ring that are compared for the shortest bridge to another ring
 
@@ -33,7 +35,7 @@ def to_yolo(
         images: name of each image relative to the folder `images` of the data set, and its results.
         labels: category of each expression; None, or no label: the expression.
         instances: whether each 8-connected part of a mask is a row of its own; otherwise a row has all parts of a mask,
-            joined by bridges of no width.
+            joined by bridges of no width, which readers fill as lines of one pixel.
         min_area: smallest area in pixels of such a part; smaller ones are left out.
 
     Raises:
@@ -102,35 +104,25 @@ def yolo_rows(result: Segmentation, category: int, instances: Instances) -> str:
         instances: division of the mask into rows.
     """
     height, width = result.mask.shape
-    return "".join(
-        _row(joined_ring(part.polygons() or [_box_polygon(part)]), category, width, height)
-        for part in instances.of(result)
-    )
-
-
-def _box_polygon(part: Segmentation) -> list[float]:
-    """Return the box of a mask that is too small for another outline."""
-    x0, y0, x1, y1 = part.mask_box or (0, 0, 1, 1)
-    return [x0, y0, x1, y0, x1, y1, x0, y1]
+    outlines = (pixel_outlines(part.mask) for part in instances.of(result))
+    return "".join(_row(joined_ring(polygons), category, width, height) for polygons in outlines if polygons)
 
 
 def _row(ring: NDArray[np.float64], category: int, width: int, height: int) -> str:
-    relative = np.clip(ring / (width, height), 0, 1).ravel()
-    return f"{category} {' '.join(f'{value:.6f}' for value in relative)}\n"
+    relative = (ring / (width, height)).ravel()
+    return f"{category} {' '.join(f'{value:.{_DECIMALS}f}' for value in relative)}\n"
 
 
-def joined_ring(polygons: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+def joined_ring(polygons: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Join polygons to one ring by bridges of no width, each from the new polygon to the nearest corner of the ring.
 
     Args:
-        polygons: flat coordinates `[x0, y0, x1, y1, ...]`.
+        polygons: (n, 2) corners of each of at least one polygon.
 
     Returns:
         (N, 2) corners of a ring that encloses the same area.
     """
-    rings = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
-    if len(rings) > _JOINED_AT_ONCE:
-        rings = _by_place(rings)
+    rings = _by_place(polygons) if len(polygons) > _JOINED_AT_ONCE else list(polygons)
     while len(rings) > 1:  # in groups, since every bridge copies the ring so far
         rings = [_joined(rings[first : first + _JOINED_AT_ONCE]) for first in range(0, len(rings), _JOINED_AT_ONCE)]
     return rings[0]
