@@ -58,7 +58,7 @@ _HELP: Final = {
     "max_image_memory": "Bytes of their embeddings.",
     "image_expiry": "Seconds after its last use at which an image is removed.",
     "decoders": "Threads that read requests and decode images.",
-    "micro_batch": "Most expressions of waiting requests about one image answered together [default: 2 on a CPU, else 64].",
+    "micro_batch": "Most expressions about one image answered together [default: 2 on a CPU, else 64].",
     "cors_origins": 'Origin whose pages may use the server in a browser, or "*"; repeatable.',
     "root_path": "Prefix of the paths behind a proxy that strips it, such as /sspsam.",
     "replica": "Prefix of the ids of images, by which a proxy finds this process.",

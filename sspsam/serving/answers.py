@@ -8,7 +8,7 @@ from fastapi import Response
 
 from sspsam.segmentation.result import Segmentation, mask_image, png_bytes
 from sspsam.serving.engine import Answered
-from sspsam.serving.refusals import Refusal
+from sspsam.serving.refusals import RefusalError
 
 PNG: Final = "image/png"
 JSON: Final = "application/json"
@@ -38,18 +38,20 @@ def accepted_form(accept: str, expressions: int) -> Form:
         expressions: of the request.
 
     Raises:
-        Refusal: 406, no form is accepted, or only PNG for several expressions.
+        RefusalError: 406, no form is accepted, or only PNG for several expressions.
     """
     json_weight, png_weight = _weight(accept, JSON), _weight(accept, PNG)
     if json_weight >= png_weight and json_weight > 0:
         return "json"
     if png_weight <= 0:
-        raise Refusal(406, "NotAcceptable", f"the server answers with {JSON}, or with {PNG} for one expression")
+        raise RefusalError(406, "NotAcceptable", f"the server answers with {JSON}, or with {PNG} for one expression")
     if expressions == 1:
         return "png"
     if json_weight > 0:
         return "json"
-    raise Refusal(406, "NotAcceptable", f"{PNG} holds one mask, but there are {expressions} expressions: accept {JSON}")
+    raise RefusalError(
+        406, "NotAcceptable", f"{PNG} holds one mask, but there are {expressions} expressions: accept {JSON}"
+    )
 
 
 def _weight(accept: str, media_type: str) -> float:

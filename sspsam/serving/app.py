@@ -1,6 +1,6 @@
 """The application: routes and their order of steps.
 
-app = create_app(predictor)  # an ASGI application, for `sspsam serve`, uvicorn, Ray Serve, or to be mounted
+app = create_app(predictor)  # an ASGI application, for `sspsam serve`, uvicorn, or Ray Serve
 """
 
 import logging
@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
 
 from sspsam._version import __version__
 from sspsam.predictor import SSPSAMPredictor
@@ -24,7 +25,7 @@ from sspsam.serving.metrics import CONTENT_TYPE
 from sspsam.serving.openapi import OPERATIONS, Operation, document
 from sspsam.serving.options import ServeOptions
 from sspsam.serving.questions import Content
-from sspsam.serving.refusals import Refusal
+from sspsam.serving.refusals import RefusalError
 from sspsam.serving.service import Service
 from sspsam.utils.paths import shown_repr
 
@@ -48,7 +49,6 @@ class ServingApp(FastAPI):
             title="sspsam",
             version=__version__,
             lifespan=_lifespan,
-            root_path=options.root_path,
             # FastAPI's own pages load scripts from elsewhere
             docs_url=None,
             redoc_url=None,
@@ -68,6 +68,12 @@ class ServingApp(FastAPI):
         self.add_exception_handler(HTTPException, _refuse_unknown)
         for operation in OPERATIONS:
             self._add_operation(operation)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, whose path may still have the prefix that a proxy strips."""
+        if scope["type"] == "http" and self.service.options.root_path:
+            scope = {**scope, "root_path": self.service.options.root_path}
+        await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
@@ -128,17 +134,17 @@ class _Routes:
     async def model(self) -> Response:
         predictor = self._service.engine.predictor
         if predictor is None:
-            raise Refusal(503, "NotReady", "the model is being loaded", retry_after=10)
+            raise RefusalError(503, "NotReady", "the model is being loaded", retry_after=10)
         return json_response(_model_description(predictor, self._service.options))
 
     async def healthz(self) -> Response:
         if self._service.engine.is_sick:
-            raise Refusal(503, "Sick", "the model failed several times in a row: restart the server")
+            raise RefusalError(503, "Sick", "the model failed several times in a row: restart the server")
         return json_response({"status": "ok"})
 
     async def readyz(self) -> Response:
         if not self._service.is_ready:
-            raise Refusal(503, "NotReady", "the server is starting or stopping", retry_after=5)
+            raise RefusalError(503, "NotReady", "the server is starting or stopping", retry_after=5)
         return json_response({"status": "ready"})
 
     async def metrics(self) -> Response:
@@ -210,4 +216,4 @@ async def _refuse_unknown(request: Request, error: Any) -> Response:
     message = f"{request.method} is not allowed for {path}" if error.status_code == 405 else f"there is no page {path}"
     kinds = {404: "NotFound", 405: "MethodNotAllowed"}
     headers = dict(error.headers or {})
-    raise Refusal(error.status_code, kinds.get(error.status_code, "HTTPError"), message, headers=headers)
+    raise RefusalError(error.status_code, kinds.get(error.status_code, "HTTPError"), message, headers=headers)

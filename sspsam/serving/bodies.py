@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope
 
 from sspsam.serving.budgets import BodyShare
 from sspsam.serving.options import ServeOptions
-from sspsam.serving.refusals import Refusal
+from sspsam.serving.refusals import RefusalError
 
 _LINGER_SECONDS: Final = 2.0  # a client that still sends its body would not see an answer before it has finished
 
@@ -24,12 +24,14 @@ async def read_body(request: Request, options: ServeOptions, share: BodyShare) -
         share: counts the bytes.
 
     Raises:
-        Refusal: 413 too many bytes, 415 compressed, 408 too slow, 503 the server holds too many bodies.
+        RefusalError: 413 too many bytes, 415 compressed, 408 too slow, 503 the server holds too many bodies.
         ClientDisconnect: the client is gone.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise Refusal(415, "ContentEncoding", f"bodies must not be compressed; Content-Encoding is {encoding[:40]!r}")
+        raise RefusalError(
+            415, "ContentEncoding", f"bodies must not be compressed; Content-Encoding is {encoding[:40]!r}"
+        )
     length = request.headers.get("content-length", "")
     if length.isdecimal() and (len(length) > 18 or int(length) > options.max_bytes):
         raise _too_large(options)
@@ -38,7 +40,7 @@ async def read_body(request: Request, options: ServeOptions, share: BodyShare) -
             return await _read(request, options, share)
     except TimeoutError:
         message = f"the body did not arrive within {options.body_seconds:g} s"
-        raise Refusal(408, "BodyTooSlow", message) from None
+        raise RefusalError(408, "BodyTooSlow", message) from None
 
 
 async def _read(request: Request, options: ServeOptions, share: BodyShare) -> bytes:
@@ -51,9 +53,9 @@ async def _read(request: Request, options: ServeOptions, share: BodyShare) -> by
     return bytes(body)
 
 
-def _too_large(options: ServeOptions) -> Refusal:
+def _too_large(options: ServeOptions) -> RefusalError:
     message = f"the body has more than {options.max_bytes:,} bytes, which is the server's limit"
-    return Refusal(413, "BodyTooLarge", message)
+    return RefusalError(413, "BodyTooLarge", message)
 
 
 class BodyWatch:

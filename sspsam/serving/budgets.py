@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from sspsam.serving.refusals import Refusal
+from sspsam.serving.refusals import RefusalError
 
 
 class BodyMemory:
@@ -41,10 +41,10 @@ class BodyShare:
         """Take bytes.
 
         Raises:
-            Refusal: 503, all bodies together would exceed the limit.
+            RefusalError: 503, all bodies together would exceed the limit.
         """
         if self._memory.used + count > self._memory.limit:
-            raise Refusal(503, "Busy", "the server holds as many request bodies as it may", retry_after=2)
+            raise RefusalError(503, "Busy", "the server holds as many request bodies as it may", retry_after=2)
         self._memory.used += count
         self.used += count
 
@@ -91,18 +91,18 @@ class Admission:
         """Refuse a request where the queue is full.
 
         Raises:
-            Refusal: 503.
+            RefusalError: 503.
         """
         if self.count >= self._limit:
             message = f"the queue is full: {self._limit} requests wait for the model"
-            raise Refusal(503, "QueueFull", message, retry_after=retry_after)
+            raise RefusalError(503, "QueueFull", message, retry_after=retry_after)
 
     @contextmanager
     def admitted(self, retry_after: float) -> Iterator[None]:
         """Count a request until it is answered.
 
         Raises:
-            Refusal: 503, the queue is full.
+            RefusalError: 503, the queue is full.
         """
         self.require_room(retry_after)
         self.count += 1

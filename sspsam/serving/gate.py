@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sspsam.serving.answers import json_response
 from sspsam.serving.bodies import BodyWatch
 from sspsam.serving.metrics import Metrics
-from sspsam.serving.refusals import Refusal, internal_refusal
+from sspsam.serving.refusals import RefusalError, internal_refusal
 from sspsam.utils.paths import shown
 
 OPEN_PATHS: Final = ("/healthz", "/readyz")
@@ -61,7 +61,7 @@ class Gate:
             await self._app(scope, body.receive, response.send)
         except ClientDisconnect:
             response.status = response.status or CLIENT_CLOSED
-        except Refusal as refusal:
+        except RefusalError as refusal:
             await _refuse(refusal, scope, body, response)
         except Exception:
             logger.exception("internal error while answering %s %s", scope["method"], shown(scope["path"]))
@@ -79,7 +79,7 @@ class Gate:
         # headers are decoded as latin-1; both sides are bytes, since compare_digest takes no other text than ASCII
         if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode("latin-1"), self._token):
             message = "send the server's token: Authorization: Bearer TOKEN"
-            raise Refusal(401, "Unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
+            raise RefusalError(401, "Unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
 
     def _note(self, scope: Scope, response: "_Response", seconds: float) -> None:
         status = response.status or CLIENT_CLOSED
@@ -128,7 +128,8 @@ def _logged_path(scope: Scope) -> str:
     return shown(scope["path"].replace(name, f"{name[:6]}...") if len(name) > 6 else scope["path"])
 
 
-async def _refuse(refusal: Refusal, scope: Scope, body: BodyWatch, response: _Response) -> None:
-    await body.discard()
+async def _refuse(refusal: RefusalError, scope: Scope, body: BodyWatch, response: _Response) -> None:
+    if refusal.status != 408:  # that client does not send
+        await body.discard()
     answer = json_response(refusal.content, refusal.status, refusal.headers)
     await answer(scope, body.receive, response.send)

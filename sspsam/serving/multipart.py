@@ -7,9 +7,10 @@ from typing import Any, Final
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from sspsam.serving.refusals import Refusal
+from sspsam.serving.refusals import RefusalError
 
 _BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,70}")  # RFC 2046
+_PLAIN: Final = (b"7bit", b"8bit", b"binary")  # encodings that change nothing
 _MAX_HEADERS: Final = 8  # of a part
 _MAX_HEADER_BYTES: Final = 4096  # of a part's names and values together
 
@@ -29,7 +30,7 @@ class _Parts:
         self.parts: list[_Part] = []
         self.is_complete = False
 
-    def callbacks(self) -> dict[str, Any]:
+    def callbacks(self) -> Any:  # of a type that only some releases of the parser name
         return {
             "on_part_begin": self._begin,
             "on_part_data": self._add_data,
@@ -73,7 +74,7 @@ def parse_multipart(content_type: str, body: bytes, most_parts: int) -> list[tup
         most_parts: number of parts that is not malformed.
 
     Raises:
-        Refusal: 400, the body is malformed.
+        RefusalError: 400, the body is malformed.
     """
     _, parameters = parse_options_header(content_type)
     boundary = parameters.get(b"boundary", b"")
@@ -94,8 +95,9 @@ def parse_multipart(content_type: str, body: bytes, most_parts: int) -> list[tup
 def _name(part: _Part) -> str:
     """Return the name of a part's field."""
     values = [bytes(value) for name, value in part.headers if name.lower() == b"content-disposition"]
-    if any(name.lower() == b"content-transfer-encoding" for name, _ in part.headers):
-        raise malformed("a part has a Content-Transfer-Encoding, which forms must not have")
+    encodings = [value.strip().lower() for name, value in part.headers if name.lower() == b"content-transfer-encoding"]
+    if any(encoding not in _PLAIN for encoding in encodings):
+        raise malformed("a part has a Content-Transfer-Encoding; send its bytes as they are")
     if len(values) != 1:
         raise malformed("a part has no Content-Disposition, or several")
     kind, parameters = parse_options_header(values[0])
@@ -104,6 +106,6 @@ def _name(part: _Part) -> str:
     return parameters[b"name"].decode("utf-8", "replace")
 
 
-def malformed(reason: str) -> Refusal:
+def malformed(reason: str) -> RefusalError:
     """Return the answer to a malformed form."""
-    return Refusal(400, "MalformedForm", f"the multipart body is malformed: {reason}")
+    return RefusalError(400, "MalformedForm", f"the multipart body is malformed: {reason}")

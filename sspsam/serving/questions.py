@@ -11,7 +11,7 @@ from sspsam.errors import ConfigError
 from sspsam.segmentation.answers import PredictOptions
 from sspsam.serving.multipart import parse_multipart
 from sspsam.serving.options import ServeOptions
-from sspsam.serving.refusals import Refusal
+from sspsam.serving.refusals import RefusalError
 from sspsam.utils.paths import kind_name, shown, shown_repr
 from sspsam.utils.strict_json import parse_json_object
 
@@ -53,8 +53,8 @@ def parse_content(content_type: str, body: bytes, fields: Collection[str], limit
         limits: of expressions.
 
     Raises:
-        Refusal: 400 malformed, 415 of an unknown type, 422 with an entry that is missing, unknown, of a wrong type, or
-            out of range.
+        RefusalError: 400 malformed, 415 of an unknown type, 422 with an entry that is missing, unknown, of a wrong type,
+            or out of range.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == _JSON:
@@ -63,7 +63,7 @@ def parse_content(content_type: str, body: bytes, fields: Collection[str], limit
         values = _form_fields(content_type, body, limits)
     else:
         message = f"the body must be {_FORM} or {_JSON}, not {shown_repr(kind)}"
-        raise Refusal(415, "ContentType", message)
+        raise RefusalError(415, "ContentType", message)
     _check_names(values, fields)
     return Content(
         _image(values["image"], is_text=kind == _JSON) if "image" in values else None,
@@ -84,7 +84,7 @@ def _check_names(names: Collection[str], fields: Collection[str]) -> None:
 def _json_fields(body: bytes, limits: ServeOptions) -> _Fields:
     most = 64 + limits.max_expressions * (limits.max_expression_characters + 4)
     if sum(body.count(mark) for mark in _STRUCTURE) > most:
-        raise Refusal(400, "MalformedJSON", "the body has too many values")
+        raise RefusalError(400, "MalformedJSON", "the body has too many values")
     return _json_object(body, "the body")  # type: ignore[return-value]  # names and types are checked by the caller
 
 
@@ -92,9 +92,11 @@ def _json_object(data: bytes, where: str) -> dict[str, Any]:
     try:
         return parse_json_object(data.decode("utf-8"), where)
     except UnicodeDecodeError as error:
-        raise Refusal(400, "MalformedJSON", f"{where} is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise RefusalError(
+            400, "MalformedJSON", f"{where} is not UTF-8: {error.reason} at byte {error.start}"
+        ) from None
     except ConfigError as error:
-        raise Refusal(400, "MalformedJSON", str(error)) from None
+        raise RefusalError(400, "MalformedJSON", str(error)) from None
 
 
 def _form_fields(content_type: str, body: bytes, limits: ServeOptions) -> _Fields:
@@ -103,7 +105,7 @@ def _form_fields(content_type: str, body: bytes, limits: ServeOptions) -> _Field
         if name == "expressions":
             values.setdefault(name, []).append(_text(data))
         elif name in values:
-            raise Refusal(400, "MalformedForm", f"the multipart body has the field {shown_repr(name)} twice")
+            raise RefusalError(400, "MalformedForm", f"the multipart body has the field {shown_repr(name)} twice")
         else:
             values[name] = _json_object(data, "the field 'options'") if name == "options" else data
     return values  # type: ignore[return-value]  # names and types are checked by the caller
@@ -114,7 +116,7 @@ def _text(data: bytes) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         message = f"a field 'expressions' is not UTF-8: {error.reason} at byte {error.start}"
-        raise Refusal(400, "MalformedForm", message) from None
+        raise RefusalError(400, "MalformedForm", message) from None
 
 
 def _image(value: Any, is_text: bool) -> bytes:
@@ -179,5 +181,5 @@ def _check_option(name: str, value: Any) -> None:
         raise _invalid(shown(f"option {error}")) from None
 
 
-def _invalid(message: str) -> Refusal:
-    return Refusal(422, "InvalidRequest", message)
+def _invalid(message: str) -> RefusalError:
+    return RefusalError(422, "InvalidRequest", message)

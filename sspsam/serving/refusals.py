@@ -1,4 +1,4 @@
-"""Answers with an error status: the class `Refusal`, and the status of every error of the library."""
+"""Answers with an error status: the class `RefusalError`, and the status of every error of the library."""
 
 import math
 from typing import Any, Final
@@ -33,7 +33,7 @@ _REPLACEMENTS: Final = (
 )
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """A request that is answered with an error.
 
     Args:
@@ -65,17 +65,17 @@ class Refusal(Exception):
         return {"error": {"type": self.kind, "message": self.message}}
 
 
-def refusal_of(error: SSPSAMError) -> Refusal | None:
+def refusal_of(error: SSPSAMError) -> RefusalError | None:
     """Return the answer to an error of the library; None for a failure of the server."""
     for kind, status in STATUS_OF_ERRORS:
         if isinstance(error, kind):
             message = str(error)
             for old, new in _REPLACEMENTS:
                 message = message.replace(old, new)
-            return Refusal(status, type(error).__name__, message, retry_after=5 if status == 503 else None)
+            return RefusalError(status, type(error).__name__, message, retry_after=5 if status == 503 else None)
     return None
 
 
-def internal_refusal() -> Refusal:
+def internal_refusal() -> RefusalError:
     """Return the answer to a failure of the server, which says nothing about its inside."""
-    return Refusal(500, "InternalError", INTERNAL_MESSAGE)
+    return RefusalError(500, "InternalError", INTERNAL_MESSAGE)

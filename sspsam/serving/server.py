@@ -9,7 +9,7 @@ from typing import Final
 
 import uvicorn
 
-from sspsam.errors import SSPSAMError, StorageError
+from sspsam.errors import StorageError
 from sspsam.serving.app import ServingApp
 from sspsam.serving.connections import MAX_HEADER_BYTES, BoundedConnection
 
@@ -56,44 +56,50 @@ def run_server(app: ServingApp, listener: socket.socket, stopping: Stopping) -> 
     Raises:
         SSPSAMError: the model could not be loaded.
     """
-    config = uvicorn.Config(
-        app,
-        http=BoundedConnection,
-        ws="none",
-        loop="asyncio",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(stopping.stop_seconds)),
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-    )
-    server = _Server(config, app, stopping.drain_seconds)
+    server = GracefulServer(app, stopping)
     server.run(sockets=[listener])
     failure = app.service.engine.failure
     if failure is not None:
-        raise failure if isinstance(failure, SSPSAMError | MemoryError) else RuntimeError("no model") from failure
-    return server.signal
+        raise failure
+    return server.stopped_by
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server with a time of draining between a signal and the end of listening."""
+class GracefulServer(uvicorn.Server):
+    """uvicorn's server with a time of draining between a signal and the end of listening.
 
-    def __init__(self, config: uvicorn.Config, app: ServingApp, drain_seconds: float) -> None:
-        super().__init__(config)
-        self._service, self._drain_seconds = app.service, drain_seconds
+    Args:
+        app: from `create_app`.
+        stopping: times of the shutdown.
+    """
+
+    def __init__(self, app: ServingApp, stopping: Stopping) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=BoundedConnection,
+                ws="none",
+                loop="asyncio",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=max(1, round(stopping.stop_seconds)),
+                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            )
+        )
+        self._service, self._drain_seconds = app.service, stopping.drain_seconds
         self._drained_at: float | None = None
-        self.signal: int | None = None
+        self.stopped_by: int | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; a second signal ends the process at once."""
-        if self.signal is not None:
+        """Begin to drain; a second signal ends the server at once."""
+        if self.stopped_by is not None:
             self.force_exit = self.should_exit = True
             return
-        self.signal = sig
+        self.stopped_by = sig
         self._service.is_draining = True
         self._drained_at = time.monotonic() + (self._drain_seconds if sig == signal.SIGTERM else 0)
 

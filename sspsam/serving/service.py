@@ -5,14 +5,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from sspsam.errors import SSPSAMError
 from sspsam.images.embedding import ImageEmbedding
-from sspsam.images.loading import DEFAULT_MAX_PIXELS
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.serving.bodies import read_body
 from sspsam.serving.budgets import Admission, BodyMemory, BodyShare, PixelBudget
@@ -21,10 +20,11 @@ from sspsam.serving.engine import Answered, DeadlineExceededError, Engine, Job, 
 from sspsam.serving.metrics import Metrics
 from sspsam.serving.options import ServeOptions
 from sspsam.serving.questions import Content, parse_content
-from sspsam.serving.refusals import Refusal, refusal_of
+from sspsam.serving.refusals import RefusalError, refusal_of
 from sspsam.serving.store import ImageStore
 
-_INLINE_BYTES = 1 << 16  # bodies up to this size are parsed at once; a thread would take longer
+_WAITING_IMAGES: Final = 2  # of the largest size, that are decoded while the model is busy
+_INLINE_BYTES: Final = 1 << 16  # bodies up to this size are parsed at once; a thread would take longer
 _T = TypeVar("_T")
 
 
@@ -41,7 +41,7 @@ class Service:
         self.store = ImageStore(options)
         self.admission = Admission(options.queue_length)
         self.bodies = BodyMemory(options.body_memory)
-        self._pixels = PixelBudget(max(options.max_pixels, DEFAULT_MAX_PIXELS))
+        self._pixels = PixelBudget(_WAITING_IMAGES * options.max_pixels)
         self._threads = ThreadPoolExecutor(options.decoders, thread_name_prefix="sspsam-decoder")
         self.metrics = Metrics(
             lambda: self.admission.count, lambda: len(self.store), lambda: self.store.size, lambda: self.bodies.used
@@ -63,11 +63,11 @@ class Service:
         """Return the predictor where a request can be accepted.
 
         Raises:
-            Refusal: 503, the model is not loaded yet, or the queue is full.
+            RefusalError: 503, the model is not loaded yet, or the queue is full.
         """
         predictor = self.engine.predictor
         if predictor is None:
-            raise Refusal(503, "NotReady", "the model is being loaded", retry_after=10)
+            raise RefusalError(503, "NotReady", "the model is being loaded", retry_after=10)
         self.admission.require_room(self._retry_after())
         return predictor
 
@@ -86,7 +86,7 @@ class Service:
             question: about the image.
 
         Raises:
-            Refusal: 4xx for an image or question that cannot be used, 503 for a full queue or a passed deadline.
+            RefusalError: 4xx for an image or question that cannot be used, 503 for a full queue or a passed deadline.
             ClientDisconnect: the client is gone.
         """
         with self.admission.admitted(self._retry_after()):
@@ -142,9 +142,9 @@ class Service:
             with suppress(asyncio.CancelledError):
                 await disconnect
 
-    def _deadline_refusal(self) -> Refusal:
+    def _deadline_refusal(self) -> RefusalError:
         message = f"the request waited for the model for {self.options.deadline:g} s, and was not computed"
-        return Refusal(503, "DeadlineExceeded", message, retry_after=self._retry_after())
+        return RefusalError(503, "DeadlineExceeded", message, retry_after=self._retry_after())
 
     def _retry_after(self) -> float:
         """Return an estimate of the seconds in which the queue is worked off, at most a minute."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sspsam.images.embedding import ImageEmbedding
 from sspsam.serving.options import ServeOptions
-from sspsam.serving.refusals import Refusal
+from sspsam.serving.refusals import RefusalError
 from sspsam.utils.paths import shown_repr
 
 _PREPARED_SHARE = 3  # a prepared embedding, which the predictor keeps for recent images, takes about twice its size
@@ -43,12 +43,12 @@ class ImageStore:
         """Keep an embedding, and return an id that cannot be guessed.
 
         Raises:
-            Refusal: 413, the embedding alone is larger than the limit.
+            RefusalError: 413, the embedding alone is larger than the limit.
         """
         size = _PREPARED_SHARE * (embedding.clip_features.nbytes + embedding.sam_embedding.nbytes)
         if size > self._options.max_image_memory:
             message = f"an embedding of this model takes {size:,} bytes, more than the server keeps for all images"
-            raise Refusal(413, "StoreTooSmall", message)
+            raise RefusalError(413, "StoreTooSmall", message)
         name = self._options.replica + secrets.token_urlsafe(16)
         with self._lock:
             self._remove_expired()
@@ -62,7 +62,7 @@ class ImageStore:
         """Return an embedding, whose expiry begins anew.
 
         Raises:
-            Refusal: 404, there is no such image, or no longer.
+            RefusalError: 404, there is no such image, or no longer.
         """
         with self._lock:
             self._remove_expired()
@@ -77,7 +77,7 @@ class ImageStore:
         """Remove an image.
 
         Raises:
-            Refusal: 404, there is no such image.
+            RefusalError: 404, there is no such image.
         """
         with self._lock:
             if name not in self._entries:
@@ -98,8 +98,8 @@ class ImageStore:
     def _remove(self, name: str) -> None:
         self.size -= self._entries.pop(name).size
 
-    def _unknown(self, name: str) -> Refusal:
-        return Refusal(
+    def _unknown(self, name: str) -> RefusalError:
+        return RefusalError(
             404,
             "UnknownImage",
             f"there is no image {shown_repr(name)}: images are removed {self._options.image_expiry:g} s after their "
