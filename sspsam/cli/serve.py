@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import click
 from sspsam.cli.options import ModelOptions, dtype_option, model_options, option_group, required_model
 from sspsam.cli.output import INTERRUPTED, complain, failing_cleanly
 from sspsam.cli.verbosity import detail, inform, is_quiet, is_verbose, model_message
+from sspsam.errors import ConfigError
 from sspsam.serving.options import ServeOptions
 
 if TYPE_CHECKING:
@@ -116,10 +118,24 @@ def serve(
     """
     name = _BUNDLED if model_options.model is None else required_model(model_options)
     with failing_cleanly():
-        options = ServeOptions(**vars(limits), token=os.environ.get(TOKEN))
+        options = _checked_options(limits)
         stopped_by = _run(host, port, model_options, name, dtype, options, drain_seconds, stop_seconds)
     if stopped_by == signal.SIGINT:
         sys.exit(INTERRUPTED)
+
+
+def _checked_options(limits: LimitOptions) -> ServeOptions:
+    """Return the options of the server, with the token of the environment.
+
+    Raises:
+        ConfigError: a value is out of range; the message names the flag.
+    """
+    try:
+        return ServeOptions(**vars(limits), token=os.environ.get(TOKEN))
+    except ConfigError as error:
+        names = "|".join(field.name for field in fields(limits))
+        message = re.sub(rf"\b({names})\b", lambda match: f"--{match[1].replace('_', '-')}", str(error))
+        raise ConfigError(message.replace("the token", TOKEN)) from error
 
 
 def _run(

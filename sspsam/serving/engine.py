@@ -185,12 +185,12 @@ class Engine:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the model is loaded and its thread runs."""
+        """Return whether the model is loaded and its thread runs."""
         return self.predictor is not None and self._thread.is_alive()
 
     @property
     def is_sick(self) -> bool:
-        """Whether the model could not be loaded, or several computations failed in a row for no reason of theirs."""
+        """Return whether the model could not be loaded, or several computations in a row failed unexpectedly."""
         return self.failure is not None or self._failures >= _FAILURES_OF_A_SICK_PROCESS
 
     def start(self) -> None:

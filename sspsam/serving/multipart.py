@@ -95,8 +95,8 @@ def parse_multipart(content_type: str, body: bytes, most_parts: int) -> list[tup
 def _name(part: _Part) -> str:
     """Return the name of a part's field."""
     values = [bytes(value) for name, value in part.headers if name.lower() == b"content-disposition"]
-    encodings = [value.strip().lower() for name, value in part.headers if name.lower() == b"content-transfer-encoding"]
-    if any(encoding not in _PLAIN for encoding in encodings):
+    encodings = [bytes(value) for name, value in part.headers if name.lower() == b"content-transfer-encoding"]
+    if any(encoding.strip().lower() not in _PLAIN for encoding in encodings):
         raise malformed("a part has a Content-Transfer-Encoding; send its bytes as they are")
     if len(values) != 1:
         raise malformed("a part has no Content-Disposition, or several")

@@ -53,8 +53,8 @@ def parse_content(content_type: str, body: bytes, fields: Collection[str], limit
         limits: of expressions.
 
     Raises:
-        RefusalError: 400 malformed, 415 of an unknown type, 422 with an entry that is missing, unknown, of a wrong type,
-            or out of range.
+        RefusalError: 400 malformed, 415 of an unknown type, 422 an entry is missing, unknown, of a wrong type, or
+            out of range.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == _JSON:

@@ -1,5 +1,6 @@
 """The process of the server: it listens, and stops without losing an accepted request."""
 
+import os
 import signal
 import socket
 import time
@@ -40,8 +41,10 @@ def bound_socket(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except (OSError, UnicodeError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, UnicodeError) as error:
+        is_plain = isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror)
+        # create_server adds the address to the text of the system
+        reason = os.strerror(error.errno) if is_plain else getattr(error, "strerror", None) or error
         raise StorageError(f"cannot listen on {host}, port {port}: {reason}") from error
 
 

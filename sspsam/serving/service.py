@@ -51,7 +51,7 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are answered: the model is loaded, works, and the server does not stop."""
+        """Return whether requests are answered: the model is loaded, works, and the server does not stop."""
         return self.engine.is_ready and not self.engine.is_sick and not self.is_draining
 
     def close(self) -> None:
