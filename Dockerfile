@@ -18,13 +18,15 @@ RUN useradd --create-home --uid 10001 sspsam \
     && chown sspsam:sspsam /models
 
 WORKDIR /app
-# PyTorch first: it is the largest layer, and does not change with the code
+# PyTorch first: it is the largest layer, and does not change with the code. Lower bounds as in setup.cfg, no exact pins:
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir "torch>=2.10" "torchvision>=0.25" --index-url "${TORCH_INDEX}"
 COPY setup.cfg pyproject.toml README.md LICENSE NOTICE ./
 COPY sspsam ./sspsam
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir ".[serve]" && rm -rf /app/*
 
-USER sspsam
+USER 10001
 RUN if [ -n "${MODEL}" ]; then sspsam download "${MODEL}"; fi
 
 EXPOSE 8000

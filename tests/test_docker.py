@@ -31,7 +31,7 @@ def test_everything_that_is_copied_exists_and_is_sent_to_the_builder() -> None:
 
 def test_the_container_has_no_rights_checks_its_health_and_names_the_flags_of_the_command() -> None:
     text = DOCKERFILE.read_text()
-    assert text.index("USER sspsam") < text.index("ENTRYPOINT")
+    assert text.index("USER 10001") < text.index("ENTRYPOINT")
     assert "HEALTHCHECK" in text
     assert "/healthz" in text
     assert "exec sspsam serve" in text  # the server itself gets SIGTERM, not a shell
