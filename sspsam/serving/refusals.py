@@ -5,7 +5,6 @@ from typing import Any, Final
 
 from sspsam.errors import (
     ConfigError,
-    EmbeddingError,
     ImageError,
     ImageTooLargeError,
     OutOfMemoryError,
@@ -21,7 +20,6 @@ STATUS_OF_ERRORS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (ImageError, 422),
     (TextError, 422),
     (ConfigError, 422),
-    (EmbeddingError, 404),
     (OutOfMemoryError, 503),
 )
 # hints that only a caller in Python can follow

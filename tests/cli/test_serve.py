@@ -129,10 +129,9 @@ class Load:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quiet", [True, False])
-def test_sigterm_under_load_loses_no_accepted_request(tiny_model: Path, quiet: bool) -> None:
+def test_sigterm_under_load_loses_no_accepted_request(tiny_model: Path) -> None:
     expected = answers_of(SSPSAMPredictor.from_pretrained(tiny_model, device="cpu"), IMAGE, "the star")
-    with serving("--model", tiny_model, "--device", "cpu", *(["-v"] if not quiet else [])) as (process, url):
+    with serving("--model", tiny_model, "--device", "cpu") as (process, url):
         load = Load(url, 12, expected)
         lines: list[str] = []
         reader = threading.Thread(target=lambda: lines.extend(process.stderr or io.StringIO()))

@@ -3,6 +3,8 @@
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import psutil
@@ -54,6 +56,35 @@ def ask_for(server: RunningServer, predictor: SSPSAMPredictor, clients: int, sec
 
 def test_eight_clients_at_once_get_their_own_right_answers(server: RunningServer, predictor: SSPSAMPredictor) -> None:
     assert ask_for(server, predictor, clients=8, seconds=1) >= 16
+
+
+def test_questions_of_many_clients_about_one_image_are_not_mixed_up(
+    server: RunningServer, predictor: SSPSAMPredictor
+) -> None:
+    image = image_file()
+    texts = [f"the {color} {shape}" for color in COLORS for shape in SHAPES]
+    expected = {text: answers_of(predictor, image, text)[0] for text in texts}
+    before = server.app.service.metrics.text()
+    with server.client() as client, ThreadPoolExecutor(8) as pool:
+        name = client.post("/v1/images", files={"image": image}).json()["id"]
+        ask = partial(client.post, f"/v1/images/{name}/segment")
+        answers = list(pool.map(lambda text: ask(json={"expressions": [text]}).json()["results"][0], 3 * texts))
+    for text, answer in zip(3 * texts, answers, strict=True):
+        assert answer["text"] == text
+        # answered in pairs, so that the last bits differ
+        assert answer["score"] == pytest.approx(expected[text]["score"], abs=1e-4)
+        assert answer["box"] == pytest.approx(expected[text]["box"], abs=1e-2)
+    assert pairs(server.app.service.metrics.text()) > pairs(before)
+
+
+def pairs(metrics: bytes) -> float:
+    """Number of batches of more than one request."""
+    values = {
+        line.split()[0]: float(line.split()[1])
+        for line in metrics.decode().splitlines()
+        if line.startswith("sspsam_batch_requests")
+    }
+    return values["sspsam_batch_requests_count"] - values['sspsam_batch_requests_bucket{le="1.0"}']
 
 
 @pytest.mark.nightly
