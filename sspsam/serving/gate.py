@@ -92,7 +92,7 @@ class Gate:
 
 
 class _Response:
-    """What was sent to a client; adds headers.
+    """Record of the response to a client; adds headers to it.
 
     Args:
         send: of the server.

@@ -42,10 +42,14 @@ def bound_socket(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:
-        is_plain = isinstance(error, OSError) and error.errno is not None and not isinstance(error, socket.gaierror)
-        # create_server adds the address to the text of the system
-        reason = os.strerror(error.errno) if is_plain else getattr(error, "strerror", None) or error
-        raise StorageError(f"cannot listen on {host}, port {port}: {reason}") from error
+        raise StorageError(f"cannot listen on {host}, port {port}: {_reason(error)}") from error
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    """Return the text of the system, without the address that `create_server` adds."""
+    if isinstance(error, UnicodeError) or isinstance(error, socket.gaierror) or error.errno is None:
+        return str(getattr(error, "strerror", None) or error)
+    return os.strerror(error.errno)
 
 
 def run_server(app: ServingApp, listener: socket.socket, stopping: Stopping) -> int | None:
