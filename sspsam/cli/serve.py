@@ -221,6 +221,7 @@ def _log_errors() -> None:
         logger = logging.getLogger(name)
         logger.handlers = [_Complaints(logging.WARNING)]
         logger.propagate = False
+    logging.getLogger("python_multipart").addHandler(logging.NullHandler())  # clients get what it says
 
 
 def _silent(line: str) -> None:

@@ -11,6 +11,7 @@ from sspsam.serving.refusals import RefusalError
 
 _BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,70}")  # RFC 2046
 _PLAIN: Final = (b"7bit", b"8bit", b"binary")  # encodings that change nothing
+_CHUNK: Final = 1 << 16  # bytes between two looks at the limits: the parser itself reads headers of any length
 _MAX_HEADERS: Final = 8  # of a part
 _MAX_HEADER_BYTES: Final = 4096  # of a part's names and values together
 
@@ -80,11 +81,15 @@ def parse_multipart(content_type: str, body: bytes, most_parts: int) -> list[tup
     boundary = parameters.get(b"boundary", b"")
     if not _BOUNDARY.fullmatch(boundary) or boundary.endswith(b" "):
         raise malformed("its Content-Type has no valid boundary")
+    if not body.startswith((b"--" + boundary, b"\r\n--" + boundary)):
+        raise malformed("it does not begin with its boundary")
     parts = _Parts(most_parts)
     parser = MultipartParser(boundary, parts.callbacks())
     try:
-        parser.write(body)
-        parser.finalize()
+        for start in range(0, len(body), _CHUNK):
+            parser.write(body[start : start + _CHUNK])
+            if parts.is_complete:
+                break
     except FormParserError as error:
         raise malformed(f"{error}") from None
     if not parts.is_complete:

@@ -47,7 +47,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 def _reason(error: OSError | UnicodeError) -> str:
     """Return the text of the system, without the address that `create_server` adds."""
-    if isinstance(error, UnicodeError) or isinstance(error, socket.gaierror) or error.errno is None:
+    if isinstance(error, UnicodeError | socket.gaierror) or error.errno is None:
         return str(getattr(error, "strerror", None) or error)
     return os.strerror(error.errno)
 

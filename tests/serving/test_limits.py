@@ -55,7 +55,7 @@ def test_a_slow_body_is_given_up(predictor: SSPSAMPredictor) -> None:
         answer = received(connection)
         assert answer.startswith(b"HTTP/1.1 408")
         assert b"did not arrive within 0.3 s" in answer
-        assert time.monotonic() - start < 8
+        assert time.monotonic() - start < 20
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_slow_headers_end_the_connection_also_after_a_first_request(predictor: S
                     time.sleep(0.1)
                     connection.sendall(b"A: b\r\n")  # every byte would have started a timer of idleness again
                 received(connection)
-                assert 0.25 < time.monotonic() - start < 5
+                assert 0.25 < time.monotonic() - start < 20
         with server.connect() as silent:
             assert received(silent) == b""
 
@@ -153,7 +153,7 @@ def test_images_that_cannot_be_used_are_refused_before_the_queue(
 
 def test_decoded_images_that_wait_are_limited_in_pixels(gated: GatedPredictor) -> None:
     large = image_file(1, (200, 200))
-    with running(gated, ServeOptions(deadline=0.5, max_pixels=40_000)) as server, server.client() as client:
+    with running(gated, ServeOptions(deadline=1, max_pixels=40_000)) as server, server.client() as client:
         path = f"/v1/images/{client.post('/v1/images', files={'image': IMAGE}).json()['id']}/segment"
         pool = ThreadPoolExecutor(4)
         first = pool.submit(client.post, path, json={"expressions": ["first"]})

@@ -124,6 +124,7 @@ def test_memory_is_flat_over_some_requests(predictor: SSPSAMPredictor) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(3600)
 def test_memory_is_flat_over_five_thousand_requests(predictor: SSPSAMPredictor) -> None:
     growth = memory_growth(predictor, 500, 5000)
     print(f"memory grew by {growth / 1e6:.1f} MB over 5,000 requests")

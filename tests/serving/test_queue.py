@@ -54,13 +54,13 @@ def test_a_full_queue_is_answered_with_503_and_when_to_come_again(gated: GatedPr
 
 
 def test_a_request_whose_deadline_passes_is_not_computed(gated: GatedPredictor) -> None:
-    with running(gated, ServeOptions(deadline=0.3, micro_batch=1)) as server, server.client() as client:
+    with running(gated, ServeOptions(deadline=1, micro_batch=1)) as server, server.client() as client:
         questions = Questions(server, post_image(client))
         computed = questions.ask("started in time")
         wait_until(lambda: gated.questions)
         start = time.monotonic()
         late = client.post(questions.path, json={"expressions": ["too late"]})
-        assert 0.25 < time.monotonic() - start < 5
+        assert 0.9 < time.monotonic() - start < 20
         assert late.status_code == 503
         assert late.json()["error"]["type"] == "DeadlineExceeded"
         assert "was not computed" in late.json()["error"]["message"]
@@ -71,7 +71,7 @@ def test_a_request_whose_deadline_passes_is_not_computed(gated: GatedPredictor) 
 
 
 def test_the_deadline_counts_for_images_too(gated: GatedPredictor) -> None:
-    with running(gated, ServeOptions(deadline=0.3)) as server, server.client() as client:
+    with running(gated, ServeOptions(deadline=1)) as server, server.client() as client:
         computed = Questions(server, post_image(client)).ask("started in time")
         wait_until(lambda: gated.questions)
         before = gated.encoded
