@@ -87,6 +87,7 @@ limit_options = option_group("limits", LimitOptions, *(_limit_option(field.name)
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free port.")
 @model_options
 @dtype_option
+@click.option("--compile", is_flag=True, help="Compile SAM's image encoder before the first request, for GPUs.")
 @limit_options
 @click.option(
     "--drain-seconds",
@@ -107,6 +108,7 @@ def serve(
     port: int,
     model_options: ModelOptions,
     dtype: str | None,
+    compile: bool,
     limits: LimitOptions,
     drain_seconds: float,
     stop_seconds: float,
@@ -119,7 +121,7 @@ def serve(
     name = _BUNDLED if model_options.model is None else required_model(model_options)
     with failing_cleanly():
         options = _checked_options(limits)
-        stopped_by = _run(host, port, model_options, name, dtype, options, drain_seconds, stop_seconds)
+        stopped_by = _run((host, port), model_options, name, dtype, compile, options, drain_seconds, stop_seconds)
     if stopped_by == signal.SIGINT:
         sys.exit(INTERRUPTED)
 
@@ -139,11 +141,11 @@ def _checked_options(limits: LimitOptions) -> ServeOptions:
 
 
 def _run(
-    host: str,
-    port: int,
+    address: tuple[str, int],
     source: ModelOptions,
     name: str,
     dtype: str | None,
+    compile: bool,
     options: ServeOptions,
     drain_seconds: float,
     stop_seconds: float,
@@ -157,7 +159,7 @@ def _run(
     from sspsam.serving.app import create_app
     from sspsam.serving.server import Stopping, bound_socket, run_server
 
-    listener = bound_socket(host, port)
+    listener = bound_socket(*address)
     _log_errors()
     show_details = is_verbose()
 
@@ -165,7 +167,12 @@ def _run(
         from sspsam.predictor import SSPSAMPredictor
 
         predictor = SSPSAMPredictor.from_pretrained(
-            name, revision=source.revision, device=source.device, dtype=dtype, cache_dir=source.cache_dir
+            name,
+            revision=source.revision,
+            device=source.device,
+            dtype=dtype,
+            cache_dir=source.cache_dir,
+            compile=compile,
         )
         if show_details:  # click knows the verbosity in its own thread only
             complain(model_message(predictor))
@@ -175,7 +182,10 @@ def _run(
     app = create_app(load, options, log=_silent if is_quiet() else complain)
     with pillow_pixel_limit(options.max_pixels):
         stopped_by = run_server(app, listener, Stopping(drain_seconds, stop_seconds))
-    inform("stopped; all accepted requests were answered")
+    if app.service.given_up:
+        complain(f"stopped; {app.service.given_up} requests were not answered within --stop-seconds {stop_seconds:g}")
+    else:
+        inform("stopped; all accepted requests were answered")
     return stopped_by
 
 

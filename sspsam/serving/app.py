@@ -55,7 +55,12 @@ class ServingApp(FastAPI):
             redirect_slashes=False,
         )
         self.add_middleware(
-            Gate, token=options.token, metrics=service.metrics, log=log, is_draining=lambda: service.is_draining
+            Gate,
+            token=options.token,
+            metrics=service.metrics,
+            log=log,
+            is_draining=lambda: service.is_draining,
+            on_cancel=service.count_given_up,
         )
         if options.cors_origins:  # added last: the outermost, so that a preflight needs no token
             self.add_middleware(

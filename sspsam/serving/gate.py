@@ -1,5 +1,6 @@
 """The outermost layer of the application: access, errors, access log, and metrics of requests."""
 
+import asyncio
 import hmac
 import logging
 import time
@@ -36,6 +37,7 @@ class Gate:
         metrics: of requests.
         log: receives one line for each request.
         is_draining: returns whether the server stops, so that clients must not reuse their connections.
+        on_cancel: called for each request that is given up because the server stops.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class Gate:
         metrics: Metrics,
         log: Callable[[str], None],
         is_draining: Callable[[], bool],
+        on_cancel: Callable[[], None],
     ) -> None:
-        self._app, self._metrics, self._log, self._is_draining = app, metrics, log, is_draining
+        self._app, self._metrics, self._log = app, metrics, log
+        self._is_draining, self._on_cancel = is_draining, on_cancel
         self._token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,6 +65,9 @@ class Gate:
             await self._app(scope, body.receive, response.send)
         except ClientDisconnect:
             response.status = response.status or CLIENT_CLOSED
+        except asyncio.CancelledError:
+            self._on_cancel()
+            raise
         except RefusalError as refusal:
             await _refuse(refusal, scope, body, response)
         except Exception:

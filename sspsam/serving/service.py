@@ -48,11 +48,16 @@ class Service:
         )
         self.engine = Engine(load, options.micro_batch, self.metrics)
         self.is_draining = False
+        self.given_up = 0  # requests that were accepted, but not answered before the server stopped
 
     @property
     def is_ready(self) -> bool:
         """Return whether requests are answered: the model is loaded, works, and the server does not stop."""
         return self.engine.is_ready and not self.engine.is_sick and not self.is_draining
+
+    def count_given_up(self) -> None:
+        """Count a request that is given up because the server stops."""
+        self.given_up += 1
 
     def close(self) -> None:
         """Finish what was accepted, and end all threads."""

@@ -62,6 +62,15 @@ def test_a_port_in_use_is_named() -> None:
     assert result.stderr == f"sspsam: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
 
 
+def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    result = run_command("serve", "--port", "0", "--model", tmp_path)
+    assert result.exit_code == 1
+    assert "config.json" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+
+
 def test_an_empty_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN, "")
     result = run_command("serve", "--port", "0")
@@ -145,6 +154,22 @@ def test_sigterm_under_load_loses_no_accepted_request(tiny_model: Path) -> None:
     assert load.answered >= 12
     assert "sspsam: stopped; all accepted requests were answered\n" in lines
     assert sum("POST /v1/segment 200" in line for line in lines) == load.answered
+
+
+@pytest.mark.slow
+def test_a_second_of_patience_is_said_and_kept(tiny_model: Path) -> None:
+    with serving("--model", tiny_model, "--device", "cpu", "--drain-seconds", 0, "--stop-seconds", 1) as (process, url):
+        port = int(url.rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"POST /v1/images HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n")
+            connection.sendall(b"Content-Length: 100\r\n\r\n{")  # never finished
+            time.sleep(0.5)
+            start = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+            assert time.monotonic() - start < 15
+        assert process.stderr is not None
+        assert "1 requests were not answered within --stop-seconds 1" in process.stderr.read()
 
 
 @pytest.mark.slow

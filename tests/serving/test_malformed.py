@@ -92,7 +92,7 @@ def check(server: RunningServer, client: httpx.Client, seeds: range) -> None:
 
 
 def test_a_hundred_malformed_requests_are_refused(server: RunningServer, client: httpx.Client) -> None:
-    check(server, client, range(120))
+    check(server, client, range(100))
 
 
 @pytest.mark.slow
