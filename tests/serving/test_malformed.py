@@ -26,7 +26,7 @@ KINDS: Final = (
 )  # fmt: skip
 HEADERS: Final = (
     {}, {"Accept": "image/png"}, {"Accept": ";;q=x,,"}, {"Accept": "image/png;q=9"}, {"Authorization": "Bearer x"},
-    {"Content-Encoding": "gzip"}, {"Expect": "100-continue"}, {"Accept": "*/*;q=0"}, {"Origin": "null"},
+    {"Content-Encoding": "gzip"}, {"Accept": "*/*;q=0"}, {"Origin": "null"},
     {"Host": "a b"},
 )  # fmt: skip
 
