@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,28 @@ def test_the_other_examples_run(example: Callable[..., str]) -> None:
     assert "no such image" in answers
 
 
+@pytest.mark.slow
+def test_the_ray_serve_example_answers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray.serve", reason="ray[serve] is not installed", exc_type=ImportError)
+    script = f"""
+        import base64, runpy, httpx, ray
+        from ray import serve
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        serve.start(http_options={{"host": "127.0.0.1", "port": 8765}})
+        serve.run(runpy.run_path({str(ROOT / "examples" / "serve_ray.py")!r})["deployment"])
+        image = open("photo.jpg", "rb").read()
+        url = "http://127.0.0.1:8765/v1"
+        files = {{"image": image}}
+        answer = httpx.post(f"{{url}}/segment", files=files, data={{"expressions": "a cat"}}, trust_env=False)
+        print(answer.status_code, answer.json()["results"][0]["text"])
+        print(httpx.post(f"{{url}}/images", files=files, trust_env=False).json()["id"].index("."))
+    """
+    monkeypatch.setenv("MODEL", str(folder / RECOMMENDED))
+    monkeypatch.setenv("REPLICAS", "1")
+    output = run([sys.executable, "-c", textwrap.dedent(script)], folder)
+    assert "200 a cat" in output
+
+
 def test_every_public_name_is_in_the_readme_or_the_changelog() -> None:
     text = README + (ROOT / "CHANGELOG.md").read_text()
     for name in sspsam.__all__:
@@ -111,6 +134,13 @@ def test_the_batch_benchmark_runs() -> None:
     output = run([sys.executable, "-m", "benchmarks.batch", "--size", "quick", "--pictures", "2"], ROOT)
     for task in ("the model alone", "a batch, cache empty", "the next question, cache full"):
         assert f"| {task} |" in output
+
+
+@pytest.mark.slow
+def test_the_serve_benchmark_runs() -> None:
+    output = run([sys.executable, "-m", "benchmarks.serve", "--quick"], ROOT)
+    for task in ("further question, one client: library", "further questions a second", "new images a second"):
+        assert f"| {task}" in output
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def test_every_example_is_short_is_listed_and_is_named_by_a_test() -> None:
     tests = "".join(path.read_text() for path in TESTS.rglob("test_*.py"))
     assert names - set(re.findall(r'"([a-z_]+\.py)"', tests)) == set()
     listed = set(re.findall(r"\]\((\w+\.py)\)", (EXAMPLES / "README.md").read_text()))
-    assert names - listed - {"serve_ray.py"} == set()
+    assert names - listed == set()
     assert listed <= names
     for name in names:
         assert len((EXAMPLES / name).read_text().splitlines()) <= 40, name

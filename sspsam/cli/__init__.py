@@ -13,6 +13,7 @@ from sspsam.cli.evaluate import evaluate
 from sspsam.cli.models import cache, convert, download, models, verify
 from sspsam.cli.output import CommandGroup
 from sspsam.cli.segment import segment
+from sspsam.cli.serve import serve
 from sspsam.cli.verbosity import verbosity_options
 
 
@@ -22,6 +23,6 @@ def main() -> None:
     """Segment the region of an image that a text refers to, with SSP-SAM."""
 
 
-for _command in (segment, batch, evaluate, calibrate, check, convert, models, download, verify, cache):
+for _command in (segment, batch, evaluate, calibrate, serve, check, convert, models, download, verify, cache):
     _command.params += verbosity_options()
     main.add_command(_command)

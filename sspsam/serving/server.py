@@ -1,0 +1,119 @@
+"""The process of the server: it listens, and stops without losing an accepted request."""
+
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from types import FrameType
+from typing import Final
+
+import uvicorn
+
+from sspsam.errors import StorageError
+from sspsam.serving.app import ServingApp
+from sspsam.serving.connections import MAX_HEADER_BYTES, BoundedConnection
+
+_BACKLOG: Final = 512
+_KEEP_ALIVE_SECONDS: Final = 30
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """Times of the shutdown.
+
+    Args:
+        drain_seconds: for which the server still accepts requests after SIGTERM, while `/readyz` says no and every
+            response ends its connection: a load balancer needs some seconds to notice.
+        stop_seconds: after which requests that are still being answered are given up.
+    """
+
+    drain_seconds: float = 1.0
+    stop_seconds: float = 60.0
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to an address; port 0 is any free one.
+
+    Raises:
+        StorageError: the address does not exist or is in use.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except (OSError, UnicodeError) as error:
+        raise StorageError(f"cannot listen on {host}, port {port}: {_reason(error)}") from error
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    """Return the text of the system, without the address that `create_server` adds."""
+    if isinstance(error, UnicodeError | socket.gaierror) or error.errno is None:
+        return str(getattr(error, "strerror", None) or error)
+    return os.strerror(error.errno)
+
+
+def run_server(app: ServingApp, listener: socket.socket, stopping: Stopping) -> int | None:
+    """Serve until a signal comes, and return the signal.
+
+    Args:
+        app: from `create_app`.
+        listener: from `bound_socket`; it is closed.
+        stopping: times of the shutdown.
+
+    Raises:
+        SSPSAMError: the model could not be loaded.
+    """
+    server = GracefulServer(app, stopping)
+    server.run(sockets=[listener])
+    failure = app.service.engine.failure
+    if failure is not None:
+        raise failure
+    return server.stopped_by
+
+
+class GracefulServer(uvicorn.Server):
+    """uvicorn's server with a time of draining between a signal and the end of listening.
+
+    Args:
+        app: from `create_app`.
+        stopping: times of the shutdown.
+    """
+
+    def __init__(self, app: ServingApp, stopping: Stopping) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=BoundedConnection,
+                ws="none",
+                loop="asyncio",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=max(1, round(stopping.stop_seconds)),
+                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            )
+        )
+        self._service, self._drain_seconds = app.service, stopping.drain_seconds
+        self._drained_at: float | None = None
+        self.stopped_by: int | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; a second signal ends the server at once."""
+        if self.stopped_by is not None:
+            self.force_exit = self.should_exit = True
+            return
+        self.stopped_by = sig
+        self._service.is_draining = True
+        self._drained_at = time.monotonic() + (self._drain_seconds if sig == signal.SIGTERM else 0)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop listening; uvicorn calls it ten times a second."""
+        if self._service.engine.failure is not None:
+            return True
+        if self._drained_at is not None and time.monotonic() >= self._drained_at:
+            return True
+        return await super().on_tick(counter)
