@@ -25,7 +25,7 @@ ROOM_ORDER = [
     ["segmentation", "checkpoints"],
     ["hub", "convert"],
     ["predictor"],
-    ["batch", "evaluation"],
+    ["batch", "demo", "evaluation"],
     ["ray"],
     ["cli"],
     ["__main__"],

@@ -1,0 +1,200 @@
+"""The server of the page: its folder, its port, and its end."""
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from sspsam.demo.guard import Guard
+from sspsam.demo.introduction import ModelNote
+from sspsam.demo.limits import Limits
+from sspsam.errors import PortError
+from sspsam.predictor import SSPSAMPredictor
+from sspsam.utils.installing import missing_extra
+
+HOST: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 7860
+_CLOSING_SECONDS: Final = 3  # for open connections
+_FONT: Final = ("ui-sans-serif", "system-ui", "sans-serif")  # of the visitor's system: no font is loaded
+_MONOSPACE_FONT: Final = ("ui-monospace", "monospace")
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Options of the demo page.
+
+    Args:
+        model: name of the model as the user gave it.
+        port: on 127.0.0.1; 0: a free one.
+        offers_tool: whether the page also serves the Model Context Protocol.
+        limits: of images, expressions, sessions and requests.
+    """
+
+    model: str
+    port: int = DEFAULT_PORT
+    offers_tool: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+def require_gradio(offers_tool: bool = False) -> None:
+    """Check before the work that the packages of the extra are installed.
+
+    Raises:
+        MissingExtraError: they are not; the message names the extra.
+    """
+    with gradio_environment(None):
+        try:
+            import gradio  # noqa: F401
+            import uvicorn  # noqa: F401
+
+            if offers_tool:
+                import mcp  # noqa: F401
+        except ImportError as error:
+            raise missing_extra("the demo page", "gradio", "demo", error) from error
+
+
+def open_port(port: int) -> socket.socket:
+    """Return a socket that listens on 127.0.0.1.
+
+    Raises:
+        PortError: the port is taken, or this user may not open it.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":  # there it would allow a second program on the same port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise PortError(
+            f"cannot listen on port {port} of {HOST}: {error.strerror or error}. Choose another one with --port, such "
+            f"as --port {port + 1 if 1024 <= port < 65535 else DEFAULT_PORT}, or --port 0 for any free port."
+        ) from error
+    return listener
+
+
+def serve_demo(
+    predictor: SSPSAMPredictor, options: DemoOptions, listener: socket.socket, ready: Callable[[str], None]
+) -> None:
+    """Serve the page until the process is interrupted or terminated; then remove all files of visitors.
+
+    Args:
+        predictor: computes the answers.
+        options: of the page.
+        listener: from `open_port`; closed at the end.
+        ready: called with the address of the page, once it can be opened.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: after the end, for Ctrl-C and SIGTERM.
+    """
+    import uvicorn
+
+    with (
+        listener,
+        _terminating_cleanly(),
+        tempfile.TemporaryDirectory(prefix="sspsam-demo-", ignore_cleanup_errors=True) as name,
+        gradio_environment(name),
+    ):
+        app = demo_app(predictor, options, Path(name).resolve())
+        config = uvicorn.Config(
+            app,  # type: ignore[arg-type]  # uvicorn has names of its own for the same types
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=_CLOSING_SECONDS,
+            lifespan="on",
+        )
+        server = uvicorn.Server(config)
+        ready(f"http://{HOST}:{listener.getsockname()[1]}/")
+        server.run(sockets=[listener])
+
+
+def demo_app(predictor: SSPSAMPredictor, options: DemoOptions, folder: Path) -> Guard:
+    """Return the ASGI application of the page; inside `gradio_environment` of the same folder.
+
+    Args:
+        predictor: computes the answers.
+        options: of the page.
+        folder: for files of visitors, resolved.
+    """
+    import fastapi
+    import gradio as gr
+
+    from sspsam.demo.answering import Answering
+    from sspsam.demo.page import PageFunctions, build_page
+    from sspsam.demo.rendering import highlight_rules
+
+    limits = options.limits
+    note = ModelNote(options.model, predictor.origin, str(predictor.device))
+    page = build_page(PageFunctions(Answering(predictor, limits), folder), note, offers_tool=options.offers_tool)
+    style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=_FONT, font_mono=_MONOSPACE_FONT)
+    app = gr.mount_gradio_app(
+        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        path="/",
+        server_name=HOST,
+        footer_links=[],
+        run_history=False,
+        root_path="",
+        allowed_paths=[],
+        show_error=False,
+        max_file_size=limits.max_bytes,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=options.offers_tool,
+        theme=theme,
+        css=style + highlight_rules(limits.max_expressions),
+    )
+    return Guard(app, folder, limits, options.offers_tool)
+
+
+@contextmanager
+def gradio_environment(folder: str | None) -> Iterator[None]:
+    """Replace all environment variables of Gradio: nothing is reported, checked or shared, and files go to a folder.
+
+    For programs, which own their environment.
+
+    Args:
+        folder: for files of visitors; None: Gradio is only imported.
+    """
+    own = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    if folder is not None:
+        own |= {"GRADIO_TEMP_DIR": folder, "GRADIO_EXAMPLES_CACHE": os.path.join(folder, "examples")}
+    before = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_") or name in own}
+    for name in before:
+        del os.environ[name]
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
+@contextmanager
+def _terminating_cleanly() -> Iterator[None]:
+    """Let SIGTERM end the program as an exception does, so that files are removed."""
+
+    def end(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
