@@ -138,7 +138,7 @@ def expressions(lines: str, limits: Limits) -> list[str]:
         raise TextError("There is no expression yet: type at least one, such as “the red circle”, one on each line.")
     if len(texts) > limits.max_expressions:
         raise TextError(
-            f"These are {len(texts)} expressions; this page takes {limits.max_expressions} at a time. Remove some lines."
+            f"These are {len(texts)} expressions; this page takes {limits.max_expressions} at a time. Remove some."
         )
     if sum(map(len, texts)) > limits.max_characters:
         raise TextError(f"The expressions have more than {limits.max_characters:,} characters together. Shorten them.")

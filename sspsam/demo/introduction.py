@@ -33,7 +33,7 @@ def hero_html() -> str:
 
 def model_html(model: ModelNote) -> str:
     """Return the note about the model: what it knows, and how to name another one."""
-    device = html.escape(model.device)
+    device = "the CPU" if model.device == "cpu" else html.escape(model.device)
     if model.name == BUNDLED:
         return (
             f'<aside class="demo-model"><strong>This page runs the bundled model “{BUNDLED}” on {device}.</strong> It '
@@ -52,8 +52,8 @@ def model_html(model: ModelNote) -> str:
 def footer_html(limits: Limits) -> str:
     """Return the notes at the end of the page."""
     return (
-        '<p class="demo-privacy">Everything is computed on the computer that runs <code>sspsam demo</code>, and nothing '
-        f"is sent elsewhere. Images: up to {limits.max_bytes / 2**20:.0f} MiB and {limits.max_pixels / 1e6:.0f} "
-        f"megapixels. Expressions: up to {limits.max_expressions} at a time. Uploaded files are deleted when the program "
-        "ends.</p>"
+        '<p class="demo-privacy">Everything is computed on the computer that runs <code>sspsam demo</code>, and '
+        f"nothing is sent elsewhere. Images: up to {limits.max_bytes / 2**20:.0f} MiB and "
+        f"{limits.max_pixels / 1e6:.0f} megapixels. Expressions: up to {limits.max_expressions} at a time. Uploaded "
+        "files are deleted when the program ends.</p>"
     )

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -11,10 +12,10 @@ from PIL import Image
 from sspsam.images.loading import Pixels
 from sspsam.segmentation.colors import RGB, readable_on
 from sspsam.segmentation.rasters import dilated, mask_image, png_bytes
-from sspsam.segmentation.runs import Mask
+from sspsam.segmentation.runs import Box, Mask
 
 LONGEST_SIDE: Final = 1400  # of an image on the page, pixels
-_OPACITY: Final = 0.42
+_OPACITY: Final = 0.6
 _MARKER_SIDE: Final = 96  # the place of a marker is searched in a mask of this size
 _WEBP_QUALITY: Final = 88
 
@@ -42,7 +43,7 @@ def mask_url(mask: Mask, color: RGB) -> str:
     """Return a mask, at the size of the page, as a data URL of a PNG: tint, outline, and transparency around."""
     size = view_size(*mask.shape)
     soft = _resized(mask, size)
-    line = max(1, round(max(size) / 450))
+    line = max(2, round(max(size) / 320))
     alpha = soft.astype(np.float32) / 255 * _OPACITY
     inside = soft >= 128
     if mask.any() and not inside.any():
@@ -55,6 +56,20 @@ def mask_url(mask: Mask, color: RGB) -> str:
     pixels[ring, 3] = 255
     pixels[border] = (*readable_on(color), 190)
     return _data_url("png", png_bytes(Image.fromarray(pixels)))
+
+
+def most_different(colors: Sequence[RGB], pixels: Pixels, mask: Mask, box: Box) -> RGB:
+    """Return the colour that differs most from the mean colour of an image under a mask.
+
+    Args:
+        colors: to choose from.
+        pixels: (h, w, 3), the image.
+        mask: (h, w), not empty.
+        box: tight box around the mask.
+    """
+    x0, y0, x1, y1 = box
+    mean = pixels[y0:y1, x0:x1][mask[y0:y1, x0:x1]].mean(axis=0)
+    return max(colors, key=lambda color: float(np.abs(mean - color).sum()))
 
 
 def marker(mask: Mask) -> tuple[float, float] | None:

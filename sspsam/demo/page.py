@@ -2,7 +2,8 @@
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,13 +21,19 @@ from sspsam.demo.rendering import (
     ready_view,
     unexpected_error_view,
 )
-from sspsam.demo.scenes import EXAMPLE_SEEDS, drawn_example
+from sspsam.demo.scenes import EXAMPLE_COUNT, DrawnExample, example, random_example
 from sspsam.demo.tool import add_tool
 from sspsam.demo.uploads import uploaded_image
-from sspsam.errors import SSPSAMError
+from sspsam.errors import ImageError, SSPSAMError
 
 _LOGGER: Final = logging.getLogger(__name__)
 _MODEL: Final = "model"  # one group of Gradio's queue: one request computes at a time
+# on a narrow screen the results are below the image
+_SCROLL: Final[dict[str, Any]] = {
+    "fn": None,
+    "js": "() => { if (innerWidth < 760) document.getElementById('results').scrollIntoView({behavior: 'smooth'}) }",
+    "api_visibility": "private",
+}
 Update = Any  # of a component
 View = tuple[Update, Update, Update, Update]  # results, choice of an expression, maps, files
 
@@ -43,37 +50,36 @@ class PageFunctions:
     answering: Answering
     folder: Path
 
-    def prepare(self, payload: object, request: gr.Request) -> View:
-        """Encode a new image, so that the first expression is quick."""
+    def prepare(self, payload: object, request: gr.Request) -> tuple[Update, *View]:
+        """Encode a new image, so that the first expression is quick; take away a file that is no image."""
         if not payload:
             self.answering.sessions.drop(str(request.session_hash))
-            return _view(empty_view())
+            return gr.skip(), *_view(empty_view())
         try:
-            data, _ = uploaded_image(payload, self.folder, self.answering.limits)
-            return _view(ready_view(*self.answering.encode(str(request.session_hash), data)))
+            data, name = uploaded_image(payload, self.folder, self.answering.limits)
+            with _naming(data, name):
+                return gr.skip(), *_view(ready_view(*self.answering.encode(str(request.session_hash), data)))
         except Exception as error:
-            return _view(_error_view(error))
+            return None, *_view(_error_view(error))
 
     def find(self, payload: object, lines: str, request: gr.Request) -> View:
         """Answer the expressions about the image."""
         try:
-            data, _ = uploaded_image(payload, self.folder, self.answering.limits)
+            data, name = uploaded_image(payload, self.folder, self.answering.limits)
             texts = expressions(str(lines or ""), self.answering.limits)
-            answers = self.answering.answer(str(request.session_hash), data, texts)
+            with _naming(data, name):
+                answers = self.answering.answer(str(request.session_hash), data, texts)
             return _view(answers_view(answers), [result.text for result in answers.results])
         except Exception as error:
             return _view(_error_view(error))
 
     def scene(self) -> tuple[str, str]:
         """Draw a random scene; return its file and the expressions that fit it."""
-        return self.example(None)
+        return self._written(random_example(secrets.randbelow(1 << 31)))
 
-    def example(self, number: int | None) -> tuple[str, str]:
-        """Return file and expressions of an example; None: a random one."""
-        known = isinstance(number, int) and 0 <= number < len(EXAMPLE_SEEDS)
-        seed = EXAMPLE_SEEDS[number] if known and number is not None else secrets.randbelow(1 << 31)
-        example = drawn_example(seed)
-        return str(write_scene(self.folder, seed, example.png)), "\n".join(example.texts)
+    def example(self, number: int) -> tuple[str, str]:
+        """Return file and expressions of an example."""
+        return self._written(example(number if number in range(EXAMPLE_COUNT) else 0))
 
     def explain(self, payload: object, text: str, request: gr.Request) -> str:
         """Return the maps behind the answer to one expression."""
@@ -95,6 +101,11 @@ class PageFunctions:
         except Exception as error:
             return gr.update(value=None, visible=False), _error_view(error)
 
+    def _written(self, drawn: DrawnExample) -> tuple[str, str]:
+        path = self.folder / f"scene-{drawn.seed}.png"
+        path.write_bytes(drawn.png)
+        return str(path), "\n".join(drawn.texts)
+
     def leave(self, request: gr.Request) -> None:
         """Release the image of a page that was closed."""
         self.answering.sessions.drop(str(request.session_hash))
@@ -113,7 +124,7 @@ def build_page(functions: PageFunctions, model: ModelNote, *, offers_tool: bool 
         gr.HTML(hero_html())
         gr.HTML(model_html(model))
         with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=320):
+            with gr.Column(scale=5, min_width=320, elem_classes="demo-inputs"):
                 parts = _inputs(functions)
             with gr.Column(scale=7, min_width=320):
                 results = gr.HTML(empty_view(), elem_id="results")
@@ -163,7 +174,7 @@ def _inputs(functions: PageFunctions) -> _Inputs:
         elem_id="expressions",
     )
     find = gr.Button("Find", variant="primary", size="lg", elem_id="find")
-    samples = [[functions.example(number)[0]] for number in range(len(EXAMPLE_SEEDS))]
+    samples = [[functions.example(number)[0]] for number in range(EXAMPLE_COUNT)]
     examples = gr.Dataset(
         label="Examples",
         components=[gr.Image(type="filepath", render=False)],
@@ -184,15 +195,15 @@ def _connect(functions: PageFunctions, parts: _Inputs, views: Sequence[Any]) -> 
         "show_progress_on": [views[0]],
     }
     find: dict[str, Any] = {"fn": functions.find, "inputs": [parts.image, parts.lines], "outputs": [*views]}
-    gr.on([parts.image.upload, parts.image.clear], functions.prepare, parts.image, [*views], **of_model)
-    gr.on([parts.find.click, parts.lines.submit], **find, **of_model)
+    gr.on([parts.image.upload, parts.image.clear], functions.prepare, parts.image, [parts.image, *views], **of_model)
+    gr.on([parts.find.click, parts.lines.submit], **find, **of_model).then(**_SCROLL)
     filled = [parts.image, parts.lines]
     parts.draw.click(functions.scene, None, filled, api_visibility="private", show_progress="hidden").then(
         **find, **of_model
-    )
+    ).then(**_SCROLL)
     parts.examples.click(
         functions.example, parts.examples, filled, api_visibility="private", show_progress="hidden"
-    ).then(**find, **of_model)
+    ).then(**find, **of_model).then(**_SCROLL)
 
 
 def _connect_extras(
@@ -206,17 +217,20 @@ def _connect_extras(
     make_files.click(functions.files, [parts.image, parts.lines], [listing, problem], **of_model)
 
 
-def write_scene(folder: Path, seed: int, png: bytes) -> Path:
-    """Write a drawn scene into the folder of the page and return its path."""
-    path = folder / f"scene-{seed}.png"
-    path.write_bytes(png)
-    return path
-
-
 def _view(results: str, texts: Sequence[str] = ()) -> View:
     """Return the results, with the choices that belong to them and without the maps and files of earlier ones."""
     choice = gr.update(choices=list(texts), value=texts[0] if texts else None)
     return results, choice, "", gr.update(value=None, visible=False)
+
+
+@contextmanager
+def _naming(data: bytes, name: str) -> Iterator[None]:
+    """Let errors about the content of a file name the file."""
+    try:
+        yield
+    except ImageError as error:
+        message = str(error).replace(f"the image of {len(data)} bytes", f"“{name}”")
+        raise type(error)(message) from error
 
 
 def _error_view(error: Exception) -> str:

@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 
 from sspsam.demo.answering import ImageAnswers, TimedAnswer
-from sspsam.demo.overlays import figure_url, image_url, marker, mask_url
+from sspsam.demo.overlays import figure_url, image_url, marker, mask_url, most_different
 from sspsam.demo.sessions import EncodedImage
 from sspsam.errors import SSPSAMError
-from sspsam.segmentation.colors import RGB, palette, readable_on
+from sspsam.segmentation.colors import PALETTE, RGB, palette, readable_on
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.paths import printable
 
@@ -28,7 +28,8 @@ def empty_view() -> str:
 
 def error_view(error: SSPSAMError) -> str:
     """Return an error of the library as a message to the visitor."""
-    return _notice("error", "That did not work", str(error))
+    message = str(error)
+    return _notice("error", "That did not work", message[:1].upper() + message[1:])
 
 
 def unexpected_error_view() -> str:
@@ -49,7 +50,7 @@ def ready_view(image: EncodedImage, reused: bool) -> str:
 
 def answers_view(answers: ImageAnswers) -> str:
     """Return the image with a coloured overlay for each mask, and a card for each expression."""
-    colors = palette(len(answers.answers))
+    colors = _answer_colors(answers)
     overlays = [
         _overlay(number, answer.outcome, color)
         for number, (answer, color) in enumerate(zip(answers.answers, colors, strict=True), 1)
@@ -88,10 +89,25 @@ def highlight_rules(count: int) -> str:
     return "\n".join(rules)
 
 
+def _answer_colors(answers: ImageAnswers) -> list[RGB]:
+    """Return a colour for each answer that differs from the image under its mask, and from the other colours."""
+    pixels = answers.image.embedding.pixels
+    free: list[RGB] = []
+    colors: list[RGB] = []
+    for answer in answers.answers:
+        free = free or palette(len(PALETTE))
+        color = free[0]
+        if isinstance(answer.outcome, Segmentation) and answer.outcome.mask_box is not None and pixels is not None:
+            color = most_different(free, pixels, answer.outcome.mask, answer.outcome.mask_box)
+            free.remove(color)
+        colors.append(color)
+    return colors
+
+
 def _panel(image: EncodedImage, reused: bool, overlays: Sequence[str], below: Sequence[str]) -> str:
     pixels = image.embedding.pixels
     url = "" if pixels is None else image_url(pixels)
-    size = f"{image.embedding.width:,} × {image.embedding.height:,} pixels"
+    size = f"{image.embedding.width:,} x {image.embedding.height:,} pixels"
     encoded = "reused" if reused else _duration(image.encode_seconds)
     decoded = "reused" if reused else _duration(image.decode_seconds)
     return (
@@ -116,10 +132,10 @@ def _overlay(number: int, result: Segmentation, color: RGB) -> str:
 def _card(number: int, answer: TimedAnswer, color: RGB) -> str:
     outcome = answer.outcome
     if isinstance(outcome, SSPSAMError):
-        return _card_html(number, answer, "failed", "not answered", f"<p>{_escaped(str(outcome))}</p>")
+        return _card_html(number, answer, "failed", "Not answered", f"<p>{_escaped(str(outcome))}</p>")
     facts = _facts(outcome, answer.seconds)
     if outcome.mask_box is None:
-        verdict = "no target" if outcome.no_target else "empty mask"
+        verdict = "No target" if outcome.no_target else "Empty mask"
         text = "Nothing in the image fits this expression." if outcome.no_target else "No pixel passes the threshold."
         return _card_html(number, answer, "absent", verdict, f"<p>{text}</p>{facts}")
     share = f"{np.count_nonzero(outcome.mask) / outcome.mask.size:.1%} of the image"
@@ -148,9 +164,8 @@ def _facts(result: Segmentation, seconds: float) -> str:
     cells = [f'<div title="{title}"><dt>{name}</dt><dd>{value}</dd></div>' for name, value, title in facts]
     truncated = ""
     if result.text_truncated is not None:
-        truncated = (
-            f'<p class="demo-note">Not read, because the expression is too long: {_escaped(result.text_truncated)}</p>'
-        )
+        rest = _escaped(result.text_truncated)
+        truncated = f'<p class="demo-note">Not read, because the expression is too long: {rest}</p>'
     return f"<dl>{''.join(cells)}</dl>{truncated}"
 
 

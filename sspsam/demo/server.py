@@ -104,7 +104,7 @@ def serve_demo(
     ):
         app = demo_app(predictor, options, Path(name).resolve())
         config = uvicorn.Config(
-            app,  # type: ignore[arg-type]  # uvicorn has names of its own for the same types
+            app,
             log_level="warning",
             access_log=False,
             server_header=False,
