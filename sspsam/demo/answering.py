@@ -1,9 +1,11 @@
 """Answers for the page: an image file and lines of expressions in, timed answers out."""
 
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sspsam.demo.limits import Limits
 from sspsam.demo.sessions import EncodedImage, SessionStore
@@ -11,6 +13,8 @@ from sspsam.errors import ImageError, ImageTooLargeError, SSPSAMError, TextError
 from sspsam.images.loading import load_image
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.segmentation.result import Segmentation
+
+_PIXELS: Final = re.compile(r"(\d{1,9}) x (\d{1,9}) = |\((\d{1,18}) pixels\)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +165,10 @@ def check_bytes(count: int, limits: Limits) -> None:
 
 
 def _too_large(error: ImageTooLargeError, limits: Limits) -> str:
-    size = str(error).partition(" has ")[2].partition(" = ")[0]
-    subject = f"The image has {size} pixels" if size else "The image is very large"
+    """Return the message for an image with too many pixels; the library or Pillow gives their number."""
+    match = _PIXELS.search(str(error))
+    count = match and int(match[3] or int(match[1]) * int(match[2]))
+    subject = f"The image has {count / 1e6:.0f} megapixels" if count else "The image is very large"
     return (
         f"{subject}, and this page takes images of up to {limits.max_pixels / 1e6:.0f} megapixels. "
         "Make it smaller, or use the command: sspsam segment"

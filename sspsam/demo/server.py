@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ def serve_demo(
 
     with (
         listener,
-        _terminating_cleanly(),
+        _ending_cleanly() as ending,
         tempfile.TemporaryDirectory(prefix="sspsam-demo-", ignore_cleanup_errors=True) as name,
         gradio_environment(name),
     ):
@@ -112,9 +113,23 @@ def serve_demo(
             timeout_graceful_shutdown=_CLOSING_SECONDS,
             lifespan="on",
         )
-        server = uvicorn.Server(config)
+        server = _server(config)
         ready(f"http://{HOST}:{listener.getsockname()[1]}/")
+        ending.serving = True
         server.run(sockets=[listener])
+        ending.finish()
+
+
+def _server(config: Any) -> Any:
+    """Return a server that ends once: after a second Ctrl-C, uvicorn would print the traceback of its own tasks."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            if not self.should_exit:
+                super().handle_exit(sig, frame)
+
+    return Server(config)
 
 
 def demo_app(predictor: SSPSAMPredictor, options: DemoOptions, folder: Path) -> Guard:
@@ -182,19 +197,41 @@ def gradio_environment(folder: str | None) -> Iterator[None]:
         os.environ.update(before)
 
 
+@dataclass
+class _Ending:
+    """The signal that ends the program.
+
+    While uvicorn serves, it handles signals itself and sends them again afterwards, at a moment when an exception could
+    be lost: then the signal is only noted.
+    """
+
+    serving: bool = False
+    number: int | None = None
+
+    def handle(self, number: int, frame: Any) -> None:
+        """Note a signal, and end the program unless uvicorn does."""
+        self.number = number
+        if not self.serving:
+            self.finish()
+
+    def finish(self) -> None:
+        """Raise the exception of the signal, if there was one, so that files are removed on the way out."""
+        if self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.number is not None:
+            sys.exit(128 + self.number)
+
+
 @contextmanager
-def _terminating_cleanly() -> Iterator[None]:
-    """Let SIGTERM end the program as an exception does, so that files are removed."""
-
-    def end(number: int, frame: Any) -> None:
-        sys.exit(128 + number)
-
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # not the main thread
-        yield
+def _ending_cleanly() -> Iterator[_Ending]:
+    """Handle SIGINT and SIGTERM; outside of the main thread, which alone may do so, nothing changes."""
+    ending = _Ending()
+    if threading.current_thread() is not threading.main_thread():
+        yield ending
         return
+    before = {number: signal.signal(number, ending.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield ending
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,43 @@
+"""Fixtures of the demo page: the bundled model, and a scene as an image file."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sspsam import SSPSAMPredictor
+from sspsam.demo.answering import Answering
+from sspsam.demo.limits import Limits
+from sspsam.shapes import Scene, draw_scene
+
+
+@pytest.fixture(scope="session")
+def predictor() -> SSPSAMPredictor:
+    return SSPSAMPredictor.from_pretrained("shapes", device="cpu")
+
+
+@pytest.fixture
+def answering(predictor: SSPSAMPredictor) -> Answering:
+    return Answering(predictor, Limits())
+
+
+@pytest.fixture(scope="session")
+def scene() -> Scene:
+    """A scene with a red square and a heart, and without a purple star."""
+    return draw_scene(179, size=(270, 360), shapes=7)
+
+
+@pytest.fixture(scope="session")
+def png(scene: Scene) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(scene.pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def other_png() -> bytes:
+    """Another scene, of another size."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(draw_scene(246, size=(200, 320), shapes=7).pixels)).save(buffer, "PNG")
+    return buffer.getvalue()
