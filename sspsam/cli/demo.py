@@ -69,5 +69,5 @@ def _load_predictor(name: str, options: ModelOptions, dtype: str | None) -> "SSP
 
 def _announce(address: str, mcp: bool) -> None:
     print_row(address)
-    tool = f"; the tool for assistants is at {address}gradio_api/mcp/" if mcp else ""
+    tool = f"; the tool for assistants is at {address}mcp" if mcp else ""
     inform(f"open the address above in a browser{tool}; Ctrl-C ends the page")

@@ -8,7 +8,7 @@ bodies that are too large and 408 to bodies that do not arrive, and refuses file
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Container, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ _API: Final = "/gradio_api"
 _FILE: Final = f"{_API}/file="
 _UPLOAD: Final = f"{_API}/upload"
 _JOIN: Final = f"{_API}/queue/join"
-_TOOL: Final = f"{_API}/mcp"
+TOOL_PATH: Final = "/mcp"
 _READ: Final = ("/", "/config", "/theme.css", f"{_API}/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt")
 _READ_BELOW: Final = ("/assets/", "/static/", f"{_API}/heartbeat/")
 _STREAMS: Final = (f"{_API}/queue/data", f"{_API}/upload_progress")
@@ -35,6 +35,7 @@ _WRITE: Final = (_UPLOAD, _JOIN, f"{_API}/cancel", f"{_API}/reset")
 _LOCAL_HOSTS: Final = ("127.0.0.1", "localhost", "::1")
 _JSON_BYTES: Final = 256 << 10
 _MULTIPART_BYTES: Final = 64 << 10  # of headers around an uploaded file
+_PLAIN_PATH: Final = re.compile(r"(/[\w@+-][\w.@+-]{0,200}){1,8}")  # no folder begins with a dot
 _SESSION: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _POLICY: Final = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -70,13 +71,15 @@ class Guard:
         app: the application of the page.
         folder: of uploaded files and files for download, resolved.
         limits: of bodies.
-        offers_tool: whether the routes of the tool are open.
+        events: numbers of the page's functions.
+        tool: application of the tool, if it is offered.
     """
 
     app: App
     folder: Path
     limits: Limits
-    offers_tool: bool = False
+    events: Container[int] = range(0)
+    tool: App | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on one request."""
@@ -92,11 +95,12 @@ class Guard:
             body = _Body(receive, response, self._most_bytes(scope["path"]), self.limits.body_seconds)
             body.check_announced_length(scope)
             if scope["path"] == _JOIN:
-                content = checked_event(await body.read_all(), self.folder)
+                content = checked_event(await body.read_all(), self.folder, self.events)
                 scope = {**scope, "headers": _with_length(scope["headers"], len(content))}
                 await self.app(scope, _replayed(content, receive), response.send)
             else:
-                await self.app(scope, body.receive, response.send)
+                app = self.tool if self.tool is not None and scope["path"] == TOOL_PATH else self.app
+                await app(scope, body.receive, response.send)
         except _RefusedError as refusal:
             await response.refuse(refusal)
         except Exception:
@@ -114,14 +118,14 @@ class Guard:
 
     def _check_route(self, scope: Scope) -> None:
         path, method = scope["path"], scope["method"]
-        if self.offers_tool and (path == _TOOL or path.startswith(f"{_TOOL}/")):
+        if self.tool is not None and path == TOOL_PATH:
             return
         if method in ("GET", "HEAD"):
             if path.startswith(_FILE):
                 if path_inside(path.removeprefix(_FILE), self.folder) is None:
                     raise _RefusedError(403, "File not allowed.")
                 return
-            if path in (*_READ, *_STREAMS) or path.startswith(_READ_BELOW):
+            if path in (*_READ, *_STREAMS) or (path.startswith(_READ_BELOW) and _PLAIN_PATH.fullmatch(path)):
                 return
         elif method == "POST" and path in _WRITE:
             return
@@ -130,7 +134,7 @@ class Guard:
     def _most_bytes(self, path: str) -> int:
         if path == _UPLOAD:
             return self.limits.max_bytes + _MULTIPART_BYTES
-        if path.startswith(_TOOL):
+        if path == TOOL_PATH:
             return self.limits.max_bytes * 4 // 3 + _JSON_BYTES
         return _JSON_BYTES
 
@@ -220,7 +224,7 @@ class _Body:
         return _RefusedError(413, f"The request is larger than the limit of {self.most_bytes / 2**20:.1f} MiB.")
 
 
-def checked_event(content: bytes, folder: Path) -> bytes:
+def checked_event(content: bytes, folder: Path, events: Container[int]) -> bytes:
     """Return an event of the page in which every file is one in the page's folder, and no URL is left.
 
     Raises:
@@ -234,6 +238,7 @@ def checked_event(content: bytes, folder: Path) -> bytes:
         isinstance(event, dict)
         and isinstance(event.get("data"), list)
         and type(event.get("fn_index")) is int
+        and event["fn_index"] in events
         and isinstance(event.get("session_hash"), str)
         and _SESSION.fullmatch(event["session_hash"])
     )

@@ -22,7 +22,6 @@ from sspsam.demo.rendering import (
     unexpected_error_view,
 )
 from sspsam.demo.scenes import EXAMPLE_COUNT, DrawnExample, example, random_example
-from sspsam.demo.tool import add_tool
 from sspsam.demo.uploads import uploaded_image
 from sspsam.errors import ImageError, SSPSAMError
 
@@ -111,13 +110,12 @@ class PageFunctions:
         self.answering.sessions.drop(str(request.session_hash))
 
 
-def build_page(functions: PageFunctions, model: ModelNote, *, offers_tool: bool = False) -> gr.Blocks:
+def build_page(functions: PageFunctions, model: ModelNote) -> gr.Blocks:
     """Build the page.
 
     Args:
         functions: behind the page.
         model: named at the top.
-        offers_tool: whether the same is offered as a tool of the Model Context Protocol.
     """
     limits = functions.answering.limits
     with gr.Blocks(title="sspsam demo", analytics_enabled=False, delete_cache=(600, limits.file_seconds)) as page:
@@ -143,8 +141,6 @@ def build_page(functions: PageFunctions, model: ModelNote, *, offers_tool: bool 
         _connect(functions, parts, views)
         _connect_extras(functions, parts, (show_maps, choice, maps), (make_files, files, problem))
         page.unload(functions.leave)
-        if offers_tool:
-            add_tool(functions.answering, _MODEL)
     page.queue(max_size=limits.queue_length, default_concurrency_limit=1)
     return page
 

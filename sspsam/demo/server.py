@@ -1,5 +1,6 @@
 """The server of the page: its folder, its port, and its end."""
 
+import importlib.util
 import os
 import signal
 import socket
@@ -49,15 +50,10 @@ def require_gradio(offers_tool: bool = False) -> None:
     Raises:
         MissingExtraError: they are not; the message names the extra.
     """
-    with gradio_environment(None):
-        try:
-            import gradio  # noqa: F401
-            import uvicorn  # noqa: F401
-
-            if offers_tool:
-                import mcp  # noqa: F401
-        except ImportError as error:
-            raise missing_extra("the demo page", "gradio", "demo", error) from error
+    for package in ("gradio", *(["mcp"] if offers_tool else [])):  # imported later, with its environment
+        if importlib.util.find_spec(package) is None:
+            error = ImportError(f"No module named {package!r}")
+            raise missing_extra("the demo page", package, "demo", error) from error
 
 
 def open_port(port: int) -> socket.socket:
@@ -146,14 +142,18 @@ def demo_app(predictor: SSPSAMPredictor, options: DemoOptions, folder: Path) -> 
     from sspsam.demo.answering import Answering
     from sspsam.demo.page import PageFunctions, build_page
     from sspsam.demo.rendering import highlight_rules
+    from sspsam.demo.tool import build_tool
 
     limits = options.limits
     note = ModelNote(options.model, predictor.origin, str(predictor.device))
-    page = build_page(PageFunctions(Answering(predictor, limits), folder), note, offers_tool=options.offers_tool)
+    answering = Answering(predictor, limits)
+    tool = build_tool(answering) if options.offers_tool else None
+    page = build_page(PageFunctions(answering, folder), note)
+    lifespan = None if tool is None else lambda _: tool.running()
     style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=_FONT, font_mono=_MONOSPACE_FONT)
     app = gr.mount_gradio_app(
-        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan),
         page,
         path="/",
         server_name=HOST,
@@ -166,25 +166,28 @@ def demo_app(predictor: SSPSAMPredictor, options: DemoOptions, folder: Path) -> 
         ssr_mode=False,
         enable_monitoring=False,
         pwa=False,
-        mcp_server=options.offers_tool,
+        mcp_server=False,
         theme=theme,
         css=style + highlight_rules(limits.max_expressions),
     )
-    return Guard(app, folder, limits, options.offers_tool)
+    return Guard(app, folder, limits, frozenset(page.fns), None if tool is None else tool.app)
 
 
 @contextmanager
-def gradio_environment(folder: str | None) -> Iterator[None]:
+def gradio_environment(folder: str) -> Iterator[None]:
     """Replace all environment variables of Gradio: nothing is reported, checked or shared, and files go to a folder.
 
     For programs, which own their environment.
 
     Args:
-        folder: for files of visitors; None: Gradio is only imported.
+        folder: for files of visitors.
     """
-    own = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    if folder is not None:
-        own |= {"GRADIO_TEMP_DIR": folder, "GRADIO_EXAMPLES_CACHE": os.path.join(folder, "examples")}
+    own = {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "GRADIO_TEMP_DIR": folder,
+        "GRADIO_EXAMPLES_CACHE": os.path.join(folder, "examples"),
+    }
     before = {name: value for name, value in os.environ.items() if name.startswith("GRADIO_") or name in own}
     for name in before:
         del os.environ[name]

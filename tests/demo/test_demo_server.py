@@ -139,7 +139,10 @@ def test_malformed_events_are_refused_and_the_page_stays_up(page: Page, png: byt
 
 def test_uploads_beyond_the_limit_are_refused_without_a_trace(page: Page, folder: Path) -> None:
     before = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    status, content = page.upload("large.png", b"\0" * (Limits().max_bytes + (1 << 20)))
+    size = str(Limits().max_bytes + (1 << 20))
+    status, content = page.request(
+        "POST", "/gradio_api/upload", Content_Type="multipart/form-data; boundary=x", Content_Length=size
+    )
     assert status == 413
     assert b"limit" in content
     assert page.request("POST", "/gradio_api/upload", b"x", Content_Type="text/plain")[0] == 400
@@ -164,7 +167,7 @@ def test_the_end_leaves_no_file_and_no_traceback(number: signal.Signals, tmp_pat
         assert list(tmp_path.glob("sspsam-demo-*"))
         process.send_signal(number)
         assert process.wait(60) == (0 if number == signal.SIGINT else 143)
-    assert [path.name for path in tmp_path.iterdir()] == ["stderr.txt"]
+    assert not [path.name for path in tmp_path.iterdir() if "gradio" in path.name or "sspsam" in path.name]
     messages = (tmp_path / "stderr.txt").read_text()
     assert "Traceback" not in messages
     assert all(line.startswith("sspsam: ") for line in messages.splitlines())
@@ -180,7 +183,7 @@ def test_the_tool_answers_like_the_page_with_the_same_limits(tmp_path: Path, png
         for bad in ("/etc/passwd", "http://127.0.0.1:1/a.png", "file:///etc/passwd"):
             assert "root:" not in call_tool(address, {"image_base64": bad, "texts": ["a"]})
         assert "paths and URLs are not opened" in call_tool(address, {"image_base64": "/etc/passwd!", "texts": ["a"]})
-        assert Page(address, "a").request("POST", "/gradio_api/mcp/", b"{}", Origin="http://evil.example")[0] == 403
+        assert Page(address, "a").request("POST", "/mcp", b"{}", Origin="http://evil.example")[0] == 403
 
 
 def call_tool(address: str, arguments: dict[str, object]) -> str:
@@ -192,7 +195,7 @@ def call_tool(address: str, arguments: dict[str, object]) -> str:
 
     async def call() -> str:
         async with (
-            streamablehttp_client(f"{address}gradio_api/mcp/") as (read, write, _),
+            streamablehttp_client(f"{address}mcp") as (read, write, _),
             ClientSession(read, write) as session,
         ):
             await session.initialize()

@@ -40,7 +40,9 @@ class Client:
 
     def __init__(self, folder: Path, limits: Limits | None = None, *, offers_tool: bool = False) -> None:
         self.app = Application()
-        self.guard = Guard(self.app, folder.resolve(), limits or Limits(), offers_tool)
+        self.tool = Application()
+        tool = self.tool if offers_tool else None
+        self.guard = Guard(self.app, folder.resolve(), limits or Limits(), range(5), tool)
         self.headers: dict[bytes, bytes] = {}
 
     def __call__(
@@ -109,8 +111,13 @@ def test_the_requests_of_the_page_pass_with_headers_that_keep_the_browser_at_hom
         ("GET", f"{API}/stream/a/b/1/playlist.m3u8"),
         ("GET", "/monitoring"),
         ("GET", f"{API}/runs"),
-        ("GET", f"{API}/mcp/"),
+        ("GET", "/mcp"),
+        ("POST", "/mcp"),
         ("POST", f"{API}/mcp/"),
+        ("GET", "/static/../../setup.cfg"),
+        ("GET", "/assets/.hidden"),
+        ("GET", "/static//etc/passwd"),
+        ("GET", "/static/a\0"),
         ("DELETE", "/"),
         ("POST", "/"),
         ("GET", "/docs"),
@@ -124,8 +131,11 @@ def test_routes_that_the_page_does_not_use_are_not_there(client: Client, method:
 
 def test_the_tool_is_there_where_it_is_offered(tmp_path: Path) -> None:
     client = Client(tmp_path, offers_tool=True)
-    assert client("POST", f"{API}/mcp/", b"{}") == 200
-    assert client("POST", f"{API}/mcp-other", b"{}") == 404
+    assert client("POST", "/mcp", b"{}") == 200
+    assert client.tool.body == b"{}"
+    assert client("POST", "/mcp/", b"{}") == 404
+    assert client("POST", "/mcp", b"{}", host="evil.example") == 403
+    assert not client.app.paths
 
 
 def test_files_of_the_page_are_served_and_no_others(client: Client) -> None:
@@ -227,6 +237,8 @@ def test_an_event_with_a_path_or_a_url_of_the_visitor_is_refused(client: Client,
         json.dumps(event(data="a")).encode(),
         json.dumps(event(fn_index="1")).encode(),
         json.dumps(event(fn_index=True)).encode(),
+        json.dumps(event(fn_index=5)).encode(),
+        json.dumps(event(fn_index=-1)).encode(),
         json.dumps(event(session_hash=None)).encode(),
         json.dumps(event(session_hash="../..")).encode(),
         json.dumps(event(session_hash="a" * 65)).encode(),
@@ -234,5 +246,5 @@ def test_an_event_with_a_path_or_a_url_of_the_visitor_is_refused(client: Client,
 )
 def test_what_is_no_event_is_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(_RefusedError) as caught:
-        checked_event(content, tmp_path)
+        checked_event(content, tmp_path, range(5))
     assert caught.value.status == 400
