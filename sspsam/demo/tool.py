@@ -21,15 +21,15 @@ from sspsam.segmentation.result import Segmentation
 _LONGEST_SIDE: Final = 1024  # of the drawing, pixels
 _DESCRIPTION: Final = (
     "Find the regions of an image that English expressions refer to. Returns JSON with an object for each expression: "
-    "text, no_target (true if the image shows no such thing), score, mask_box (x0, y0, x1, y1 in pixels) and mask (COCO "
-    "run-length encoding); and a drawing of all masks over the image."
+    "text, no_target (true if the image shows no such thing), score, mask_box (x0, y0, x1, y1 in pixels) and mask "
+    "(COCO run-length encoding); and a drawing of all masks over the image."
 )
 _SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
         "image_base64": {
             "type": "string",
-            "description": "The content of an image file (PNG, JPEG, WebP, TIFF) in base64. Paths and URLs are refused.",
+            "description": "The content of an image file (PNG, JPEG, WebP) in base64. Paths and URLs are refused.",
         },
         "texts": {
             "type": "array",

@@ -1,6 +1,8 @@
 """Fixtures of the demo page: the bundled model, and a scene as an image file."""
 
 import io
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +12,25 @@ from sspsam import SSPSAMPredictor
 from sspsam.demo.answering import Answering
 from sspsam.demo.limits import Limits
 from sspsam.shapes import Scene, draw_scene
+from tests.support.demo_server import demo_process
 
 
 @pytest.fixture(scope="session")
 def predictor() -> SSPSAMPredictor:
     return SSPSAMPredictor.from_pretrained("shapes", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Current directory of the demo, and the place of its temporary files."""
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="session")
+def address(demo_folder: Path) -> Iterator[str]:
+    """The address of a demo that all slow tests share."""
+    with demo_process(demo_folder, "--mcp") as (address, _):
+        yield address
 
 
 @pytest.fixture

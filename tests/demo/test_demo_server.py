@@ -1,14 +1,19 @@
 """The demo as a process: limits, other visitors, hostile requests, and its end."""
 
+import asyncio
+import base64
+import io
 import json
 import re
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from sspsam import Segmentation, SSPSAMPredictor
 from sspsam.demo.limits import Limits
 from tests.support.demo_server import Page, demo_process
 from tests.support.images import bomb
@@ -40,17 +45,6 @@ NAMES = (
     "%00/etc/passwd",
     "a" * 5000,
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("demo")
-
-
-@pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
-    with demo_process(folder) as (address, _):
-        yield address
 
 
 @pytest.fixture
@@ -137,8 +131,8 @@ def test_malformed_events_are_refused_and_the_page_stays_up(page: Page, png: byt
     assert "demo-overlay" in page.results(png, "the heart")
 
 
-def test_uploads_beyond_the_limit_are_refused_without_a_trace(page: Page, folder: Path) -> None:
-    before = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def test_uploads_beyond_the_limit_are_refused_without_a_trace(page: Page, demo_folder: Path) -> None:
+    before = sum(path.stat().st_size for path in demo_folder.rglob("*") if path.is_file())
     size = str(Limits().max_bytes + (1 << 20))
     status, content = page.request(
         "POST", "/gradio_api/upload", Content_Type="multipart/form-data; boundary=x", Content_Length=size
@@ -146,18 +140,18 @@ def test_uploads_beyond_the_limit_are_refused_without_a_trace(page: Page, folder
     assert status == 413
     assert b"limit" in content
     assert page.request("POST", "/gradio_api/upload", b"x", Content_Type="text/plain")[0] == 400
-    after = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    after = sum(path.stat().st_size for path in demo_folder.rglob("*") if path.is_file())
     assert after - before < 1 << 20
 
 
-def test_the_name_of_an_upload_leaves_the_folder_in_no_form(page: Page, folder: Path, png: bytes) -> None:
+def test_the_name_of_an_upload_leaves_the_folder_in_no_form(page: Page, demo_folder: Path, png: bytes) -> None:
     for name in ("../../../../evil.png", "..\\..\\evil.png", "/tmp/evil.png", "%2e%2e%2fevil.png", ".", ".."):
         status, content = page.upload(name, png)
         assert status in (200, 400)
         if status == 200:
             path = Path(json.loads(content)[0]).resolve()
             assert any(parent.name.startswith("sspsam-demo-") for parent in path.parents)
-    assert not [path for path in folder.glob("*") if "evil" in path.name]
+    assert not [path for path in demo_folder.glob("*") if "evil" in path.name]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -173,27 +167,30 @@ def test_the_end_leaves_no_file_and_no_traceback(number: signal.Signals, tmp_pat
     assert all(line.startswith("sspsam: ") for line in messages.splitlines())
 
 
-def test_the_tool_answers_like_the_page_with_the_same_limits(tmp_path: Path, png: bytes) -> None:
-    import base64
+def test_the_tool_answers_like_the_page_with_the_same_limits(
+    address: str, predictor: SSPSAMPredictor, png: bytes
+) -> None:
+    image = base64.b64encode(png).decode()
+    text, drawing = call_tool(address, {"image_base64": image, "texts": ["the heart", "the purple star"]})
+    heart, star = json.loads(text)
+    assert np.array_equal(Segmentation.from_dict(heart).mask, predictor.predict("the heart", image=png).mask)
+    assert star["no_target"]
+    assert Image.open(io.BytesIO(base64.b64decode(drawing))).size == (360, 270)
+    for bad in ("/etc/passwd!", "http://127.0.0.1:1/a.png", "file:///etc/passwd"):
+        assert "paths and URLs are not opened" in call_tool(address, {"image_base64": bad, "texts": ["a"]})[0]
+    assert (
+        "megapixels"
+        in call_tool(address, {"image_base64": base64.b64encode(bomb(9_000, 9_000)).decode(), "texts": ["a"]})[0]
+    )
+    assert Page(address, "a").request("POST", "/mcp", b"{}", Origin="http://evil.example")[0] == 403
 
-    with demo_process(tmp_path, "--mcp") as (address, _):
-        image = base64.b64encode(png).decode()
-        good = call_tool(address, {"image_base64": image, "texts": ["the heart", "the purple star"]})
-        assert good.count('"no_target": true') + good.count('"no_target":true') == 1
-        for bad in ("/etc/passwd", "http://127.0.0.1:1/a.png", "file:///etc/passwd"):
-            assert "root:" not in call_tool(address, {"image_base64": bad, "texts": ["a"]})
-        assert "paths and URLs are not opened" in call_tool(address, {"image_base64": "/etc/passwd!", "texts": ["a"]})
-        assert Page(address, "a").request("POST", "/mcp", b"{}", Origin="http://evil.example")[0] == 403
 
-
-def call_tool(address: str, arguments: dict[str, object]) -> str:
-    """Call the tool `segment` with the client of the `mcp` package; return its answer as text."""
-    import asyncio
-
+def call_tool(address: str, arguments: dict[str, object]) -> list[str]:
+    """Call the tool `segment` with the client of the `mcp` package; return the texts and images of its answer."""
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
 
-    async def call() -> str:
+    async def call() -> list[str]:
         async with (
             streamablehttp_client(f"{address}mcp") as (read, write, _),
             ClientSession(read, write) as session,
@@ -202,6 +199,6 @@ def call_tool(address: str, arguments: dict[str, object]) -> str:
             tools = (await session.list_tools()).tools
             assert [tool.name for tool in tools] == ["segment"]
             answer = await session.call_tool("segment", arguments)
-            return "\n".join(getattr(part, "text", "") for part in answer.content)
+            return [part.text if part.type == "text" else part.data for part in answer.content]
 
     return asyncio.run(call())
