@@ -1,14 +1,14 @@
 """The gate in front of the page, with a small application behind it that records what reaches it."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sspsam.demo.guard import Guard, Message, Receive, Scope, Send, _RefusedError, checked_event
+from sspsam.demo.guard import Guard, Receive, Scope, Send, _RefusedError, checked_event
 from sspsam.demo.limits import Limits
+from tests.support.asgi import ASGIClient
 
 API = "/gradio_api"
 
@@ -35,46 +35,15 @@ class Application:
         await send({"type": "http.response.body", "body": b"ok"})
 
 
-class Client:
-    """Sends one request through a gate."""
+class Client(ASGIClient):
+    """Sends requests through a gate."""
 
     def __init__(self, folder: Path, limits: Limits | None = None, *, offers_tool: bool = False) -> None:
-        self.app = Application()
+        self.behind = Application()
         self.tool = Application()
         tool = self.tool if offers_tool else None
-        self.guard = Guard(self.app, folder.resolve(), limits or Limits(), range(5), tool)
-        self.headers: dict[bytes, bytes] = {}
-
-    def __call__(
-        self,
-        method: str,
-        path: str,
-        *parts: bytes,
-        host: str = "127.0.0.1:7860",
-        kind: str = "http",
-        stalls: bool = False,
-        **headers: str,
-    ) -> int:
-        sent: list[Message] = []
-        waiting = list(parts or (b"",))
-
-        async def receive() -> Message:
-            if stalls or not waiting:
-                await asyncio.sleep(60)
-            body = waiting.pop(0)
-            return {"type": "http.request", "body": body, "more_body": bool(waiting)}
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        named = {"host": host, **{name.replace("_", "-"): value for name, value in headers.items()}}
-        raw = [(name.encode(), value.encode()) for name, value in named.items()]
-        scope: Scope = {"type": kind, "method": method, "path": path, "headers": raw}
-        asyncio.run(self.guard(scope, receive, send))
-        starts = [message for message in sent if message["type"] == "http.response.start"]
-        assert len(starts) == 1
-        self.headers = dict(starts[0]["headers"])
-        return int(starts[0]["status"])
+        self.guard = Guard(self.behind, folder.resolve(), limits or Limits(), range(5), tool)
+        super().__init__(self.guard)
 
 
 @pytest.fixture
@@ -91,7 +60,7 @@ def test_the_requests_of_the_page_pass_with_headers_that_keep_the_browser_at_hom
         assert b"default-src 'self'" in client.headers[b"content-security-policy"]
         assert client.headers[b"x-content-type-options"] == b"nosniff"
     assert client("POST", f"{API}/upload", b"content") == 200
-    assert client.app.body == b"content"
+    assert client.behind.body == b"content"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +95,7 @@ def test_the_requests_of_the_page_pass_with_headers_that_keep_the_browser_at_hom
 )
 def test_routes_that_the_page_does_not_use_are_not_there(client: Client, method: str, path: str) -> None:
     assert client(method, path) == 404
-    assert not client.app.paths
+    assert not client.behind.paths
 
 
 def test_the_tool_is_there_where_it_is_offered(tmp_path: Path) -> None:
@@ -135,7 +104,7 @@ def test_the_tool_is_there_where_it_is_offered(tmp_path: Path) -> None:
     assert client.tool.body == b"{}"
     assert client("POST", "/mcp/", b"{}") == 404
     assert client("POST", "/mcp", b"{}", host="evil.example") == 403
-    assert not client.app.paths
+    assert not client.behind.paths
 
 
 def test_files_of_the_page_are_served_and_no_others(client: Client) -> None:
@@ -143,7 +112,7 @@ def test_files_of_the_page_are_served_and_no_others(client: Client) -> None:
     assert client("GET", f"{API}/file={folder}/a.png") == 200
     for path in (f"{folder}/../secret", "/etc/passwd", "../secret", "..", f"{folder}", "http://127.0.0.1/", "C:\\a"):
         assert client("GET", f"{API}/file={path}") == 403
-    assert client.app.paths == [f"{API}/file={folder}/a.png"]
+    assert client.behind.paths == [f"{API}/file={folder}/a.png"]
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:7860", "", "[::2]", "["])
@@ -151,7 +120,7 @@ def test_other_hosts_are_refused_so_that_rebinding_a_name_to_this_computer_is_in
     client: Client, host: str
 ) -> None:
     assert client("GET", "/", host=host) == 403
-    assert not client.app.paths
+    assert not client.behind.paths
 
 
 def test_pages_of_other_hosts_cannot_send_requests(client: Client) -> None:
@@ -166,13 +135,13 @@ def test_a_body_that_announces_too_many_bytes_is_refused_before_it_arrives(tmp_p
     assert client("POST", f"{API}/upload", stalls=True, content_length=str(10**9)) == 413
     assert client("POST", f"{API}/upload", stalls=True, content_length="many") == 413
     assert client("POST", f"{API}/queue/join", stalls=True, content_length=str(10**6)) == 413
-    assert not client.app.paths
+    assert not client.behind.paths
 
 
 def test_a_body_that_grows_beyond_the_limit_is_refused_while_it_arrives(tmp_path: Path) -> None:
     client = Client(tmp_path, Limits(max_bytes=1000))
     assert client("POST", f"{API}/upload", *[b"x" * 40_000] * 3) == 413
-    assert client.app.left
+    assert client.behind.left
 
 
 def test_a_body_that_does_not_arrive_is_given_up(tmp_path: Path) -> None:
@@ -199,8 +168,8 @@ def test_an_event_reaches_the_application_with_its_file_and_without_any_url(clie
     }
     content = json.dumps(event(data=[file, "the heart"], simple_format=True, extra=1)).encode()
     assert client("POST", f"{API}/queue/join", content[:20], content[20:], content_length=str(len(content))) == 200
-    received = json.loads(client.app.body)
-    assert "169.254" not in client.app.body.decode()
+    received = json.loads(client.behind.body)
+    assert "169.254" not in client.behind.body.decode()
     assert received["data"][0]["path"] == file["path"]
     assert set(received) == {"data", "fn_index", "trigger_id", "session_hash"}
 
@@ -222,7 +191,7 @@ def test_an_event_with_a_path_or_a_url_of_the_visitor_is_refused(client: Client,
     for _ in range(depth):
         file = [{"value": file}]
     assert client("POST", f"{API}/queue/join", json.dumps(event(data=[file])).encode()) == 400
-    assert not client.app.paths
+    assert not client.behind.paths
 
 
 @pytest.mark.parametrize(
