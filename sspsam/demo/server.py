@@ -158,7 +158,6 @@ def demo_app(predictor: SSPSAMPredictor, options: DemoOptions, folder: Path) -> 
         path="/",
         server_name=HOST,
         footer_links=[],
-        run_history=False,
         root_path="",
         allowed_paths=[],
         show_error=False,
@@ -184,6 +183,7 @@ def gradio_environment(folder: str) -> Iterator[None]:
     """
     own = {
         "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_RUN_HISTORY": "False",  # as a parameter, older versions do not know it
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "GRADIO_TEMP_DIR": folder,
         "GRADIO_EXAMPLES_CACHE": os.path.join(folder, "examples"),
