@@ -15,7 +15,7 @@ from sspsam.segmentation.rasters import dilated, mask_image, png_bytes
 from sspsam.segmentation.runs import Box, Mask
 
 LONGEST_SIDE: Final = 1400  # of an image on the page, pixels
-_OPACITY: Final = 0.6
+_OPACITY: Final = 0.7
 _MARKER_SIDE: Final = 96  # the place of a marker is searched in a mask of this size
 _WEBP_QUALITY: Final = 88
 

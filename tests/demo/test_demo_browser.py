@@ -189,6 +189,8 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(browser: Any, address
     phone = Visitor(browser, address, viewport={"width": 390, "height": 844}, color_scheme=scheme)
     phone.page.click("#examples button >> nth=1")
     phone.wait(".demo-card")
+    phone.page.click("#find")
+    phone.wait(".demo-times:has-text('encode reused')")
     assert phone.page.evaluate("document.documentElement.scrollWidth") <= 390
     shot = Image.open(io.BytesIO(phone.page.screenshot())).convert("L")
     assert (np.median(np.asarray(shot)) > 128) == (scheme == "light")

@@ -75,7 +75,7 @@ def test_an_overlay_is_opaque_on_the_outline_tinted_inside_and_clear_far_outside
     mask[20:60, 50:120] = True
     overlay = np.asarray(image_of(mask_url(mask, (10, 20, 30))))
     assert overlay.shape == (100, 200, 4)
-    assert tuple(overlay[40, 80]) == (10, 20, 30, 153)
+    assert tuple(overlay[40, 80]) == (10, 20, 30, 178)
     assert tuple(overlay[19, 80]) == (10, 20, 30, 255)
     assert overlay[90, 180, 3] == 0
     assert overlay[10, 80, 3] == 0
