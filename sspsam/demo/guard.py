@@ -15,7 +15,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from sspsam.demo.limits import Limits
+from sspsam.demo.storage import require_room
 from sspsam.demo.uploads import path_inside
+from sspsam.errors import NoSpaceError
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -94,6 +96,8 @@ class Guard:
             self._check_route(scope)
             body = _Body(receive, response, self._most_bytes(scope["path"]), self.limits.body_seconds)
             body.check_announced_length(scope)
+            if scope["path"] == _UPLOAD:
+                await self._require_room()
             if scope["path"] == _JOIN:
                 content = checked_event(await body.read_all(), self.folder, self.events)
                 scope = {**scope, "headers": _with_length(scope["headers"], len(content))}
@@ -130,6 +134,13 @@ class Guard:
         elif method == "POST" and path in _WRITE:
             return
         raise _RefusedError(404, "Not found.")
+
+    async def _require_room(self) -> None:
+        """Refuse an upload while the folder is full."""
+        try:
+            await asyncio.to_thread(require_room, self.folder, self.limits)
+        except NoSpaceError as error:
+            raise _RefusedError(503, str(error)) from error
 
     def _most_bytes(self, path: str) -> int:
         if path == _UPLOAD:

@@ -18,6 +18,7 @@ class Limits:
         session_seconds: time after its last use until an encoded image is dropped.
         queue_length: requests that wait for the model; further ones are refused.
         file_seconds: time after which an uploaded file and files for download are deleted.
+        max_folder_bytes: of all files of visitors together; beyond, uploads are refused.
         body_seconds: longest pause of a client in the middle of a request.
     """
 
@@ -30,4 +31,5 @@ class Limits:
     session_seconds: float = 3600
     queue_length: int = 32
     file_seconds: int = 3 * 3600
+    max_folder_bytes: int = 2 << 30
     body_seconds: float = 30

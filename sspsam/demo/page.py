@@ -22,6 +22,7 @@ from sspsam.demo.rendering import (
     unexpected_error_view,
 )
 from sspsam.demo.scenes import EXAMPLE_COUNT, DrawnExample, example, random_example
+from sspsam.demo.storage import delete_old_files, require_room
 from sspsam.demo.uploads import uploaded_image
 from sspsam.errors import ImageError, SSPSAMError
 
@@ -74,6 +75,7 @@ class PageFunctions:
 
     def scene(self) -> tuple[str, str]:
         """Draw a random scene; return its file and the expressions that fit it."""
+        delete_old_files(self.folder, self.answering.limits.file_seconds)
         return self._written(random_example(secrets.randbelow(1 << 31)))
 
     def example(self, number: int) -> tuple[str, str]:
@@ -95,13 +97,14 @@ class PageFunctions:
             data, name = uploaded_image(payload, self.folder, self.answering.limits)
             texts = expressions(str(lines or ""), self.answering.limits)
             answers = self.answering.answer(str(request.session_hash), data, texts)
+            require_room(self.folder, self.answering.limits)
             paths = write_files(self.folder, name, answers.results)
             return gr.update(value=[str(path) for path in paths], visible=True), ""
         except Exception as error:
             return gr.update(value=None, visible=False), _error_view(error)
 
     def _written(self, drawn: DrawnExample) -> tuple[str, str]:
-        path = self.folder / f"scene-{drawn.seed}.png"
+        path = self.folder / drawn.file_name
         path.write_bytes(drawn.png)
         return str(path), "\n".join(drawn.texts)
 
@@ -118,7 +121,7 @@ def build_page(functions: PageFunctions, model: ModelNote) -> gr.Blocks:
         model: named at the top.
     """
     limits = functions.answering.limits
-    with gr.Blocks(title="sspsam demo", analytics_enabled=False, delete_cache=(600, limits.file_seconds)) as page:
+    with gr.Blocks(title="sspsam demo", analytics_enabled=False) as page:
         gr.HTML(hero_html())
         gr.HTML(model_html(model))
         with gr.Row(equal_height=False):

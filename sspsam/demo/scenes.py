@@ -25,6 +25,7 @@ _EXAMPLES: Final[tuple[tuple[int, tuple[str, ...]], ...]] = (
     (107, ("both hearts", "the blue star", "the white square")),
 )
 EXAMPLE_COUNT: Final = len(_EXAMPLES)
+EXAMPLE_FILES: Final = frozenset(f"scene-{seed}.png" for seed, _ in _EXAMPLES)
 _SIZE: Final = (540, 720)  # height, width in pixels
 _SHAPES: Final = 7
 _TARGETS: Final = 3
@@ -54,6 +55,11 @@ class DrawnExample:
     seed: int
     png: bytes
     texts: tuple[str, ...]
+
+    @property
+    def file_name(self) -> str:
+        """Return the name of the image file."""
+        return f"scene-{self.seed}.png"
 
 
 def example(number: int) -> DrawnExample:

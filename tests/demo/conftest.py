@@ -29,8 +29,11 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def address(demo_folder: Path) -> Iterator[str]:
     """The address of a demo that all slow tests share."""
-    with demo_process(demo_folder, "--mcp") as (address, _):
+    with demo_process(demo_folder, "--mcp") as (address, process):
         yield address
+    assert process.returncode == 143, "SIGTERM, by which the process was ended, is a clean end"
+    assert not [path.name for path in demo_folder.iterdir() if "gradio" in path.name or "sspsam" in path.name]
+    assert "Traceback" not in (demo_folder / "stderr.txt").read_text()
 
 
 @pytest.fixture

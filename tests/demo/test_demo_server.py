@@ -154,13 +154,12 @@ def test_the_name_of_an_upload_leaves_the_folder_in_no_form(page: Page, demo_fol
     assert not [path for path in demo_folder.glob("*") if "evil" in path.name]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_end_leaves_no_file_and_no_traceback(number: signal.Signals, tmp_path: Path, png: bytes) -> None:
+def test_ctrl_c_leaves_no_file_and_no_traceback(tmp_path: Path, png: bytes) -> None:
     with demo_process(tmp_path, "-v") as (address, process):
         assert "demo-overlay" in Page(address, "a").results(png, "the heart")
         assert list(tmp_path.glob("sspsam-demo-*"))
-        process.send_signal(number)
-        assert process.wait(60) == (0 if number == signal.SIGINT else 143)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
     assert not [path.name for path in tmp_path.iterdir() if "gradio" in path.name or "sspsam" in path.name]
     messages = (tmp_path / "stderr.txt").read_text()
     assert "Traceback" not in messages
@@ -188,11 +187,14 @@ def test_the_tool_answers_like_the_page_with_the_same_limits(
 def call_tool(address: str, arguments: dict[str, object]) -> list[str]:
     """Call the tool `segment` with the client of the `mcp` package; return the texts and images of its answer."""
     from mcp import ClientSession
-    from mcp.client.streamable_http import streamablehttp_client
+    from mcp.client import streamable_http
+
+    # newer versions warn about the older name
+    connect = getattr(streamable_http, "streamable_http_client", streamable_http.streamablehttp_client)
 
     async def call() -> list[str]:
         async with (
-            streamablehttp_client(f"{address}mcp") as (read, write, _),
+            connect(f"{address}mcp") as (read, write, _),
             ClientSession(read, write) as session,
         ):
             await session.initialize()

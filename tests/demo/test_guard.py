@@ -217,3 +217,11 @@ def test_what_is_no_event_is_refused(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(_RefusedError) as caught:
         checked_event(content, tmp_path, range(5))
     assert caught.value.status == 400
+
+
+def test_uploads_are_refused_while_the_folder_is_full(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\0" * 100)
+    client = Client(tmp_path, Limits(max_folder_bytes=99))
+    assert client("POST", f"{API}/upload", b"x") == 503
+    assert not client.behind.paths
+    assert Client(tmp_path, Limits(max_folder_bytes=100))("POST", f"{API}/upload", b"x") == 200
