@@ -33,7 +33,6 @@ def address(demo_folder: Path) -> Iterator[str]:
         yield address
     assert process.returncode == 143, "SIGTERM, by which the process was ended, is a clean end"
     assert not [path.name for path in demo_folder.iterdir() if "gradio" in path.name or "sspsam" in path.name]
-    assert "Traceback" not in (demo_folder / "stderr.txt").read_text()
 
 
 @pytest.fixture
