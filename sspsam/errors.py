@@ -183,6 +183,10 @@ class DeviceError(SSPSAMError, RuntimeError):
     """A device that this computer does not have."""
 
 
+class PortError(SSPSAMError, OSError):
+    """A port that a server cannot listen on: another program has it, or this user may not open it."""
+
+
 class ForkedProcessError(SSPSAMError, RuntimeError):
     """A computation in a forked process whose parent had computed before: PyTorch's thread pool would hang."""
 

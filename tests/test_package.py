@@ -25,7 +25,7 @@ ROOM_ORDER = [
     ["segmentation", "checkpoints"],
     ["hub", "convert"],
     ["predictor"],
-    ["batch", "evaluation", "serving"],
+    ["batch", "demo", "evaluation", "serving"],
     ["ray"],
     ["cli"],
     ["__main__"],

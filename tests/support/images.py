@@ -43,7 +43,7 @@ def write_bad_images(folder: Path) -> tuple[set[str], set[str]]:
         "text.png": b"not an image at all",
         "truncated.png": (folder / "alpha.png").read_bytes()[:200],
         "truncated.jpg": (folder / "turned1.jpg").read_bytes()[:400],
-        "bomb.png": _bomb(20_000, 20_000),
+        "bomb.png": bomb(20_000, 20_000),
         "pdf.jpg": b"%PDF-1.7\n",
         "zeros.tif": bytes(500),
     }
@@ -58,7 +58,7 @@ def write_bad_images(folder: Path) -> tuple[set[str], set[str]]:
     return {*good, "really-a-png.jpg", "no-ending", "whole.png"}, {*bad, "pipe.png", "dangling.png", "loop.png"}
 
 
-def _bomb(width: int, height: int) -> bytes:
+def bomb(width: int, height: int) -> bytes:
     """Return a PNG of a few bytes whose header states a large number of pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:

@@ -1,0 +1,175 @@
+"""Answers for the page: an image file and lines of expressions in, timed answers out."""
+
+import hashlib
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sspsam.demo.limits import Limits
+from sspsam.demo.sessions import EncodedImage, SessionStore
+from sspsam.errors import ImageError, ImageTooLargeError, SSPSAMError, TextError
+from sspsam.images.loading import load_image
+from sspsam.predictor import SSPSAMPredictor
+from sspsam.segmentation.result import Segmentation
+
+_PIXELS: Final = re.compile(r"(\d{1,9}) x (\d{1,9}) = |\((\d{1,18}) pixels\)")
+
+
+@dataclass(frozen=True, eq=False)
+class TimedAnswer:
+    """The answer to one expression.
+
+    Args:
+        text: the expression.
+        outcome: the answer, or the error of this expression alone.
+        seconds: time that the model took.
+    """
+
+    text: str
+    outcome: Segmentation | SSPSAMError
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class ImageAnswers:
+    """Answers about one image.
+
+    Args:
+        image: the encoded image.
+        reused: whether the image had been encoded before.
+        answers: one for each expression, in order.
+    """
+
+    image: EncodedImage
+    reused: bool
+    answers: tuple[TimedAnswer, ...]
+
+    @property
+    def results(self) -> list[Segmentation]:
+        """Return the answers of the expressions that have one."""
+        return [answer.outcome for answer in self.answers if isinstance(answer.outcome, Segmentation)]
+
+
+class Answering:
+    """A predictor with the encoded images of all open pages.
+
+    Args:
+        predictor: computes the answers.
+        limits: of images, expressions and sessions.
+    """
+
+    def __init__(self, predictor: SSPSAMPredictor, limits: Limits) -> None:
+        self.predictor = predictor
+        self.limits = limits
+        self.sessions = SessionStore(limits)
+
+    def encode(self, session: str, data: bytes) -> tuple[EncodedImage, bool]:
+        """Encode the image of a session, or return it if it is encoded already.
+
+        Args:
+            session: key of the open page.
+            data: the image file.
+
+        Returns:
+            The encoded image, and whether it had been encoded before.
+
+        Raises:
+            ImageError: the file is no image, is damaged, or is larger than the limits.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        known = self.sessions.get(session, digest)
+        if known is not None:
+            return known, True
+        self.sessions.drop(session)  # the earlier image is released before the next one is decoded
+        image = self.encode_once(data, digest)
+        self.sessions.put(session, image)
+        return image, False
+
+    def encode_once(self, data: bytes, digest: str = "") -> EncodedImage:
+        """Encode an image that belongs to no session; errors are those of `encode`."""
+        check_bytes(len(data), self.limits)
+        start = time.perf_counter()
+        try:
+            pixels = load_image(data, self.limits.max_pixels)
+        except ImageTooLargeError as error:
+            raise ImageTooLargeError(_too_large(error, self.limits)) from error
+        decoded = time.perf_counter()
+        embedding = self.predictor.encode(pixels, max_pixels=self.limits.max_pixels)
+        return EncodedImage(digest, embedding, decoded - start, time.perf_counter() - decoded)
+
+    def answer(self, session: str, data: bytes, texts: Sequence[str]) -> ImageAnswers:
+        """Answer expressions about the image of a session, one after the other, so that each has its time.
+
+        Raises:
+            ImageError: as `encode`. An error of an expression stands in the place of its answer.
+        """
+        image, reused = self.encode(session, data)
+        return ImageAnswers(image, reused, self.answers_about(image, texts))
+
+    def answers_about(self, image: EncodedImage, texts: Sequence[str]) -> tuple[TimedAnswer, ...]:
+        """Answer expressions about an encoded image."""
+        return tuple(self._timed_answer(image, text) for text in texts)
+
+    def explained(self, session: str, data: bytes, text: str) -> Segmentation:
+        """Return the answer to one expression with the maps behind it.
+
+        Raises:
+            ImageError, TextError: the image or the expression cannot be used.
+        """
+        image, _ = self.encode(session, data)
+        return self.predictor.predict(text, embedding=image.embedding, explain=True)
+
+    def _timed_answer(self, image: EncodedImage, text: str) -> TimedAnswer:
+        start = time.perf_counter()
+        outcome: Segmentation | SSPSAMError
+        try:
+            outcome = self.predictor.predict(text, embedding=image.embedding)
+        except SSPSAMError as error:
+            outcome = error
+        return TimedAnswer(text, outcome, time.perf_counter() - start)
+
+
+def expressions(lines: str, limits: Limits) -> list[str]:
+    """Return the expressions that stand in lines of text, each once, without blank lines.
+
+    Raises:
+        TextError: there is none, or more than the limits allow.
+    """
+    texts = list(dict.fromkeys(" ".join(line.split()) for line in lines.splitlines() if line.strip()))
+    if not texts:
+        raise TextError("There is no expression yet: type at least one, such as “the red circle”, one on each line.")
+    if len(texts) > limits.max_expressions:
+        raise TextError(
+            f"These are {len(texts)} expressions; this page takes {limits.max_expressions} at a time. Remove some."
+        )
+    if sum(map(len, texts)) > limits.max_characters:
+        raise TextError(f"The expressions have more than {limits.max_characters:,} characters together. Shorten them.")
+    return texts
+
+
+def check_bytes(count: int, limits: Limits) -> None:
+    """Refuse a file that is empty or too large.
+
+    Raises:
+        ImageError: empty.
+        ImageTooLargeError: more bytes than the limit.
+    """
+    if count == 0:
+        raise ImageError("The file is empty.")
+    if count > limits.max_bytes:
+        raise ImageTooLargeError(
+            f"The file has {count / 2**20:.0f} MiB; this page takes files of up to {limits.max_bytes / 2**20:.0f} MiB."
+        )
+
+
+def _too_large(error: ImageTooLargeError, limits: Limits) -> str:
+    """Return the message for an image with too many pixels; the library or Pillow gives their number."""
+    match = _PIXELS.search(str(error))
+    count = match and int(match[3] or int(match[1]) * int(match[2]))
+    subject = f"The image has {count / 1e6:.0f} megapixels" if count else "The image is very large"
+    return (
+        f"{subject}, and this page takes images of up to {limits.max_pixels / 1e6:.0f} megapixels. "
+        "Make it smaller, or use the command: sspsam segment"
+    )
