@@ -155,6 +155,10 @@ class DatasetMissingError(DatasetError, FileNotFoundError):
     """Files of a data set that are not there; the message lists them, their source and their place."""
 
 
+class FinetuningError(SSPSAMError, ValueError):
+    """A fine-tuning that cannot start: lines with problems, too little data, or an output folder that is in use."""
+
+
 class UnsafePickleError(DatasetError):
     """A pickle of annotations that names a class or function. Nothing in the file was run."""
 
