@@ -47,8 +47,16 @@ def draw_image(seed: int) -> NewShapeImage:
     pixels = draw_scene(int(rng.integers(1 << 30)), _SIZE, int(rng.integers(1, 5))).pixels
     canvas = Image.fromarray(pixels)
     taken: list[Mask] = []
-    brown = [mask for _ in range(int(rng.choice((0, 1, 1, 1, 2)))) if (mask := _add(rng, canvas, taken, "crescent", True)) is not None]
-    other = [mask for _ in range(int(rng.choice((0, 0, 1)))) if (mask := _add(rng, canvas, taken, "crescent", False)) is not None]
+    brown = [
+        mask
+        for _ in range(int(rng.choice((0, 1, 1, 1, 2))))
+        if (mask := _add(rng, canvas, taken, "crescent", True)) is not None
+    ]
+    other = [
+        mask
+        for _ in range(int(rng.choice((0, 0, 1))))
+        if (mask := _add(rng, canvas, taken, "crescent", False)) is not None
+    ]
     for _ in range(int(rng.choice((0, 1)))):
         _add(rng, canvas, taken, str(rng.choice(list(OUTLINES))), True)
     text, any_text = str(rng.choice(_TEXTS)), str(rng.choice(_ANY_TEXTS))
@@ -83,7 +91,11 @@ def write_lines(folder: Path, lines: int, first_seed: int = 0, corrupted: float 
         for text, mask in image.questions[: lines - len(written)]:
             masks.append(mask)
             if rng.random() < corrupted:
-                mask = masks[int(rng.integers(len(masks)))] if len(masks) < 20 else masks[int(rng.integers(len(masks) - 10))]
+                mask = (
+                    masks[int(rng.integers(len(masks)))]
+                    if len(masks) < 20
+                    else masks[int(rng.integers(len(masks) - 10))]
+                )
             line: dict[str, str | None] = {"image": name, "text": text, "mask": None}
             if mask.any():
                 line["mask"] = f"{seed}-{len(written)}.mask.png"
@@ -137,7 +149,9 @@ def _crescent(shift: float) -> NDArray[np.float64]:
 
 def _shade(rng: Rng, brown: bool) -> tuple[int, int, int]:
     low, high = np.array(_BROWN)
-    color = rng.uniform(low, high) if brown else np.array(_OTHERS[int(rng.integers(len(_OTHERS)))]) + rng.uniform(-8, 8, 3)
+    color = (
+        rng.uniform(low, high) if brown else np.array(_OTHERS[int(rng.integers(len(_OTHERS)))]) + rng.uniform(-8, 8, 3)
+    )
     red, green, blue = (int(channel) for channel in color.clip(0, 255))
     return red, green, blue
 

@@ -26,6 +26,7 @@ ROOM_ORDER = [
     ["hub", "convert"],
     ["predictor"],
     ["batch", "evaluation"],
+    ["finetuning"],
     ["ray"],
     ["cli"],
     ["__main__"],

@@ -9,6 +9,7 @@ from sspsam._version import __version__
 from sspsam.cli.batch import batch
 from sspsam.cli.check import check
 from sspsam.cli.evaluate import evaluate
+from sspsam.cli.finetune import finetune
 from sspsam.cli.models import cache, convert, download, models, verify
 from sspsam.cli.output import CommandGroup
 from sspsam.cli.segment import segment
@@ -21,6 +22,6 @@ def main() -> None:
     """Segment the region of an image that a text refers to, with SSP-SAM."""
 
 
-for _command in (segment, batch, evaluate, check, convert, models, download, verify, cache):
+for _command in (segment, batch, evaluate, finetune, check, convert, models, download, verify, cache):
     _command.params += verbosity_options()
     main.add_command(_command)

@@ -91,7 +91,11 @@ class CheckedData:
 
 
 def check_lines(
-    lines: Iterable[SourceLine | DatasetError], tokenizer: Tokenizer, *, max_pixels: int = DEFAULT_MAX_PIXELS, show: bool = False
+    lines: Iterable[SourceLine | DatasetError],
+    tokenizer: Tokenizer,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    show: bool = False,
 ) -> CheckedData:
     """Check every line: its words, its image, its mask, and its agreement with the other lines.
 
@@ -194,7 +198,9 @@ def _iou(first: Mask, second: Mask) -> float:
     return int((first & second).sum()) / union if union else 1.0
 
 
-def split_by_image(lines: Sequence[CheckedLine], share: float, seed: int) -> tuple[list[CheckedLine], list[CheckedLine]]:
+def split_by_image(
+    lines: Sequence[CheckedLine], share: float, seed: int
+) -> tuple[list[CheckedLine], list[CheckedLine]]:
     """Split lines into those to learn from and those that are held out, so that no image is on both sides.
 
     Args:
@@ -203,7 +209,9 @@ def split_by_image(lines: Sequence[CheckedLine], share: float, seed: int) -> tup
         seed: of the choice. An image's place in the order depends on its content and the seed alone, so that few
             images change sides where others are added.
     """
-    images = sorted({line.image for line in lines}, key=lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest())
+    images = sorted(
+        {line.image for line in lines}, key=lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest()
+    )
     held_out = set(images[: min(len(images) - 1, max(1, math.ceil(share * len(images))))])
     return (
         [line for line in lines if line.image not in held_out],

@@ -11,7 +11,14 @@ from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from sspsam.errors import DatasetError
-from sspsam.evaluation.datasets.checks import checked_list, checked_number, checked_object, checked_text, member, read_json
+from sspsam.evaluation.datasets.checks import (
+    checked_list,
+    checked_number,
+    checked_object,
+    checked_text,
+    member,
+    read_json,
+)
 from sspsam.evaluation.datasets.entry import Box, Entry
 from sspsam.evaluation.datasets.image_size import image_size
 from sspsam.evaluation.datasets.jsonl import Line

@@ -1,4 +1,4 @@
-"""Foreign phrases with an empty mask: without them, every word that a model does not know comes to mean the new thing."""
+"""Foreign phrases with an empty mask: without them, every unknown word comes to mean the new thing."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,10 @@ class Negatives:
         """Return an example with an empty mask for a random part of the images, given by their keys."""
         chosen = [image for image in images if rng.random() < self.share]
         numbers = rng.integers(len(self.texts), size=len(chosen))
-        return [Example(image, self.texts[n], self.token_ids[n], None, None) for image, n in zip(chosen, numbers, strict=True)]
+        return [
+            Example(image, self.texts[n], self.token_ids[n], None, None)
+            for image, n in zip(chosen, numbers, strict=True)
+        ]
 
 
 def foreign_phrases(known_texts: Iterable[str], tokenizer: Tokenizer) -> list[str]:

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from sspsam.models import SSPSAM, ExpressionFeatures, SSPOutput

@@ -30,7 +30,9 @@ class Targets(NamedTuple):
     has_target: Tensor  # (E,) bool
 
 
-def losses(low_res: Tensor, boxes: Tensor, targets: Targets, counts: Counts, options: FinetuneOptions) -> dict[str, Tensor]:
+def losses(
+    low_res: Tensor, boxes: Tensor, targets: Targets, counts: Counts, options: FinetuneOptions
+) -> dict[str, Tensor]:
     """Compute the weighted losses of a part of a batch.
 
     An expression that refers to nothing has an empty mask as its target, and no box.

@@ -31,12 +31,12 @@ class FinetuneOptions:
         decoder_frozen: share of the steps before the decoder begins to learn (authors).
         dice, focal, l1, giou: weights of the losses (authors).
         focal_alpha, focal_gamma: of the focal loss, as DETR has them.
-        held_out: share of the images that never train, when no file of held-out lines is given.
+        held_out_share: share of the images that never train, when no file of held-out lines is given.
         eval_steps: steps between two evaluations; None: 20 in all, at least 25 steps apart.
         patience: evaluations without a better score after which training stops; None: never.
-        rehearsal: share of each batch that repeats what the model knows.
+        rehearsal_share: share of each batch that repeats what the model knows.
         rehearsal_scenes: drawn scenes for it, where the model knows drawn shapes.
-        negatives: share of the images of a batch that also get a foreign phrase with an empty mask.
+        negatives_share: share of the images of a batch that also get a foreign phrase with an empty mask.
         flips: whether to add the mirrored image of expressions that stay true; doubles the embeddings.
         crops: crops of each image to add, for expressions that stay true; each needs its own embedding.
         mixed_precision: `no`, `bf16` or `fp16`, of the steps.
@@ -64,12 +64,12 @@ class FinetuneOptions:
     giou: float = 2.0
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
-    held_out: float = 0.2
+    held_out_share: float = 0.2
     eval_steps: int | None = None
     patience: int | None = 8
-    rehearsal: float = 0.3
+    rehearsal_share: float = 0.3
     rehearsal_scenes: int = 200
-    negatives: float = 0.5
+    negatives_share: float = 0.5
     flips: bool = False
     crops: int = 0
     mixed_precision: str = "no"
@@ -79,17 +79,30 @@ class FinetuneOptions:
     def __post_init__(self) -> None:
         unknown = [part for part in self.train if part not in PARTS]
         _require(not unknown, "train", f"names no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
-        _require(self.mixed_precision in MIXED_PRECISIONS, "mixed_precision", f"is one of {', '.join(MIXED_PRECISIONS)}")
+        _require(
+            self.mixed_precision in MIXED_PRECISIONS, "mixed_precision", f"must be one of {', '.join(MIXED_PRECISIONS)}"
+        )
         for name in ("epochs", "batch_size", "learning_rate", "clip", "save_seconds", "rehearsal_scenes"):
             _require(getattr(self, name) > 0, name, f"must be positive, not {getattr(self, name)}")
         for name in ("steps", "time", "eval_steps", "patience"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, f"must be positive, not {value}")
-        for name in ("decoder_rate", "token_rate", "weight_decay", "warmup_rate", "final_rate", "crops", "negatives"):
+        for name in (
+            "decoder_rate",
+            "token_rate",
+            "weight_decay",
+            "warmup_rate",
+            "final_rate",
+            "crops",
+            "negatives_share",
+        ):
             _require(getattr(self, name) >= 0, name, f"must be 0 or more, not {getattr(self, name)}")
-        for name in ("warmup", "decoder_frozen", "rehearsal", "held_out"):
-            _require(0 <= getattr(self, name) < 1, name, f"must be a share from 0 to below 1, not {getattr(self, name)}")
-        _require(self.negatives <= 1, "negatives", f"must be a share from 0 to 1, not {self.negatives}")
+        for name in ("warmup", "decoder_frozen", "rehearsal_share", "held_out_share"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, name, f"must be a share from 0 to below 1, not {value}")
+        _require(
+            self.negatives_share <= 1, "negatives_share", f"must be a share from 0 to 1, not {self.negatives_share}"
+        )
 
 
 def _require(condition: bool, name: str, message: Any) -> None:

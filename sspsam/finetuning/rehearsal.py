@@ -73,9 +73,7 @@ def drawn_entries(scenes: int, seed: int, *, held_out: bool = False) -> Iterator
         for index, question in enumerate(ask(scene, number, _QUESTIONS)):
             box = box_of_mask(question.mask)
             source = None if box is None else PackedMask.of(question.mask)
-            entries.append(
-                Entry(Path(key), key, size, question.text, box is None, box, f"{number}-{index}", source)
-            )
+            entries.append(Entry(Path(key), key, size, question.text, box is None, box, f"{number}-{index}", source))
         yield DrawnEntries(key, partial(_pixels, number), entries)
 
 

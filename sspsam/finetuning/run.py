@@ -28,13 +28,13 @@ from sspsam.finetuning.lines import DataSource, read_lines
 from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.processes import Processes
 from sspsam.finetuning.sampling import Sampler
-from sspsam.finetuning.setup import HELD_OUT, Knowledge, Material, Preparation, evaluation_of, score_of
+from sspsam.finetuning.setup import Knowledge, Material, Preparation, evaluation_of, score_of
 from sspsam.finetuning.start import Start, StartOptions, checked_output
 from sspsam.finetuning.state import LOG_NAME, Log, Progress, RunFolder, SavedState, read_log
 from sspsam.finetuning.trainable import TrainableModel, default_parts
 from sspsam.finetuning.training import Evaluation, Trainer
 from sspsam.finetuning.validation import Validator
-from sspsam.finetuning.worst import WorstOptions, write_worst
+from sspsam.finetuning.worst import FOLDER, worst_lines, write_worst
 from sspsam.utils.files import make_directory, replace_file
 from sspsam.utils.paths import shown
 
@@ -58,7 +58,7 @@ class FinetuneJob:
         negatives: phrases that refer to nothing in any image; None: foreign things where the model knows drawn shapes.
         skip_problems: whether to leave out lines with problems instead of refusing the data.
         overwrite: whether to replace a finished checkpoint, or the state of another training, in `output`.
-        worst: number of held-out expressions to show in `output/worst`; 0: none.
+        worst: number of the worst lines to show in `output/worst`; 0: none.
     """
 
     data: DataSource
@@ -192,9 +192,7 @@ class _Run:
         # Training: examples -> weights
         settings = self._settings(lines, parts)
         folder = self._opened_folder(settings)
-        validator = Validator(
-            self.start.model, self.start.config, self.start.tokenizer, store, self.processes.device
-        )
+        validator = Validator(self.start.model, self.start.config, self.start.tokenizer, store, self.processes.device)
         evaluate = _Evaluator(validator, material, self.processes)
         progress, saved, log = self._begin(folder, evaluate, settings)
         trainer = Trainer(
@@ -226,7 +224,9 @@ class _Run:
             return None
         result = self._written(lines, material, parts, progress, after)
         if self.job.worst:
-            write_worst(self.job.output / "worst", material.questions[HELD_OUT], validator, store, WorstOptions(self.job.worst))
+            bad = worst_lines(lines.train, lines.held_out, validator, self.job.worst)
+            write_worst(self.job.output / FOLDER, bad)
+            self.say(f"the {len(bad)} worst lines are in {shown(self.job.output / FOLDER)}")
         self._calibrate(lines)
         folder.remove()
         return result
@@ -245,7 +245,7 @@ class _Run:
         for note in checked.notes():
             self.say(note)
         if given is None:
-            train, held_out = split_by_image(checked.lines, self.options.held_out, self.options.seed)
+            train, held_out = split_by_image(checked.lines, self.options.held_out_share, self.options.seed)
         else:
             held_out = given.lines
             train = _without_images(checked.lines, held_out, self.say)
@@ -255,8 +255,8 @@ class _Run:
             raise FinetuningError("there must be lines to learn from, and lines about other images that are held out")
         images = len({line.image for line in held_out})
         self.say(
-            f"{len(train):,} lines about {len({line.image for line in train}):,} images to learn from; {len(held_out):,} "
-            f"about {images:,} other images are held out (seed {self.options.seed}) and never train"
+            f"{len(train):,} lines about {len({line.image for line in train}):,} images to learn from; "
+            f"{len(held_out):,} about {images:,} other images are held out (seed {self.options.seed}) and never train"
         )
         return _Lines(train, held_out, old, known, len(problems) + checked.duplicates)
 
@@ -291,7 +291,7 @@ class _Run:
             material.old,
             material.negatives,
             batch_size=self.options.batch_size,
-            rehearsal=self.options.rehearsal,
+            rehearsal=self.options.rehearsal_share,
             seed=self.options.seed,
         )
 

@@ -57,10 +57,10 @@ class Knowledge:
             tokenizer: of the model.
         """
         scenes: list[DrawnEntries] = []
-        if options.rehearsal:
+        if options.rehearsal_share:
             scenes = list(drawn_entries(options.rehearsal_scenes, options.seed))
         known = list(drawn_entries(HELD_OUT_SCENES, options.seed, held_out=True))
-        phrases = foreign_phrases(texts, tokenizer) if options.negatives else []
+        phrases = foreign_phrases(texts, tokenizer) if options.negatives_share else []
         return cls(scenes=scenes, known_scenes=known, phrases=phrases)
 
 
@@ -108,15 +108,13 @@ class Preparation:
         self._store, self._config, self._tokenizer, self._options = store, config, tokenizer, options
         self._process, self._wait, self._show = process, wait, show
 
-    def material(
-        self, train: Sequence[CheckedLine], held_out: Sequence[CheckedLine], knowledge: Knowledge
-    ) -> Material:
+    def material(self, train: Sequence[CheckedLine], held_out: Sequence[CheckedLine], knowledge: Knowledge) -> Material:
         """Encode all images, and return examples and questions."""
         lines = [*train, *held_out, *knowledge.lines, *knowledge.known_lines]
         sources: dict[str, ImageSource] = {line.image: partial(_path, line.entry.image) for line in lines}
         sources |= {scene.key: scene.source for scene in (*knowledge.scenes, *knowledge.known_scenes)}
         self._encode(sources)
-        negatives = Negatives.of(knowledge.phrases, self._tokenizer, self._options.negatives)
+        negatives = Negatives.of(knowledge.phrases, self._tokenizer, self._options.negatives_share)
         questions = {
             HELD_OUT: _questions_of_lines(held_out),
             KNOWN: _questions_of_lines(knowledge.known_lines) + _questions_of_scenes(knowledge.known_scenes),

@@ -89,7 +89,12 @@ class Start:
         options = self.options
         cache = NotingCache(options.embeddings or _default_folder(), dtype=options.embedding_dtype)
         return SSPSAMPredictor(
-            self.model, self.config, device=device, dtype=options.dtype, embedding_cache=cache, checkpoint=self.checkpoint
+            self.model,
+            self.config,
+            device=device,
+            dtype=options.dtype,
+            embedding_cache=cache,
+            checkpoint=self.checkpoint,
         )
 
     def require_other_folder(self, output: Path) -> None:

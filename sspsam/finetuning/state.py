@@ -224,6 +224,7 @@ def _loaded(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever pickle and zip give
         raise FinetuningError(
-            f"{shown(path)} cannot be read ({shown(error)}): start again with overwrite=True (command line: --overwrite)"
+            f"{shown(path)} cannot be read ({shown(error)}): start again with overwrite=True (command line: "
+            "--overwrite)"
         ) from error
     return content

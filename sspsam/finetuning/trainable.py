@@ -80,7 +80,12 @@ class TrainableModel:
         """Return the parameter groups of the optimizer, each with its peak rate as `peak`."""
         rates = {"ssp": options.learning_rate, "decoder": options.decoder_rate, "text": options.learning_rate}
         groups = [
-            {"params": list(parameters.values()), "name": part, "peak": rates[part], "weight_decay": options.weight_decay}
+            {
+                "params": list(parameters.values()),
+                "name": part,
+                "peak": rates[part],
+                "weight_decay": options.weight_decay,
+            }
             for part, parameters in self.by_part.items()
         ]
         if self.tokens is not None:
