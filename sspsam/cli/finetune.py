@@ -72,7 +72,7 @@ def _number_option(name: str, default: Any, kind: Any) -> Decorator:
     if isinstance(default, bool):
         return click.option(flag, is_flag=True, default=default, help=text)
     is_whole = kind in (int, int | None)
-    number: click.ParamType = click.IntRange(min=0) if is_whole else FiniteRange(min=0)
+    number: Any = click.IntRange(min=0) if is_whole else FiniteRange(min=0)
     return click.option(flag, type=number, default=default, show_default=default is not None, help=text)
 
 

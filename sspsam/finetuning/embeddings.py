@@ -84,7 +84,6 @@ class EmbeddingStore:
         return self._encoded(key) if features is None else features
 
     def _encoded(self, key: str) -> ImageFeatures:
-        self._cache.last_lookup = None
         embedding: ImageEmbedding = self._predictor.encode(self._sources[key]())
         if self._cache.last_lookup is not None:
             self._lookups[key] = self._cache.last_lookup

@@ -1,11 +1,11 @@
 """Data -> examples and questions: embeddings of all images, rehearsal, negatives, and the held-out parts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,14 @@ from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.rehearsal import HELD_OUT_SCENES, DrawnEntries, drawn_entries
 from sspsam.finetuning.training import Evaluation
 from sspsam.finetuning.validation import Question
+from sspsam.finetuning.views import View, holds, image_views
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.progress import item_progress
 
-HELD_OUT, KNOWN, FOREIGN = "held_out", "known", "foreign"
-_MOST_FOREIGN_QUESTIONS = 100
+HELD_OUT: Final = "held_out"
+KNOWN: Final = "known"
+FOREIGN: Final = "foreign"
+_MOST_FOREIGN_QUESTIONS: Final = 100
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Preparation:
         options: FinetuneOptions,
         *,
         process: tuple[int, int],
-        wait: Any,
+        wait: Callable[[], None],
         show: bool,
     ) -> None:
         self._store, self._config, self._tokenizer, self._options = store, config, tokenizer, options
@@ -113,6 +116,8 @@ class Preparation:
         lines = [*train, *held_out, *knowledge.lines, *knowledge.known_lines]
         sources: dict[str, ImageSource] = {line.image: partial(_path, line.entry.image) for line in lines}
         sources |= {scene.key: scene.source for scene in (*knowledge.scenes, *knowledge.known_scenes)}
+        views = self._views(train)
+        sources |= {key: partial(view.pixels, line.entry.image) for line, key, view in views}
         self._encode(sources)
         negatives = Negatives.of(knowledge.phrases, self._tokenizer, self._options.negatives_share)
         questions = {
@@ -121,7 +126,8 @@ class Preparation:
             FOREIGN: [] if negatives is None else self._foreign(held_out, negatives),
         }
         return Material(
-            [self._example(line.image, line.entry) for line in train],
+            [self._example(line.image, line.entry) for line in train]
+            + [self._view_example(line.entry, key, view) for line, key, view in views],
             [self._example(line.image, line.entry) for line in knowledge.lines]
             + [self._example(scene.key, entry) for scene in knowledge.scenes for entry in scene.entries],
             negatives,
@@ -144,6 +150,25 @@ class Preparation:
         return Example.of(
             image, entry.text, self._token_ids(entry.text), entry.mask(), entry.box, geometry, self._config
         )
+
+    def _views(self, lines: Sequence[CheckedLine]) -> list[tuple[CheckedLine, str, View]]:
+        """Return the further views in which lines stay true, with the key of each view."""
+        options = self._options
+        if not (options.flips or options.crops):
+            return []
+        views = []
+        for line in lines:
+            rng = np.random.default_rng([options.seed, 4, int(line.image[:15], 16)])  # the same for all its lines
+            mask = line.entry.mask()
+            of_image = image_views(line.entry.size, mirrored=options.flips, crops=options.crops, rng=rng)
+            true_views = [view for view in of_image if holds(view, line.entry.text, mask)]
+            views += [(line, f"{line.image} {view.name}", view) for view in true_views]
+        return views
+
+    def _view_example(self, entry: Entry, key: str, view: View) -> Example:
+        box = None if entry.box is None else view.box(entry.box, entry.size)
+        mask, geometry = view.mask(entry.mask()), self._store.geometries[key]
+        return Example.of(key, entry.text, self._token_ids(entry.text), mask, box, geometry, self._config)
 
     def _token_ids(self, text: str) -> NDArray[np.int64]:
         return self._tokenizer(text)

@@ -5,6 +5,7 @@ has no reason to give it a row of its own. If such a row learned, every foreign 
 Each such token of the expressions therefore gets a row of its own, a copy of the shared one, and only these rows learn.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -157,9 +158,11 @@ def default_parts(model: SSPSAM, token_ids: Tensor) -> tuple[str, ...]:
 
 def shared_tokens(table: Tensor, token_ids: Tensor) -> Tensor:
     """Return the ids among `token_ids`, ascending, whose row of a (vocabulary, width) table other tokens have too."""
-    _, group, sizes = torch.unique(table.detach(), dim=0, return_inverse=True, return_counts=True)
-    ids = token_ids.unique()
-    return ids[(sizes[group[ids]] > 1) & (ids != 0)]  # 0 is padding
+    rows = [row.tobytes() for row in table.detach().cpu().numpy()]
+    counts = Counter(rows)
+    used: list[int] = sorted(set(token_ids.flatten().tolist()))
+    ids = [token for token in used if token != 0 and counts[rows[token]] > 1]  # 0 is padding
+    return torch.tensor(ids, dtype=torch.int64)
 
 
 def _token_rows(model: SSPSAM, token_ids: Tensor) -> TokenRows | None:
