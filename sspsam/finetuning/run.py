@@ -18,6 +18,8 @@ from sspsam.checkpoints.directory import CONFIG_NAME, WEIGHTS_NAME
 from sspsam.checkpoints.saving import check_destination, save_checkpoint
 from sspsam.config import ModelConfig
 from sspsam.errors import FinetuningError
+from sspsam.finetuning.board import FOLDER as BOARD_FOLDER
+from sspsam.finetuning.board import Board
 from sspsam.finetuning.calibrating import calibrate_if_possible
 from sspsam.finetuning.card import finetuned_card
 from sspsam.finetuning.checks import CheckedData, CheckedLine, check_lines, split_by_image
@@ -34,7 +36,8 @@ from sspsam.finetuning.state import LOG_NAME, Log, Progress, RunFolder, SavedSta
 from sspsam.finetuning.trainable import TrainableModel, default_parts
 from sspsam.finetuning.training import Evaluation, Trainer
 from sspsam.finetuning.validation import Validator
-from sspsam.finetuning.worst import FOLDER, worst_lines, write_worst
+from sspsam.finetuning.worst import FOLDER as WORST_FOLDER
+from sspsam.finetuning.worst import worst_lines, write_worst
 from sspsam.utils.files import make_directory, replace_file
 from sspsam.utils.paths import shown
 
@@ -195,6 +198,7 @@ class _Run:
         validator = Validator(self.start.model, self.start.config, self.start.tokenizer, store, self.processes.device)
         evaluate = _Evaluator(validator, material, self.processes)
         progress, saved, log = self._begin(folder, evaluate, settings)
+        board = None if log is None else Board(self.job.output / BOARD_FOLDER)
         trainer = Trainer(
             self.processes.accelerator,
             self.processes.device,
@@ -207,7 +211,7 @@ class _Run:
             folder if self.processes.is_first else None,
             log,
             settings,
-            _Reporter(self.say),
+            _Reporter(self.say, board),
         )
         progress = trainer.train(progress, saved)
         self.processes.wait()
@@ -218,15 +222,16 @@ class _Run:
         after = evaluate()
         if after.score < score_of(progress.before):
             self.say("no step made the model better than it was before: look at the lines and at curves.png")
-        if log is not None:
+        if log is not None and board is not None:
             log.close()
+            board.close()
         if not self.processes.is_first:
             return None
         result = self._written(lines, material, parts, progress, after)
         if self.job.worst:
             bad = worst_lines(lines.train, lines.held_out, validator, self.job.worst)
-            write_worst(self.job.output / FOLDER, bad)
-            self.say(f"the {len(bad)} worst lines are in {shown(self.job.output / FOLDER)}")
+            write_worst(self.job.output / WORST_FOLDER, bad)
+            self.say(f"the {len(bad)} worst lines are in {shown(self.job.output / WORST_FOLDER)}")
         self._calibrate(lines)
         folder.remove()
         return result
@@ -414,8 +419,11 @@ class _Reporter:
     """Shows the lines of the log."""
 
     say: Message
+    board: Board | None
 
     def __call__(self, line: dict[str, Any]) -> None:
+        if self.board is not None:
+            self.board.write(line)
         if "score" in line:
             self.say(f"step {line['step']:,}: {described({k: v for k, v in line.items() if isinstance(v, dict)})}")
         elif line["step"] % 50 == 0:

@@ -71,8 +71,14 @@ def test_the_numbers_of_the_report_are_those_of_sspsam_eval(finished: Path, line
     report = json.loads((finished / "finetune.json").read_text())
     everything = [json.loads(line) for line in lines.read_text().splitlines()]
     assert report["lines"] == {
-        "train": 8, "train_images": 4, "held_out": 4, "held_out_images": 2, "without_target": 6, "left_out": 0,
-        "rehearsal": 0, "negative_phrases": 0,
+        "train": 8,
+        "train_images": 4,
+        "held_out": 4,
+        "held_out_images": 2,
+        "without_target": 6,
+        "left_out": 0,
+        "rehearsal": 0,
+        "negative_phrases": 0,
     }
     import hashlib
 
