@@ -16,10 +16,10 @@ from sspsam.cli.options import (
     option_group,
     required_model,
 )
-from sspsam.cli.output import complain, failing_cleanly
+from sspsam.cli.output import complain, failing_cleanly, with_flags_as_typed
 from sspsam.cli.paths import FiniteRange, UserPath
 from sspsam.cli.verbosity import inform, shows_progress
-from sspsam.errors import FinetuningError
+from sspsam.errors import FinetuningError, LinesError
 from sspsam.finetuning.options import MIXED_PRECISIONS, PARTS, FinetuneOptions
 
 if TYPE_CHECKING:
@@ -200,6 +200,11 @@ def finetune(
         except KeyboardInterrupt:
             complain("interrupted; the same command without --overwrite continues the training")
             sys.exit(130)
+        except LinesError as error:
+            for problem in error.problems:
+                complain(problem)
+            complain(with_flags_as_typed(error.message))
+            sys.exit(1)
         if result is not None:
             click.echo(str(result.directory))
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from sspsam.errors import DatasetError, FinetuningError, ImageError, TextError
+from sspsam.errors import DatasetError, FinetuningError, ImageError, LinesError, TextError
 from sspsam.evaluation.datasets.entry import Entry, Mask
 from sspsam.finetuning.lines import SourceLine
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, load_image_with_digest
@@ -18,7 +18,6 @@ from sspsam.utils.progress import item_progress
 
 _SAME_MASK: Final = 0.8  # IoU from which two masks of one expression are the same
 _INSIDE: Final = 0.5  # share of the box that must lie in the image
-_LISTED: Final = 20  # problems in an error
 _FEW_TARGETS: Final = 30  # lines with a target below which a fine-tuning is hardly worth its time
 _FEW_IMAGES: Final = 5  # images below which there is nothing to hold out
 
@@ -56,15 +55,14 @@ class CheckedData:
         """Refuse lines with problems.
 
         Raises:
-            FinetuningError: there are problems; the message lists them.
+            LinesError: there are problems; it lists them.
         """
         if self.problems:
-            listed = "\n  ".join(self.problems[:_LISTED])
-            more = f"\n  and {len(self.problems) - _LISTED:,} more" if len(self.problems) > _LISTED else ""
-            raise FinetuningError(
-                f"{len(self.problems):,} lines have problems; correct them, or leave these lines out with "
-                f"skip_problems=True (command line: --skip-problems):\n  {listed}{more}"
+            message = (
+                f"{len(self.problems):,} lines have problems: correct them, or leave these lines out with "
+                "skip_problems=True (command line: --skip-problems)"
             )
+            raise LinesError(message, tuple(self.problems))
 
     def notes(self) -> list[str]:
         """Return a sentence about each shortage of the data.

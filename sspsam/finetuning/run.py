@@ -30,7 +30,7 @@ from sspsam.finetuning.lines import DataSource, read_lines
 from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.processes import Processes
 from sspsam.finetuning.sampling import Sampler
-from sspsam.finetuning.setup import Knowledge, Material, Preparation, evaluation_of, score_of
+from sspsam.finetuning.setup import FOREIGN, HELD_OUT, Knowledge, Material, Preparation, evaluation_of, score_of
 from sspsam.finetuning.start import Start, StartOptions, checked_output
 from sspsam.finetuning.state import LOG_NAME, Log, Progress, RunFolder, SavedState, read_log
 from sspsam.finetuning.trainable import TrainableModel, default_parts
@@ -232,7 +232,7 @@ class _Run:
             bad = worst_lines(lines.train, lines.held_out, validator, self.job.worst)
             write_worst(self.job.output / WORST_FOLDER, bad)
             self.say(f"the {len(bad)} worst lines are in {shown(self.job.output / WORST_FOLDER)}")
-        self._calibrate(lines)
+        self._calibrate(material)
         folder.remove()
         return result
 
@@ -390,8 +390,11 @@ class _Run:
         self.say(f"after:  {described(after.metrics)}")
         return Finetuned(output, config, before, after.metrics, progress.step, progress.best_step or 0)
 
-    def _calibrate(self, lines: _Lines) -> None:
-        note = calibrate_if_possible(self.job.output, [line.entry for line in lines.held_out])
+    def _calibrate(self, material: Material) -> None:
+        """Calibrate on the held-out lines and the foreign phrases about their images."""
+        questions = [question for name in (HELD_OUT, FOREIGN) for question in material.questions.get(name, [])]
+        entries = [question.entry for question in questions]
+        note = calibrate_if_possible(self.job.output, entries, str(self.processes.device))
         if note:
             self.say(note)
 

@@ -53,7 +53,8 @@ def test_problems_end_the_command_with_every_line_and_the_flag(tiny_model: Path,
     assert "2 lines have problems" in result.stderr
     assert "line 13" in result.stderr
     assert "gone.png" in result.stderr
-    assert "with --skip-problems:" in result.stderr
+    assert "with --skip-problems\n" in result.stderr
+    assert len(result.stderr.splitlines()) == 3
     assert not (tmp_path / "new").exists()
 
 

@@ -1,8 +1,11 @@
 """Fine-tunings on the tiny model, from lines to a checkpoint."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +83,6 @@ def test_the_numbers_of_the_report_are_those_of_sspsam_eval(finished: Path, line
         "rehearsal": 0,
         "negative_phrases": 0,
     }
-    import hashlib
-
     held_out = [
         line
         for line in everything
@@ -101,6 +102,7 @@ def test_the_numbers_of_the_report_are_those_of_sspsam_eval(finished: Path, line
     assert "0.png" not in card
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_seed_agree_and_another_seed_does_not(
     finished: Path, lines: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -110,7 +112,7 @@ def test_two_runs_with_one_seed_agree_and_another_seed_does_not(
     assert weights(tmp_path / "other") != weights(finished)
 
 
-@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_training_that_was_interrupted_continues_to_the_same_bytes(
     step: int, finished: Path, lines: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +140,7 @@ def test_a_training_that_was_interrupted_continues_to_the_same_bytes(
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_where_memory_runs_out_the_batch_is_halved_and_the_weights_agree(
     finished: Path, lines: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +178,7 @@ def test_the_output_folder_is_protected(finished: Path, lines: Path, tiny_model:
         finetune(job(lines, own, own, overwrite=True), OPTIONS)
 
 
+@pytest.mark.slow
 def test_an_unfinished_training_with_other_options_is_not_continued(
     lines: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +191,7 @@ def test_an_unfinished_training_with_other_options_is_not_continued(
     assert finetune(job(lines, tiny_model, tmp_path / "new"), OPTIONS) is not None
 
 
+@pytest.mark.slow
 def test_the_worst_lines_go_back_in_as_they_are(finished: Path, lines: Path, tiny_model: Path, tmp_path: Path) -> None:
     worst = finished / "worst"
     listed = [json.loads(line) for line in (worst / "worst.jsonl").read_text().splitlines()]
@@ -206,11 +211,13 @@ def test_the_worst_lines_go_back_in_as_they_are(finished: Path, lines: Path, tin
         assert any(line.startswith("8 lines about 4 images to learn from; 4") for line in said), said
 
 
+@pytest.mark.slow
 def test_views_of_images_are_learned_too(lines: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = dataclasses.replace(OPTIONS, steps=2, flips=True, crops=2)
     assert finetune(job(lines, tiny_model, tmp_path / "new"), options) is not None
 
 
+@pytest.mark.slow
 def test_a_time_budget_decides_about_the_number_of_steps(lines: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = dataclasses.replace(OPTIONS, steps=100_000, eval_steps=None, time=1.0)
     result = finetune(job(lines, tiny_model, tmp_path / "new"), options)
@@ -218,6 +225,7 @@ def test_a_time_budget_decides_about_the_number_of_steps(lines: Path, tiny_model
     assert 13 <= result.steps < 1000
 
 
+@pytest.mark.slow
 def test_embeddings_are_read_from_disk_where_they_do_not_fit_into_memory(
     lines: Path, tiny_model: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,3 +234,26 @@ def test_embeddings_are_read_from_disk_where_they_do_not_fit_into_memory(
     finetune(job(lines, tiny_model, tmp_path / "new"), OPTIONS)
     assert weights(tmp_path / "new") == weights(finished)
     assert np.isfinite(read_log(tmp_path / "new" / "log.jsonl")[-1]["score"])
+
+
+def test_the_log_goes_to_tensorboard_where_it_is_installed(
+    lines: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[str, float, int]] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(tmp_path / "new" / "tensorboard")
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def close(self) -> None:
+            pass
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    finetune(job(lines, tiny_model, tmp_path / "new"), dataclasses.replace(OPTIONS, steps=1))
+    assert ("score", written[0][1], 1) in written
+    assert any(name == "held_out/N-acc" for name, _, _ in written)
