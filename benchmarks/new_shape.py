@@ -24,7 +24,7 @@ _SUPERSAMPLING: Final = 4
 _BROWN: Final = ((92, 58, 30), (128, 84, 50))  # RGB, from and to
 _OTHERS: Final = ((205, 40, 40), (40, 70, 200), (240, 220, 50), (50, 160, 70), (245, 245, 245))
 _TEXTS: Final = ("the brown crescent", "brown crescent", "a brown crescent", "the crescent that is brown")
-_ANY_TEXTS: Final = ("the crescent", "all crescents", "every crescent")
+_ANY_TEXTS: Final = ("the crescent", "a crescent", "every crescent")
 _MIN_CONTRAST: Final = 60.0
 
 
@@ -42,26 +42,24 @@ class NewShapeImage:
 
 
 def draw_image(seed: int) -> NewShapeImage:
-    """Draw an image with distractors and, in four of five cases, one brown crescent or two."""
+    """Draw an image with distractors and mostly a brown crescent.
+
+    The distractors are one to four shapes that the model knows, in a quarter of the images a crescent of another colour,
+    and in three of ten a brown shape of a known kind. In 15 % there is no brown crescent.
+    """
     rng = np.random.default_rng([7, seed])
     pixels = draw_scene(int(rng.integers(1 << 30)), _SIZE, int(rng.integers(1, 5))).pixels
     canvas = Image.fromarray(pixels)
     taken: list[Mask] = []
-    brown = [
-        mask
-        for _ in range(int(rng.choice((0, 1, 1, 1, 2))))
-        if (mask := _add(rng, canvas, taken, "crescent", True)) is not None
-    ]
-    other = [
-        mask
-        for _ in range(int(rng.choice((0, 0, 1))))
-        if (mask := _add(rng, canvas, taken, "crescent", False)) is not None
-    ]
-    for _ in range(int(rng.choice((0, 1)))):
+    brown = _add(rng, canvas, taken, "crescent", True) if rng.random() < 0.85 else None
+    other = _add(rng, canvas, taken, "crescent", False) if rng.random() < 0.25 else None
+    if rng.random() < 0.3:
         _add(rng, canvas, taken, str(rng.choice(list(OUTLINES))), True)
-    text, any_text = str(rng.choice(_TEXTS)), str(rng.choice(_ANY_TEXTS))
-    questions = [(text, _union(brown)), (any_text, _union(brown + other))]
-    return NewShapeImage(np.asarray(canvas).copy(), questions if rng.random() < 0.5 else questions[:1])
+    crescents = [mask for mask in (brown, other) if mask is not None]
+    questions = [(str(rng.choice(_TEXTS)), _union([] if brown is None else [brown]))]
+    if len(crescents) < 2 and rng.random() < 0.2:
+        questions = [(str(rng.choice(_ANY_TEXTS)), _union(crescents))]
+    return NewShapeImage(np.asarray(canvas).copy(), questions)
 
 
 def images(count: int, first_seed: int) -> Iterator[NewShapeImage]:

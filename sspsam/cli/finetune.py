@@ -47,7 +47,7 @@ _HELP: Final = {
     "focal_alpha": "Weight of the foreground in the focal loss.",
     "focal_gamma": "Power of the error in the focal loss.",
     "held_out_share": "Share of the images that never train, without --held-out.",
-    "eval_steps": "Steps between two evaluations (default: 20 evaluations).",
+    "eval_steps": "Steps between two evaluations (default: 10 evaluations).",
     "patience": "Stop after so many evaluations without a better one.",
     "rehearsal_share": "Share of a batch that repeats what the model knows.",
     "rehearsal_scenes": "Drawn scenes for rehearsal, for models of drawn shapes.",

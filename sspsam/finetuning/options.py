@@ -32,7 +32,7 @@ class FinetuneOptions:
         dice, focal, l1, giou: weights of the losses (authors).
         focal_alpha, focal_gamma: of the focal loss, as DETR has them.
         held_out_share: share of the images that never train, when no file of held-out lines is given.
-        eval_steps: steps between two evaluations; None: 20 in all, at least 25 steps apart.
+        eval_steps: steps between two evaluations; None: 10 in all, at least 25 steps apart.
         patience: evaluations without a better score after which training stops; None: never.
         rehearsal_share: share of each batch that repeats what the model knows.
         rehearsal_scenes: drawn scenes for it, where the model knows drawn shapes.
@@ -45,7 +45,7 @@ class FinetuneOptions:
     """
 
     train: tuple[str, ...] = ()
-    epochs: float = 30.0
+    epochs: float = 20.0
     steps: int | None = None
     time: float | None = None
     batch_size: int = 16
@@ -68,7 +68,7 @@ class FinetuneOptions:
     eval_steps: int | None = None
     patience: int | None = 8
     rehearsal_share: float = 0.3
-    rehearsal_scenes: int = 200
+    rehearsal_scenes: int = 120
     negatives_share: float = 0.5
     flips: bool = False
     crops: int = 0

@@ -18,7 +18,7 @@ _FIRST_SEED: Final = 500_000_000  # of scenes that neither the training of the b
 _HELD_OUT_SEED: Final = 600_000_000
 _SIZE: Final = (384, 512)  # height and width of a scene, pixels
 _QUESTIONS: Final = 8  # about each scene
-HELD_OUT_SCENES: Final = 20
+HELD_OUT_SCENES: Final = 16
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from sspsam.finetuning.state import Log, Progress, RunFolder, SavedState
 from sspsam.finetuning.trainable import TrainableModel
 from sspsam.utils.batching import is_out_of_memory, release_memory
 
-_EVALUATIONS: Final = 20
+_EVALUATIONS: Final = 10
 _FEWEST_STEPS_BETWEEN: Final = 25
 _TIMED_STEPS: Final = (3, 13)  # steps whose time decides about the number of steps
 _LOG_STEPS: Final = 10
