@@ -44,8 +44,8 @@ class NewShapeImage:
 def draw_image(seed: int) -> NewShapeImage:
     """Draw an image with distractors and mostly a brown crescent.
 
-    The distractors are one to four shapes that the model knows, in a quarter of the images a crescent of another colour,
-    and in three of ten a brown shape of a known kind. In 15 % there is no brown crescent.
+    The distractors are one to four shapes that the model knows, in a quarter of the images a crescent of another
+    colour, and in three of ten a brown shape of a known kind. In 15 % there is no brown crescent.
     """
     rng = np.random.default_rng([7, seed])
     pixels = draw_scene(int(rng.integers(1 << 30)), _SIZE, int(rng.integers(1, 5))).pixels

@@ -23,8 +23,8 @@ from sspsam.errors import FinetuningError, LinesError
 from sspsam.finetuning.options import MIXED_PRECISIONS, PARTS, FinetuneOptions
 
 if TYPE_CHECKING:
+    from sspsam.finetuning.job import FinetuneJob
     from sspsam.finetuning.lines import DataSource
-    from sspsam.finetuning.run import FinetuneJob
 
 _HELP: Final = {
     "epochs": "How often each line is seen.",
@@ -212,7 +212,7 @@ def finetune(
 def _job(
     data: tuple[Path, ...], lines: LineOptions, start: Any, output: Path, overwrite: bool, worst: int
 ) -> "FinetuneJob":
-    from sspsam.finetuning.run import FinetuneJob
+    from sspsam.finetuning.job import FinetuneJob
 
     return FinetuneJob(
         data=_source(data, lines),

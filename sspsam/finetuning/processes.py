@@ -22,7 +22,7 @@ class Processes:
 
     Raises:
         MissingExtraError: accelerate is not installed.
-        FinetuningError: this process has used accelerate with another precision before.
+        FinetuningError: the device has no such precision, or this process has used accelerate with another one.
     """
 
     def __init__(self, device: torch.device, mixed_precision: str) -> None:
@@ -35,7 +35,7 @@ class Processes:
                 self.accelerator: Any = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision)
         except ValueError as error:
             raise FinetuningError(
-                f"accelerate was used in this process with another device or precision ({error}): start a new process"
+                f"accelerate refuses mixed_precision={mixed_precision!r} on {device}: {error}"
             ) from error
         self.index, self.count = int(self.accelerator.process_index), int(self.accelerator.num_processes)
         self.device: torch.device = device if self.count == 1 else self.accelerator.device

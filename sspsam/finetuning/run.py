@@ -3,96 +3,36 @@
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 import torch
 
-from sspsam._version import __version__
-from sspsam.checkpoints.directory import CONFIG_NAME, WEIGHTS_NAME
-from sspsam.checkpoints.saving import check_destination, save_checkpoint
-from sspsam.config import ModelConfig
 from sspsam.errors import FinetuningError
 from sspsam.finetuning.board import FOLDER as BOARD_FOLDER
 from sspsam.finetuning.board import Board
 from sspsam.finetuning.calibrating import calibrate_if_possible
-from sspsam.finetuning.card import finetuned_card
-from sspsam.finetuning.checks import CheckedData, CheckedLine, check_lines, split_by_image
-from sspsam.finetuning.curves import save_curves
 from sspsam.finetuning.embeddings import EmbeddingStore
 from sspsam.finetuning.examples import target_side
-from sspsam.finetuning.lines import DataSource, read_lines
+from sspsam.finetuning.job import RUN_FOLDER, Finetuned, FinetuneJob, check_output
 from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.processes import Processes
+from sspsam.finetuning.reporting import Message, Reporter, described
+from sspsam.finetuning.results import write_result
 from sspsam.finetuning.sampling import Sampler
 from sspsam.finetuning.setup import FOREIGN, HELD_OUT, Knowledge, Material, Preparation, evaluation_of, score_of
-from sspsam.finetuning.start import Start, StartOptions, checked_output
-from sspsam.finetuning.state import LOG_NAME, Log, Progress, RunFolder, SavedState, read_log
+from sspsam.finetuning.splitting import SplitLines, split_lines
+from sspsam.finetuning.start import Start, checked_output
+from sspsam.finetuning.state import LOG_NAME, Log, Progress, RunFolder, SavedState
 from sspsam.finetuning.trainable import TrainableModel, default_parts
 from sspsam.finetuning.training import Evaluation, Trainer
 from sspsam.finetuning.validation import Validator
 from sspsam.finetuning.worst import FOLDER as WORST_FOLDER
 from sspsam.finetuning.worst import worst_lines, write_worst
-from sspsam.utils.files import make_directory, replace_file
+from sspsam.utils.files import make_directory
 from sspsam.utils.paths import shown
-
-REPORT_NAME: Final = "finetune.json"
-CURVES_NAME: Final = "curves.png"
-CARD_NAME: Final = "README.md"
-_RUN_FOLDER: Final = "unfinished"
-Message = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class FinetuneJob:
-    """Data, starting point and output of a fine-tuning.
-
-    Args:
-        data: lines to learn from.
-        start: checkpoint to start from.
-        output: folder of the new checkpoint.
-        held_out: lines that never train; None: a part of the images of `data`.
-        rehearsal: lines about what the model knows; None: drawn scenes where the model knows drawn shapes, else none.
-        negatives: phrases that refer to nothing in any image; None: foreign things where the model knows drawn shapes.
-        skip_problems: whether to leave out lines with problems instead of refusing the data.
-        overwrite: whether to replace a finished checkpoint, or the state of another training, in `output`.
-        worst: number of the worst lines to show in `output/worst`; 0: none.
-    """
-
-    data: DataSource
-    start: StartOptions
-    output: Path
-    held_out: DataSource | None = None
-    rehearsal: DataSource | None = None
-    negatives: Sequence[str] | None = None
-    skip_problems: bool = False
-    overwrite: bool = False
-    worst: int = 0
-
-
-@dataclass(frozen=True)
-class Finetuned:
-    """The result of a fine-tuning.
-
-    Args:
-        directory: of the checkpoint.
-        config: of the checkpoint.
-        before, after: metrics of each part of the data that never trained.
-        steps: of the whole training.
-        best_step: step of the weights that were kept; 0: no step made the model better, and it is as before.
-    """
-
-    directory: Path
-    config: ModelConfig
-    before: dict[str, dict[str, Any]]
-    after: dict[str, dict[str, Any]]
-    steps: int
-    best_step: int
 
 
 def finetune(
@@ -119,7 +59,7 @@ def finetune(
     """
     options = options or FinetuneOptions()
     job = dataclasses.replace(job, output=checked_output(job.output))
-    _check_output(job)
+    check_output(job)
     start = Start.of(job.start)
     start.require_other_folder(job.output)
     processes = Processes(start.device, options.mixed_precision)
@@ -131,30 +71,27 @@ def _silent(text: str) -> None:
     """Ignore a message."""
 
 
-def _check_output(job: FinetuneJob) -> None:
-    """Refuse to replace a finished checkpoint that the user did not give up."""
-    check_destination(job.output)
-    finished = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if os.path.exists(job.output / name)]
-    if finished and not job.overwrite and not os.path.isdir(job.output / _RUN_FOLDER):
-        raise FinetuningError(
-            f"{shown(job.output)} holds a checkpoint already: choose another folder, or replace it with overwrite=True "
-            "(command line: --overwrite)"
-        )
-
-
 @dataclass(frozen=True, eq=False)
-class _Lines:
-    """The user's lines after the checks and the split."""
+class _Prepared:
+    """Everything that the steps need.
 
-    train: list[CheckedLine]
-    held_out: list[CheckedLine]
-    rehearsal: list[CheckedLine]
-    known: list[CheckedLine]
-    left_out: int
+    Args:
+        lines: of the user.
+        parts: that learn.
+        store: of embeddings.
+        material: examples and questions.
+        trainable: the network with the parts that learn.
+        validator: answers questions with the network as it is.
+        settings: digest of everything that the bytes of the result depend on.
+    """
 
-    @property
-    def all_texts(self) -> list[str]:
-        return [line.entry.text for line in (*self.train, *self.held_out, *self.rehearsal, *self.known)]
+    lines: SplitLines
+    parts: Sequence[str]
+    store: EmbeddingStore
+    material: Material
+    trainable: TrainableModel
+    validator: Validator
+    settings: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,97 +115,88 @@ class _Run:
 
     def result(self) -> Finetuned | None:
         """Run everything."""
-        # Data: lines -> checked lines, split by image
-        lines = self._lines()
+        # Data and model: lines -> examples about encoded images, and the parts that learn
+        prepared = self._prepared()
+        evaluate = _Evaluator(prepared.validator, prepared.material, self.processes)
+        with RunFolder(self.job.output / RUN_FOLDER) as folder:
+            # Training: examples -> weights, from the beginning or from the saved state
+            self._open(folder)
+            progress = self._trained(prepared, folder, evaluate)
 
-        # Model: the parts that learn
-        token_ids = torch.from_numpy(np.stack([self.start.tokenizer(text) for text in lines.all_texts]))
-        parts = self.options.train or default_parts(self.start.model, token_ids)
-        store = EmbeddingStore(self.start.predictor(self.processes.device))
-
-        # Embeddings: images -> features, once
-        material = self._material(lines, store)
-        trainable = TrainableModel(self.start.model, parts, token_ids)
-        trainable.to(self.processes.device)
-        self.say(f"learning: {', '.join(trainable.parts)}; {sum(p.numel() for p in trainable.parameters()):,} numbers")
-
-        # Training: examples -> weights
-        settings = self._settings(lines, parts)
-        folder = self._opened_folder(settings)
-        validator = Validator(self.start.model, self.start.config, self.start.tokenizer, store, self.processes.device)
-        evaluate = _Evaluator(validator, material, self.processes)
-        progress, saved, log = self._begin(folder, evaluate, settings)
-        board = None if log is None else Board(self.job.output / BOARD_FOLDER)
-        trainer = Trainer(
-            self.processes.accelerator,
-            self.processes.device,
-            self.options,
-            trainable,
-            store,
-            self._sampler(material),
-            target_side(self.start.config),
-            evaluate,
-            folder if self.processes.is_first else None,
-            log,
-            settings,
-            _Reporter(self.say, board),
-        )
-        progress = trainer.train(progress, saved)
-        self.processes.wait()
-
-        # Result: the best weights -> checkpoint, model card, curves
-        if progress.best_step is not None:
-            trainable.load_state(folder.load_best(progress.best_step))
-        after = evaluate()
-        if after.score < score_of(progress.before):
-            self.say("no step made the model better than it was before: look at the lines and at curves.png")
-        if log is not None and board is not None:
-            log.close()
-            board.close()
-        if not self.processes.is_first:
-            return None
-        result = self._written(lines, material, parts, progress, after)
-        if self.job.worst:
-            bad = worst_lines(lines.train, lines.held_out, validator, self.job.worst)
-            write_worst(self.job.output / WORST_FOLDER, bad)
-            self.say(f"the {len(bad)} worst lines are in {shown(self.job.output / WORST_FOLDER)}")
-        self._calibrate(material)
-        folder.remove()
+            # Result: the best weights -> checkpoint, model card, curves, worst lines, calibration
+            if progress.best_step is not None:
+                prepared.trainable.load_state(folder.load_best(progress.best_step))
+            after = evaluate()
+            self.say(f"after:  {described(after.metrics)}")
+            if after.score < score_of(progress.before):
+                self.say("no step made the model better than it was before: look at the lines and at curves.png")
+            if not self.processes.is_first:
+                return None
+            result = self._written(prepared, progress, after)
+            folder.remove()
         return result
 
-    def _lines(self) -> _Lines:
-        """Read, check and split all lines, and report every problem at once."""
-        checked = self._checked(self.job.data)
-        rehearsal = None if self.job.rehearsal is None else self._checked(self.job.rehearsal)
-        given = None if self.job.held_out is None else self._checked(self.job.held_out)
-        every = [data for data in (checked, rehearsal, given) if data is not None]
-        problems = [problem for data in every for problem in data.problems]
-        if problems and not self.job.skip_problems:
-            CheckedData([], problems, 0).require_no_problems()
-        if problems:
-            self.say(f"{len(problems):,} lines with problems are left out; the first: {problems[0]}")
-        for note in checked.notes():
-            self.say(note)
-        if given is None:
-            train, held_out = split_by_image(checked.lines, self.options.held_out_share, self.options.seed)
-        else:
-            held_out = given.lines
-            train = _without_images(checked.lines, held_out, self.say)
-        old, known = ([], []) if rehearsal is None else split_by_image(rehearsal.lines, 0.2, self.options.seed)
-        old = _without_images(old, held_out, self.say)
-        if not train or not held_out:
-            raise FinetuningError("there must be lines to learn from, and lines about other images that are held out")
-        images = len({line.image for line in held_out})
-        self.say(
-            f"{len(train):,} lines about {len({line.image for line in train}):,} images to learn from; "
-            f"{len(held_out):,} about {images:,} other images are held out (seed {self.options.seed}) and never train"
+    def _prepared(self) -> _Prepared:
+        start, device = self.start, self.processes.device
+        lines = split_lines(self.job, self.options, start.tokenizer, self.say, self.show)
+        token_ids = torch.from_numpy(np.stack([start.tokenizer(text) for text in lines.all_texts]))
+        parts = self.options.train or default_parts(start.model, token_ids)
+        store = EmbeddingStore(start.predictor(device))
+        material = self._material(lines, store)
+        trainable = TrainableModel(start.model, parts, token_ids)
+        trainable.to(device)
+        self.say(f"learning: {', '.join(trainable.parts)}; {sum(p.numel() for p in trainable.parameters()):,} numbers")
+        validator = Validator(start.model, start.config, start.tokenizer, store, device)
+        return _Prepared(lines, parts, store, material, trainable, validator, self._settings(lines, parts))
+
+    def _open(self, folder: RunFolder) -> None:
+        """Lock the folder, and clear it where the user gave up an earlier training."""
+        if self.processes.is_first:
+            make_directory(self.job.output)
+            folder.lock()
+            if self.job.overwrite:
+                folder.clear()
+        self.processes.wait()
+
+    def _trained(self, prepared: _Prepared, folder: RunFolder, evaluate: Callable[[], Evaluation]) -> Progress:
+        """Take all steps that are left, and return the last position."""
+        progress, saved, log = self._begin(folder, evaluate, prepared.settings)
+        board = None if log is None else Board(self.job.output / BOARD_FOLDER)
+        trainer = Trainer(
+            accelerator=self.processes.accelerator,
+            device=self.processes.device,
+            options=self.options,
+            trainable=prepared.trainable,
+            store=prepared.store,
+            sampler=self._sampler(prepared.material),
+            side=target_side(self.start.config),
+            evaluate=evaluate,
+            run=folder if self.processes.is_first else None,
+            log=log,
+            settings=prepared.settings,
+            report=Reporter(self.say, board),
         )
-        return _Lines(train, held_out, old, known, len(problems) + checked.duplicates)
+        try:
+            progress = trainer.train(progress, saved)
+        finally:
+            if log is not None and board is not None:
+                log.close()
+                board.close()
+        self.processes.wait()
+        return progress
 
-    def _checked(self, data: DataSource) -> CheckedData:
-        return check_lines(read_lines(data), self.start.tokenizer, show=self.show)
+    def _written(self, prepared: _Prepared, progress: Progress, after: Evaluation) -> Finetuned:
+        """Write all files of the result."""
+        output, lines, material = self.job.output, prepared.lines, prepared.material
+        result = write_result(output, self.start, lines, material, self.options, prepared.parts, progress, after)
+        if self.job.worst:
+            bad = worst_lines(lines.train, lines.held_out, prepared.validator, self.job.worst)
+            write_worst(output / WORST_FOLDER, bad)
+            self.say(f"the {len(bad)} worst lines are in {shown(output / WORST_FOLDER)}")
+        self._calibrate(material)
+        return result
 
-    def _material(self, lines: _Lines, store: EmbeddingStore) -> Material:
+    def _material(self, lines: SplitLines, store: EmbeddingStore) -> Material:
         knowledge = Knowledge(lines.rehearsal, lines.known, phrases=self.job.negatives or ())
         if self.start.knows_drawn_shapes:
             drawn = Knowledge.of_drawn_shapes(self.options, lines.all_texts, self.start.tokenizer)
@@ -300,7 +228,7 @@ class _Run:
             seed=self.options.seed,
         )
 
-    def _settings(self, lines: _Lines, parts: Sequence[str]) -> str:
+    def _settings(self, lines: SplitLines, parts: Sequence[str]) -> str:
         """Return a digest of everything that the bytes of the result depend on, as far as it is known."""
         numbers = dataclasses.asdict(self.options)
         numbers.pop("save_seconds")
@@ -322,16 +250,6 @@ class _Run:
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
-    def _opened_folder(self, settings: str) -> RunFolder:
-        folder = RunFolder(self.job.output / _RUN_FOLDER)
-        if self.processes.is_first:
-            make_directory(self.job.output)
-            folder.lock()
-            if self.job.overwrite:
-                folder.clear()
-        self.processes.wait()
-        return folder
-
     def _begin(
         self, folder: RunFolder, evaluate: Callable[[], Evaluation], settings: str
     ) -> tuple[Progress, SavedState | None, Log | None]:
@@ -352,43 +270,6 @@ class _Run:
             self.say(f"continuing after step {progress.step:,}")
         log = Log(self.job.output / LOG_NAME, progress.log_bytes) if self.processes.is_first else None
         return progress, saved, log
-
-    def _written(
-        self, lines: _Lines, material: Material, parts: Sequence[str], progress: Progress, after: Evaluation
-    ) -> Finetuned:
-        """Write the checkpoint, the model card, the report and the curves."""
-        output, before = self.job.output, progress.before
-        origin = self.start.checkpoint.origin
-        source = f"fine-tuned with sspsam finetune from {shown(origin)}, which is: {self.start.config.source}"
-        config = dataclasses.replace(self.start.config, source=source[:2000])
-        config = save_checkpoint(output, config, self.start.model.state_dict())
-        report = {
-            "sspsam": __version__,
-            "start": {"origin": origin, "fingerprint": self.start.config.fingerprint},
-            "fingerprint": config.fingerprint,
-            "options": dataclasses.asdict(self.options) | {"train": list(parts)},
-            "lines": {
-                "train": len(lines.train),
-                "train_images": len({line.image for line in lines.train}),
-                "held_out": len(lines.held_out),
-                "held_out_images": len({line.image for line in lines.held_out}),
-                "without_target": sum(line.entry.no_target for line in (*lines.train, *lines.held_out)),
-                "left_out": lines.left_out,
-                "rehearsal": len(material.old),
-                "negative_phrases": 0 if material.negatives is None else len(material.negatives.texts),
-            },
-            "held_out_digests": sorted({line.image for line in lines.held_out}),
-            "steps": progress.step,
-            "best_step": progress.best_step,
-            "seconds": round(progress.seconds, 1),
-            "before": before,
-            "after": after.metrics,
-        }
-        replace_file(output / REPORT_NAME, (json.dumps(report, indent=2) + "\n").encode())
-        replace_file(output / CARD_NAME, finetuned_card(output.name, config, report).encode())
-        save_curves(output / CURVES_NAME, read_log(output / LOG_NAME), before)
-        self.say(f"after:  {described(after.metrics)}")
-        return Finetuned(output, config, before, after.metrics, progress.step, progress.best_step or 0)
 
     def _calibrate(self, material: Material) -> None:
         """Calibrate on the held-out lines and the foreign phrases about their images."""
@@ -415,38 +296,3 @@ class _Evaluator:
             indices = [index for index, question in enumerate(questions) if question.image in own]
             records[name] = self.processes.gathered(self.validator.records(questions, indices))
         return evaluation_of(records)
-
-
-@dataclass(frozen=True)
-class _Reporter:
-    """Shows the lines of the log."""
-
-    say: Message
-    board: Board | None
-
-    def __call__(self, line: dict[str, Any]) -> None:
-        if self.board is not None:
-            self.board.write(line)
-        if "score" in line:
-            self.say(f"step {line['step']:,}: {described({k: v for k, v in line.items() if isinstance(v, dict)})}")
-        elif line["step"] % 50 == 0:
-            losses = ", ".join(f"{name} {line[name]:.3f}" for name in ("dice", "focal", "l1", "giou"))
-            self.say(f"step {line['step']:,} of {line['steps']:,}: loss {line['loss']:.3f} ({losses})")
-
-
-def described(metrics: dict[str, dict[str, Any]]) -> str:
-    """Return the most important numbers of each part in one line."""
-    parts = []
-    for name, numbers in metrics.items():
-        shown_numbers = [f"{key} {numbers[key]:.3f}" for key in ("mIoU", "N-acc") if numbers.get(key) is not None]
-        parts.append(f"{name.replace('_', ' ')} {', '.join(shown_numbers)}")
-    return "; ".join(parts)
-
-
-def _without_images(lines: list[CheckedLine], held_out: Sequence[CheckedLine], say: Message) -> list[CheckedLine]:
-    """Return the lines about other images than those that are held out."""
-    images = {line.image for line in held_out}
-    kept = [line for line in lines if line.image not in images]
-    if len(kept) < len(lines):
-        say(f"{len(lines) - len(kept):,} lines about held-out images are left out, so that no such image trains")
-    return kept

@@ -88,8 +88,14 @@ class RunFolder:
         self.folder = folder
         self._lock: Any = None
 
-    def lock(self) -> Self:
-        """Lock the folder until this process ends.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._release()
+
+    def lock(self) -> None:
+        """Lock the folder until the end of the `with` statement, or of this process.
 
         Raises:
             FinetuningError: another process trains in it.
@@ -107,7 +113,6 @@ class RunFolder:
             ) from None
         except OSError:  # the file system has no locks
             pass
-        return self
 
     def load(self) -> SavedState | None:
         """Return the state; None before the first one.
@@ -167,10 +172,14 @@ class RunFolder:
         self.clear()
         with suppress(OSError):
             (self.folder / _LOCK_NAME).unlink()
-        if self._lock is not None:
-            self._lock.close()
+        self._release()
         with suppress(OSError):
             self.folder.rmdir()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _best(self, step: int) -> Path:
         return self.folder / f"best-{step}.pt"

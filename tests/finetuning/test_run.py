@@ -19,9 +19,10 @@ from sspsam.checkpoints.format import load_checkpoint
 from sspsam.errors import FinetuningError, SSPSAMWarning
 from sspsam.evaluation.run import EvaluationJob, run_evaluation
 from sspsam.finetuning import training
+from sspsam.finetuning.job import FinetuneJob
 from sspsam.finetuning.lines import DataSource
 from sspsam.finetuning.options import FinetuneOptions
-from sspsam.finetuning.run import FinetuneJob, finetune
+from sspsam.finetuning.run import finetune
 from sspsam.finetuning.state import read_log
 from tests.support.finetuning import job, write_lines
 
@@ -183,7 +184,7 @@ def test_an_unfinished_training_with_other_options_is_not_continued(
     lines: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("sspsam.finetuning.run.save_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("sspsam.finetuning.results.save_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             finetune(job(lines, tiny_model, tmp_path / "new"), OPTIONS)
     with pytest.raises(FinetuningError, match="other lines or options"):

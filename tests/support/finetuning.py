@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sspsam.finetuning.job import FinetuneJob
 from sspsam.finetuning.lines import DataSource
-from sspsam.finetuning.run import FinetuneJob
 from sspsam.finetuning.start import StartOptions
 
 
