@@ -82,3 +82,15 @@ def test_two_processes_agree_with_one(tiny_model: Path, tmp_path: Path) -> None:
     assert max(float((one[name] - start[name]).abs().max()) for name in one) > 10 * TOLERANCE
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=TOLERANCE, rtol=0)
+
+
+def test_mixed_precision_ends_near_single_precision(tiny_model: Path, tmp_path: Path) -> None:
+    lines = write_lines(tmp_path / "lines")
+    run(arguments(ONE_PROCESS, lines, tiny_model, tmp_path / "float32"))
+    run([*arguments(ONE_PROCESS, lines, tiny_model, tmp_path / "bf16"), "--mixed-precision", "bf16"])
+    start, one, other = (
+        load_checkpoint(path)[0].state_dict() for path in (tiny_model, tmp_path / "float32", tmp_path / "bf16")
+    )
+    moved = torch.cat([(one[name] - start[name]).flatten() for name in one])
+    difference = torch.cat([(other[name] - one[name]).flatten() for name in one])
+    assert 0 < float(difference.norm()) < 0.5 * float(moved.norm())
