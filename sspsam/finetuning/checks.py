@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -107,42 +108,72 @@ def check_lines(
         The lines without a problem, in order, and all problems.
     """
     all_lines = list(lines)
-    problems: dict[int, str] = {}
-    images: dict[object, str | ImageError] = {}
-    seen: dict[tuple[str, str], tuple[int, SourceLine, str]] = {}
-    kept: dict[int, CheckedLine] = {}
-    duplicates = 0
+    checker = _Checker(tokenizer, max_pixels)
     with item_progress("lines checked", len(all_lines), 0, show) as advance:
-        for number, line in enumerate(all_lines):
+        for line in all_lines:
+            checker.add(line)
             advance()
-            if isinstance(line, DatasetError):
-                problems[number] = str(line)
-                continue
-            try:
-                image, mask = _checked_image(line.line.entry, images, max_pixels), _checked_mask(line)
-                tokenizer(line.line.entry.text)
-            except (ImageError, DatasetError, TextError) as error:
-                message = str(error)
-                problems[number] = message if line.line.where in message else f"{line.line.where}: {shown(message)}"
-                continue
-            key = image, " ".join(line.line.entry.text.lower().split())
-            earlier = seen.get(key)
-            if earlier is not None and earlier[1].source != line.source:
-                kept.pop(earlier[0], None)  # a correction
-                earlier = None
-            if earlier is None:
-                seen[key] = number, line, _digest(mask)
-                kept[number] = CheckedLine(line.line.entry, line.line.where, image)
-            elif earlier[2] == _digest(mask) or _iou(earlier[1].line.entry.mask(), mask) >= _SAME_MASK:
-                duplicates += 1
-            else:
-                problems[number] = (
-                    f"{line.line.where}: {shown_repr(line.line.entry.text)} has another mask in {earlier[1].line.where}"
-                )
-    return CheckedData(list(kept.values()), [problems[number] for number in sorted(problems)], duplicates)
+    return CheckedData(list(checker.kept.values()), checker.problems, checker.duplicates)
 
 
-def _checked_image(entry: Entry, images: dict[object, str | ImageError], max_pixels: int) -> str:
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """The first line about an image and an expression, and a digest of its mask."""
+
+    number: int
+    line: SourceLine
+    mask: str
+
+
+class _Checker:
+    """Checks lines one after the other.
+
+    Args:
+        tokenizer, max_pixels: see `check_lines`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_pixels: int) -> None:
+        self._tokenizer, self._max_pixels = tokenizer, max_pixels
+        self._images: dict[Path, str | ImageError] = {}  # the key of each image, or the reason why it cannot be used
+        self._seen: dict[tuple[str, str], _Seen] = {}  # by the image and the words
+        self._count = 0
+        self.kept: dict[int, CheckedLine] = {}
+        self.problems: list[str] = []
+        self.duplicates = 0
+
+    def add(self, line: SourceLine | DatasetError) -> None:
+        """Keep a line, or note its problem."""
+        self._count += 1
+        if isinstance(line, DatasetError):
+            self.problems.append(str(line))
+            return
+        where = line.line.where
+        try:
+            image, mask = _checked_image(line.line.entry, self._images, self._max_pixels), _checked_mask(line)
+            self._tokenizer(line.line.entry.text)
+        except (ImageError, DatasetError, TextError) as error:
+            self.problems.append(str(error) if where in str(error) else f"{where}: {shown(error)}")
+            return
+        self._compare(line, image, mask)
+
+    def _compare(self, line: SourceLine, image: str, mask: Mask) -> None:
+        """Compare a line with the earlier one about the same image and words, and keep it if there is none."""
+        key = image, " ".join(line.line.entry.text.lower().split())
+        earlier = self._seen.get(key)
+        if earlier is not None and earlier.line.source != line.source:
+            self.kept.pop(earlier.number, None)  # this line corrects it
+            earlier = None
+        if earlier is None:
+            self._seen[key] = _Seen(self._count, line, _digest(mask))
+            self.kept[self._count] = CheckedLine(line.line.entry, line.line.where, image)
+        elif earlier.mask == _digest(mask) or _iou(earlier.line.line.entry.mask(), mask) >= _SAME_MASK:
+            self.duplicates += 1
+        else:
+            text, other = shown_repr(line.line.entry.text), earlier.line.line.where
+            self.problems.append(f"{line.line.where}: {text} has another mask in {other}")
+
+
+def _checked_image(entry: Entry, images: dict[Path, str | ImageError], max_pixels: int) -> str:
     """Return the key of the image of an entry, which is decoded once."""
     if entry.image not in images:
         try:
