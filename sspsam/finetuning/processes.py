@@ -42,7 +42,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes files and messages."""
+        """True in the process that writes files and messages."""
         return self.index == 0
 
     def wait(self) -> None:

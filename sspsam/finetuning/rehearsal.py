@@ -1,4 +1,4 @@
-"""What a model knows already, repeated so that it is not forgotten: drawn scenes, or lines of the user."""
+"""Rehearsal of the knowledge of a model, so that it is not forgotten: drawn scenes, or lines of the user."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -81,7 +81,7 @@ class Start:
 
     @property
     def knows_drawn_shapes(self) -> bool:
-        """Whether the model is the bundled one, or was fine-tuned from it."""
+        """True for the bundled model and for those that were fine-tuned from it."""
         return _DRAWN_SHAPES in self.config.source
 
     def predictor(self, device: torch.device) -> SSPSAMPredictor:

@@ -72,11 +72,6 @@ class TrainableModel:
                 "nothing to learn: train ssp and decoder, or text"
             )
 
-    @property
-    def learns_tokens(self) -> bool:
-        """Whether there are token rows that learn."""
-        return self.tokens is not None
-
     def groups(self, options: FinetuneOptions) -> list[dict[str, Any]]:
         """Return the parameter groups of the optimizer, each with its peak rate as `peak`."""
         rates = {"ssp": options.learning_rate, "decoder": options.decoder_rate, "text": options.learning_rate}
