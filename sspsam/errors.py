@@ -167,6 +167,23 @@ class DatasetMissingError(DatasetError, FileNotFoundError):
     """Files of a data set that are not there; the message lists them, their source and their place."""
 
 
+class FinetuningError(SSPSAMError, ValueError):
+    """A fine-tuning that cannot start: lines with problems, too little data, or an output folder that is in use."""
+
+
+class LinesError(FinetuningError):
+    """Lines with problems, of which nothing was learned.
+
+    Args:
+        message: number of the problems, and what to do.
+        problems: one message for each line.
+    """
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__("\n  ".join((message, *problems)))
+        self.message, self.problems = message, problems
+
+
 class UnsafePickleError(DatasetError):
     """A pickle of annotations that names a class or function. Nothing in the file was run."""
 

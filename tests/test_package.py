@@ -26,6 +26,7 @@ ROOM_ORDER = [
     ["hub", "convert"],
     ["predictor"],
     ["batch", "demo", "evaluation", "serving"],
+    ["finetuning"],
     ["ray"],
     ["cli"],
     ["__main__"],

@@ -7,11 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sspsam.finetuning.network import decoder_images, ssp_output
 from sspsam.models import SSPSAM, ExpressionFeatures
-from sspsam.models.attention_adapters import LinguisticFeatures
-from sspsam.models.mask_decoder import DecoderImage
-from sspsam.models.ssp_encoder import SSPOutput
-from sspsam.models.transformer import ImageProjections
 from training.attention import plain_attention
 from training.batches import SceneBatch, TextBatch
 from training.heads import COUNTS, AuxiliaryHeads
@@ -154,8 +151,9 @@ class Objective(nn.Module):
             expressions = self.model.encode_text(batch.token_ids)
         inner_layers = list(self.model.ssp.prompt_generator.layers)[:-1]
         with self._mixed_precision(), _recorded_outputs(inner_layers) as layers:
-            ssp = self._ssp(clip, expressions, batch.scene)
-        low_res, ious = self.model.sam.decode(self._decoder_images(sam, batch.scene), ssp.prompts.float())
+            ssp = ssp_output(self.model, clip, expressions, batch.scene)
+        images = decoder_images(self.model, sam, batch.scene)
+        low_res, ious = self.model.sam.decode(images, ssp.prompts.float())
         marks, summary = self.heads.generator_outputs(layers, ssp.prompts)
         return clip, expressions, BatchOutput(low_res, ious, ssp.box.float(), ssp.similarity.float(), marks, summary)
 
@@ -173,38 +171,6 @@ class Objective(nn.Module):
         losses |= self.heads.parse_losses(expressions, batch.parse)
         losses |= summary_losses(output.summary[..., : 1 + COUNTS], has_target, candidates)
         return losses | _landmark_loss(output.summary[..., 1 + COUNTS :], batch)
-
-    def _ssp(self, clip: Tensor, expressions: ExpressionFeatures, scene: Tensor) -> SSPOutput:
-        """Run the SSP encoder as `SSPSAM.segment` does, on the image of each expression.
-
-        Args:
-            clip: (B, G*G, C) CLIP's patch features.
-            expressions: features of E expressions.
-            scene: (E,) index of the image of each expression.
-        """
-        ssp = self.model.ssp
-        projected = ssp.visual_attention_adapter.project(clip)  # (B, G*G, H)
-        language = LinguisticFeatures(expressions.words, expressions.word_attention, expressions.sentence)
-        images = clip.index_select(0, scene), projected.index_select(0, scene)  # (E, G*G, C), (E, G*G, H)
-        output: SSPOutput = ssp(*images, expressions.clip_sentence, language, expressions.padding)
-        return output
-
-    def _decoder_images(self, embeddings: Tensor, scene: Tensor) -> DecoderImage:
-        """Compute what `MaskDecoder.prepare` does, for the image of each expression.
-
-        Args:
-            embeddings: (B, D, g, g) of all images.
-            scene: (E,) index of the image of each expression.
-
-        Returns:
-            The decoder's input with E instead of one set of image tokens.
-        """
-        encoder, transformer = self.model.sam.prompt_encoder, self.model.sam.mask_decoder.transformer
-        tokens = embeddings.flatten(2).transpose(1, 2) + encoder.no_mask_embed.weight  # (B, N, D)
-        position = encoder.get_dense_pe().flatten(2).squeeze(0).T.contiguous()  # (N, D)
-        projections = transformer.project_image(tokens, position)  # (B, N, d) each
-        by_expression = ImageProjections(*(x.index_select(0, scene) for x in projections))
-        return DecoderImage(tokens.index_select(0, scene), position, by_expression)
 
     def _mixed_precision(self) -> torch.autocast:
         device = next(self.model.parameters()).device

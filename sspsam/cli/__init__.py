@@ -11,6 +11,7 @@ from sspsam.cli.calibrate import calibrate
 from sspsam.cli.check import check
 from sspsam.cli.demo import demo
 from sspsam.cli.evaluate import evaluate
+from sspsam.cli.finetune import finetune
 from sspsam.cli.models import cache, convert, download, models, verify
 from sspsam.cli.output import CommandGroup
 from sspsam.cli.segment import segment
@@ -24,6 +25,9 @@ def main() -> None:
     """Segment the region of an image that a text refers to, with SSP-SAM."""
 
 
-for _command in (segment, batch, evaluate, calibrate, demo, serve, check, convert, models, download, verify, cache):
+for _command in (
+    *(segment, batch, evaluate, calibrate, finetune, demo, serve),
+    *(check, convert, models, download, verify, cache),
+):
     _command.params += verbosity_options()
     main.add_command(_command)

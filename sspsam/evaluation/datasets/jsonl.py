@@ -9,6 +9,7 @@ images to the image root, or without one to the folder of the file, to the data 
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +40,34 @@ def entries(request: Request) -> Iterator[Entry]:
         DatasetError: a line is malformed; the message names file and line.
         DatasetMissingError: the file is missing.
     """
+    for line in lines(request):
+        if isinstance(line, DatasetError):
+            raise line
+        yield line.entry
+
+
+@dataclass(frozen=True)
+class Line:
+    """An entry with the line that it was read from.
+
+    Args:
+        entry: of the line.
+        where: file and line, for messages.
+        annotated: whether the line has a mask, which may be empty; False: null, the expression refers to nothing.
+    """
+
+    entry: Entry
+    where: str
+    annotated: bool
+
+
+def lines(request: Request) -> Iterator[Line | DatasetError]:
+    """Yield what `entries` yields with its place, and an error in the place of each line that is malformed.
+
+    Raises:
+        DatasetError: the file cannot be read.
+        DatasetMissingError: the file is missing.
+    """
     root = request.data_root
     path = root if os.path.isfile(root) else request.files(f"{request.split}.jsonl")[0]
     folder = path.parent if os.path.isfile(root) else root
@@ -46,12 +75,16 @@ def entries(request: Request) -> Iterator[Entry]:
     images = tuple(usual) if request.image_root is None else (request.image_root,)
     counts: dict[str, int] = {}
     sizes: dict[Path, Size] = {}
-    for number, line in enumerate(_lines(path), 1):
-        if line.strip():
+    for number, text in enumerate(_lines(path), 1):
+        if text.strip():
             where = f"{shown(path)}, line {number}"
-            record = checked_object(_parsed(line, where), where)
-            key = str(member(record, "id", checked_identifier, where)) if "id" in record else str(number)
-            yield _entry(record, unique_key(key, counts), images, path.parent, sizes, where)
+            try:
+                record = checked_object(_parsed(text, where), where)
+                key = str(member(record, "id", checked_identifier, where)) if "id" in record else str(number)
+                entry = _entry(record, unique_key(key, counts), images, path.parent, sizes, where)
+                yield Line(entry, where, _mask_kind(record, where) is not None)
+            except DatasetError as error:
+                yield error
 
 
 def _entry(

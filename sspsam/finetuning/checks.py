@@ -1,0 +1,248 @@
+"""Checks of all lines before a step is taken; every problem is reported at once."""
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from sspsam.errors import DatasetError, FinetuningError, ImageError, LinesError, TextError
+from sspsam.evaluation.datasets.entry import Entry, Mask
+from sspsam.finetuning.lines import SourceLine
+from sspsam.images.loading import DEFAULT_MAX_PIXELS, load_image_with_digest
+from sspsam.text.tokenizer import Tokenizer
+from sspsam.utils.paths import shown, shown_repr
+from sspsam.utils.progress import item_progress
+
+_SAME_MASK: Final = 0.8  # IoU from which two masks of one expression are the same
+_INSIDE: Final = 0.5  # share of the box that must lie in the image
+_FEW_TARGETS: Final = 30  # lines with a target below which a fine-tuning is hardly worth its time
+_FEW_IMAGES: Final = 5  # images below which there is nothing to hold out
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedLine:
+    """A line that can be learned from.
+
+    Args:
+        entry: of the line.
+        where: file and line.
+        image: key of the image, a digest of its bytes, so that copies of a file count as one image.
+    """
+
+    entry: Entry
+    where: str
+    image: str
+
+
+@dataclass(frozen=True)
+class CheckedData:
+    """The result of the checks.
+
+    Args:
+        lines: that can be learned from.
+        problems: one message for each line that cannot.
+        duplicates: lines that repeat an earlier one; they are left out.
+    """
+
+    lines: list[CheckedLine]
+    problems: list[str]
+    duplicates: int
+
+    def require_no_problems(self) -> None:
+        """Refuse lines with problems.
+
+        Raises:
+            LinesError: there are problems; it lists them.
+        """
+        if self.problems:
+            message = (
+                f"{len(self.problems):,} lines have problems: correct them, or leave these lines out with "
+                "skip_problems=True (command line: --skip-problems)"
+            )
+            raise LinesError(message, tuple(self.problems))
+
+    def notes(self) -> list[str]:
+        """Return a sentence about each shortage of the data.
+
+        Raises:
+            FinetuningError: there are too few images to hold one out.
+        """
+        images = len({line.image for line in self.lines})
+        targets = sum(not line.entry.no_target for line in self.lines)
+        if images < _FEW_IMAGES:
+            raise FinetuningError(
+                f"{images} images are too few: at least {_FEW_IMAGES} are needed, of which one is held out; some "
+                "hundred lines about some hundred images are a good beginning"
+            )
+        notes = []
+        if targets < _FEW_TARGETS:
+            notes.append(
+                f"only {targets} lines have a target: below {_FEW_TARGETS} a fine-tuning is hardly worth it, and its "
+                "held-out numbers say little; annotate more images first"
+            )
+        if self.duplicates:
+            notes.append(f"{self.duplicates:,} lines repeat an earlier line and are left out")
+        return notes
+
+
+def check_lines(
+    lines: Iterable[SourceLine | DatasetError],
+    tokenizer: Tokenizer,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    show: bool = False,
+) -> CheckedData:
+    """Check every line: its words, its image, its mask, and its agreement with the other lines.
+
+    Args:
+        lines: from `read_lines`.
+        tokenizer: of the model.
+        max_pixels: largest width times height of an image.
+        show: whether to show a bar.
+
+    Returns:
+        The lines without a problem, in order, and all problems.
+    """
+    all_lines = list(lines)
+    checker = _Checker(tokenizer, max_pixels)
+    with item_progress("lines checked", len(all_lines), 0, show) as advance:
+        for line in all_lines:
+            checker.add(line)
+            advance()
+    return CheckedData(list(checker.kept.values()), checker.problems, checker.duplicates)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """The first line about an image and an expression, and a digest of its mask."""
+
+    number: int
+    line: SourceLine
+    mask: str
+
+
+class _Checker:
+    """Checks lines one after the other.
+
+    Args:
+        tokenizer, max_pixels: see `check_lines`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_pixels: int) -> None:
+        self._tokenizer, self._max_pixels = tokenizer, max_pixels
+        self._images: dict[Path, str | ImageError] = {}  # the key of each image, or the reason why it cannot be used
+        self._seen: dict[tuple[str, str], _Seen] = {}  # by the image and the words
+        self._count = 0
+        self.kept: dict[int, CheckedLine] = {}
+        self.problems: list[str] = []
+        self.duplicates = 0
+
+    def add(self, line: SourceLine | DatasetError) -> None:
+        """Keep a line, or note its problem."""
+        self._count += 1
+        if isinstance(line, DatasetError):
+            self.problems.append(str(line))
+            return
+        where = line.line.where
+        try:
+            image, mask = _checked_image(line.line.entry, self._images, self._max_pixels), _checked_mask(line)
+            self._tokenizer(line.line.entry.text)
+        except (ImageError, DatasetError, TextError) as error:
+            self.problems.append(str(error) if where in str(error) else f"{where}: {shown(error)}")
+            return
+        self._compare(line, image, mask)
+
+    def _compare(self, line: SourceLine, image: str, mask: Mask) -> None:
+        """Compare a line with the earlier one about the same image and words, and keep it if there is none."""
+        key = image, " ".join(line.line.entry.text.lower().split())
+        earlier = self._seen.get(key)
+        if earlier is not None and earlier.line.source != line.source:
+            self.kept.pop(earlier.number, None)  # this line corrects it
+            earlier = None
+        if earlier is None:
+            self._seen[key] = _Seen(self._count, line, _digest(mask))
+            self.kept[self._count] = CheckedLine(line.line.entry, line.line.where, image)
+        elif earlier.mask == _digest(mask) or _iou(earlier.line.line.entry.mask(), mask) >= _SAME_MASK:
+            self.duplicates += 1
+        else:
+            text, other = shown_repr(line.line.entry.text), earlier.line.line.where
+            self.problems.append(f"{line.line.where}: {text} has another mask in {other}")
+
+
+def _checked_image(entry: Entry, images: dict[Path, str | ImageError], max_pixels: int) -> str:
+    """Return the key of the image of an entry, which is decoded once."""
+    if entry.image not in images:
+        try:
+            pixels, digest = load_image_with_digest(entry.image, max_pixels)
+            images[entry.image] = digest
+            if pixels.shape[:2] != entry.size:
+                images[entry.image] = ImageError(
+                    f"{shown(entry.image)} has {pixels.shape[0]} x {pixels.shape[1]} pixels, its annotation "
+                    f"{entry.size[0]} x {entry.size[1]} (height x width)"
+                )
+        except ImageError as error:
+            images[entry.image] = error
+    image = images[entry.image]
+    if isinstance(image, ImageError):
+        raise image
+    return image
+
+
+def _checked_mask(line: SourceLine) -> Mask:
+    """Return the mask of a line, which is empty only where the line says that there is no target."""
+    entry, where = line.line.entry, line.line.where
+    mask = entry.mask()
+    if not line.line.annotated:
+        return mask
+    if entry.box is not None and _share_inside(entry) < _INSIDE:
+        raise DatasetError(f"{where}: most of the mask is outside of the image ({_sides(entry)})")
+    if not mask.any():
+        raise DatasetError(f"{where}: the mask is empty; write null if the expression refers to nothing")
+    return mask
+
+
+def _share_inside(entry: Entry) -> float:
+    """Return the share of the box that lies in the image."""
+    x0, y0, x1, y1 = entry.box or (0, 0, 0, 0)
+    area = (x1 - x0) * (y1 - y0)
+    width = max(0.0, min(x1, entry.size[1]) - max(x0, 0.0))
+    height = max(0.0, min(y1, entry.size[0]) - max(y0, 0.0))
+    return width * height / area if area > 0 else 1.0
+
+
+def _sides(entry: Entry) -> str:
+    return f"box {', '.join(f'{side:g}' for side in entry.box or ())} of {entry.size[1]} x {entry.size[0]} pixels"
+
+
+def _digest(mask: Mask) -> str:
+    return hashlib.sha256(np.packbits(mask).tobytes() + str(mask.shape).encode()).hexdigest()
+
+
+def _iou(first: Mask, second: Mask) -> float:
+    union = int((first | second).sum())
+    return int((first & second).sum()) / union if union else 1.0
+
+
+def split_by_image(
+    lines: Sequence[CheckedLine], share: float, seed: int
+) -> tuple[list[CheckedLine], list[CheckedLine]]:
+    """Split lines into those to learn from and those that are held out, so that no image is on both sides.
+
+    Args:
+        lines: that were checked.
+        share: of the images that are held out, at least one.
+        seed: of the choice. An image's place in the order depends on its content and the seed alone, so that few
+            images change sides where others are added.
+    """
+    images = sorted(
+        {line.image for line in lines}, key=lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest()
+    )
+    held_out = set(images[: min(len(images) - 1, max(1, math.ceil(share * len(images))))])
+    return (
+        [line for line in lines if line.image not in held_out],
+        [line for line in lines if line.image in held_out],
+    )

@@ -1,0 +1,171 @@
+"""Files that were corrected by hand, read back as lines: LabelMe's JSON files and Label Studio's JSON exports.
+
+`sspsam finetune --worst` writes such files. An expression whose shapes were all removed refers to nothing: LabelMe's
+files list every expression among their flags, Label Studio's tasks in their data.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from sspsam.errors import DatasetError
+from sspsam.evaluation.datasets.checks import (
+    checked_list,
+    checked_number,
+    checked_object,
+    checked_text,
+    member,
+    read_json,
+)
+from sspsam.evaluation.datasets.entry import Box, Entry
+from sspsam.evaluation.datasets.image_size import image_size
+from sspsam.evaluation.datasets.jsonl import Line
+from sspsam.evaluation.datasets.masks import COCOMask, check_segmentation, coco_tools
+from sspsam.utils.paths import shown
+
+TEXTS: Final = "texts"  # key of a Label Studio task's data: every expression that was asked about the image
+FILE: Final = "file"  # key of the same: path of the image
+Polygon = list[float]  # x, y, x, y, ... in pixels
+
+
+def is_corrected(path: Path) -> bool:
+    """Return whether a path is a JSON file, or a folder of JSON files without JSON lines."""
+    if os.path.isdir(path):
+        return any(path.glob("**/*.json")) and not any(path.glob("*.jsonl"))
+    return path.suffix.lower() == ".json"
+
+
+def corrected_lines(path: Path, image_root: Path | None = None) -> Iterator[Line | DatasetError]:
+    """Yield a line for each expression about each image, and an error in the place of each that is malformed.
+
+    Args:
+        path: a file of LabelMe, a folder of such files, or a JSON export of Label Studio.
+        image_root: folder of the images; None: that of each file.
+
+    Raises:
+        MissingExtraError: pycocotools, which decodes polygons, is not installed.
+    """
+    coco_tools()
+    for file in sorted(path.glob("**/*.json")) if os.path.isdir(path) else [path]:
+        try:
+            content = read_json(file)
+            tasks = content if isinstance(content, list) else [content]
+        except DatasetError as error:
+            yield error
+            continue
+        for number, task in enumerate(tasks):
+            where = f"{shown(file)}, task {number + 1}" if isinstance(content, list) else shown(file)
+            try:
+                checked_object(task, where)
+                if isinstance(content, list):
+                    yield from _label_studio_lines(task, image_root or file.parent, where)
+                else:
+                    yield from _labelme_lines(task, image_root or file.parent, where)
+            except DatasetError as error:
+                yield error
+
+
+def _labelme_lines(content: dict[str, Any], folder: Path, where: str) -> Iterator[Line]:
+    image = folder / member(content, "imagePath", checked_text, where)
+    polygons: dict[str, list[Polygon]] = {}
+    for index, shape in enumerate(member(content, "shapes", checked_list, where)):
+        place = f"{where}, shape {index + 1}"
+        checked_object(shape, place)
+        if shape.get("shape_type", "polygon") != "polygon":
+            raise DatasetError(f"{place} is a {shown(shape['shape_type'])}; only polygons are read")
+        text = shape.get("description") or member(shape, "label", checked_text, place)
+        points = member(shape, "points", checked_list, place)
+        polygons.setdefault(checked_text(text, place), []).append(_flat(points, 1.0, 1.0, place))
+    for text, refers_to_nothing in (content.get("flags") or {}).items():
+        if refers_to_nothing and polygons.get(text):
+            raise DatasetError(f"{where}: the flag {shown(text)!r} says no target, but there are shapes of it")
+        if refers_to_nothing:
+            polygons.setdefault(text, [])
+    yield from _lines(image, polygons, where)
+
+
+def _label_studio_lines(task: dict[str, Any], folder: Path, where: str) -> Iterator[Line]:
+    data = member(task, "data", checked_object, where)
+    image = folder / (data[FILE] if isinstance(data.get(FILE), str) else _path_of_url(_url(data, where)))
+    height, width = image_size(image, where)
+    annotations = [
+        annotation
+        for annotation in task.get("annotations") or []
+        if isinstance(annotation, dict) and not annotation.get("was_cancelled")
+    ]
+    if not annotations:
+        return  # nobody has looked at this task yet
+    polygons: dict[str, list[Polygon]] = {text: [] for text in data.get(TEXTS) or [] if isinstance(text, str)}
+    for index, region in enumerate(member(annotations[-1], "result", checked_list, where)):
+        place = f"{where}, region {index + 1}"
+        if checked_object(region, place).get("type") != "polygonlabels":
+            continue
+        value = member(region, "value", checked_object, place)
+        points = member(value, "points", checked_list, place)
+        polygons.setdefault(_text_of_region(region, value, place), []).append(
+            _flat(points, width / 100, height / 100, place)
+        )
+    yield from _lines(image, polygons, where)
+
+
+def _text_of_region(region: dict[str, Any], value: dict[str, Any], place: str) -> str:
+    """Return the expression of a region: its meta text, else its label."""
+    meta = region.get("meta") or {}
+    texts = meta.get("text") if isinstance(meta, dict) else None
+    if not texts:
+        texts = member(value, "polygonlabels", checked_list, place)
+    if isinstance(texts, list) and texts:
+        return checked_text(texts[0], place)
+    return checked_text(texts, place)
+
+
+def _url(data: dict[str, Any], where: str) -> str:
+    url = data.get("image") or next((value for value in data.values() if isinstance(value, str)), None)
+    if not isinstance(url, str):
+        raise DatasetError(f"{where} names no image")
+    return url
+
+
+def _path_of_url(url: str) -> str:
+    """Return the path of a local file in a URL of Label Studio: the parameter `d`, or the last part of the path."""
+    parts = urlsplit(url)
+    local = parse_qs(parts.query).get("d")
+    return local[0] if local else PurePosixPath(unquote(parts.path)).name
+
+
+def _flat(points: list[Any], x_scale: float, y_scale: float, place: str) -> Polygon:
+    """[[x, y], ...] -> [x, y, x, y, ...] in pixels."""
+    if len(points) < 3:
+        raise DatasetError(f"{place} must have at least 3 corners, not {len(points)}")
+    flat: Polygon = []
+    for point in points:
+        x, y = (checked_number(number, place) for number in _pair(point, place))
+        flat += [x * x_scale, y * y_scale]
+    return flat
+
+
+def _pair(point: Any, place: str) -> list[Any]:
+    numbers = checked_list(point, place)
+    if len(numbers) != 2:
+        raise DatasetError(f"{place}: a corner has 2 numbers, not {len(numbers)}")
+    return numbers
+
+
+def _lines(image: Path, polygons: dict[str, list[Polygon]], where: str) -> Iterator[Line]:
+    size = image_size(image, where)
+    for text, parts in polygons.items():
+        key = f"{image.name}: {text}"
+        if not parts:
+            yield Line(Entry(image, image.name, size, text, True, None, key), where, False)
+            continue
+        check_segmentation(parts, size, where)
+        entry = Entry(image, image.name, size, text, False, _hull(parts), key, COCOMask((parts,), where))
+        yield Line(entry, where, True)
+
+
+def _hull(polygons: list[Polygon]) -> Box:
+    x = [number for polygon in polygons for number in polygon[::2]]
+    y = [number for polygon in polygons for number in polygon[1::2]]
+    return min(x), min(y), max(x), max(y)

@@ -1,0 +1,80 @@
+"""A fine-tuning as a user describes it, and its result."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sspsam.checkpoints.directory import CONFIG_NAME, WEIGHTS_NAME
+from sspsam.checkpoints.saving import check_destination
+from sspsam.config import ModelConfig
+from sspsam.errors import FinetuningError
+from sspsam.finetuning.lines import DataSource
+from sspsam.finetuning.start import StartOptions
+from sspsam.utils.paths import shown
+
+RUN_FOLDER: Final = "unfinished"  # in the output folder, while the training runs
+
+
+@dataclass(frozen=True)
+class FinetuneJob:
+    """Data, starting point and output of a fine-tuning.
+
+    Args:
+        data: lines to learn from.
+        start: checkpoint to start from.
+        output: folder of the new checkpoint.
+        held_out: lines that never train; None: a part of the images of `data`.
+        rehearsal: lines about what the model knows; None: drawn scenes where the model knows drawn shapes, else none.
+        negatives: phrases that refer to nothing in any image; None: foreign things where the model knows drawn shapes.
+        skip_problems: whether to leave out lines with problems instead of refusing the data.
+        overwrite: whether to replace a finished checkpoint, or the state of another training, in `output`.
+        worst: number of the worst lines to show in `output/worst`; 0: none.
+    """
+
+    data: DataSource
+    start: StartOptions
+    output: Path
+    held_out: DataSource | None = None
+    rehearsal: DataSource | None = None
+    negatives: Sequence[str] | None = None
+    skip_problems: bool = False
+    overwrite: bool = False
+    worst: int = 0
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """The result of a fine-tuning.
+
+    Args:
+        directory: of the checkpoint.
+        config: of the checkpoint.
+        before, after: metrics of each part of the data that never trained.
+        steps: of the whole training.
+        best_step: step of the weights that were kept; 0: no step made the model better, and it is as before.
+    """
+
+    directory: Path
+    config: ModelConfig
+    before: dict[str, dict[str, Any]]
+    after: dict[str, dict[str, Any]]
+    steps: int
+    best_step: int
+
+
+def check_output(job: FinetuneJob) -> None:
+    """Refuse to replace a finished checkpoint that the user did not give up.
+
+    Raises:
+        FinetuningError: there is one, and `overwrite` is False.
+        StorageError: the folder holds files of another origin under a checkpoint's names.
+    """
+    check_destination(job.output)
+    finished = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if os.path.exists(job.output / name)]
+    if finished and not job.overwrite and not os.path.isdir(job.output / RUN_FOLDER):
+        raise FinetuningError(
+            f"{shown(job.output)} holds a checkpoint already: choose another folder, or replace it with overwrite=True "
+            "(command line: --overwrite)"
+        )

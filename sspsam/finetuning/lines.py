@@ -1,0 +1,75 @@
+"""The lines of a fine-tuning: read from JSON lines, corrected files, or a data set with readers of its own."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sspsam.errors import DatasetError, FinetuningError
+from sspsam.evaluation.datasets import jsonl
+from sspsam.evaluation.datasets.entries import DATASETS, read_dataset
+from sspsam.evaluation.datasets.entry import Entry
+from sspsam.evaluation.datasets.jsonl import Line
+from sspsam.evaluation.datasets.places import PLACES, Request
+from sspsam.finetuning.corrections import corrected_lines, is_corrected
+
+JSONL: Final = "jsonl"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Lines to learn from.
+
+    Args:
+        paths: JSON lines, files or folders of LabelMe, exports of Label Studio; a line of a later path replaces those
+            of earlier paths about the same image and expression. Of another data set: its data root.
+        dataset: one of `sspsam.evaluation.datasets.entries.DATASETS`.
+        split: of the data set; with `jsonl` only of a folder.
+        split_by: see `read_dataset`.
+        image_root: folder of the images; None: the usual places.
+    """
+
+    paths: tuple[Path, ...]
+    dataset: str = JSONL
+    split: str = "train"
+    split_by: str | None = None
+    image_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            raise FinetuningError("there are no files of lines")
+        if self.dataset not in DATASETS:
+            raise DatasetError(f"there is no data set {self.dataset!r}: use one of {', '.join(DATASETS)}")
+        if self.dataset != JSONL and len(self.paths) > 1:
+            raise FinetuningError(f"{self.dataset} has one data root, not {len(self.paths)}")
+
+
+@dataclass(frozen=True)
+class SourceLine:
+    """A line and the number of the path that it comes from."""
+
+    line: Line
+    source: int
+
+
+def read_lines(data: DataSource) -> Iterator[SourceLine | DatasetError]:
+    """Yield every line, and an error in the place of each that is malformed.
+
+    Raises:
+        DatasetError: a file is missing or cannot be read at all.
+    """
+    for number, path in enumerate(data.paths):
+        for line in _of_path(data, path):
+            yield line if isinstance(line, DatasetError) else SourceLine(line, number)
+
+
+def _of_path(data: DataSource, path: Path) -> Iterator[Line | DatasetError]:
+    if data.dataset != JSONL:
+        entries: Sequence[Entry] = read_dataset(
+            data.dataset, data.split, data_root=path, split_by=data.split_by, image_root=data.image_root
+        )
+        yield from (Line(entry, f"{data.dataset}, entry {entry.key}", not entry.no_target) for entry in entries)
+    elif is_corrected(path):
+        yield from corrected_lines(path, data.image_root)
+    else:
+        yield from jsonl.lines(Request(JSONL, data.split, "", path, data.image_root, PLACES[JSONL]))

@@ -1,0 +1,298 @@
+"""`finetune`: checked lines -> examples -> steps -> the best checkpoint with its model card."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sspsam.errors import FinetuningError
+from sspsam.finetuning.board import FOLDER as BOARD_FOLDER
+from sspsam.finetuning.board import Board
+from sspsam.finetuning.calibrating import calibrate_if_possible
+from sspsam.finetuning.embeddings import EmbeddingStore
+from sspsam.finetuning.examples import target_side
+from sspsam.finetuning.job import RUN_FOLDER, Finetuned, FinetuneJob, check_output
+from sspsam.finetuning.options import FinetuneOptions
+from sspsam.finetuning.processes import Processes
+from sspsam.finetuning.reporting import Message, Reporter, described
+from sspsam.finetuning.results import write_result
+from sspsam.finetuning.sampling import Sampler
+from sspsam.finetuning.setup import FOREIGN, HELD_OUT, Knowledge, Material, Preparation, evaluation_of, score_of
+from sspsam.finetuning.splitting import SplitLines, split_lines
+from sspsam.finetuning.start import Start, checked_output
+from sspsam.finetuning.state import LOG_NAME, Log, Progress, RunFolder, SavedState
+from sspsam.finetuning.trainable import TrainableModel, default_parts
+from sspsam.finetuning.training import Evaluation, Trainer
+from sspsam.finetuning.validation import Validator
+from sspsam.finetuning.worst import FOLDER as WORST_FOLDER
+from sspsam.finetuning.worst import worst_lines, write_worst
+from sspsam.utils.files import make_directory
+from sspsam.utils.paths import shown
+
+
+def finetune(
+    job: FinetuneJob, options: FinetuneOptions | None = None, *, message: Message | None = None, progress: bool = False
+) -> Finetuned | None:
+    """Fine-tune a checkpoint on lines of the user; a training that was interrupted continues where it was saved.
+
+    With `accelerate launch` or `torchrun` all processes call this function together, on one file system.
+
+    Args:
+        job: data, starting point and output.
+        options: every number; None: the defaults.
+        message: called with each line for the user.
+        progress: whether to show bars on standard error.
+
+    Returns:
+        The result; None in all processes but the first.
+
+    Raises:
+        FinetuningError: lines have problems, there is too little data, or the output folder is in use.
+        DatasetError: the data cannot be read.
+        MissingExtraError: accelerate is not installed.
+        NumericalError: a loss is not finite.
+    """
+    options = options or FinetuneOptions()
+    job = dataclasses.replace(job, output=checked_output(job.output))
+    check_output(job)
+    start = Start.of(job.start)
+    start.require_other_folder(job.output)
+    processes = Processes(start.device, options.mixed_precision)
+    say: Message = message if message is not None and processes.is_first else _silent
+    return _Run(job, options, start, processes, say, progress and processes.is_first).result()
+
+
+def _silent(text: str) -> None:
+    """Ignore a message."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """Everything that the steps need.
+
+    Args:
+        lines: of the user.
+        parts: that learn.
+        store: of embeddings.
+        material: examples and questions.
+        trainable: the network with the parts that learn.
+        validator: answers questions with the network as it is.
+        settings: digest of everything that the bytes of the result depend on.
+    """
+
+    lines: SplitLines
+    parts: Sequence[str]
+    store: EmbeddingStore
+    material: Material
+    trainable: TrainableModel
+    validator: Validator
+    settings: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The order of a fine-tuning.
+
+    Args:
+        job, options: as given.
+        start: the loaded starting point.
+        processes: that train together.
+        say: shows a line.
+        show: whether to show bars.
+    """
+
+    job: FinetuneJob
+    options: FinetuneOptions
+    start: Start
+    processes: Processes
+    say: Message
+    show: bool
+
+    def result(self) -> Finetuned | None:
+        """Run everything."""
+        # Data and model: lines -> examples about encoded images, and the parts that learn
+        prepared = self._prepared()
+        evaluate = _Evaluator(prepared.validator, prepared.material, self.processes)
+        with RunFolder(self.job.output / RUN_FOLDER) as folder:
+            # Training: examples -> weights, from the beginning or from the saved state
+            self._open(folder)
+            progress = self._trained(prepared, folder, evaluate)
+
+            # Result: the best weights -> checkpoint, model card, curves, worst lines, calibration
+            if progress.best_step is not None:
+                prepared.trainable.load_state(folder.load_best(progress.best_step))
+            after = evaluate()
+            self.say(f"after:  {described(after.metrics)}")
+            if after.score < score_of(progress.before):
+                self.say("no step made the model better than it was before: look at the lines and at curves.png")
+            if not self.processes.is_first:
+                return None
+            result = self._written(prepared, progress, after)
+            folder.remove()
+        return result
+
+    def _prepared(self) -> _Prepared:
+        start, device = self.start, self.processes.device
+        lines = split_lines(self.job, self.options, start.tokenizer, self.say, self.show)
+        token_ids = torch.from_numpy(np.stack([start.tokenizer(text) for text in lines.all_texts]))
+        parts = self.options.train or default_parts(start.model, token_ids)
+        store = EmbeddingStore(start.predictor(device))
+        material = self._material(lines, store)
+        trainable = TrainableModel(start.model, parts, token_ids)
+        trainable.to(device)
+        self.say(f"learning: {', '.join(trainable.parts)}; {sum(p.numel() for p in trainable.parameters()):,} numbers")
+        validator = Validator(start.model, start.config, start.tokenizer, store, device)
+        return _Prepared(lines, parts, store, material, trainable, validator, self._settings(lines, parts))
+
+    def _open(self, folder: RunFolder) -> None:
+        """Lock the folder, and clear it where the user gave up an earlier training."""
+        if self.processes.is_first:
+            make_directory(self.job.output)
+            folder.lock()
+            if self.job.overwrite:
+                folder.clear()
+        self.processes.wait()
+
+    def _trained(self, prepared: _Prepared, folder: RunFolder, evaluate: Callable[[], Evaluation]) -> Progress:
+        """Take all steps that are left, and return the last position."""
+        progress, saved, log = self._begin(folder, evaluate, prepared.settings)
+        board = None if log is None else Board(self.job.output / BOARD_FOLDER)
+        trainer = Trainer(
+            accelerator=self.processes.accelerator,
+            device=self.processes.device,
+            options=self.options,
+            trainable=prepared.trainable,
+            store=prepared.store,
+            sampler=self._sampler(prepared.material),
+            side=target_side(self.start.config),
+            evaluate=evaluate,
+            run=folder if self.processes.is_first else None,
+            log=log,
+            settings=prepared.settings,
+            report=Reporter(self.say, board),
+        )
+        try:
+            progress = trainer.train(progress, saved)
+        finally:
+            if log is not None and board is not None:
+                log.close()
+                board.close()
+        self.processes.wait()
+        return progress
+
+    def _written(self, prepared: _Prepared, progress: Progress, after: Evaluation) -> Finetuned:
+        """Write all files of the result."""
+        output, lines, material = self.job.output, prepared.lines, prepared.material
+        result = write_result(output, self.start, lines, material, self.options, prepared.parts, progress, after)
+        if self.job.worst:
+            bad = worst_lines(lines.train, lines.held_out, prepared.validator, self.job.worst)
+            write_worst(output / WORST_FOLDER, bad)
+            self.say(f"the {len(bad)} worst lines are in {shown(output / WORST_FOLDER)}")
+        self._calibrate(material)
+        return result
+
+    def _material(self, lines: SplitLines, store: EmbeddingStore) -> Material:
+        knowledge = Knowledge(lines.rehearsal, lines.known, phrases=self.job.negatives or ())
+        if self.start.knows_drawn_shapes:
+            drawn = Knowledge.of_drawn_shapes(self.options, lines.all_texts, self.start.tokenizer)
+            phrases = drawn.phrases if self.job.negatives is None else self.job.negatives
+            knowledge = dataclasses.replace(drawn, lines=lines.rehearsal, known_lines=lines.known, phrases=phrases)
+        elif self.job.rehearsal is None:
+            self.say(
+                "there is no rehearsal: the model may forget what these lines do not show, and answer expressions that "
+                "refer to nothing; name lines of what it knows with --rehearsal"
+            )
+        preparation = Preparation(
+            store,
+            self.start.config,
+            self.start.tokenizer,
+            self.options,
+            process=(self.processes.index, self.processes.count),
+            wait=self.processes.wait,
+            show=self.show,
+        )
+        return preparation.material(lines.train, lines.held_out, knowledge)
+
+    def _sampler(self, material: Material) -> Sampler:
+        return Sampler(
+            material.new,
+            material.old,
+            material.negatives,
+            batch_size=self.options.batch_size,
+            rehearsal=self.options.rehearsal_share,
+            seed=self.options.seed,
+        )
+
+    def _settings(self, lines: SplitLines, parts: Sequence[str]) -> str:
+        """Return a digest of everything that the bytes of the result depend on, as far as it is known."""
+        numbers = dataclasses.asdict(self.options)
+        numbers.pop("save_seconds")
+        digest = hashlib.sha256()
+        for part in (lines.train, lines.held_out, lines.rehearsal, lines.known):
+            for line in part:
+                mask = hashlib.sha256(np.packbits(line.entry.mask()).tobytes()).hexdigest()
+                digest.update(f"{line.image}\t{line.entry.text}\t{line.entry.box}\t{mask}\n".encode())
+            digest.update(b"\n")
+        described = {
+            "options": numbers,
+            "parts": list(parts),
+            "lines": digest.hexdigest(),
+            "negatives": None if self.job.negatives is None else list(self.job.negatives),
+            "start": self.start.config.fingerprint,
+            "device": self.processes.device.type,
+            "processes": self.processes.count,
+            "embedding_dtype": self.job.start.embedding_dtype,
+        }
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+    def _begin(
+        self, folder: RunFolder, evaluate: Callable[[], Evaluation], settings: str
+    ) -> tuple[Progress, SavedState | None, Log | None]:
+        """Return the position, the state and the log: of an interrupted training, or new ones."""
+        saved = folder.load()
+        if saved is not None and saved.settings != settings:
+            raise FinetuningError(
+                f"{shown(folder.folder)} is of a training with other lines or options: repeat them, choose another "
+                "folder, or start again with overwrite=True (command line: --overwrite)"
+            )
+        progress = Progress() if saved is None else saved.progress
+        if saved is None:
+            begin = time.monotonic()
+            before = evaluate()
+            progress.before, progress.evaluation_seconds = before.metrics, time.monotonic() - begin
+            self.say(f"before: {described(before.metrics)}")
+        else:
+            self.say(f"continuing after step {progress.step:,}")
+        log = Log(self.job.output / LOG_NAME, progress.log_bytes) if self.processes.is_first else None
+        return progress, saved, log
+
+    def _calibrate(self, material: Material) -> None:
+        """Calibrate on the held-out lines and the foreign phrases about their images."""
+        questions = [question for name in (HELD_OUT, FOREIGN) for question in material.questions.get(name, [])]
+        entries = [question.entry for question in questions]
+        note = calibrate_if_possible(self.job.output, entries, str(self.processes.device))
+        if note:
+            self.say(note)
+
+
+@dataclass(frozen=True, eq=False)
+class _Evaluator:
+    """Evaluates all parts of the data that never train, each process a share of the images."""
+
+    validator: Validator
+    material: Material
+    processes: Processes
+
+    def __call__(self) -> Evaluation:
+        records = {}
+        for name, questions in self.material.questions.items():
+            images = list(dict.fromkeys(question.image for question in questions))
+            own = set(images[self.processes.index :: self.processes.count])
+            indices = [index for index, question in enumerate(questions) if question.image in own]
+            records[name] = self.processes.gathered(self.validator.records(questions, indices))
+        return evaluation_of(records)

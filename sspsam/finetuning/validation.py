@@ -1,0 +1,141 @@
+"""Records of expressions that do not train, from stored embeddings, as `sspsam eval` counts them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from sspsam.config import ModelConfig
+from sspsam.devices import inference_context
+from sspsam.evaluation.datasets.entry import Entry, Mask
+from sspsam.evaluation.protocols import image_record
+from sspsam.evaluation.records import Record
+from sspsam.finetuning.embeddings import EmbeddingStore
+from sspsam.models import SSPSAM, ImageFeatures
+from sspsam.models.layers import release_packed_weights
+from sspsam.segmentation.postprocessing import box_on_image, threshold_logit
+from sspsam.segmentation.transfer import HostAnswer, host_answers, summarize
+from sspsam.text.tokenizer import Tokenizer
+
+_TOGETHER: Final = {"cpu": 2}  # expressions in one pass of the decoder, as in the predictor
+_TOGETHER_ELSEWHERE: Final = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """An expression to be answered.
+
+    Args:
+        image: key of the image's embedding.
+        entry: of the expression.
+    """
+
+    image: str
+    entry: Entry
+
+
+@dataclass(frozen=True, eq=False)
+class CertainAnswer:
+    """An answer and the certainty of the model.
+
+    Args:
+        mask: (h, w) bool, before the no-target rule.
+        no_target: whether the rule says that there is no target.
+        certainty: IoU of the probabilities and the mask that they give, 0 to 1; without a target one minus the largest
+            probability.
+    """
+
+    mask: Mask
+    no_target: bool
+    certainty: float
+
+
+class Validator:
+    """Answers questions with the network as it is now.
+
+    Args:
+        model: the network.
+        config: of the model.
+        tokenizer: of the model.
+        store: embeddings of the images.
+        device: of the network.
+    """
+
+    def __init__(
+        self, model: SSPSAM, config: ModelConfig, tokenizer: Tokenizer, store: EmbeddingStore, device: torch.device
+    ) -> None:
+        self._model, self._config, self._tokenizer = model, config, tokenizer
+        self._store, self._device = store, device
+
+    def records(self, questions: Sequence[Question], indices: Sequence[int]) -> list[Record]:
+        """Answer questions and return their records, in the order of `indices`.
+
+        Args:
+            questions: all of them.
+            indices: of those to answer; those about one image stand together.
+        """
+        release_packed_weights(self._model)  # packed before the last steps
+        by_image: dict[str, list[int]] = {}
+        for index in indices:
+            by_image.setdefault(questions[index].image, []).append(index)
+        records = {}
+        for image, group in by_image.items():
+            entries = [questions[index].entry for index in group]
+            for index, entry, answer in zip(group, entries, self.answers(image, entries), strict=True):
+                records[index] = self._record(index, image, entry, answer)
+        release_packed_weights(self._model)
+        return [records[index] for index in indices]
+
+    def answers(self, image: str, entries: Sequence[Entry]) -> list[HostAnswer]:
+        """Return the answers about one image; masks are those before the no-target rule."""
+        return [answer for answer, _ in self._answers_and_logits(image, entries)]
+
+    def certain_answers(self, image: str, entries: Sequence[Entry]) -> list[CertainAnswer]:
+        """Return the answers about one image with their certainty."""
+        rule = self._config.postprocessing.no_target_pixels
+        return [
+            CertainAnswer(answer.mask, answer.foreground_pixels < rule, _certainty(logits))
+            for answer, logits in self._answers_and_logits(image, entries)
+        ]
+
+    def _answers_and_logits(self, image: str, entries: Sequence[Entry]) -> Iterator[tuple[HostAnswer, Tensor]]:
+        """Yield each answer about one image with its (M, M) logits."""
+        threshold = threshold_logit(self._config.postprocessing.mask_threshold)
+        sam_size, geometry = self._config.architecture.sam.image_size, self._store.geometries[image]
+        together = _TOGETHER.get(self._device.type, _TOGETHER_ELSEWHERE)
+        with inference_context(self._device), self._device:
+            features = self._store.image_features(image)
+            prepared = self._model.prepare(ImageFeatures(*(tensor.to(self._device) for tensor in features)))
+        for first in range(0, len(entries), together):
+            part = entries[first : first + together]
+            with inference_context(self._device), self._device:
+                token_ids = torch.stack([torch.from_numpy(self._tokenizer(entry.text)) for entry in part])
+                prediction = self._model.segment(prepared, self._model.encode_text(token_ids.to(self._device)))
+                summary = summarize(prediction, self._config)
+                answers = host_answers(prediction.low_res, summary, geometry, sam_size, threshold, 0)
+            yield from zip(answers, prediction.low_res, strict=True)
+
+    def _record(self, index: int, image: str, entry: Entry, answer: HostAnswer) -> Record:
+        record = image_record(
+            index,
+            entry.mask(),
+            answer.mask,
+            no_target=entry.no_target,
+            predicted_no_target=answer.foreground_pixels < self._config.postprocessing.no_target_pixels,
+            truth_box=entry.box,
+            predicted_box=box_on_image(
+                answer.box, self._store.geometries[image], self._config.architecture.clip.image_size
+            ),
+        )
+        return replace(record, foreground_pixels=answer.foreground_pixels, image=entry.image.name, text=entry.text)
+
+
+def _certainty(logits: Tensor) -> float:
+    """Return the certainty of (M, M) logits; see `CertainAnswer`."""
+    probability = logits.sigmoid()
+    mask = probability >= 0.5
+    if not mask.any():
+        return float(1 - probability.max())
+    return float(probability[mask].sum() / (mask.sum() + probability[~mask].sum()))

@@ -1,0 +1,101 @@
+"""Every problem of the lines is found before a step is taken."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sspsam.errors import FinetuningError
+from sspsam.finetuning.checks import CheckedData, check_lines, split_by_image
+from sspsam.finetuning.lines import DataSource, read_lines
+from sspsam.text.tokenizer import Tokenizer
+from tests.support.finetuning import write_lines
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
+SQUARE = [[5, 5, 25, 5, 25, 25, 5, 25]]
+
+
+def checked(*paths: Path) -> CheckedData:
+    return check_lines(read_lines(DataSource(paths)), Tokenizer(77, "{}."))
+
+
+def with_lines(path: Path, *lines: dict[str, Any] | str) -> Path:
+    with path.open("a") as file:
+        file.writelines((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    return path
+
+
+def test_all_problems_are_reported_at_once_each_with_its_line(tmp_path: Path) -> None:
+    path = write_lines(tmp_path)
+    (tmp_path / "broken.png").write_bytes((tmp_path / "0.png").read_bytes()[:60])
+    (tmp_path / "empty.png").write_bytes(b"")
+    with_lines(
+        path,
+        "{not json",
+        {"image": "broken.png", "text": "a", "rle": {"size": [48, 64], "counts": [0, 48 * 64]}},
+        {"image": "gone.png", "text": "a", "polygons": SQUARE},
+        {"image": "1.png", "text": "outside", "polygons": [[100, 100, 140, 100, 140, 140]]},
+        {"image": "1.png", "text": "empty", "rle": {"size": [48, 64], "counts": [48 * 64]}},
+        {"image": "1.png", "text": "the bright  SQUARE", "polygons": [[0, 40, 8, 40, 8, 48, 0, 48]]},
+        {"image": "2.png", "text": "word " * 5000, "polygons": SQUARE},
+    )
+    data = checked(path)
+    assert len(data.lines) == 12
+    with pytest.raises(FinetuningError) as error:
+        data.require_no_problems()
+    message = str(error.value)
+    assert message.startswith("7 lines have problems")
+    for number, words in enumerate(
+        ("not valid JSON", "broken.png", "gone.png", "outside of the image", "mask is empty", "has another mask in"), 13
+    ):
+        assert any(f"line {number}" in line and words in line for line in message.splitlines()), (
+            number,
+            words,
+            message,
+        )
+    assert "--skip-problems" in message
+
+
+def test_repeated_lines_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = write_lines(tmp_path)
+    path.write_text(path.read_text() + path.read_text())
+    data = checked(path)
+    assert (len(data.lines), data.duplicates, data.problems) == (12, 12, [])
+
+
+def test_a_line_of_a_later_file_replaces_an_earlier_one(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a")
+    correction = tmp_path / "a" / "corrected.jsonl"
+    correction.write_text(
+        json.dumps({"image": "3.png", "text": "The bright square", "polygons": [[0, 0, 9, 0, 9, 9]]}) + "\n"
+    )
+    data = checked(path, correction)
+    assert not data.problems
+    [line] = [line for line in data.lines if line.entry.image.name == "3.png" and "square" in line.entry.text]
+    assert line.entry.box == (0, 0, 9, 9)
+
+
+def test_copies_of_an_image_are_on_the_same_side_of_the_split(tmp_path: Path) -> None:
+    path = write_lines(tmp_path, images=8)
+    for number in range(8):
+        shutil.copy(tmp_path / f"{number}.png", tmp_path / f"copy-{number}.png")
+        with_lines(path, {"image": f"copy-{number}.png", "text": "a lamp", "mask": None})
+    train, held_out = split_by_image(checked(path).lines, 0.3, 0)
+    assert {line.image for line in train}.isdisjoint({line.image for line in held_out})
+    assert len(held_out) == 9
+    assert len(train) == 15
+
+
+def test_the_split_depends_on_the_seed_and_is_stable(tmp_path: Path) -> None:
+    lines = checked(write_lines(tmp_path, images=12)).lines
+    first, again, other = (split_by_image(lines, 0.25, seed)[1] for seed in (0, 0, 1))
+    assert [line.where for line in first] == [line.where for line in again]
+    assert [line.where for line in first] != [line.where for line in other]
+
+
+def test_too_little_data_is_said_or_refused(tmp_path: Path) -> None:
+    assert any("hardly worth it" in note for note in checked(write_lines(tmp_path / "few")).notes())
+    with pytest.raises(FinetuningError, match="3 images are too few"):
+        checked(write_lines(tmp_path / "fewer", images=3)).notes()
