@@ -1,14 +1,15 @@
 """Calibration of the new checkpoint on data that never trained, so that its answers have a presence."""
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from sspsam.errors import EvaluationError
+from sspsam.evaluation.calibration import fit_calibration, labelled_features
 from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.model_answers import model_records
 from sspsam.evaluation.protocols import STANDARD
 from sspsam.predictor import SSPSAMPredictor
+from sspsam.segmentation.presence import write_calibration
 
 
 def calibrate_if_possible(checkpoint: Path, entries: Sequence[Entry], device: str | None) -> str:
@@ -20,13 +21,8 @@ def calibrate_if_possible(checkpoint: Path, entries: Sequence[Entry], device: st
         device: to answer on.
 
     Returns:
-        The message; empty where this version of sspsam has no calibration.
+        The message: that the checkpoint is calibrated, or why it is not.
     """
-    try:
-        calibration = importlib.import_module("sspsam.evaluation.calibration")
-        presence = importlib.import_module("sspsam.segmentation.presence")
-    except ImportError:
-        return ""
     predictor = SSPSAMPredictor.from_pretrained(checkpoint, device=device)
     groups: dict[Path, list[int]] = {}
     for index, entry in enumerate(entries):
@@ -34,8 +30,8 @@ def calibrate_if_possible(checkpoint: Path, entries: Sequence[Entry], device: st
     parts = model_records(predictor, entries, list(groups.values()), STANDARD)
     records = [record for part in parts for record in part]
     try:
-        features = calibration.labelled_features(records, predictor.fingerprint)
-        presence.write_calibration(calibration.fit_calibration(features, predictor.fingerprint), checkpoint)
+        features = labelled_features(records, predictor.fingerprint)
+        write_calibration(fit_calibration(features, predictor.fingerprint), checkpoint)
     except EvaluationError as error:
         return f"not calibrated: {error}"
     return "calibrated on the held-out lines: answers have a presence"

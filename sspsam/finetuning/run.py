@@ -275,9 +275,7 @@ class _Run:
         """Calibrate on the held-out lines and the foreign phrases about their images."""
         questions = [question for name in (HELD_OUT, FOREIGN) for question in material.questions.get(name, [])]
         entries = [question.entry for question in questions]
-        note = calibrate_if_possible(self.job.output, entries, str(self.processes.device))
-        if note:
-            self.say(note)
+        self.say(calibrate_if_possible(self.job.output, entries, str(self.processes.device)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sspsam.config import ModelConfig
@@ -16,7 +18,7 @@ from sspsam.finetuning.embeddings import EmbeddingStore
 from sspsam.models import SSPSAM, ImageFeatures
 from sspsam.models.layers import release_packed_weights
 from sspsam.segmentation.postprocessing import box_on_image, threshold_logit
-from sspsam.segmentation.transfer import HostAnswer, host_answers, summarize
+from sspsam.segmentation.transfer import Decisions, HostAnswer, host_answers, summarize
 from sspsam.text.tokenizer import Tokenizer
 
 _TOGETHER: Final = {"cpu": 2}  # expressions in one pass of the decoder, as in the predictor
@@ -114,7 +116,7 @@ class Validator:
                 token_ids = torch.stack([torch.from_numpy(self._tokenizer(entry.text)) for entry in part])
                 prediction = self._model.segment(prepared, self._model.encode_text(token_ids.to(self._device)))
                 summary = summarize(prediction, self._config)
-                answers = host_answers(prediction.low_res, summary, geometry, sam_size, threshold, 0)
+                answers = host_answers(prediction.low_res, summary, geometry, sam_size, threshold, _keep_all, False)
             yield from zip(answers, prediction.low_res, strict=True)
 
     def _record(self, index: int, image: str, entry: Entry, answer: HostAnswer) -> Record:
@@ -130,6 +132,11 @@ class Validator:
             ),
         )
         return replace(record, foreground_pixels=answer.foreground_pixels, image=entry.image.name, text=entry.text)
+
+
+def _keep_all(table: NDArray[np.float32], _: object) -> Decisions:
+    """Decide that every expression has a target, so that no mask is emptied."""
+    return Decisions(np.ones(len(table), dtype=np.bool_), False, None, None)
 
 
 def _certainty(logits: Tensor) -> float:
