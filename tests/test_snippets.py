@@ -23,9 +23,6 @@ NOT_RUN = {
     "sspsam eval ": "needs a data set; tests/cli/test_evaluate.py runs the command on small ones",
     "sspsam batch photos out-ray ": "needs a Ray cluster with GPUs; tests/batch has local clusters",
     "python -m training.": "takes hours; tests/training trains a small model",
-}
-# the same for pages that are still to come
-NOT_RUN_TO_COME = {
     "sspsam demo": "runs until it is stopped; the tests of the demo start it",
     "sspsam serve": "runs until it is stopped; the tests of the server start it",
     "sspsam calibrate": "needs a data set; the tests of calibration run it on small ones",
@@ -35,9 +32,8 @@ NOT_RUN_TO_COME = {
     "python -m benchmarks.": "measures for minutes; tests/test_docs.py runs the benchmarks at their smallest size",
     "docker ": "needs Docker",
 }
-# pages whose Python is compiled only, and pages that are still to come
-ONLY_COMPILED: dict[str, str] = {}
-ONLY_COMPILED_TO_COME = {
+# pages whose Python is compiled only
+ONLY_COMPILED = {
     "docs/finetuning.md": "trains for minutes",
     "docs/shared-encoders.md": "needs a second checkpoint with the same encoders",
 }
@@ -70,7 +66,7 @@ def folder(
 
 
 def is_listed(command: str) -> bool:
-    return any(command.startswith(beginning) for beginning in NOT_RUN | NOT_RUN_TO_COME)
+    return any(command.startswith(beginning) for beginning in NOT_RUN)
 
 
 def run_python(page: str) -> None:
@@ -78,7 +74,7 @@ def run_python(page: str) -> None:
     names = {"__name__": "__main__"}
     for block in blocks(page, "python"):
         code = compile(block.text, page, "exec")
-        if page not in ONLY_COMPILED | ONLY_COMPILED_TO_COME:
+        if page not in ONLY_COMPILED:
             exec(code, names)
 
 

@@ -9,8 +9,6 @@ import sspsam
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(sspsam.__file__).parent  # not always in the checkout: `.ci/run` tests the installed package
-# commands that pages may name before they exist
-COMMANDS_TO_COME = {"calibrate", "demo", "finetune", "serve"}
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 PAGES = {
     str(path.relative_to(ROOT)): _COMMENT.sub("", path.read_text())
