@@ -108,6 +108,18 @@ def test_the_repository_names_no_private_place() -> None:
 
 
 @pytest.mark.slow
+def test_the_snippets_about_shared_encoders_run(folder: Path, tiny_model: Path, home: Path) -> None:
+    text = (ROOT / "docs" / "shared-encoders.md").read_text()
+    shutil.copytree(tiny_model, folder / "my-bottles")
+    names: dict[str, object] = {}
+    for snippet in re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        exec(compile(snippet, "shared-encoders.md", "exec"), names)
+    [command] = re.findall(r"^```bash\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    result = CliRunner().invoke(main, shlex.split(command)[1:])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.slow
 def test_the_load_benchmark_runs() -> None:
     output = run([sys.executable, "-m", "benchmarks.load", "--variant", "tiny", "--repeat", "1"], ROOT)
     assert "| baseline |" in output
