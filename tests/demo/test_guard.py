@@ -161,7 +161,7 @@ def event(**changes: Any) -> dict[str, Any]:
 def test_an_event_reaches_the_application_with_its_file_and_without_any_url(client: Client) -> None:
     file = {
         "path": str(client.guard.folder / "a.png"),
-        "url": "http://169.254.169.254/latest/meta-data",
+        "url": "http://metadata.example/latest",
         "orig_name": "a.png",
         "meta": {"_type": "gradio.FileData"},
         "is_stream": True,
@@ -169,7 +169,7 @@ def test_an_event_reaches_the_application_with_its_file_and_without_any_url(clie
     content = json.dumps(event(data=[file, "the heart"], simple_format=True, extra=1)).encode()
     assert client("POST", f"{API}/queue/join", content[:20], content[20:], content_length=str(len(content))) == 200
     received = json.loads(client.behind.body)
-    assert "169.254" not in client.behind.body.decode()
+    assert "metadata.example" not in client.behind.body.decode()
     assert received["data"][0]["path"] == file["path"]
     assert set(received) == {"data", "fn_index", "trigger_id", "session_hash"}
 
