@@ -175,6 +175,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
             embedding_cache=self.embedding_cache,
             checkpoint=file,
             compile=self._compile,
+            calibration=calibration_of(None, file.path, loaded.config.fingerprint),
             encoders_of=self,
         )
         other._embedding = self._embedding
