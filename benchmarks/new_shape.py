@@ -126,7 +126,7 @@ def _coverage(
     rng: Rng, size: tuple[int, int], kind: str, center: tuple[float, float], radius: float
 ) -> NDArray[np.uint8]:
     """Coverage of each pixel of an image, given by width and height, by a turned shape, 0 to 255."""
-    turn = rng.uniform(-math.pi, math.pi) if kind == "crescent" else rng.uniform(-0.2, 0.2)
+    turn = math.radians(rng.uniform(-14, 14))  # as the shapes of the drawn world
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     points = _crescent(rng.uniform(0.55, 0.85)) if kind == "crescent" else OUTLINES[kind](rng.uniform(-1, 1))
     points = (points @ rotation.T * radius + center) * _SUPERSAMPLING

@@ -146,6 +146,8 @@ class _Run:
         trainable = TrainableModel(start.model, parts, token_ids)
         trainable.to(device)
         self.say(f"learning: {', '.join(trainable.parts)}; {sum(p.numel() for p in trainable.parameters()):,} numbers")
+        if "tokens" in parts and trainable.tokens is None:
+            self.say("no token of the lines shares its row with others, so tokens have nothing to learn")
         validator = Validator(start.model, start.config, start.tokenizer, store, device)
         return _Prepared(lines, parts, store, material, trainable, validator, self._settings(lines, parts))
 

@@ -74,6 +74,8 @@ def split_lines(
         train = _without_images(checked.lines, held_out, say)
     old, known = ([], []) if rehearsal is None else split_by_image(rehearsal.lines, 0.2, options.seed)
     old = _without_images(old, held_out, say)
+    training_images = {line.image for line in (*train, *old)}
+    known = [line for line in known if line.image not in training_images]
     if not train or not held_out:
         raise FinetuningError("there must be lines to learn from, and lines about other images that are held out")
     images = len({line.image for line in held_out})

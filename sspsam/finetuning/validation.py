@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -11,14 +11,18 @@ from torch import Tensor
 
 from sspsam.config import ModelConfig
 from sspsam.devices import inference_context
-from sspsam.evaluation.datasets.entry import Entry, Mask
+from sspsam.evaluation.datasets.entry import Box, Entry, Mask
 from sspsam.evaluation.protocols import image_record
 from sspsam.evaluation.records import Record
 from sspsam.finetuning.embeddings import EmbeddingStore
 from sspsam.models import SSPSAM, ImageFeatures
 from sspsam.models.layers import release_packed_weights
+<<<<<<< HEAD
 from sspsam.segmentation.postprocessing import box_on_image, threshold_logit
 from sspsam.segmentation.transfer import Decisions, HostAnswer, host_answers, summarize
+=======
+from sspsam.segmentation.postprocessing import box_on_image, foreground_pixels, logits_on_image, threshold_logit
+>>>>>>> fine23
 from sspsam.text.tokenizer import Tokenizer
 
 _TOGETHER: Final = {"cpu": 2}  # expressions in one pass of the decoder, as in the predictor
@@ -54,6 +58,15 @@ class CertainAnswer:
     certainty: float
 
 
+class _Answer(NamedTuple):
+    """An answer of the network, before the no-target rule."""
+
+    mask: Mask
+    foreground_pixels: int
+    box: Box
+    logits: Tensor  # (M, M)
+
+
 class Validator:
     """Answers questions with the network as it is now.
 
@@ -85,41 +98,50 @@ class Validator:
         records = {}
         for image, group in by_image.items():
             entries = [questions[index].entry for index in group]
-            for index, entry, answer in zip(group, entries, self.answers(image, entries), strict=True):
-                records[index] = self._record(index, image, entry, answer)
+            for index, entry, answer in zip(group, entries, self._answers(image, entries), strict=True):
+                records[index] = self._record(index, entry, answer)
         release_packed_weights(self._model)
         return [records[index] for index in indices]
-
-    def answers(self, image: str, entries: Sequence[Entry]) -> list[HostAnswer]:
-        """Return the answers about one image; masks are those before the no-target rule."""
-        return [answer for answer, _ in self._answers_and_logits(image, entries)]
 
     def certain_answers(self, image: str, entries: Sequence[Entry]) -> list[CertainAnswer]:
         """Return the answers about one image with their certainty."""
         rule = self._config.postprocessing.no_target_pixels
         return [
-            CertainAnswer(answer.mask, answer.foreground_pixels < rule, _certainty(logits))
-            for answer, logits in self._answers_and_logits(image, entries)
+            CertainAnswer(answer.mask, answer.foreground_pixels < rule, _certainty(answer.logits))
+            for answer in self._answers(image, entries)
         ]
 
-    def _answers_and_logits(self, image: str, entries: Sequence[Entry]) -> Iterator[tuple[HostAnswer, Tensor]]:
-        """Yield each answer about one image with its (M, M) logits."""
-        threshold = threshold_logit(self._config.postprocessing.mask_threshold)
-        sam_size, geometry = self._config.architecture.sam.image_size, self._store.geometries[image]
+    def _answers(self, image: str, entries: Sequence[Entry]) -> Iterator[_Answer]:
+        """Yield the answer to each expression about one image."""
         together = _TOGETHER.get(self._device.type, _TOGETHER_ELSEWHERE)
         with inference_context(self._device), self._device:
             features = self._store.image_features(image)
             prepared = self._model.prepare(ImageFeatures(*(tensor.to(self._device) for tensor in features)))
         for first in range(0, len(entries), together):
-            part = entries[first : first + together]
+            texts = [entry.text for entry in entries[first : first + together]]
             with inference_context(self._device), self._device:
-                token_ids = torch.stack([torch.from_numpy(self._tokenizer(entry.text)) for entry in part])
+                token_ids = torch.stack([torch.from_numpy(self._tokenizer(text)) for text in texts])
                 prediction = self._model.segment(prepared, self._model.encode_text(token_ids.to(self._device)))
+<<<<<<< HEAD
                 summary = summarize(prediction, self._config)
                 answers = host_answers(prediction.low_res, summary, geometry, sam_size, threshold, _keep_all, False)
             yield from zip(answers, prediction.low_res, strict=True)
+=======
+                answers = [self._answer(image, *row) for row in zip(prediction.low_res, prediction.box, strict=True)]
+            yield from answers
+>>>>>>> fine23
 
-    def _record(self, index: int, image: str, entry: Entry, answer: HostAnswer) -> Record:
+    def _answer(self, image: str, logits: Tensor, box: Tensor) -> _Answer:
+        """Return an answer from its (M, M) logits and the (4,) output of the box head, as the predictor does."""
+        sizes, rules, geometry = self._config.architecture, self._config.postprocessing, self._store.geometries[image]
+        low_res, sam_size = logits.unsqueeze(0), sizes.sam.image_size
+        mask = logits_on_image(low_res, geometry, sam_size)[0] >= threshold_logit(rules.mask_threshold)
+        foreground = foreground_pixels(low_res, sam_size, rules.no_target_frame)
+        fractions = box.double().cpu().numpy()
+        on_image = box_on_image(fractions, geometry, sizes.clip.image_size)
+        return _Answer(mask.cpu().numpy(), int(foreground[0]), on_image, logits)
+
+    def _record(self, index: int, entry: Entry, answer: _Answer) -> Record:
         record = image_record(
             index,
             entry.mask(),
@@ -127,9 +149,7 @@ class Validator:
             no_target=entry.no_target,
             predicted_no_target=answer.foreground_pixels < self._config.postprocessing.no_target_pixels,
             truth_box=entry.box,
-            predicted_box=box_on_image(
-                answer.box, self._store.geometries[image], self._config.architecture.clip.image_size
-            ),
+            predicted_box=answer.box,
         )
         return replace(record, foreground_pixels=answer.foreground_pixels, image=entry.image.name, text=entry.text)
 

@@ -258,3 +258,22 @@ def test_the_log_goes_to_tensorboard_where_it_is_installed(
     finetune(job(lines, tiny_model, tmp_path / "new"), dataclasses.replace(OPTIONS, steps=1))
     assert ("score", written[0][1], 1) in written
     assert any(name == "held_out/N-acc" for name, _, _ in written)
+
+
+@pytest.mark.slow
+def test_lines_for_rehearsal_and_phrases_of_the_user_are_learned_and_measured(
+    lines: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    rehearsal = write_lines(tmp_path / "known", images=9)
+    known = [json.loads(line) for line in rehearsal.read_text().splitlines()]
+    rehearsal.write_text("".join(json.dumps(line) + "\n" for line in known[12:]))  # other images than those of `lines`
+    given = dataclasses.replace(
+        job(lines, tiny_model, tmp_path / "new"), rehearsal=DataSource((rehearsal,)), negatives=["a zebra"]
+    )
+    result = finetune(given, dataclasses.replace(OPTIONS, steps=2))
+    assert result is not None
+    assert set(result.after) == {"held_out", "known", "foreign"}
+    report = json.loads((tmp_path / "new" / "finetune.json").read_text())
+    assert report["lines"]["rehearsal"] == 4
+    assert report["lines"]["negative_phrases"] == 1
+    assert result.after["foreign"]["n"] == 2
