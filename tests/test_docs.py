@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import sspsam
 from sspsam.checkpoints.names import RECOMMENDED
+from sspsam.cli import main
 from tests.support.pages import PACKAGE, PAGES, ROOT, blocks
 
 README = PAGES["README.md"]

@@ -33,8 +33,9 @@ NOT_RUN = {
     "docker ": "needs Docker",
     "pip install ": "installs from the package index; `.ci/run` installs the extra for tests, which has all of them",
     "torchrun ": "starts several processes; tests/finetuning/test_processes.py does so",
-    'sspsam segment photo.jpg -t "the mug" --model ssp-sam-224-grefcoco --calibration ': "needs a calibration of the model; "
-    "tests/cli/test_calibrate.py makes one",
+    'sspsam segment photo.jpg -t "the mug" --model ssp-sam-224-grefcoco --calibration ': (
+        "needs a calibration of the model; tests/cli/test_calibrate.py makes one"
+    ),
 }
 # pages whose Python is compiled only
 ONLY_COMPILED = {

@@ -4,9 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sspsam.config import ModelConfig
@@ -17,12 +15,7 @@ from sspsam.evaluation.records import Record
 from sspsam.finetuning.embeddings import EmbeddingStore
 from sspsam.models import SSPSAM, ImageFeatures
 from sspsam.models.layers import release_packed_weights
-<<<<<<< HEAD
-from sspsam.segmentation.postprocessing import box_on_image, threshold_logit
-from sspsam.segmentation.transfer import Decisions, HostAnswer, host_answers, summarize
-=======
 from sspsam.segmentation.postprocessing import box_on_image, foreground_pixels, logits_on_image, threshold_logit
->>>>>>> fine23
 from sspsam.text.tokenizer import Tokenizer
 
 _TOGETHER: Final = {"cpu": 2}  # expressions in one pass of the decoder, as in the predictor
@@ -122,14 +115,8 @@ class Validator:
             with inference_context(self._device), self._device:
                 token_ids = torch.stack([torch.from_numpy(self._tokenizer(text)) for text in texts])
                 prediction = self._model.segment(prepared, self._model.encode_text(token_ids.to(self._device)))
-<<<<<<< HEAD
-                summary = summarize(prediction, self._config)
-                answers = host_answers(prediction.low_res, summary, geometry, sam_size, threshold, _keep_all, False)
-            yield from zip(answers, prediction.low_res, strict=True)
-=======
                 answers = [self._answer(image, *row) for row in zip(prediction.low_res, prediction.box, strict=True)]
             yield from answers
->>>>>>> fine23
 
     def _answer(self, image: str, logits: Tensor, box: Tensor) -> _Answer:
         """Return an answer from its (M, M) logits and the (4,) output of the box head, as the predictor does."""
@@ -137,7 +124,7 @@ class Validator:
         low_res, sam_size = logits.unsqueeze(0), sizes.sam.image_size
         mask = logits_on_image(low_res, geometry, sam_size)[0] >= threshold_logit(rules.mask_threshold)
         foreground = foreground_pixels(low_res, sam_size, rules.no_target_frame)
-        fractions = box.double().cpu().numpy()
+        fractions = box.cpu().double().numpy()
         on_image = box_on_image(fractions, geometry, sizes.clip.image_size)
         return _Answer(mask.cpu().numpy(), int(foreground[0]), on_image, logits)
 
@@ -152,11 +139,6 @@ class Validator:
             predicted_box=answer.box,
         )
         return replace(record, foreground_pixels=answer.foreground_pixels, image=entry.image.name, text=entry.text)
-
-
-def _keep_all(table: NDArray[np.float32], _: object) -> Decisions:
-    """Decide that every expression has a target, so that no mask is emptied."""
-    return Decisions(np.ones(len(table), dtype=np.bool_), False, None, None)
 
 
 def _certainty(logits: Tensor) -> float:
