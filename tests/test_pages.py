@@ -30,7 +30,17 @@ from tests.support.pages import (
 
 TEXTS = PAGES | OTHER_TEXTS | {CARD: place_of(CARD).read_text()}
 # of programs other than sspsam that the pages name
-OTHER_OPTIONS = {"--repeat", "--processes", "--start", "--time", "--size", "--quick", "--stages", "--renderer"}
+OTHER_OPTIONS = {
+    "--repeat",
+    "--processes",
+    "--start",
+    "--time",
+    "--size",
+    "--quick",
+    "--stages",
+    "--renderer",
+    "--hard-negatives",
+}
 PUBLIC_MODULES = [
     "sspsam",
     *(f"sspsam.{name}" for name in ("segmentation", "images", "batch", "ray", "convert", "hub")),
