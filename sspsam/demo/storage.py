@@ -1,5 +1,6 @@
 """The folder of the page: bounded in bytes, and without files that are no longer needed."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -35,5 +36,5 @@ def _files(folder: Path) -> Iterator[tuple[Path, stat_result]]:
     """Yield all files below a folder; others may delete files at the same time."""
     for path in list(folder.rglob("*")):
         with suppress(OSError):
-            if path.is_file():
+            if os.path.isfile(path):
                 yield path, path.stat()

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import os
 import re
 from pathlib import Path
 from typing import Final
@@ -40,7 +41,7 @@ def path_inside(name: object, folder: Path) -> Path | None:
         return None
     try:
         path = Path(name).resolve()
-        return path if path.is_relative_to(folder) and path.is_file() else None
+        return path if path.is_relative_to(folder) and os.path.isfile(path) else None
     except (OSError, RuntimeError, ValueError):  # a name that is too long, or links in a circle
         return None
 

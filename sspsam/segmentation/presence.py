@@ -26,8 +26,6 @@ CALIBRATION_TYPE: Final = "sspsam presence calibration"
 FORMAT_VERSION: Final = 1
 LOGARITHMIC: Final = frozenset({"foreground_pixels", "components"})  # counts, used as log(1 + count)
 _MAX_BYTES: Final = 1 << 20
-CalibrationChoice: TypeAlias = "Calibration | str | os.PathLike[str] | Literal[False] | None"
-"""A calibration, its file, None for the one beside the checkpoint, or False for none."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +163,10 @@ class Calibration:
             return dataclass_from_json(cls, content, "calibration")
         except ConfigError as error:
             raise CalibrationError(f"{where}: {printable(str(error))}") from None
+
+
+CalibrationChoice: TypeAlias = Calibration | str | os.PathLike[str] | Literal[False] | None
+"""A calibration, its file, None for the one beside the checkpoint, or False for none."""
 
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:

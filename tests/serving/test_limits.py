@@ -12,7 +12,7 @@ from sspsam import SSPSAMPredictor
 from sspsam.errors import ConfigError
 from sspsam.serving import bodies, connections
 from sspsam.serving.options import ServeOptions
-from tests.support.images import _bomb as bomb
+from tests.support.images import bomb
 from tests.support.serving import GatedPredictor, image_file, json_question, received, running, wait_until
 
 IMAGE = image_file()

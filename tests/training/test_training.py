@@ -224,7 +224,7 @@ def test_the_result_is_a_checkpoint_of_the_library(run: Path, vocabulary: Vocabu
     results = predictor.predict(["the red circle", "a dog"], image=draw_scene(3).pixels)
     assert results[0].mask.shape == draw_scene(3).pixels.shape[:2]
     # CLIP's token ids select the rows that the small vocabulary selected during training
-    trained = weights(run, "fine")["model.clip.text.token_embedding.weight"]
+    trained = weights(run, "polish")["model.clip.text.token_embedding.weight"]
     exported = load_checkpoint(run / "model")[0].clip.text.token_embedding.weight
     for text in ("the red circle", "an aardvark's left foot!"):
         expected = trained[vocabulary.encode(text)]
@@ -239,7 +239,7 @@ def test_training_starts_from_a_finished_model(tmp_path: Path, run: Path, vocabu
     initial = Trainer(stage, train.parse_options(words), 0).objective.model.state_dict()
     resized = {key for key in initial if "pos_embed" in key or (".rel_pos_" in key and "blocks.1." in key)}
     assert len(resized) == 3
-    for key, trained in weights(run, "fine").items():
+    for key, trained in weights(run, "polish").items():
         name = key.removeprefix("model.")
         if name in resized and stage == "joint":  # SAM's input has half of the size
             assert initial[name].numel() < trained.numel()
@@ -247,7 +247,7 @@ def test_training_starts_from_a_finished_model(tmp_path: Path, run: Path, vocabu
             assert torch.allclose(initial[name], trained, atol=1e-3, rtol=1e-3)
     embedding = "clip.text.token_embedding.weight"
     rows = [0, 1, *range(2, 2 + len(vocabulary.known)), vocabulary.size - 2, vocabulary.size - 1]
-    assert torch.allclose(initial[embedding][rows], weights(run, "fine")[f"model.{embedding}"][rows], atol=1e-3)
+    assert torch.allclose(initial[embedding][rows], weights(run, "polish")[f"model.{embedding}"][rows], atol=1e-3)
 
 
 def test_interpolated_positions_keep_a_ramp_and_everything_else() -> None:
