@@ -11,7 +11,7 @@ import numpy as np
 from sspsam.evaluation.datasets.entry import Entry, Mask, Size
 from sspsam.finetuning.embeddings import ImageSource
 from sspsam.segmentation.postprocessing import box_of_mask
-from sspsam.shapes import ask, draw_scene
+from sspsam.shapes import Question, ask, draw_scene
 from sspsam.shapes.drawing import Pixels
 
 _FIRST_SEED: Final = 500_000_000  # of scenes that neither the training of the bundled model nor its evaluation uses
@@ -70,11 +70,23 @@ def drawn_entries(scenes: int, seed: int, *, held_out: bool = False) -> Iterator
         scene = draw_scene(number, _SIZE)
         key, size = f"drawn scene {number}", (scene.pixels.shape[0], scene.pixels.shape[1])
         entries = []
-        for index, question in enumerate(ask(scene, number, _QUESTIONS)):
+        for index, question in enumerate(_chosen(ask(scene, number, 2 * _QUESTIONS), balanced=not held_out)):
             box = box_of_mask(question.mask)
             source = None if box is None else PackedMask.of(question.mask)
             entries.append(Entry(Path(key), key, size, question.text, box is None, box, f"{number}-{index}", source))
         yield DrawnEntries(key, partial(_pixels, number), entries)
+
+
+def _chosen(questions: list[Question], *, balanced: bool) -> list[Question]:
+    """Return some of the questions: as they come, or half of them without a target as far as there are so many.
+
+    What is forgotten first is that something is absent.
+    """
+    if not balanced:
+        return questions[:_QUESTIONS]
+    absent = [question for question in questions if question.no_target][: _QUESTIONS // 2]
+    present = [question for question in questions if not question.no_target][: _QUESTIONS - len(absent)]
+    return [*present, *absent]
 
 
 def _pixels(seed: int) -> Pixels:
