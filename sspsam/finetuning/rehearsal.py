@@ -16,7 +16,6 @@ from sspsam.shapes.drawing import Pixels
 
 _FIRST_SEED: Final = 500_000_000  # of scenes that neither the training of the bundled model nor its evaluation uses
 _HELD_OUT_SEED: Final = 600_000_000
-_SIZE: Final = (384, 512)  # height and width of a scene, pixels
 _QUESTIONS: Final = 8  # about each scene
 HELD_OUT_SCENES: Final = 16
 
@@ -67,7 +66,7 @@ def drawn_entries(scenes: int, seed: int, *, held_out: bool = False) -> Iterator
     """
     first = (_HELD_OUT_SEED if held_out else _FIRST_SEED) + 1_000_000 * (seed % 50)
     for number in range(first, first + scenes):
-        scene = draw_scene(number, _SIZE)
+        scene = draw_scene(number)
         key, size = f"drawn scene {number}", (scene.pixels.shape[0], scene.pixels.shape[1])
         entries = []
         for index, question in enumerate(_chosen(ask(scene, number, 2 * _QUESTIONS), balanced=not held_out)):
@@ -90,4 +89,4 @@ def _chosen(questions: list[Question], *, balanced: bool) -> list[Question]:
 
 
 def _pixels(seed: int) -> Pixels:
-    return draw_scene(seed, _SIZE).pixels
+    return draw_scene(seed).pixels
