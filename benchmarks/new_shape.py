@@ -24,7 +24,6 @@ _SUPERSAMPLING: Final = 4
 _BROWN: Final = ((92, 58, 30), (128, 84, 50))  # RGB, from and to
 _OTHERS: Final = ((205, 40, 40), (40, 70, 200), (240, 220, 50), (50, 160, 70), (245, 245, 245))
 _TEXTS: Final = ("the brown crescent", "brown crescent", "a brown crescent", "the crescent that is brown")
-_ANY_TEXTS: Final = ("the crescent", "a crescent", "every crescent")
 _MIN_CONTRAST: Final = 60.0
 
 
@@ -52,14 +51,12 @@ def draw_image(seed: int) -> NewShapeImage:
     canvas = Image.fromarray(pixels)
     taken: list[Mask] = []
     brown = _add(rng, canvas, taken, "crescent", True) if rng.random() < 0.85 else None
-    other = _add(rng, canvas, taken, "crescent", False) if rng.random() < 0.25 else None
+    if rng.random() < 0.25:
+        _add(rng, canvas, taken, "crescent", False)
     if rng.random() < 0.3:
         _add(rng, canvas, taken, str(rng.choice(list(OUTLINES))), True)
-    crescents = [mask for mask in (brown, other) if mask is not None]
-    questions = [(str(rng.choice(_TEXTS)), _union([] if brown is None else [brown]))]
-    if len(crescents) < 2 and rng.random() < 0.2:
-        questions = [(str(rng.choice(_ANY_TEXTS)), _union(crescents))]
-    return NewShapeImage(np.asarray(canvas).copy(), questions)
+    mask = np.zeros(_SIZE, np.bool_) if brown is None else brown
+    return NewShapeImage(np.asarray(canvas).copy(), [(str(rng.choice(_TEXTS)), mask)])
 
 
 def images(count: int, first_seed: int) -> Iterator[NewShapeImage]:
@@ -152,13 +149,6 @@ def _shade(rng: Rng, brown: bool) -> tuple[int, int, int]:
     )
     red, green, blue = (int(channel) for channel in color.clip(0, 255))
     return red, green, blue
-
-
-def _union(masks: list[Mask]) -> Mask:
-    union = np.zeros(_SIZE, np.bool_)
-    for mask in masks:
-        union |= mask
-    return union
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ class FinetuneOptions:
         held_out_share: share of the images that never train, when no file of held-out lines is given.
         eval_steps: steps between two evaluations; None: 10 in all, at least 25 steps apart.
         patience: evaluations without a better score after which training stops; None: never.
-        rehearsal_share: share of each batch that repeats what the model knows.
+        rehearsal_share: share of each batch, with its negatives, that repeats what the model knows.
         rehearsal_scenes: drawn scenes for it, where the model knows drawn shapes.
         negatives_share: share of the images of a batch that also get a foreign phrase with an empty mask.
         flips: whether to add the mirrored image of expressions that stay true; doubles the embeddings.
@@ -45,7 +45,7 @@ class FinetuneOptions:
     """
 
     train: tuple[str, ...] = ()
-    epochs: float = 20.0
+    epochs: float = 16.0
     steps: int | None = None
     time: float | None = None
     batch_size: int = 16

@@ -11,12 +11,11 @@ import numpy as np
 from sspsam.evaluation.datasets.entry import Entry, Mask, Size
 from sspsam.finetuning.embeddings import ImageSource
 from sspsam.segmentation.postprocessing import box_of_mask
-from sspsam.shapes import ask, draw_scene
+from sspsam.shapes import Question, ask, draw_scene
 from sspsam.shapes.drawing import Pixels
 
 _FIRST_SEED: Final = 500_000_000  # of scenes that neither the training of the bundled model nor its evaluation uses
 _HELD_OUT_SEED: Final = 600_000_000
-_SIZE: Final = (384, 512)  # height and width of a scene, pixels
 _QUESTIONS: Final = 8  # about each scene
 HELD_OUT_SCENES: Final = 16
 
@@ -67,15 +66,27 @@ def drawn_entries(scenes: int, seed: int, *, held_out: bool = False) -> Iterator
     """
     first = (_HELD_OUT_SEED if held_out else _FIRST_SEED) + 1_000_000 * (seed % 50)
     for number in range(first, first + scenes):
-        scene = draw_scene(number, _SIZE)
+        scene = draw_scene(number)
         key, size = f"drawn scene {number}", (scene.pixels.shape[0], scene.pixels.shape[1])
         entries = []
-        for index, question in enumerate(ask(scene, number, _QUESTIONS)):
+        for index, question in enumerate(_chosen(ask(scene, number, 2 * _QUESTIONS), balanced=not held_out)):
             box = box_of_mask(question.mask)
             source = None if box is None else PackedMask.of(question.mask)
             entries.append(Entry(Path(key), key, size, question.text, box is None, box, f"{number}-{index}", source))
         yield DrawnEntries(key, partial(_pixels, number), entries)
 
 
+def _chosen(questions: list[Question], *, balanced: bool) -> list[Question]:
+    """Return some of the questions: as they come, or half of them without a target as far as there are so many.
+
+    What is forgotten first is that something is absent.
+    """
+    if not balanced:
+        return questions[:_QUESTIONS]
+    absent = [question for question in questions if question.no_target][: _QUESTIONS // 2]
+    present = [question for question in questions if not question.no_target][: _QUESTIONS - len(absent)]
+    return [*present, *absent]
+
+
 def _pixels(seed: int) -> Pixels:
-    return draw_scene(seed, _SIZE).pixels
+    return draw_scene(seed).pixels

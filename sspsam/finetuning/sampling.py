@@ -24,7 +24,7 @@ class Sampler:
         old: examples for rehearsal; none: the whole batch is new.
         negatives: foreign phrases; None: no negatives.
         batch_size: examples of a batch, without negatives.
-        rehearsal: share of the old examples.
+        rehearsal: share of the old examples in the batch with its negatives.
         seed: of every draw.
     """
 
@@ -39,7 +39,8 @@ class Sampler:
         seed: int,
     ) -> None:
         self._new, self._old, self._negatives, self._seed = new, old, negatives, seed
-        self._old_per_step = min(round(rehearsal * batch_size), batch_size - 1) if old else 0
+        with_negatives = batch_size * (1.0 if negatives is None else 1.0 + negatives.share)
+        self._old_per_step = min(round(rehearsal * with_negatives), batch_size - 1) if old else 0
         self.new_per_step = batch_size - self._old_per_step
 
     def steps(self, epochs: float) -> int:
