@@ -174,12 +174,13 @@ class _Request:
             return DownloadError(
                 f"the connection broke at {requested} of {self.repository}. To try again, run: {self.command}"
             )
-        if isinstance(cause, http_error_kinds("TransportError")):
+        if isinstance(cause, http_error_kinds("TransportError")) or _is_lost_connection_error(cause):
             if any(isinstance(link, ssl.SSLError) for link in _chain(cause)) and dead_certificate_file():
                 return self._settings(cause)
+            lost = "no connection" if _is_lost_connection_error(cause) else shown(cause)
             return HubConnectionError(
                 f"cannot reach the Hub at {constants.ENDPOINT} for {self.repository}: "
-                f"{shown(cause) or type(cause).__name__}. Check the connection (behind a proxy, set HTTPS_PROXY; for a "
+                f"{lost or type(cause).__name__}. Check the connection (behind a proxy, set HTTPS_PROXY; for a "
                 "mirror, HF_ENDPOINT), then run: "
                 f"{self.command}"
             )
@@ -246,6 +247,14 @@ def _is_token_refused(cause: BaseException) -> bool:
         return True
     headers = getattr(getattr(cause, "response", None), "headers", {})
     return _status_code(cause) == 401 and "credentials" in headers.get("X-Error-Message", "")
+
+
+def _is_lost_connection_error(cause: BaseException) -> bool:
+    """True for an error by which some releases of `huggingface_hub` replace that of a failed connection.
+
+    After it they close their client, wait, and send the request again with the closed client (1.2 to 1.10, at least).
+    """
+    return isinstance(cause, RuntimeError) and "client has been closed" in str(cause)
 
 
 def _status_code(cause: BaseException) -> int | None:

@@ -18,7 +18,7 @@ from sspsam.segmentation import to_coco, to_label_studio, to_labelme, to_supervi
 from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES, Answer, answer_file
 from sspsam.segmentation.exports.yolo import joined_ring
 from tests.support.answers import answer, iou
-from tests.support.masks import Mask, drawn_masks, odd_masks
+from tests.support.masks import Mask, drawn_masks, odd_masks, supervision_that_fills
 
 
 @pytest.fixture(scope="module", params=[20, pytest.param(200, marks=pytest.mark.slow)])
@@ -364,7 +364,7 @@ def test_supervision_reads_the_masks_of_coco_files_exactly(named, image_folder, 
 
 
 def test_supervision_reads_the_masks_of_yolo_files(named, image_folder, tmp_path: Path) -> None:
-    tools = pytest.importorskip("supervision", reason="pip install '.[supervision]' to test it")
+    tools = supervision_that_fills()
     for path, text in to_yolo({name: answer(mask) for name, mask in named.items()}, instances=True).items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text)
@@ -377,7 +377,7 @@ def test_supervision_reads_the_masks_of_yolo_files(named, image_folder, tmp_path
 
 
 def test_supervision_fills_polygons_of_labelme_to_the_masks(masks, images) -> None:
-    tools = pytest.importorskip("supervision", reason="pip install '.[supervision]' to test it")
+    tools = supervision_that_fills()
     files = to_labelme(images)
     for name, mask in masks.items():
         read = np.zeros_like(mask)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sspsam.segmentation import mask_to_polygons
 from sspsam.segmentation.pixel_outlines import pixel_outlines
 from tests.support.answers import answer, iou
-from tests.support.masks import Mask, odd_masks
+from tests.support.masks import Mask, odd_masks, supervision_that_fills
 
 ODD = odd_masks()
 random_masks = st.builds(
@@ -24,7 +24,7 @@ READINGS = {"rounded": np.round, "cut off": np.trunc}
 
 
 def filled_by_supervision(polygons: list[np.ndarray], shape: tuple[int, int], reading: str) -> Mask:
-    tools = pytest.importorskip("supervision", reason="pip install '.[supervision]' to test it")
+    tools = supervision_that_fills()
     mask = np.zeros(shape, bool)
     for polygon in polygons:
         mask |= tools.polygon_to_mask(READINGS[reading](polygon).astype(np.int32), shape[::-1]) == 1

@@ -1,14 +1,30 @@
 """Masks for tests of polygons and exports: 200 of drawn scenes, and more than 50 odd ones."""
 
+import importlib.util
 from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from sspsam.shapes import ask, draw_scene
 
 Mask = NDArray[np.bool_]
+
+
+def supervision_that_fills() -> Any:
+    """The package `supervision`, where it fills polygons by the rules of OpenCV; otherwise the test is skipped.
+
+    Without OpenCV it fills them by NumPy, and before 0.31 beyond the ends of lines.
+    """
+    tools = pytest.importorskip("supervision", reason="pip install '.[supervision]' to test it")
+    release = tuple(int(part) for part in version("supervision").split(".")[:2])
+    if importlib.util.find_spec("cv2") is None and release < (0, 31):
+        pytest.skip("supervision before 0.31 needs opencv-python to fill polygons as OpenCV does")
+    return tools
 
 
 def drawn_masks() -> list[Mask]:
