@@ -45,7 +45,7 @@ class FinetuneOptions:
     """
 
     train: tuple[str, ...] = ()
-    epochs: float = 16.0
+    epochs: float = 10.0
     steps: int | None = None
     time: float | None = None
     batch_size: int = 16
@@ -67,7 +67,7 @@ class FinetuneOptions:
     held_out_share: float = 0.2
     eval_steps: int | None = None
     patience: int | None = 8
-    rehearsal_share: float = 0.3
+    rehearsal_share: float = 0.5
     rehearsal_scenes: int = 120
     negatives_share: float = 0.5
     flips: bool = False

@@ -47,5 +47,5 @@ def test_every_command_and_the_python_of_the_page_run(tmp_path: Path, monkeypatc
 
 
 def test_the_page_states_the_defaults() -> None:
-    for words in ("4 dice + 4 focal", "5 L1 + 2 GIoU", "1e-4 (decoder 1e-5)", "clipped at 0.1", "from 1e-6", "30 %"):
+    for words in ("4 dice + 4 focal", "5 L1 + 2 GIoU", "1e-4 (decoder 1e-5)", "clipped at 0.1", "from 1e-6", "50 %"):
         assert words in PAGE
