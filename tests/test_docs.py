@@ -128,7 +128,7 @@ def test_the_load_benchmark_runs() -> None:
     assert "| baseline |" in output
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_benchmark_of_shared_encoders_runs() -> None:
     output = run([sys.executable, "-m", "benchmarks.shared_encoders", "--variant", "tiny"], ROOT)
     assert "encodes: encodes 1, entries 1" in output
@@ -151,7 +151,7 @@ def test_the_batch_benchmark_runs() -> None:
         assert f"| {task} |" in output
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_serve_benchmark_runs() -> None:
     output = run([sys.executable, "-m", "benchmarks.serve", "--quick"], ROOT)
     for task in ("further question, one client: library", "further questions a second", "new images a second"):

@@ -275,6 +275,7 @@ def test_a_line_that_claims_a_huge_mask_is_named_and_nothing_is_allocated(
     assert not list(out.glob("coco*")) + list(out.glob("*.parquet"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["job.json", "results.jsonl", "list.txt", "table.csv", "table.jsonl"])
 def test_a_file_of_two_gigabytes_is_refused_before_it_fills_the_memory(predictor, images, tmp_path, name) -> None:
     out = tmp_path / "out"

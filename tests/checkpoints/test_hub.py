@@ -639,7 +639,7 @@ def test_a_few_kills_at_random_moments_leave_a_cache_that_the_next_load_can_use(
     kill_at_random_moments(hub, factory, options, kills=3, seed=1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_thirty_kills_at_random_moments_leave_a_cache_that_the_next_load_can_use(
     hub, authors, options, factory
 ) -> None:

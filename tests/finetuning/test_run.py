@@ -212,13 +212,13 @@ def test_the_worst_lines_go_back_in_as_they_are(finished: Path, lines: Path, tin
         assert any(line.startswith("8 lines about 4 images to learn from; 4") for line in said), said
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_views_of_images_are_learned_too(lines: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = dataclasses.replace(OPTIONS, steps=2, flips=True, crops=2)
     assert finetune(job(lines, tiny_model, tmp_path / "new"), options) is not None
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_time_budget_decides_about_the_number_of_steps(lines: Path, tiny_model: Path, tmp_path: Path) -> None:
     options = dataclasses.replace(OPTIONS, steps=100_000, eval_steps=None, time=1.0)
     result = finetune(job(lines, tiny_model, tmp_path / "new"), options)
@@ -226,7 +226,7 @@ def test_a_time_budget_decides_about_the_number_of_steps(lines: Path, tiny_model
     assert 13 <= result.steps < 1000
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_embeddings_are_read_from_disk_where_they_do_not_fit_into_memory(
     lines: Path, tiny_model: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

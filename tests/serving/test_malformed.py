@@ -95,7 +95,7 @@ def test_a_hundred_malformed_requests_are_refused(server: RunningServer, client:
     check(server, client, range(100))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_thousand_malformed_requests_are_refused(server: RunningServer, client: httpx.Client) -> None:
     check(server, client, range(1000, 2000))
 

@@ -9,6 +9,8 @@ from sspsam.checkpoints.format import load_checkpoint
 from sspsam.hub import resolve
 from training.evaluate import answers, summary
 
+pytestmark = pytest.mark.slow  # 700 questions, and the weights shuffled
+
 FOLDER = resolve("shapes", HubOptions()).path
 
 
