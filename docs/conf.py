@@ -55,5 +55,6 @@ napoleon_numpy_docstring = False
 # types of other projects, whose pages are not looked up, and types that pass between two modules only
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|np|PIL|NDArray|collections|pathlib|os|supervision|ray|typing|types|click|datetime)\b.*"),
-    ("py:class", r"sspsam\.(models|images)\.\w+\.\w+"),
+    ("py:class", r"sspsam\.(models|images|utils)\.\w+\.\w+"),
+    ("py:class", r"sspsam\.(evaluation\.datasets\.entry\.ImageContent|serving\.app\.ServingApp)"),
 ]

@@ -111,8 +111,11 @@ def test_the_repository_names_no_private_place() -> None:
 
 
 @pytest.mark.slow
-def test_the_snippets_about_shared_encoders_run(folder: Path, tiny_model: Path, home: Path) -> None:
+def test_the_snippets_about_shared_encoders_run(
+    folder: Path, tiny_model: Path, tiny_checkpoint: Path, home: Path
+) -> None:
     text = (ROOT / "docs" / "shared-encoders.md").read_text()
+    shutil.copy(tiny_checkpoint, folder / "checkpoint_best_miou.pth")
     shutil.copytree(tiny_model, folder / "my-bottles")
     names: dict[str, object] = {}
     for snippet in re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):

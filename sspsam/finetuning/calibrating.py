@@ -8,22 +8,26 @@ from sspsam.evaluation.calibration import fit_calibration, labelled_features
 from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.model_answers import model_records
 from sspsam.evaluation.protocols import STANDARD
+from sspsam.images.cache import EmbeddingCache
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.segmentation.presence import write_calibration
 
 
-def calibrate_if_possible(checkpoint: Path, entries: Sequence[Entry], device: str | None) -> str:
+def calibrate_if_possible(
+    checkpoint: Path, entries: Sequence[Entry], device: str | None, embeddings: EmbeddingCache
+) -> str:
     """Calibrate a checkpoint, and return a message about it.
 
     Args:
         checkpoint: directory of the checkpoint.
         entries: that did not train: held-out lines, and foreign phrases about their images.
         device: to answer on.
+        embeddings: of the images, which the checkpoint shares with its starting point.
 
     Returns:
         The message: that the checkpoint is calibrated, or why it is not.
     """
-    predictor = SSPSAMPredictor.from_pretrained(checkpoint, device=device)
+    predictor = SSPSAMPredictor.from_pretrained(checkpoint, device=device, embedding_cache=embeddings)
     groups: dict[Path, list[int]] = {}
     for index, entry in enumerate(entries):
         groups.setdefault(entry.image, []).append(index)

@@ -277,7 +277,8 @@ class _Run:
         """Calibrate on the held-out lines and the foreign phrases about their images."""
         questions = [question for name in (HELD_OUT, FOREIGN) for question in material.questions.get(name, [])]
         entries = [question.entry for question in questions]
-        self.say(calibrate_if_possible(self.job.output, entries, str(self.processes.device)))
+        device, cache = str(self.processes.device), self.job.start.cache()
+        self.say(calibrate_if_possible(self.job.output, entries, device, cache))
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,6 +43,10 @@ class StartOptions:
     embeddings: Path | None = None
     embedding_dtype: str = "float32"
 
+    def cache(self) -> NotingCache:
+        """Return the cache of the embeddings."""
+        return NotingCache(self.embeddings or _default_folder(), dtype=self.embedding_dtype)
+
 
 @dataclass(frozen=True, eq=False)
 class Start:
@@ -87,7 +91,7 @@ class Start:
     def predictor(self, device: torch.device) -> SSPSAMPredictor:
         """Return a predictor of the network that encodes images on a device and stores their embeddings."""
         options = self.options
-        cache = NotingCache(options.embeddings or _default_folder(), dtype=options.embedding_dtype)
+        cache = options.cache()
         return SSPSAMPredictor(
             self.model,
             self.config,
