@@ -319,7 +319,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
             texts: a list of expressions for every image, or a list for each image.
             batch_size: images that are encoded together; None: 1 on the CPU, 4 elsewhere. It is halved, with a warning,
                 when memory runs out.
-            workers: threads that load images; None: 2.
+            workers: threads that load images; None: 2, on a GPU as many as the cores, at most 8.
             return_errors: yield an error in the place of an image that cannot be loaded or segmented, whose own texts
                 are invalid, or for which alone there is not enough memory; and continue.
             options: as in `predict`.
