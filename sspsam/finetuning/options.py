@@ -45,7 +45,7 @@ class FinetuneOptions:
     """
 
     train: tuple[str, ...] = ()
-    epochs: float = 12.0
+    epochs: float = 10.0
     steps: int | None = None
     time: float | None = None
     batch_size: int = 16
