@@ -31,6 +31,7 @@ from tests.support.pages import (
 TEXTS = PAGES | OTHER_TEXTS | {CARD: place_of(CARD).read_text()}
 # of programs other than sspsam that the pages name
 OTHER_OPTIONS = {
+    "--corrupted",
     "--repeat",
     "--processes",
     "--start",
