@@ -133,8 +133,8 @@ def push_checkpoint(
     config = read_config(folder)
     if config.encoders is not None:
         raise CheckpointError(
-            f"{shown(folder)} does not hold its image encoders, so that nobody else could load it: load it and publish "
-            "it with push_to_hub, or convert it without --shared"
+            f"{shown(folder)} does not hold its image encoders, so that no other computer could load it: load it and "
+            "publish it with push_to_hub, or convert it without --shared"
         )
     card = model_card(config, repository).encode()
     optional = [CALIBRATION_NAME] if os.path.isfile(folder / CALIBRATION_NAME) else []

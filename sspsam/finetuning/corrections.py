@@ -96,7 +96,7 @@ def _label_studio_lines(task: dict[str, Any], folder: Path, where: str) -> Itera
         if isinstance(annotation, dict) and not annotation.get("was_cancelled")
     ]
     if not annotations:
-        return  # nobody has looked at this task yet
+        return  # a task without annotations
     polygons: dict[str, list[Polygon]] = {text: [] for text in data.get(TEXTS) or [] if isinstance(text, str)}
     for index, region in enumerate(member(annotations[-1], "result", checked_list, where)):
         place = f"{where}, region {index + 1}"

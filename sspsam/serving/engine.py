@@ -71,7 +71,7 @@ class Job:
         question: about the image.
         deadline: by `time.monotonic`, after which the job is not started.
         future: of the outcome. Cancelling it works until the job is started.
-        abandoned: whether nobody waits for the outcome; a job that is computed already ends at the next pass.
+        abandoned: whether no request waits for the outcome; a job that is computed already ends at the next pass.
     """
 
     image: Pixels | ImageEmbedding
