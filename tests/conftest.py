@@ -2,7 +2,9 @@
 
 import atexit
 import os
+import random
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from tests.support.hub import FakeHub
 
@@ -36,6 +39,11 @@ os.environ |= {
 for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "SSPSAM_REPOSITORY"):
     os.environ.pop(name, None)
 
+# each run draws the same examples, so that a failure comes of the change under test; SSPSAM_TEST_RANDOM=1 draws others
+settings.register_profile("repeatable", derandomize=True)
+if os.environ.get("SSPSAM_TEST_RANDOM") != "1":
+    settings.load_profile("repeatable")
+
 DATA = Path(__file__).parent / "data"
 REFERENCE = "SSPSAM_REFERENCE"
 
@@ -60,6 +68,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if not torch.cuda.is_available():
         warnings.warn("there is no NVIDIA GPU: tests marked `cuda` are SKIPPED", stacklevel=1)
         pytest.skip("needs an NVIDIA GPU")
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

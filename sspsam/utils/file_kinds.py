@@ -15,6 +15,7 @@ _LFS_POINTER: Final = ("version https://git-lfs.github.com/spec/", "version http
 _ANNEX_POINTER: Final = re.compile(r"[./\\]*([/\\]?\.git)?[/\\]annex[/\\]objects[/\\]")
 _COMMENTS: Final = re.compile(r"(\s*<!--.*?-->)*\s*", re.DOTALL)
 _XML_DECLARATION: Final = re.compile(r"<\?xml.*?>\s*", re.DOTALL)
+_CONTROL: Final = re.compile(r"[\0-\x08\x0e-\x1f\x7f]")  # characters that no text holds
 _MARKUP: Final = re.compile(r"<[a-z!?]", re.IGNORECASE)
 _GZIP: Final = b"\x1f\x8b"
 _MAX_HEADER_BYTES: Final = 100_000_000  # of a safetensors file, as its library allows
@@ -93,6 +94,8 @@ def _text_kind(text: str, expected: str) -> str:
         return "is a Git LFS pointer, not the file itself; fetch the file with: git lfs pull"
     if _ANNEX_POINTER.match(text):
         return "is a git-annex pointer, not the file itself; fetch the file with: git annex get"
+    if _CONTROL.search(text):
+        return ""  # binary data, even where its first bytes look like markup
     markup = _COMMENTS.sub("", text, count=1)
     if _MARKUP.match(markup):
         return f"is {_markup_kind(markup)}, perhaps of a login or of an error, saved in the place of the file"

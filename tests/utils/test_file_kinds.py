@@ -4,7 +4,6 @@ import bz2
 import gzip
 import io
 import lzma
-import os
 import re
 import zipfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 from sspsam.utils.file_kinds import HEAD_BYTES, foreign_kind, missing_target
 
 PAGE = "<!DOCTYPE html><html><head><title>Sign in</title></head></html>"
+NOISE = np.random.default_rng(0).bytes(9000)
 ANNEX = b"/annex/objects/SHA256E-s3360000000--" + b"a" * 64 + b".pth\n"
 
 
@@ -60,7 +60,9 @@ KINDS: dict[str, tuple[bytes, str]] = {
     "an error behind a comment": (b"<!-- a --><Error/>", "is an XML document"),
     "a compressed page": (gzip.compress(PAGE.encode() * 900), "by gzip, and unpacked it is an HTML page"),
     "a compressed answer": (gzip.compress(b'{"error": "x"}'), 'unpacked it is a JSON document.*"error"'),
-    "compressed data": (gzip.compress(os.urandom(9000)), "is compressed by gzip; unpack it: gunzip"),
+    "compressed data": (gzip.compress(NOISE), "is compressed by gzip; unpack it: gunzip"),
+    "compressed data that begins as markup does": (gzip.compress(b"<a" + NOISE), "is compressed by gzip; unpack it"),
+    "a page behind a form feed": (b"\f" + PAGE.encode(), "is an HTML page"),
     "compressed twice": (gzip.compress(gzip.compress(b"x", mtime=0)), "is compressed by gzip; unpack it: gunzip"),
     "a damaged gzip": (b"\x1f\x8b\xff\xff\xff", "is compressed by gzip; unpack it: gunzip"),
     "bzip2": (bz2.compress(b"x"), "is compressed by bzip2"),
@@ -95,7 +97,8 @@ def test_the_expected_kind_is_not_described_and_others_are() -> None:
 
 
 def test_what_is_not_recognised_is_not_described() -> None:
-    for content in (os.urandom(100) + b"\xff", b"\x80\x02}q\x00.", b"\xff\xd8\xff\xe0\x00\x10JFIF", b"text\x00\x01"):
+    noise = (NOISE[:100] + b"\xff", b"<a" + NOISE[:98], b"<!-- x -->" + NOISE)
+    for content in (*noise, b"\x80\x02}q\x00.", b"\xff\xd8\xff\xe0\x00\x10JFIF", b"text\x00\x01"):
         assert foreign_kind(content) == ""
 
 
