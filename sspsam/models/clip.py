@@ -14,6 +14,7 @@ from sspsam.config import CLIPConfig
 from sspsam.models import stock
 from sspsam.models.kernels import linear, widened
 from sspsam.models.layers import Linear, MultiheadAttention
+from sspsam.models.norms import add_and_normalize, normalize, quick_gelu
 
 
 class TextFeatures(NamedTuple):
@@ -37,12 +38,11 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, hidden_width: int, *, packed: bool) -> None:
         super().__init__()
         self.c_fc = Linear(width, hidden_width, packed=packed)
-        self.gelu = stock.QuickGELU()
         self.c_proj = Linear(hidden_width, width, packed=packed)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
-        return self.c_proj(self.gelu(self.c_fc(x)))
+        return self.c_proj(quick_gelu(self.c_fc(x)))
 
 
 class _Block(stock.ResidualAttentionBlock):
@@ -71,8 +71,10 @@ class ResidualAttentionBlock(_Block):
 
     def forward(self, x: Tensor, *, causal: bool = False) -> Tensor:
         """(B or E, tokens, width) -> the same; `causal`: no token attends to a later one."""
-        x = x + self.attn.self_attend(self.ln_1(x), causal=causal)
-        return x + self.mlp(self.ln_2(x))
+        dtype = self.attn.in_proj_weight.dtype
+        attended = self.attn.self_attend(normalize(self.ln_1, x, dtype), causal=causal)
+        x, normalized = add_and_normalize(self.ln_2, x, attended, dtype)
+        return x + self.mlp(normalized)
 
 
 class SurgeryBlock(_Block):
@@ -80,11 +82,11 @@ class SurgeryBlock(_Block):
 
     def forward(self, original: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 1+G*G, width) of both paths -> the same. Queries, keys and values all come from the original path."""
-        q, k, v = self.attn.project(self.ln_1(original))  # (B, heads, 1+G*G, width/heads) each
+        dtype = self.attn.in_proj_weight.dtype
+        q, k, v = self.attn.project(normalize(self.ln_1, original, dtype))  # (B, heads, 1+G*G, width/heads) each
         new = new + self.attn.attend_projected(v, v, v)
-        original = original + self.attn.attend_projected(q, k, v)
-        original = original + self.mlp(self.ln_2(original))
-        return original, new
+        original, normalized = add_and_normalize(self.ln_2, original, self.attn.attend_projected(q, k, v), dtype)
+        return original + self.mlp(normalized), new
 
 
 class Transformer(stock.Transformer):

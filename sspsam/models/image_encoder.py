@@ -25,12 +25,11 @@ from sspsam.models import stock
 from sspsam.models.column_attention import (
     attend_with_columns,
     column_buffer,
-    from_windows,
-    to_windows,
     width_with_columns,
 )
 from sspsam.models.kernels import fused_attention_accepts, linear
 from sspsam.models.layers import Linear, MLPBlock
+from sspsam.models.norms import add_and_normalize, normalize, normalize_into_windows
 
 _BAND_ROWS: Final = 7  # rows of the grid in a band, in a block without windows, on a CPU
 _MAX_BIAS_BYTES: Final = 30_000_000  # of the heads that a CPU computes together; below the 32 MB of the allocator
@@ -173,15 +172,15 @@ class Block(stock.ImageBlock):
     def _forward_with_columns(self, x: Tensor, buffer: Tensor) -> Tensor:
         """Compute the whole grid at once, with relative positions as columns."""
         window, (_, grid, _, width) = self.window_size, x.shape
-        normalized = self.norm1(x).to(self.attn.qkv.weight.dtype)
+        dtype = self.attn.qkv.weight.dtype
         if window:
             # unlike in bands, the padding is multiplied too: to move it three times as wide would take longer
-            attended = self.attn.attend_with_columns(to_windows(normalized, window), buffer)
-            residual = x + from_windows(attended, window, grid)
+            squares = normalize_into_windows(self.norm1, x, window, dtype)
         else:
-            attended = self.attn.attend_with_columns(normalized.view(-1, grid * grid, width), buffer)
-            residual = x + attended.view(x.shape)
-        output: Tensor = residual + self.mlp(self.norm2(residual))
+            squares = normalize(self.norm1, x, dtype).view(-1, grid * grid, width)
+        attended = self.attn.attend_with_columns(squares, buffer)
+        residual, normalized = add_and_normalize(self.norm2, x, attended, dtype, window)
+        output: Tensor = residual + self.mlp(normalized)
         return output
 
     def _attend(self, qkv_bands: Iterator[Tensor]) -> Iterator[Tensor]:

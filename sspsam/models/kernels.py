@@ -182,25 +182,47 @@ def fused_gru(width: int, dtype: torch.dtype, device: torch.device) -> Callable[
     powers = 32 <= width <= 1024 and width & (width - 1) == 0
     if device.type != "cuda" or dtype is not torch.float16 or not powers or torch.version.cuda is None:
         return None
-    try:
+
+    def difference() -> float:
         if torch.cuda.get_device_capability(device) < (8, 0):
-            return None
+            raise RuntimeError("needs compute capability 8.0")
         from sspsam.models.gru_kernel import bidirectional_gru
 
-        # drawn on the CPU: another thread may be recording a graph, in which the device's generator takes part
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             gru = nn.GRU(width, width, batch_first=True, bidirectional=True).to(device, dtype)
             x = torch.randn(3, 21, width).to(device, dtype)
-            difference = float((bidirectional_gru(gru, x) - gru(x)[0]).abs().max())
-        works = difference < _MOST_GRU_DIFFERENCE  # False for NaN
-        reason = f"its results differ from cuDNN's by {difference}"
-    except Exception as error:  # without a C compiler, for example, Triton raises errors of many kinds
+        return float((bidirectional_gru(gru, x) - gru(x)[0]).abs().max())
+
+    if not works_on(device, "GRU", "cuDNN", difference, _MOST_GRU_DIFFERENCE):
+        return None
+    from sspsam.models.gru_kernel import bidirectional_gru
+
+    return bidirectional_gru
+
+
+def works_on(device: torch.device, name: str, instead: str, difference: Callable[[], float], most: float) -> bool:
+    """Try a kernel of this package on a device; where it does not work, the log says why.
+
+    Args:
+        device: to try it on.
+        name: of what the kernel computes.
+        instead: name of what computes it otherwise.
+        difference: returns the largest difference between the results of both for an example; raises an error of any
+            kind where the kernel cannot run, for example because Triton finds no C compiler.
+        most: largest difference of a kernel that works.
+    """
+    try:
+        # tensors are made on the CPU: another thread may be recording a graph, in which the device's generator takes
+        # part
+        with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+            largest = difference()
+        works, reason = largest < most, f"its results differ by {largest}"  # False for NaN
+    except Exception as error:
         works, reason = False, f"{type(error).__name__}: {error}"
     if not works:
-        _LOG.info("the GRU on %s runs on cuDNN; the kernel of sspsam does not work there: %.300s", device, reason)
-        return None
-    return bidirectional_gru
+        _LOG.info("%s: %s on %s, the kernel of sspsam does not work there: %.300s", name, instead, device, reason)
+    return works
 
 
 @cache

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sspsam.config import SAMConfig
 from sspsam.models import stock
 from sspsam.models.kernels import Activation, linear, widened
 from sspsam.models.layers import MLP
+from sspsam.models.norms import normalize_with_gelu
 from sspsam.models.transformer import ImageProjections, TwoWayTransformer
 
 
@@ -95,10 +95,10 @@ class MaskDecoder(stock.MaskDecoder):
         Returns:
             (E, M, M).
         """
-        first, norm, activation, second, _ = self.output_upscaling
+        first, norm, _, second, _ = self.output_upscaling
         count, side = len(keys), math.isqrt(keys.shape[1])
         x = _upsample(keys, first)  # (E, N, 4, D/4)
-        x = activation(F.layer_norm(widened(x), x.shape[-1:], norm.weight, norm.bias, norm.eps))
+        x = normalize_with_gelu(norm, x, second.weight.dtype)
         x = _upsample(x, second, "gelu")  # (E, N, 4, 4, D/8)
         mask = x.flatten(1, 3) @ mask_weights.unsqueeze(-1)  # (E, N*4*4, 1)
         # y and x of the token, within the first 2 x 2 pixels, within the second 2 x 2 pixels

@@ -9,6 +9,7 @@ from sspsam.config import Architecture
 from sspsam.models.attention_adapters import LinguisticAttentionAdapter, LinguisticFeatures, VisualAttentionAdapter
 from sspsam.models.kernels import widened
 from sspsam.models.layers import MLP, Linear, MultiheadAttention
+from sspsam.models.norms import Tokens, add_for_products, normalize_sum
 
 
 class SSPOutput(NamedTuple):
@@ -30,7 +31,7 @@ class PromptGeneratorLayer(nn.Module):
         self.mlp = MLP(width, mlp_width, width, 2)
         self.norm2 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, position: Tensor, count: int | None = None) -> Tensor:
+    def forward(self, x: Tokens, position: Tensor, count: int | None = None) -> Tokens:
         """Update the tokens.
 
         Args:
@@ -41,11 +42,11 @@ class PromptGeneratorLayer(nn.Module):
         Returns:
             (E, count, D).
         """
-        x_with_position = x + position  # (E, tokens, D)
-        attended = self.attention.attend(x_with_position[:, :count], x_with_position, x)  # (E, count, D)
-        x = self.norm1(x[:, :count] + attended)
-        output: Tensor = self.norm2(x + self.mlp(x))
-        return output
+        dtype = self.attention.in_proj_weight.dtype
+        x_with_position = add_for_products(x.wide, position, dtype)  # (E, tokens, D)
+        attended = self.attention.attend(x_with_position[:, :count], x_with_position, x.narrow)  # (E, count, D)
+        x = normalize_sum(self.norm1, x.wide[:, :count], attended, dtype)
+        return normalize_sum(self.norm2, x.wide, self.mlp(x.narrow), dtype)
 
 
 class PromptGenerator(nn.Module):
@@ -72,13 +73,14 @@ class PromptGenerator(nn.Module):
     def forward(self, fused: Tensor) -> tuple[Tensor, Tensor]:
         """(E, G*G, D) fused patches -> the box token (E, D) and the prompts (E, P, D)."""
         learned = torch.cat([self.box_token.weight, self.prompt_tokens.weight])  # (1+P, D)
-        x = torch.cat([learned.expand(len(fused), -1, -1), fused], dim=1)  # (E, 1+P+G*G, D)
+        tokens = torch.cat([learned.expand(len(fused), -1, -1), fused], dim=1)  # (E, 1+P+G*G, D)
+        x = Tokens(tokens, tokens)
         *earlier_layers, last_layer = self.layers
         for layer in earlier_layers:
             x = layer(x, self.position.weight)
         # the patches of the last layer's output are not needed
-        x = self.norm(last_layer(x, self.position.weight, 1 + self.prompts))  # (E, 1+P, D)
-        return x[:, 0], x[:, 1:]
+        tokens = self.norm(last_layer(x, self.position.weight, 1 + self.prompts).wide)  # (E, 1+P, D)
+        return tokens[:, 0], tokens[:, 1:]
 
 
 class SSPEncoder(nn.Module):

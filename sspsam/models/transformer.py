@@ -16,6 +16,7 @@ from sspsam.config import SAMConfig
 from sspsam.models import stock
 from sspsam.models.kernels import attention, widened
 from sspsam.models.layers import Linear, MLPBlock
+from sspsam.models.norms import Tokens, add_for_products, normalize_sum
 
 
 class ImageProjections(NamedTuple):
@@ -99,6 +100,7 @@ class TwoWayAttentionBlock(stock.TwoWayAttentionBlock):
     norm2: nn.LayerNorm
     norm3: nn.LayerNorm
     norm4: nn.LayerNorm
+    self_attn: Attention
 
     def __init__(self, config: SAMConfig, *, first: bool) -> None:
         width, heads, downsample = config.prompt_width, config.decoder_heads, config.decoder_attention_downsample
@@ -114,12 +116,12 @@ class TwoWayAttentionBlock(stock.TwoWayAttentionBlock):
         self.mlp = MLPBlock(width, config.decoder_mlp_width, "relu", packed=True)
         self.cross_attn_image_to_token = Attention(width, heads, downsample)
 
-    def project_image(self, image: Tensor, position: Tensor) -> ImageProjections:
+    def project_image(self, image: Tokens, position: Tensor) -> ImageProjections:
         """Project (1 or E, N, D) image tokens with their (N, D) position for `forward`."""
-        image_with_position = image + position
+        image_with_position = add_for_products(image.wide, position, self._dtype)
         return ImageProjections(
             keys=self.cross_attn_token_to_image.k_proj(image_with_position),
-            values=self.cross_attn_token_to_image.v_proj(image),
+            values=self.cross_attn_token_to_image.v_proj(image.narrow),
             queries=self.cross_attn_image_to_token.q_proj(image_with_position),
         )
 
@@ -127,10 +129,10 @@ class TwoWayAttentionBlock(stock.TwoWayAttentionBlock):
         self,
         queries: Tensor,
         tokens: Tensor,
-        image: Tensor,
+        image: Tokens,
         position: Tensor,
         projections: ImageProjections | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tokens]:
         """Update the queries and the image tokens.
 
         Args:
@@ -146,23 +148,30 @@ class TwoWayAttentionBlock(stock.TwoWayAttentionBlock):
         to_image, to_prompts = self.cross_attn_token_to_image, self.cross_attn_image_to_token
         if projections is None:
             projections = self.project_image(image, position)
-        queries = self._self_attention(queries, tokens)
-        attended = to_image.attend_projected(to_image.q_proj(queries + tokens), projections.keys, projections.values)
-        queries = self.norm2(queries + attended)
-        queries = self.norm3(queries + self.mlp(queries))
-        keys, values = to_prompts.k_proj(queries + tokens), to_prompts.v_proj(queries)
-        attended = to_prompts.attend_projected(projections.queries, keys, values)  # (E, N, D)
-        return queries, self.norm4(image + attended)
+        queries, dtype = self._self_attention(queries, tokens), self._dtype
+        with_position = add_for_products(queries, tokens, dtype)
+        attended = to_image.attend_projected(to_image.q_proj(with_position), projections.keys, projections.values)
+        updated = normalize_sum(self.norm2, queries, attended, dtype)
+        updated = normalize_sum(self.norm3, updated.wide, self.mlp(updated.narrow), dtype)
+        keys = to_prompts.k_proj(add_for_products(updated.wide, tokens, dtype))
+        attended = to_prompts.attend_projected(projections.queries, keys, to_prompts.v_proj(updated.narrow))
+        return updated.wide, normalize_sum(self.norm4, image.wide, attended, dtype)  # (E, T, D), (E, N, D)
 
     def _self_attention(self, queries: Tensor, tokens: Tensor) -> Tensor:
         """(E, T, D), (E, T, D) -> (E, T, D), with residual and norm."""
         if self.skip_first_layer_pe:
             queries = widened(self.self_attn(queries, queries, queries))
         else:
-            queries_with_position = queries + tokens
-            queries = queries + self.self_attn(queries_with_position, queries_with_position, queries)
+            with_position = add_for_products(queries, tokens, self._dtype)
+            attended = self.self_attn(with_position, with_position, queries)
+            return normalize_sum(self.norm1, queries, attended, self._dtype).wide
         normalized: Tensor = self.norm1(queries)
         return normalized
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the products."""
+        return self.self_attn.q_proj.weight.dtype
 
 
 class TwoWayTransformer(stock.TwoWayTransformer):
@@ -189,7 +198,7 @@ class TwoWayTransformer(stock.TwoWayTransformer):
 
     def project_image(self, image: Tensor, position: Tensor) -> ImageProjections:
         """Project (1, N, D) image tokens with their (N, D) position for the first layer."""
-        return cast(TwoWayAttentionBlock, self.layers[0]).project_image(image, position)
+        return cast(TwoWayAttentionBlock, self.layers[0]).project_image(Tokens(image, image), position)
 
     def forward(
         self, tokens: Tensor, image: Tensor, position: Tensor, projections: ImageProjections, outputs: int
@@ -204,12 +213,12 @@ class TwoWayTransformer(stock.TwoWayTransformer):
             outputs: number of the first tokens that the caller needs.
 
         Returns:
-            The first tokens (E, outputs, D) and the image tokens (E, N, D).
+            The first tokens (E, outputs, D) and the image tokens (E, N, D), for products.
         """
         first_layer, *later_layers = self.layers
-        queries, image = first_layer(tokens, tokens, image, position, projections)
+        queries, updated = first_layer(tokens, tokens, Tokens(image, image), position, projections)
         for layer in later_layers:
-            queries, image = layer(queries, tokens, image, position)
+            queries, updated = layer(queries, tokens, updated, position)
         queries, tokens = queries[:, :outputs], tokens[:, :outputs]
-        attended = self.final_attn_token_to_image.attend_to_image(queries + tokens, image, position)
-        return self.norm_final_attn(queries + attended), image
+        attended = self.final_attn_token_to_image.attend_to_image(queries + tokens, updated.narrow, position)
+        return self.norm_final_attn(queries + attended), updated.narrow

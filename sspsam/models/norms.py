@@ -1,0 +1,164 @@
+"""Sums, layer norms and QuickGELU between the products of a network.
+
+On most devices these are PyTorch's operators. In mixed precision on an NVIDIA GPU they are kernels that add, normalise
+and narrow at once (`norm_kernels.py`): for a single expression their number matters more than the work in them.
+"""
+
+import types
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sspsam.models.column_attention import from_windows, to_windows
+from sspsam.models.kernels import widened, works_on
+
+_MOST_DIFFERENCE: Final = 1e-2  # of results in float16, most of which lie between -4 and 4
+
+
+class Tokens(NamedTuple):
+    """The same tokens twice: for sums, and for products."""
+
+    wide: Tensor  # float32
+    narrow: Tensor  # in the dtype of the products; or float32, which the products narrow themselves
+
+
+def normalize(norm: nn.LayerNorm, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Compute `norm(x)` for products in `dtype`, (..., width) -> the same shape; see `Tokens.narrow`."""
+    kernels = _kernels(x, dtype)
+    result: Tensor = norm(x) if kernels is None else kernels.normalize(norm, x, dtype)
+    return result
+
+
+def normalize_into_windows(norm: nn.LayerNorm, x: Tensor, window: int, dtype: torch.dtype) -> Tensor:
+    """Compute `norm(x)` in `dtype` and split it into windows; see `column_attention.to_windows`."""
+    kernels = _kernels(x, dtype)
+    if kernels is None:
+        return to_windows(norm(x).to(dtype), window)
+    result: Tensor = kernels.normalize_into_windows(norm, x, window, dtype)
+    return result
+
+
+def normalize_with_gelu(norm: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Normalise the last axis in float32 and apply the exact GELU, for products in `dtype`.
+
+    Args:
+        norm: with `weight`, `bias` and `eps`; SAM's norm of channels is no `nn.LayerNorm`.
+        x: (..., width).
+        dtype: of the products.
+    """
+    kernels = _kernels(x, dtype)
+    if kernels is None:
+        return F.gelu(F.layer_norm(widened(x), x.shape[-1:], norm.weight, norm.bias, norm.eps))
+    result: Tensor = kernels.normalize(norm, x, dtype, gelu=True)
+    return result
+
+
+def add_and_normalize(
+    norm: nn.LayerNorm, x: Tensor, update: Tensor, dtype: torch.dtype, window: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Add an update to the residual stream, and normalise the sum for products in `dtype`.
+
+    Args:
+        norm: of the sum.
+        x: (..., width); with windows (B, g, g, width).
+        update: of the same shape; with windows as from `normalize_into_windows`.
+        dtype: of the products.
+        window: side of the windows of `update`; 0: none.
+
+    Returns:
+        The sum and the normalised sum, of the shape of `x`.
+    """
+    kernels = _kernels(x, dtype)
+    if kernels is not None:
+        total, narrow = kernels.add_and_normalize(norm, x, update, dtype, window)
+        return total, narrow
+    total = x + (from_windows(update, window, x.shape[1]) if window else update.view(x.shape))
+    return total, norm(total)
+
+
+def normalize_sum(norm: nn.LayerNorm, x: Tensor, update: Tensor, dtype: torch.dtype) -> Tokens:
+    """Add an update and normalise the sum, which is the next residual stream and the input of products in `dtype`.
+
+    Args:
+        norm: of the sum.
+        x: (1 or E, tokens, width).
+        update: (E, tokens, width).
+        dtype: of the products.
+    """
+    kernels = _kernels(x, dtype)
+    if kernels is not None:
+        return Tokens(*kernels.normalize_sum(norm, x, update, dtype))
+    normalized = norm(x + update)
+    return Tokens(normalized, normalized)
+
+
+def add_for_products(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
+    """Compute `x + y` for products in `dtype`; `y` is broadcast to the shape of `x`. See `Tokens.narrow`."""
+    if _kernels(x, dtype) is None:
+        return x + y
+    result = torch.empty(x.shape, dtype=dtype, device=x.device)
+    return torch.add(x, y, out=result)  # narrowed while it is written
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Compute OpenAI's approximation of GELU, `x * sigmoid(1.702 * x)`; any shape."""
+    kernels = _kernels(x, x.dtype)
+    result: Tensor = x * torch.sigmoid(1.702 * x) if kernels is None else kernels.quick_gelu(x)
+    return result
+
+
+def _kernels(x: Tensor, dtype: torch.dtype) -> types.ModuleType | None:
+    """Return the module of the kernels where they compute `dtype` from `x`, or None.
+
+    They have no derivative, and PyTorch's compiler writes such kernels itself.
+    """
+    if x.device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return None
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cuda"):
+        return None
+    return norm_kernels_on(x.device)
+
+
+@cache
+def norm_kernels_on(device: torch.device) -> types.ModuleType | None:
+    """Return the module `norm_kernels` if its kernels give PyTorch's results on a device, or None."""
+    if torch.version.cuda is None:
+        return None
+
+    def difference() -> float:
+        from sspsam.models import norm_kernels
+
+        return _difference(norm_kernels, device)
+
+    if not works_on(device, "norms", "PyTorch's operators", difference, _MOST_DIFFERENCE):
+        return None
+    from sspsam.models import norm_kernels
+
+    return norm_kernels
+
+
+def _difference(kernels: types.ModuleType, device: torch.device) -> float:
+    """Return the largest difference between the results of the kernels and those of PyTorch for some small tensors."""
+    width, window, dtype = 48, 3, torch.float16
+
+    def example(*shape: int) -> Tensor:
+        count = torch.Size(shape).numel()
+        return (torch.arange(count, dtype=torch.float32, device="cpu") * 0.7).sin().view(shape).to(device)
+
+    norm = nn.LayerNorm(width).requires_grad_(False).to(device)
+    norm.weight.copy_(example(width))
+    norm.bias.copy_(example(width) / 2)
+    x, in_windows = example(2, 4, 4, width), example(8, 9, width).to(dtype)
+    total = x + from_windows(in_windows, window, 4)
+    pairs = [
+        (kernels.normalize(norm, x, dtype), norm(x)),
+        (kernels.normalize(norm, x, dtype, gelu=True), F.gelu(norm(x))),
+        (kernels.normalize_into_windows(norm, x, window, dtype), to_windows(norm(x), window)),
+        *zip(kernels.add_and_normalize(norm, x, in_windows, dtype, window), (total, norm(total)), strict=True),
+        *((result, norm(x[:1] + x)) for result in kernels.normalize_sum(norm, x[:1], x, dtype)),
+        (kernels.quick_gelu(x.to(dtype)), x * torch.sigmoid(1.702 * x)),
+    ]
+    return max(float((result - expected).abs().max()) for result, expected in pairs)
