@@ -12,7 +12,8 @@ import torch
 from sspsam import Segmentation, SSPSAMPredictor
 from sspsam.errors import SSPSAMWarning
 from sspsam.images.preprocessing import clip_input, device_inputs, geometry_of, sam_input, staged_pixels
-from sspsam.models import kernels
+from sspsam.models import kernels, norms
+from sspsam.models.column_attention import from_windows, to_windows
 from sspsam.shapes import ask, draw_scene
 
 pytestmark = pytest.mark.cuda
@@ -167,6 +168,47 @@ def test_the_gru_kernel_gives_the_states_of_pytorch_in_float32(width: int, count
         half = gru.to(GPU, torch.float16)
         for _ in range(3):  # the counters and the exchanged states start anew in each call
             assert (kernel(half, x.to(GPU, torch.float16)).float().cpu() - expected).abs().max() < 3e-3
+
+
+@pytest.mark.parametrize(("tokens", "width"), [((1, 77), 512), ((1, 577), 1024), ((3, 4096), 256), ((64, 85), 256)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_norm_kernels_give_the_results_of_pytorch(tokens: tuple[int, int], width: int, dtype: torch.dtype) -> None:
+    fused = norms.norm_kernels_on(GPU)
+    if fused is None:
+        pytest.skip("the kernels do not run on this GPU, or Triton finds no C compiler")
+    norm = torch.nn.LayerNorm(width).requires_grad_(False).to(GPU)
+    torch.nn.init.normal_(norm.weight)
+    x, update = torch.randn(*tokens, width, device=GPU) * 3 + 1, torch.randn(*tokens, width, device=GPU).to(dtype)
+    most = 8 * torch.finfo(dtype).eps
+    with torch.no_grad():
+        total, narrow = fused.add_and_normalize(norm, x, update, dtype)
+        assert torch.equal(total, x + update)
+        assert (narrow - norm(total)).abs().max() < most
+        wide, narrow = fused.normalize_sum(norm, x[:1], update, dtype)
+        assert (wide - norm(x[:1] + update)).abs().max() < 1e-4
+        assert (narrow - wide).abs().max() < most
+        assert (fused.normalize(norm, x, dtype) - norm(x)).abs().max() < most
+        assert (fused.quick_gelu(update) - update.float() * torch.sigmoid(1.702 * update.float())).abs().max() < most
+
+
+def test_the_norm_kernels_move_the_tokens_of_windows() -> None:
+    fused = norms.norm_kernels_on(GPU)
+    if fused is None:
+        pytest.skip("the kernels do not run on this GPU, or Triton finds no C compiler")
+    norm, x = torch.nn.LayerNorm(1280).requires_grad_(False).to(GPU), torch.randn(2, 64, 64, 1280, device=GPU)
+    with torch.no_grad():
+        windows = fused.normalize_into_windows(norm, x, 14, torch.float16)
+        assert (windows - to_windows(norm(x), 14)).abs().max() < 8e-3
+        total, narrow = fused.add_and_normalize(norm, x, windows, torch.float16, 14)
+        assert torch.equal(total, x + from_windows(windows, 14, 64))
+        assert (narrow - norm(total)).abs().max() < 8e-3
+
+
+def test_the_answers_are_those_without_the_norm_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = answers(SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float16"))
+    monkeypatch.setattr(norms, "norm_kernels_on", lambda device: None)
+    plain = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float16")
+    assert_same_answers(answers(plain), expected, torch.float16)
 
 
 def test_float32_attention_by_plain_products_is_that_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,21 +99,22 @@ def bidirectional_gru(gru: nn.GRU, x: Tensor) -> Tensor:
     counters = torch.zeros(2 * _COUNTER_STRIDE, dtype=torch.int32, device=x.device)
     states = x.new_empty(count, length, 2 * width)
     blocks = width // units
-    _bidirectional_gru[(2 * blocks,)](
-        gates,
-        both("weight_hh"),
-        both("bias_hh"),
-        states,
-        exchange,
-        counters,
-        length,
-        count,
-        width=width,
-        units=units,
-        blocks=blocks,
-        padded_count=rows,
-        counter_stride=_COUNTER_STRIDE,
-        num_warps=warps,
-        launch_cooperative_grid=True,
-    )
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        _bidirectional_gru[(2 * blocks,)](
+            gates,
+            both("weight_hh"),
+            both("bias_hh"),
+            states,
+            exchange,
+            counters,
+            length,
+            count,
+            width=width,
+            units=units,
+            blocks=blocks,
+            padded_count=rows,
+            counter_stride=_COUNTER_STRIDE,
+            num_warps=warps,
+            launch_cooperative_grid=True,
+        )
     return states
