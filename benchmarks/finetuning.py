@@ -7,7 +7,8 @@ and measures both models on images that neither the training nor its held-out pa
 - foreign: share of foreign phrases about these images that are answered with no target;
 - known: mIoU and N-acc of the expressions of `python -m training.evaluate`, the library's own scenes.
 
-`--corrupted 0.1` gives a tenth of the lines the mask of another image. The exit status is 1 where a limit is missed.
+`--corrupted 0.1` gives a tenth of the lines the mask of another image, `--first-seed 5000` writes other lines. The exit
+status is 1 where a limit is missed.
 """
 
 import argparse
@@ -66,7 +67,7 @@ def missed(before: dict[str, Any], after: dict[str, Any], corrupted: bool) -> It
         yield f"the new thing is at {after['new']['mIoU']:.3f}"
     if after["known"]["mIoU"] < before["known"]["mIoU"] - 0.02:
         yield f"what it knew fell from {before['known']['mIoU']:.3f} to {after['known']['mIoU']:.3f}"
-    if after["known"]["N-acc"] < min(0.95, before["known"]["N-acc"] - 0.005):
+    if after["known"]["N-acc"] <= 0.95:
         yield f"its N-acc fell from {before['known']['N-acc']:.3f} to {after['known']['N-acc']:.3f}"
     if after["foreign"]["N-acc"] < 0.9:
         yield f"foreign phrases are answered with a mask in {1 - after['foreign']['N-acc']:.1%} of the cases"
@@ -77,14 +78,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=240)
     parser.add_argument("--corrupted", type=float, default=0.0, help="share of the lines with a wrong mask")
+    parser.add_argument("--first-seed", type=int, default=0, help="of the images that the lines are about")
     parser.add_argument("--test-images", type=int, default=100)
-    parser.add_argument("--known-scenes", type=int, default=100)
+    parser.add_argument("--known-scenes", type=int, default=300)
     parser.add_argument("--output", type=Path, help="folder for the lines and the model; default: a temporary one")
     parser.add_argument("options", nargs="*", help="further options of sspsam finetune, after --")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.output or Path(temporary)
-        lines = write_lines(folder / "lines", arguments.lines, corrupted=arguments.corrupted)
+        lines = write_lines(folder / "lines", arguments.lines, arguments.first_seed, arguments.corrupted)
         begin = time.monotonic()
         command = [
             sys.executable,
