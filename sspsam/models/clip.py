@@ -67,14 +67,24 @@ class _Block(stock.ResidualAttentionBlock):
 
 
 class ResidualAttentionBlock(_Block):
-    """One block of either transformer."""
+    """One block of either transformer.
 
-    def forward(self, x: Tensor, *, causal: bool = False) -> Tensor:
-        """(B or E, tokens, width) -> the same; `causal`: no token attends to a later one."""
+    The last sum of a block is left to the first norm of the next one, which adds and normalises at once.
+    """
+
+    def forward(self, x: Tensor, update: Tensor | None = None, *, causal: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the next tokens as two terms of a sum.
+
+        Args:
+            x: (B or E, tokens, width).
+            update: of the same shape, from the block before; None: none.
+            causal: no token attends to a later one.
+        """
         dtype = self.attn.in_proj_weight.dtype
-        attended = self.attn.self_attend(normalize(self.ln_1, x, dtype), causal=causal)
+        x, normalized = add_and_normalize(self.ln_1, x, update, dtype)
+        attended = self.attn.self_attend(normalized, causal=causal)
         x, normalized = add_and_normalize(self.ln_2, x, attended, dtype)
-        return x + self.mlp(normalized)
+        return x, self.mlp(normalized)
 
 
 class SurgeryBlock(_Block):
@@ -143,9 +153,10 @@ class VisionTransformer(stock.VisionTransformer):
         x = torch.cat([class_token, patches], dim=1) + self.positional_embedding  # (B, 1+G*G, width)
         x = self.ln_pre(x)
         blocks = list(self.transformer.resblocks)
+        update = None
         for block in blocks[: self.layers_before_surgery]:
-            x = block(x)
-        original = new = x
+            x, update = block(x, update)
+        original = new = x if update is None else x + update
         for block in blocks[self.layers_before_surgery :]:
             original, new = block(original, new)
         tokens = torch.cat([original[:, :1], new[:, 1:]], dim=1)  # (B, 1+G*G, width)
@@ -186,9 +197,10 @@ class TextTransformer(stock.TextTransformer):
     def forward(self, token_ids: Tensor) -> TextFeatures:
         """(E, L) integers, 0 = padding -> features. The largest id of a row is its end of text."""
         x = self.token_embedding(token_ids) + self.positional_embedding  # (E, L, width)
+        update = None
         for block in self.transformer.resblocks:
-            x = block(x, causal=True)
-        words: Tensor = self.ln_final(x)  # (E, L, width)
+            x, update = block(x, update, causal=True)
+        _, words = add_and_normalize(self.ln_final, x, update, self.text_projection.dtype)  # (E, L, width)
         ends = words[torch.arange(len(words), device=words.device), token_ids.argmax(dim=-1)]  # (E, width)
         sentence = F.normalize(widened(linear(ends, self.text_projection.T)), dim=-1)  # (E, C)
         return TextFeatures(words, sentence)

@@ -57,20 +57,22 @@ def normalize_with_gelu(norm: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def add_and_normalize(
-    norm: nn.LayerNorm, x: Tensor, update: Tensor, dtype: torch.dtype, window: int = 0
+    norm: nn.LayerNorm, x: Tensor, update: Tensor | None, dtype: torch.dtype, window: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Add an update to the residual stream, and normalise the sum for products in `dtype`.
 
     Args:
         norm: of the sum.
         x: (..., width); with windows (B, g, g, width).
-        update: of the same shape; with windows as from `normalize_into_windows`.
+        update: of the same shape; with windows as from `normalize_into_windows`; None: nothing is added.
         dtype: of the products.
         window: side of the windows of `update`; 0: none.
 
     Returns:
         The sum and the normalised sum, of the shape of `x`.
     """
+    if update is None:
+        return x, normalize(norm, x, dtype)
     kernels = _kernels(x, dtype)
     if kernels is not None:
         total, narrow = kernels.add_and_normalize(norm, x, update, dtype, window)
