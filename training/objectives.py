@@ -178,10 +178,10 @@ class Objective(nn.Module):
 
 
 @contextlib.contextmanager
-def _recorded_outputs(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collect the outputs of modules, in the order of their calls inside the context."""
+def _recorded_outputs(layers: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect the tokens after layers of the prompt generator, in the order of their calls inside the context."""
     outputs: list[Tensor] = []
-    hooks = [module.register_forward_hook(lambda module, inputs, output: outputs.append(output)) for module in modules]
+    hooks = [layer.register_forward_hook(lambda layer, inputs, output: outputs.append(output.wide)) for layer in layers]
     try:
         yield outputs
     finally:
