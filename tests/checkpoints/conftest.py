@@ -34,3 +34,22 @@ def own_files(tiny_model: Path) -> dict[str, bytes]:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Convert in this process; a subprocess takes seconds to start. Tests of the subprocess delete `frozen`."""
     monkeypatch.setattr(convert_process.sys, "frozen", True, raising=False)
+
+
+@pytest.fixture(scope="module")
+def authors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound authors' checkpoint with a small vocabulary, so that hundreds of copies stay cheap."""
+    from benchmarks.authors_checkpoint import authors_state, tiny_architecture, write_checkpoint
+
+    state = authors_state(tiny_architecture(vocab_size=64))
+    return write_checkpoint(tmp_path_factory.mktemp("hostile") / "good.pth", state)
+
+
+@pytest.fixture(scope="module")
+def own_checkpoint(authors_file: Path) -> Path:
+    """The same, converted; tests that change it copy it first."""
+    from sspsam.checkpoints.convert import convert_checkpoint
+
+    directory = authors_file.with_name("own")
+    convert_checkpoint(authors_file, directory)
+    return directory
