@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.authors_checkpoint import write_checkpoint
+from benchmarks.authors_checkpoint import authors_state, tiny_architecture, write_checkpoint
+from sspsam import errors
 from sspsam.checkpoints.convert import convert_checkpoint
 from sspsam.config import ModelConfig
 from sspsam.errors import CheckpointError
@@ -105,3 +106,12 @@ def test_a_wrong_tensor_is_refused_and_named(name: str, authors_file: Path, tmp_
     assert name in message
     assert not list((tmp_path / "out").glob("*"))
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_an_empty_state_does_not_hide_the_one_behind_it(tmp_path) -> None:
+    state = authors_state(tiny_architecture())
+    torch.save({"model": {}, "state_dict": state}, tmp_path / "a.pth")
+    assert convert_checkpoint(tmp_path / "a.pth", tmp_path / "a").architecture
+    torch.save({"model": {}}, tmp_path / "b.pth")
+    with pytest.raises(errors.CheckpointError, match="holds no 'model' state"):
+        convert_checkpoint(tmp_path / "b.pth", tmp_path / "b")
