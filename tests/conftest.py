@@ -9,13 +9,16 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from tests.support.hub import FakeHub
+
+if TYPE_CHECKING:
+    from sspsam import SSPSAMPredictor
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 MOST_WORKERS = 4  # each holds PyTorch and models: some 2 GB
@@ -148,6 +151,14 @@ def tiny_model(tiny_checkpoint: Path) -> Path:
     directory = tiny_checkpoint.with_suffix("")
     convert_checkpoint(tiny_checkpoint, directory, source="pseudo-random weights of the tests")
     return directory
+
+
+@pytest.fixture
+def predictor(tiny_model: Path) -> "SSPSAMPredictor":
+    """The tiny model on the CPU."""
+    from sspsam import SSPSAMPredictor
+
+    return SSPSAMPredictor.from_pretrained(tiny_model, device="cpu")
 
 
 @pytest.fixture(scope="session")

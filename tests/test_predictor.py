@@ -1,8 +1,6 @@
 """`SSPSAMPredictor` with a tiny model of random weights."""
 
-import dataclasses
 import inspect
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.authors_checkpoint import tiny_architecture
 from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor, errors
 from sspsam.checkpoints.format import load_checkpoint
-from sspsam.config import ModelConfig
-from sspsam.models import SSPSAM, ExpressionFeatures, ImageFeatures, PreparedImage, kernels
-
-
-@pytest.fixture
-def predictor(tiny_model: Path) -> SSPSAMPredictor:
-    return SSPSAMPredictor.from_pretrained(tiny_model, device="cpu")
 
 
 def test_predict_returns_one_segmentation_for_a_string_and_a_list_in_order_for_a_list(predictor, image) -> None:
@@ -57,65 +47,6 @@ def test_results_do_not_depend_on_the_number_of_expressions_in_a_call(predictor,
         assert np.abs(single.explanation.verification - result.explanation.verification).max() < 1e-5
 
 
-def test_everything_that_depends_on_the_image_alone_is_computed_once(predictor, image, monkeypatch) -> None:
-    features: list[ImageFeatures] = []
-    prepare = SSPSAM.prepare
-
-    def counting(model: SSPSAM, image: ImageFeatures) -> PreparedImage:
-        features.append(image)
-        return prepare(model, image)
-
-    monkeypatch.setattr(SSPSAM, "prepare", counting)
-    predictor.set_image(image)
-    for text in ("one", "two", "three"):
-        predictor.predict(text)
-    assert len(features) == 1
-
-
-def test_weights_are_packed_for_texts_only_until_the_model_moves(predictor, image) -> None:
-    if kernels.onednn_packing() is None:
-        pytest.skip("this PyTorch cannot pack weights for oneDNN")
-
-    def packed_weights() -> dict[str, torch.Tensor]:
-        """Return the packed weights by the names of their layers; they have no public name above the model."""
-        return {
-            name: value.packed
-            for name, module in predictor._model.named_modules()
-            for value in vars(module).values()
-            if isinstance(value, kernels.PackedWeight) and value.packed is not None
-        }
-
-    embedding = predictor.encode(image)
-    assert packed_weights() == {}
-    texts = ["a thing", "two things"]
-    before = predictor.predict(texts, embedding=embedding, return_logits="low_res")
-    packed = packed_weights()
-    assert "clip.text.transformer.resblocks.0.attn" in packed
-    assert not [name for name in packed if "image_encoder" in name or "clip.visual" in name]
-    assert all(weight.is_mkldnn for weight in packed.values())
-    state = {name: tensor.clone() for name, tensor in predictor._model.state_dict().items()}
-    predictor.to("cpu")
-    assert packed_weights() == {}
-    after = predictor.predict(texts, embedding=embedding, return_logits="low_res")
-    for result, expected in zip(after, before, strict=True):
-        assert np.array_equal(result.low_res_logits, expected.low_res_logits)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in predictor._model.state_dict().items())
-
-
-def test_predict_before_set_image_names_the_missing_step(predictor) -> None:
-    with pytest.raises(errors.NoImageError, match="set_image"):
-        predictor.predict("the mug")
-
-
-def test_no_image_is_set_after_set_image_fails(predictor, image, tmp_path) -> None:
-    predictor.set_image(image)
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(errors.ImageError, match=r"bad\.png"):
-        predictor.set_image(tmp_path / "bad.png")
-    with pytest.raises(errors.NoImageError):
-        predictor.predict("the mug")
-
-
 def test_image_and_embedding_arguments_keep_the_image_of_set_image(predictor, image) -> None:
     predictor.set_image(image)
     before = predictor.predict("the mug")
@@ -133,12 +64,6 @@ def test_every_kind_of_input_of_an_image_gives_the_same_answer(predictor, image,
     inputs = [image, Image.fromarray(image), path, str(path), path.read_bytes()]
     answers = [predictor.predict("the mug", image=source, return_logits="low_res").low_res_logits for source in inputs]
     assert all(np.array_equal(answer, answers[0]) for answer in answers)
-
-
-def test_encode_and_set_image_refuse_more_than_max_pixels(predictor, image) -> None:
-    with pytest.raises(errors.ImageTooLargeError, match="max_pixels"):
-        predictor.encode(image, max_pixels=5399)
-    assert predictor.set_image(image, max_pixels=5400).width == 90
 
 
 def test_no_target_means_fewer_foreground_pixels_than_the_threshold(predictor, image) -> None:
@@ -203,206 +128,10 @@ def test_an_explanation_gives_the_attention_weight_of_every_word(predictor, imag
     assert abs(inside + markers - 1) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("texts", "error", "message"),
-    [
-        ("", errors.TextError, "empty"),
-        ("  \n\t ", errors.TextError, "empty"),
-        ("word " * 200_000, errors.TextError, "1,000,000 characters"),
-        (["fine", ""], errors.TextError, r"texts\[1\]"),
-        (["fine", 7], TypeError, r"texts\[1\].*int"),
-        (7, TypeError, "int"),
-        (None, TypeError, "NoneType"),
-        (b"bytes", TypeError, "bytes"),
-        ({"a": "b"}, TypeError, "dict"),
-    ],
-)
-def test_invalid_texts_are_refused_before_anything_is_computed(predictor, texts, error, message) -> None:
-    with pytest.raises(error, match=message):
-        predictor.predict(texts)  # no image is set: the texts are checked first
-
-
-def test_an_embedding_of_another_model_is_refused(predictor, image) -> None:
-    torch.manual_seed(0)
-    config = ModelConfig(tiny_architecture())
-    first, second = (SSPSAMPredictor(SSPSAM(config.architecture), config, device="cpu") for _ in range(2))
-    with pytest.raises(errors.EmbeddingError, match="another model"):
-        predictor.predict("the mug", embedding=first.encode(image))
-    with pytest.raises(errors.EmbeddingError):  # two models that were made in memory have no common identity
-        second.predict("the mug", embedding=first.encode(image))
-    embedding = predictor.encode(image)
-    with pytest.raises(errors.EmbeddingError, match="shapes"):
-        predictor.predict(
-            "the mug", embedding=dataclasses.replace(embedding, sam_embedding=embedding.sam_embedding[:, 1:])
-        )
-    with pytest.raises(TypeError, match="ImageEmbedding"):
-        predictor.predict("the mug", embedding=image)
-
-
-def test_warnings_point_at_the_callers_line(predictor, image, tmp_path) -> None:
-    frames = [Image.fromarray(image), Image.fromarray(image[::-1].copy())]
-    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
-    calls = (
-        lambda: predictor.set_image(tmp_path / "two.gif"),
-        lambda: predictor.encode(Image.open(tmp_path / "two.gif")),
-        lambda: predictor.predict("a cat", image=(tmp_path / "two.gif").read_bytes()),
-        lambda: predictor.predict(["word " * 90], image=image),
-    )
-    for call in calls:
-        with pytest.warns(errors.SSPSAMWarning) as caught:
-            call()
-        assert {warning.filename for warning in caught} == {__file__}
-
-
-def test_threads_share_a_predictor(tiny_model: Path, predictor, image) -> None:
-    images = [np.ascontiguousarray(np.roll(image, 9 * shift, axis=1)) for shift in range(4)]
-    texts = ["the mug", "a red star", "everything"]
-    single_threaded = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu")  # shares no cache with `predictor`
-    expected = [[result.mask for result in single_threaded.predict(texts, image=rolled)] for rolled in images]
-    answers: dict[int, list[np.ndarray]] = {}
-
-    def work(index: int) -> None:
-        for _ in range(3):
-            embedding = predictor.encode(images[index])
-            answers[index] = [result.mask for result in predictor.predict(texts, embedding=embedding)]
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(images))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for index, masks in enumerate(expected):
-        assert all(np.array_equal(*pair) for pair in zip(masks, answers[index], strict=True))
-
-
-def test_every_text_and_every_image_is_encoded_once(predictor, image, monkeypatch) -> None:
-    text_batches: list[int] = []
-    image_batches: list[int] = []
-    encode_text, encode_image = SSPSAM.encode_text, SSPSAM.encode_image
-
-    def counting_texts(model: SSPSAM, token_ids: torch.Tensor) -> ExpressionFeatures:
-        text_batches.append(len(token_ids))
-        return encode_text(model, token_ids)
-
-    def counting_images(model: SSPSAM, *inputs: torch.Tensor) -> list[ImageFeatures]:
-        image_batches.append(len(inputs[0]))
-        return encode_image(model, *inputs)
-
-    monkeypatch.setattr(SSPSAM, "encode_text", counting_texts)
-    monkeypatch.setattr(SSPSAM, "encode_image", counting_images)
-    predictor.set_image(image)
-    predictor.predict(["the mug", "a cat", "the mug"])
-    predictor.predict("The MUG ")
-    predictor.set_image(image[::-1])
-    predictor.predict(["a cat", "a dog"])
-    assert text_batches == [1, 1, 1]  # on a CPU one text at a time
-    assert image_batches == [1, 1]
-
-
-def test_values_that_are_not_finite_are_a_numerical_error_and_never_no_target(predictor, image) -> None:
-    embedding = predictor.encode(image)
-    with torch.no_grad():
-        predictor._model.sam.mask_decoder.output_upscaling[3].bias.fill_(float("nan"))
-    with pytest.raises(errors.NumericalError, match="the mug"):
-        predictor.predict("the mug", embedding=embedding)
-    with torch.no_grad():
-        predictor._model.sam.image_encoder.pos_embed.fill_(float("inf"))
-    with pytest.raises(errors.NumericalError, match="features of the image"):
-        predictor.encode(image)
-
-
-def test_an_error_for_an_unknown_device_or_dtype_names_it(tiny_model: Path) -> None:
-    for device in ("toaster", "cuda:99", "meta", "cpu:x"):
-        with pytest.raises(errors.DeviceError, match=device):
-            SSPSAMPredictor.from_pretrained(tiny_model, device=device)
-    for dtype in ("int8", torch.float64, 3):
-        with pytest.raises(ValueError, match="dtype"):
-            SSPSAMPredictor.from_pretrained(tiny_model, device="cpu", dtype=dtype)
-
-
-def test_embeddings_of_mixed_precision_are_float32_and_close_to_those_of_float32(tiny_model: Path, image) -> None:
-    full = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu").encode(image)
-    predictor = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu", dtype="bfloat16")
-    mixed = predictor.encode(image)
-    assert mixed.sam_embedding.dtype == torch.float32
-    difference = (mixed.sam_embedding - full.sam_embedding).norm() / full.sam_embedding.norm()
-    assert 0 < difference < 0.1
-    assert {parameter.dtype for parameter in predictor._model.parameters()} == {torch.float32}
-
-
-def test_autocast_and_inference_mode_of_the_application_change_no_answer(predictor, image) -> None:
-    expected = predictor.predict("the mug", image=image, return_logits="low_res").low_res_logits
-    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
-        inside = predictor.predict("the mug", image=image, return_logits="low_res").low_res_logits
-    assert np.array_equal(inside, expected)
-    assert not predictor.encode(image).sam_embedding.requires_grad
-
-
-def test_the_default_device_of_the_application_changes_no_answer(tiny_model: Path, image) -> None:
-    expected = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu").predict("the mug", image=image)
-    with torch.device("meta"):
-        predictor = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu")
-        inside = predictor.predict("the mug", image=image)
-    assert np.array_equal(inside.mask, expected.mask)
-    assert inside.score == expected.score
-
-
-def test_a_configuration_that_does_not_fit_the_model_is_refused() -> None:
-    architecture = tiny_architecture()
-    other = dataclasses.replace(architecture, ssp=dataclasses.replace(architecture.ssp, prompts=9))
-    with pytest.raises(errors.ConfigError, match="another architecture"):
-        SSPSAMPredictor(SSPSAM(architecture), ModelConfig(other), device="cpu")
-    small = tiny_architecture(vocab_size=1000)
-    with pytest.raises(errors.ConfigError, match="49408"):
-        SSPSAMPredictor(SSPSAM(small), ModelConfig(small), device="cpu")
-
-
 def test_only_a_predictor_of_from_pretrained_has_the_fingerprint_of_the_checkpoint(tiny_model: Path) -> None:
     model, config = load_checkpoint(tiny_model)
     assert SSPSAMPredictor(model, config, device="cpu").fingerprint != config.fingerprint
     assert SSPSAMPredictor.from_pretrained(tiny_model, device="cpu").fingerprint == config.fingerprint
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"no_target_pixels": 1.5},
-        {"no_target_pixels": True},
-        {"no_target_pixels": "50"},
-        {"no_target_pixels": float("nan")},
-        {"mask_threshold": "0.5"},
-        {"mask_threshold": True},
-        {"mask_threshold": np.array([0.1, 0.2])},
-    ],
-)
-def test_an_error_for_an_option_of_a_wrong_type_names_the_option(predictor, image, options) -> None:
-    with pytest.raises(TypeError, match=next(iter(options))):
-        predictor.predict("the mug", image=image, **options)
-    predictor.predict("the mug", image=image, no_target_pixels=np.int64(3), mask_threshold=np.float32(0.4))
-
-
-def test_an_error_for_a_misspelt_option_suggests_the_right_name(predictor, image) -> None:
-    with pytest.raises(TypeError, match=r"no option 'mask_treshold'.*did you mean 'mask_threshold'\?"):
-        predictor.predict("the mug", image=image, mask_treshold=0.5)
-    with pytest.raises(TypeError, match=r"no option 'explan'.*did you mean 'explain'\?"):
-        predictor.predict_batch([image], ["the mug"], explan=True)
-
-
-def test_an_error_for_an_unknown_option_lists_the_options(predictor, image) -> None:
-    for call in (
-        lambda: predictor.predict("the mug", image=image, colour="red"),
-        lambda: predictor.predict_batch([image], ["the mug"], colour="red"),
-    ):
-        with pytest.raises(TypeError, match="no option 'colour'") as caught:
-            call()
-        for name in ("mask_threshold", "no_target_pixels", "return_logits", "explain", "max_pixels"):
-            assert name in str(caught.value)
-
-
-def test_predict_refuses_an_image_of_more_than_max_pixels(predictor, image) -> None:
-    with pytest.raises(errors.ImageTooLargeError):
-        predictor.predict("the mug", image=image, max_pixels=5399)
-    assert predictor.predict("the mug", image=image, max_pixels=5400).mask.shape == (60, 90)
 
 
 def test_to_returns_the_predictor_and_keeps_the_image_and_answers(predictor, image) -> None:

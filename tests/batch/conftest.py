@@ -22,3 +22,11 @@ def photos(tmp_path: Path) -> Path:
     (folder / "bad.jpg").write_text("no image")
     (folder / "notes.md").write_text("no image by its name")
     return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two images, one of them in a nested folder."""
+    for seed, name in enumerate(("a.png", "sub/b.png")):
+        draw(tmp_path / "images" / name, seed)
+    return tmp_path / "images"

@@ -1,14 +1,18 @@
 """Scenes on disk as input of a batch, and its output as Python values."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from sspsam.shapes import draw_scene
 
+TEXT = "the red circle"
 TEXTS = ["the red circle", "a dog"]
+needs_links = pytest.mark.skipif(os.name == "nt", reason="links and pipes of Unix")
 
 
 def draw(path: Path, seed: int, size: tuple[int, int] = (60, 90)) -> None:

@@ -39,6 +39,14 @@ def drawn_masks() -> list[Mask]:
     return masks[:200]
 
 
+def two_mugs() -> Mask:
+    """A small and a large rectangle, the large one with a hole."""
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[5:15, 5:20] = mask[20:35, 30:50] = True
+    mask[25:28, 35:40] = False
+    return mask
+
+
 def odd_masks() -> dict[str, Mask]:
     """Masks of every awkward kind, by name."""
     return dict(_odd_masks())
