@@ -11,9 +11,7 @@ from sspsam.checkpoints.names import AUTHORS_REPOSITORY
 from sspsam.hub import HubOptions, delete, resolve
 from tests.support.command import run_command
 from tests.support.hub import FakeHub
-
-NAME = "ssp-sam-336-refcoco"
-UNC = "output/unc/336/checkpoint_best_miou.pth"
+from tests.support.published import NAME, UNC
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from sspsam.checkpoints.format import load_checkpoint
 from sspsam.checkpoints.names import AUTHORS_REPOSITORY
 from sspsam.checkpoints.resolve import resolve
 from sspsam.hub import HubOptions
+from tests.support.published import UNC
 
 COMMIT, SHA256 = "0123456789abcdef0123456789abcdef01234567", "ab" * 32
-UNC = "output/unc/336/checkpoint_best_miou.pth"
 # name, repository, path in it, folder of the repository, folder of the conversion, note; as version 0.1.0 names them
 STORED = [
     (

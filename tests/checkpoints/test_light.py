@@ -11,9 +11,8 @@ from sspsam.checkpoints.names import AUTHORS_REPOSITORY
 from sspsam.checkpoints.resolve import resolve
 from sspsam.hub import HubOptions, check_name
 from tests.support.hub import FakeHub
+from tests.support.published import NAME, UNC
 
-NAME = "ssp-sam-336-refcoco"
-UNC = "output/unc/336/checkpoint_best_miou.pth"
 HEAVY = ("torch", "torchvision", "open_clip", "segment_anything", "PIL")
 
 _RUN = f"""

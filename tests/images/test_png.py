@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 
 from sspsam.images import load_image
+from tests.support.images import chunk
 
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 HEIGHT, WIDTH = 14, 11
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def filtered(row: bytes, above: bytes, step: int, kind: int) -> bytes:

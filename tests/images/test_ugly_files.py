@@ -13,6 +13,7 @@ from PIL import Image, ImageSequence, PngImagePlugin
 
 from sspsam.errors import ImageError, ImageTypeError
 from sspsam.images import load_image
+from tests.support.images import chunk
 
 GRADIENT = np.linspace(0, 1, 40 * 30).reshape(30, 40)
 GREY = np.rint(GRADIENT * 255).astype(np.uint8)
@@ -47,10 +48,6 @@ def grey_tiff(values: np.ndarray, bits: int, photometric: int = 1, sample_format
     height, width = values.shape
     one = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 277: 1, 278: height, 339: sample_format}
     return tiff({number: ("H", (value,)) for number, value in one.items()}, data, **kwargs)
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png(rows: bytes, header: tuple[int, int, int, int], extra: bytes = b"") -> bytes:

@@ -58,11 +58,13 @@ def write_bad_images(folder: Path) -> tuple[set[str], set[str]]:
     return {*good, "really-a-png.jpg", "no-ending", "whole.png"}, {*bad, "pipe.png", "dangling.png", "loop.png"}
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG, with its length and its checksum."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def bomb(width: int, height: int) -> bytes:
     """Return a PNG of a few bytes whose header states a large number of pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return (
