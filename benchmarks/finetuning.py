@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=240)
     parser.add_argument("--corrupted", type=float, default=0.0, help="share of the lines with a wrong mask")
     parser.add_argument("--first-seed", type=int, default=0, help="of the images that the lines are about")
-    parser.add_argument("--test-images", type=int, default=100)
+    parser.add_argument("--test-images", type=int, default=250)
     parser.add_argument("--known-scenes", type=int, default=300)
     parser.add_argument("--output", type=Path, help="folder for the lines and the model; default: a temporary one")
     parser.add_argument("options", nargs="*", help="further options of sspsam finetune, after --")
