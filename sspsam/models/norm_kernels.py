@@ -120,7 +120,7 @@ def add_and_normalize(
         dtype: of the normalised sum.
         window: side of the windows of `update`; 0: it has the layout of `x`.
     """
-    total, narrow = torch.empty_like(x), torch.empty(x.shape, dtype=dtype, device=x.device)
+    total, narrow = (torch.empty(x.shape, dtype=kind, device=x.device) for kind in (torch.float32, dtype))
     layout, grid = (_UPDATE_IN_WINDOWS, x.shape[1]) if window else (_NO_WINDOWS, 1)
     _launch(norm, x, update, total=total, narrow=narrow, layout=layout, grid=grid, window=window)
     return total, narrow

@@ -33,7 +33,7 @@ def compare(name, result, expected, wide=False):
     differences[name] = float(difference.max()) * (100 if wide else 1)
 
 with torch.no_grad():
-    for width in (32, 48, 256):  # 48: the kernel's block is wider
+    for width in (32, 48):  # 48: the kernel's block is wider
         norm = nn.LayerNorm(width, eps=1e-6)
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
@@ -46,11 +46,15 @@ with torch.no_grad():
         total, narrow = kernels.add_and_normalize(norm, x, update, dtype)
         compare(f"total {width}", total, x + update, wide=True)
         compare(f"of the total {width}", narrow, norm(x + update))
+        by_token = x.transpose(0, 1).contiguous().transpose(0, 1)  # dense, in another order
+        total, narrow = kernels.add_and_normalize(norm, by_token, update, dtype)
+        compare(f"total of strided {width}", total, x + update, wide=True)
+        compare(f"of the total of strided {width}", narrow, norm(x + update))
         wide, narrow = kernels.normalize_sum(norm, x[:1], update, dtype)  # one image, several expressions
         compare(f"wide {width}", wide, norm(x[:1] + update), wide=True)
         compare(f"narrow {width}", narrow, norm(x[:1] + update))
         grid = torch.randn(2, 7, 7, width)
-        for window in (3, 4, 7):
+        for window in (3, 7):
             windows = kernels.normalize_into_windows(norm, grid, window, dtype)
             compare(f"windows of {window}, {width}", windows, to_windows(norm(grid), window))
             update = torch.randn(windows.shape).to(dtype)
@@ -58,8 +62,8 @@ with torch.no_grad():
             expected = grid + from_windows(update, window, 7)
             compare(f"total from windows of {window}, {width}", total, expected, wide=True)
             compare(f"of the total from windows of {window}, {width}", narrow, norm(expected))
-    norm = nn.LayerNorm(256)
-    x = torch.randn(2050, 256)  # several rows in one block, and a part of the last block
+    norm = nn.LayerNorm(64)
+    x = torch.randn(2050, 64)  # several rows in one block, and a part of the last block
     compare("many rows", kernels.normalize(norm, x, dtype), norm(x))
     x = torch.randn(3, 700).to(dtype)
     compare("quick gelu", kernels.quick_gelu(x), x.float() * torch.sigmoid(1.702 * x.float()))
@@ -82,7 +86,7 @@ def test_the_kernels_give_pytorch_s_results_in_the_interpreter() -> None:
     )
     assert process.returncode == 0, process.stderr
     differences = json.loads(process.stdout)
-    assert len(differences) == 53
+    assert len(differences) == 34
     assert {name: value for name, value in differences.items() if not value < 1e-3} == {}
 
 
