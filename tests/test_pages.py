@@ -32,6 +32,7 @@ TEXTS = PAGES | OTHER_TEXTS | {CARD: place_of(CARD).read_text()}
 # of programs other than sspsam that the pages name
 OTHER_OPTIONS = {
     "--corrupted",
+    "--first-seed",
     "--repeat",
     "--processes",
     "--start",
