@@ -10,6 +10,7 @@ tried on small matrices before its first use.
 
 import logging
 import math
+import os
 import threading
 import types
 import weakref
@@ -28,6 +29,7 @@ ACTIVATIONS: Final[Mapping[Activation, Callable[[Tensor], Tensor]]] = types.Mapp
 )
 _EXACT_GELU: Final = "none"  # oneDNN's algorithm for "gelu": the error function, not the approximation by tanh
 _MOST_PLAIN_SCORES: Final = 2**23  # 32 MB of float32
+SWITCH: Final = "SSPSAM_TRITON"  # environment variable; "0" turns the kernels of this package for a GPU off
 _MOST_GRU_DIFFERENCE: Final = 1e-2  # in float16; states lie between -1 and 1
 _PACKED_FOR_ROWS: Final = 77  # weights are packed for the rows of CLIP's texts, where packing gains most
 
@@ -204,6 +206,8 @@ def fused_gru(width: int, dtype: torch.dtype, device: torch.device) -> Callable[
 def works_on(device: torch.device, name: str, instead: str, difference: Callable[[], float], most: float) -> bool:
     """Try a kernel of this package on a device; where it does not work, the log says why.
 
+    The environment variable `SSPSAM_TRITON` turns all of them off where it is 0.
+
     Args:
         device: to try it on.
         name: of what the kernel computes.
@@ -212,6 +216,8 @@ def works_on(device: torch.device, name: str, instead: str, difference: Callable
             kind where the kernel cannot run, for example because Triton finds no C compiler.
         most: largest difference of a kernel that works.
     """
+    if os.environ.get(SWITCH, "").strip() == "0":
+        return False
     try:
         # tensors are made on the CPU: another thread may be recording a graph, in which the device's generator takes
         # part

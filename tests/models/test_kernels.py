@@ -299,3 +299,10 @@ def test_a_gru_kernel_that_fails_is_logged_and_not_used(monkeypatch, caplog) -> 
         assert kernels.fused_gru(64, torch.float16, torch.device("cuda")) is None
     kernels.fused_gru.cache_clear()
     assert "no C compiler" in caplog.text
+
+
+def test_an_environment_variable_turns_the_kernels_off(monkeypatch) -> None:
+    device = torch.device("cuda")
+    assert kernels.works_on(device, "sums", "PyTorch", lambda: 0.0, 1.0)
+    monkeypatch.setenv(kernels.SWITCH, "0")
+    assert not kernels.works_on(device, "sums", "PyTorch", lambda: 0.0, 1.0)
