@@ -37,6 +37,12 @@ def shape(text: str, points: Any, **changes: Any) -> dict[str, Any]:
     return {"label": text, "points": points, "shape_type": "polygon", "description": "", **changes}
 
 
+def task_with(kind: str) -> dict[str, Any]:
+    """A task of Label Studio whose only region is of a kind that is not read."""
+    region = {"type": kind, "value": {kind: ["x"]}}
+    return {"data": {"image": "a b.png", "texts": ["x"]}, "annotations": [{"result": [region]}]}
+
+
 def test_a_file_of_labelme_is_read_with_its_flags(folder: Path) -> None:
     content = {
         "imagePath": "a b.png",
@@ -89,6 +95,13 @@ def test_an_export_of_label_studio_is_read_in_percent_and_without_tasks_that_nob
         ({"shapes": []}, "imagePath"),
         ([{"data": {}, "annotations": [{"result": []}]}], "names no image"),
         ([3], "must be an object"),
+        ({"imagePath": "a b.png", "shapes": [], "flags": ["x"]}, "'flags' must be an object"),
+        ([{"data": {"image": "a b.png"}, "annotations": 5}], "'annotations' must be a list"),
+        ([{"data": {"image": "a b.png", "texts": 5}, "annotations": [{"result": []}]}], "'texts' must be a list"),
+        ([{"data": {"image": "http://[::1"}, "annotations": [{"result": []}]}], "http://[::1 is not a URL"),
+        ([task_with("brushlabels")], "region 1 is of the type brushlabels; only polygons with labels"),
+        ([task_with("rectanglelabels")], "region 1 is of the type rectanglelabels; only polygons with labels"),
+        ([task_with("polygon")], "region 1 is of the type polygon; only polygons with labels"),
     ],
 )
 def test_a_malformed_file_is_an_error_that_names_it(folder: Path, content: Any, words: str) -> None:
