@@ -12,6 +12,7 @@ from sspsam.config import ModelConfig
 from sspsam.errors import FinetuningError
 from sspsam.finetuning.lines import DataSource
 from sspsam.finetuning.start import StartOptions
+from sspsam.finetuning.state import STATE_NAME
 from sspsam.utils.paths import shown
 
 RUN_FOLDER: Final = "unfinished"  # in the output folder, while the training runs
@@ -73,7 +74,7 @@ def check_output(job: FinetuneJob) -> None:
     """
     check_destination(job.output)
     finished = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if os.path.exists(job.output / name)]
-    if finished and not job.overwrite and not os.path.isdir(job.output / RUN_FOLDER):
+    if finished and not job.overwrite and not os.path.exists(job.output / RUN_FOLDER / STATE_NAME):
         raise FinetuningError(
             f"{shown(job.output)} holds a checkpoint already: choose another folder, or replace it with overwrite=True "
             "(command line: --overwrite)"

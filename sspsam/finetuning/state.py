@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sspsam.errors import FinetuningError
 from sspsam.utils.file_locks import lock_file
-from sspsam.utils.files import make_directory, replace_file, storage_errors
+from sspsam.utils.files import TEMPORARY_PATTERN, make_directory, replace_file, storage_errors
 from sspsam.utils.paths import shown
 
 STATE_NAME: Final = "state.pt"
@@ -95,7 +95,9 @@ class RunFolder:
         self._release()
 
     def lock(self) -> None:
-        """Lock the folder until the end of the `with` statement, or of this process.
+        """Lock the folder until the end of the `with` statement, or of this process, and remove incomplete files.
+
+        A killed process leaves them here and in the folder of the checkpoint; they may be as large as the checkpoint.
 
         Raises:
             FinetuningError: another process trains in it.
@@ -112,7 +114,10 @@ class RunFolder:
                 f"another process trains in {shown(self.folder.parent)}: wait for it, or choose another output folder"
             ) from None
         except OSError:  # the file system has no locks
-            pass
+            return
+        for path in (*self.folder.glob(TEMPORARY_PATTERN), *self.folder.parent.glob(TEMPORARY_PATTERN)):
+            with suppress(OSError):
+                path.unlink()
 
     def load(self) -> SavedState | None:
         """Return the state; None before the first one.

@@ -173,6 +173,10 @@ def test_no_held_out_image_trains_even_if_it_is_among_the_lines(lines: Path, tin
 def test_the_output_folder_is_protected(finished: Path, lines: Path, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(FinetuningError, match=r"holds a checkpoint already.*--overwrite"):
         finetune(job(lines, tiny_model, finished), OPTIONS)
+    (finished / "unfinished").mkdir()  # a folder of a training that has no state, as after a kill at its very end
+    with pytest.raises(FinetuningError, match=r"holds a checkpoint already.*--overwrite"):
+        finetune(job(lines, tiny_model, finished), OPTIONS)
+    (finished / "unfinished").rmdir()
     own = tmp_path / "own"
     shutil.copytree(tiny_model, own)
     with pytest.raises(FinetuningError, match="starts from"):

@@ -21,6 +21,18 @@ def test_a_folder_in_which_another_process_trains_is_refused_until_it_ends(tmp_p
         third.lock()
 
 
+def test_incomplete_files_of_a_killed_process_are_removed_and_those_of_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "unfinished").mkdir()
+    for folder in (tmp_path, tmp_path / "unfinished"):
+        (folder / ".sspsam-0123456789ab.tmp").write_bytes(b"incomplete")
+        (folder / "notes.tmp").write_bytes(b"of the user")
+    with RunFolder(tmp_path / "unfinished") as folder_of_run:
+        folder_of_run.lock()
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == {
+        *("notes.tmp", "unfinished/notes.tmp", "unfinished/lock"),
+    }
+
+
 def test_the_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     progress = Progress(step=3, best_step=2, best_score=0.5, sums={"dice": 1.25}, before={"held_out": {"mIoU": 0.1}})
     weights = {"a": torch.arange(3.0)}
