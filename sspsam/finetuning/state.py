@@ -195,14 +195,17 @@ class Log:
 
     Args:
         path: of the file.
-        length: bytes to keep of an earlier part of the training; lines after the saved state are written again.
+        length: bytes to keep of an earlier part of the training; lines after the saved state are written again. Of a
+            file that is shorter, all complete lines are kept.
     """
 
     def __init__(self, path: Path, length: int) -> None:
         self._path = path
         with storage_errors(path):
-            self._file: BinaryIO = open(path, "ab")  # noqa: SIM115  # closed by `close`
-            self._file.truncate(length)
+            self._file: BinaryIO = open(path, "a+b")  # noqa: SIM115  # closed by `close`
+            self._file.seek(0)
+            kept = self._file.read(length)
+            self._file.truncate(length if len(kept) == length else kept.rfind(b"\n") + 1)
         self._file.seek(0, os.SEEK_END)
 
     def write(self, line: Mapping[str, Any]) -> None:

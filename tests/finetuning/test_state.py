@@ -71,3 +71,12 @@ def test_lines_of_the_log_after_the_saved_state_are_cut_off(tmp_path: Path) -> N
     log.write({"step": 3})
     log.close()
     assert read_log(tmp_path / "log.jsonl") == [{"step": 1}, {"step": 3}]
+
+
+@pytest.mark.parametrize("left", [b"", b'{"step": 1}\n', b'{"step": 1}\n{"st'])
+def test_a_log_that_lost_its_end_keeps_its_complete_lines(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "log.jsonl").write_bytes(left)
+    log = Log(tmp_path / "log.jsonl", 1000)
+    log.write({"step": 9})
+    log.close()
+    assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [1] * left.count(b"\n") + [9]
