@@ -16,7 +16,7 @@ from sspsam.finetuning.board import Board
 from sspsam.finetuning.calibrating import calibrate_if_possible
 from sspsam.finetuning.embeddings import EmbeddingStore
 from sspsam.finetuning.examples import target_side
-from sspsam.finetuning.job import RUN_FOLDER, Finetuned, FinetuneJob, check_output
+from sspsam.finetuning.job import RUN_FOLDER, WORST_FOLDER, Finetuned, FinetuneJob, check_output
 from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.processes import Processes
 from sspsam.finetuning.reporting import Message, Reporter, described
@@ -29,7 +29,6 @@ from sspsam.finetuning.state import LOG_NAME, Log, Progress, RunFolder, SavedSta
 from sspsam.finetuning.trainable import TrainableModel, default_parts
 from sspsam.finetuning.training import Evaluation, Trainer
 from sspsam.finetuning.validation import Validator
-from sspsam.finetuning.worst import FOLDER as WORST_FOLDER
 from sspsam.finetuning.worst import worst_lines, write_worst
 from sspsam.utils.files import make_directory
 from sspsam.utils.paths import shown

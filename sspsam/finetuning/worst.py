@@ -29,7 +29,6 @@ from sspsam.segmentation.result import Segmentation
 from sspsam.utils.files import make_directory, replace_file, storage_errors
 from sspsam.utils.paths import shown
 
-FOLDER: Final = "worst"
 LABELME: Final = "labelme"
 LABEL_STUDIO: Final = "label-studio.json"
 _MOST_LINES: Final = 5000  # that are answered to find the worst

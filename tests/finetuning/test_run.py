@@ -183,6 +183,28 @@ def test_the_output_folder_is_protected(finished: Path, lines: Path, tiny_model:
         finetune(job(lines, own, own, overwrite=True), OPTIONS)
 
 
+@pytest.mark.parametrize("name", ["README.md", "log.jsonl", "finetune.json", "worst/notes.txt"])
+def test_files_of_the_user_in_the_output_folder_are_not_replaced(
+    lines: Path, tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("of the user")
+    with pytest.raises(FinetuningError, match=rf"holds {name.split('/')[0]}, which the result would replace.*--over"):
+        finetune(job(lines, tiny_model, tmp_path), OPTIONS)
+    assert (tmp_path / name).read_text() == "of the user"
+
+
+def test_corrected_files_in_the_output_folder_are_not_replaced(
+    finished: Path, lines: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "new")
+    again = job(lines, tiny_model, tmp_path / "new", overwrite=True, worst=3)
+    data = DataSource((lines, tmp_path / "new" / "worst" / "labelme"))
+    with pytest.raises(FinetuningError, match=r"labelme is in the output folder and would be replaced"):
+        finetune(dataclasses.replace(again, data=data), OPTIONS)
+    assert list((tmp_path / "new" / "worst" / "labelme").glob("*.json"))
+
+
 @pytest.mark.slow
 def test_an_unfinished_training_with_other_options_is_not_continued(
     lines: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
