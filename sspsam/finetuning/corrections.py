@@ -6,7 +6,7 @@ regions refers to nothing.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -20,15 +20,16 @@ from sspsam.evaluation.datasets.checks import (
     member,
     read_json,
 )
-from sspsam.evaluation.datasets.entry import Box, Entry
+from sspsam.evaluation.datasets.entry import Box, Entry, MaskSource
 from sspsam.evaluation.datasets.image_size import image_size
 from sspsam.evaluation.datasets.jsonl import Line
-from sspsam.evaluation.datasets.masks import COCOMask, check_segmentation, coco_tools
+from sspsam.evaluation.datasets.masks import COCOMask, DrawnMask, check_segmentation, coco_tools
 from sspsam.utils.paths import shown
 
 TEXTS: Final = "texts"  # key of a Label Studio task's data: every expression that was asked about the image
 FILE: Final = "file"  # key of the same: path of the image
 Polygon = list[float]  # x, y, x, y, ... in pixels
+_Drawn = Callable[[list[Polygon], str], tuple[MaskSource, Box]]  # mask and box of polygons, as their program means them
 _POLYGON: Final = "polygonlabels"  # type of a region of Label Studio
 _OTHER_REGIONS: Final = ("brush", "bitmask", "ellipse", "keypoint", "polygon", "rectangle", "vector")
 
@@ -87,7 +88,7 @@ def _labelme_lines(content: dict[str, Any], folder: Path, where: str) -> Iterato
             raise DatasetError(f"{where}: the flag {shown(text)!r} says no target, but there are shapes of it")
         if refers_to_nothing:
             polygons.setdefault(text, [])
-    yield from _lines(image, polygons, where)
+    yield from _lines(image, polygons, where, _drawn_by_labelme)
 
 
 def _label_studio_lines(task: dict[str, Any], folder: Path, where: str) -> Iterator[Line]:
@@ -112,7 +113,7 @@ def _label_studio_lines(task: dict[str, Any], folder: Path, where: str) -> Itera
         polygons.setdefault(_text_of_region(region, value, place), []).append(
             _flat(points, width / 100, height / 100, place)
         )
-    yield from _lines(image, polygons, where)
+    yield from _lines(image, polygons, where, _drawn_by_label_studio)
 
 
 def _is_polygon(region: Any, place: str) -> bool:
@@ -169,7 +170,7 @@ def _pair(point: Any, place: str) -> list[Any]:
     return numbers
 
 
-def _lines(image: Path, polygons: dict[str, list[Polygon]], where: str) -> Iterator[Line]:
+def _lines(image: Path, polygons: dict[str, list[Polygon]], where: str, drawn: _Drawn) -> Iterator[Line]:
     size = image_size(image, where)
     for text, parts in polygons.items():
         key = f"{image.name}: {text}"
@@ -177,8 +178,20 @@ def _lines(image: Path, polygons: dict[str, list[Polygon]], where: str) -> Itera
             yield Line(Entry(image, image.name, size, text, True, None, key), where, False)
             continue
         check_segmentation(parts, size, where)
-        entry = Entry(image, image.name, size, text, False, _hull(parts), key, COCOMask((parts,), where))
-        yield Line(entry, where, True)
+        source, box = drawn(parts, where)
+        yield Line(Entry(image, image.name, size, text, False, box, key, source), where, True)
+
+
+def _drawn_by_label_studio(polygons: list[Polygon], where: str) -> tuple[MaskSource, Box]:
+    """Return the mask of all pixels whose centres are inside, and its box."""
+    return COCOMask((polygons,), where), _hull(polygons)
+
+
+def _drawn_by_labelme(polygons: list[Polygon], where: str) -> tuple[MaskSource, Box]:
+    """Return the mask as LabelMe draws it, which cuts corners off to pixels and fills those on the outline too."""
+    x0, y0, x1, y1 = _hull(polygons)
+    corners = tuple(list(zip(polygon[::2], polygon[1::2], strict=True)) for polygon in polygons)
+    return DrawnMask(corners, where), (int(x0), int(y0), int(x1) + 1, int(y1) + 1)
 
 
 def _hull(polygons: list[Polygon]) -> Box:
