@@ -177,7 +177,7 @@ def _checked_image(entry: Entry, images: dict[Path, str | ImageError], max_pixel
     """Return the key of the image of an entry, which is decoded once."""
     if entry.image not in images:
         try:
-            pixels, digest = load_image_with_digest(entry.image, max_pixels)
+            pixels, digest = load_image_with_digest(entry.image_input, max_pixels)
             images[entry.image] = digest
             if pixels.shape[:2] != entry.size:
                 images[entry.image] = ImageError(
@@ -185,7 +185,8 @@ def _checked_image(entry: Entry, images: dict[Path, str | ImageError], max_pixel
                     f"{entry.size[0]} x {entry.size[1]} (height x width)"
                 )
         except ImageError as error:
-            images[entry.image] = error
+            known = entry.embedded is None
+            images[entry.image] = error if known else ImageError(f"{shown(entry.image)}: {shown(error)}")
     image = images[entry.image]
     if isinstance(image, ImageError):
         raise image

@@ -237,7 +237,8 @@ class _Run:
         for part in (lines.train, lines.held_out, lines.rehearsal, lines.known):
             for line in part:
                 mask = hashlib.sha256(np.packbits(line.entry.mask()).tobytes()).hexdigest()
-                digest.update(f"{line.image}\t{line.entry.text}\t{line.entry.box}\t{mask}\n".encode())
+                of_line = f"{line.image}\t{line.entry.text}\t{line.entry.box}\t{mask}\n"
+                digest.update(of_line.encode(errors="surrogatepass"))
             digest.update(b"\n")
         described = {
             "options": numbers,
