@@ -155,6 +155,7 @@ class _Run:
         if self.processes.is_first:
             make_directory(self.job.output)
             folder.lock()
+            check_output(self.job)  # again: another process may have finished here while this one was encoding
             if self.job.overwrite:
                 folder.clear()
         self.processes.wait()

@@ -131,13 +131,16 @@ class RunFolder:
         content = _loaded(path)
         if content.get("version") != _VERSION:
             raise FinetuningError(f"{shown(path)} is of another version of sspsam: start again with another folder")
-        return SavedState(
-            content["settings"],
-            Progress(**content["progress"]),
-            content["weights"],
-            content["optimizer"],
-            content["scaler"],
-        )
+        try:
+            return SavedState(
+                content["settings"],
+                Progress(**content["progress"]),
+                content["weights"],
+                content["optimizer"],
+                content["scaler"],
+            )
+        except (KeyError, TypeError) as error:
+            raise _damaged(path, f"{shown(error)} is missing or of another kind") from error
 
     def save(self, state: SavedState) -> None:
         """Replace the state."""
@@ -238,10 +241,15 @@ def _bytes(content: Any) -> bytes:
 
 def _loaded(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever pickle and zip give
-        raise FinetuningError(
-            f"{shown(path)} cannot be read ({shown(error)}): start again with overwrite=True (command line: "
-            "--overwrite)"
-        ) from error
+        raise _damaged(path, shown(error)) from error
+    if not isinstance(content, dict):
+        raise _damaged(path, f"it holds a {type(content).__name__}")
     return content
+
+
+def _damaged(path: Path, reason: str) -> FinetuningError:
+    return FinetuningError(
+        f"{shown(path)} cannot be read ({reason}): start again with overwrite=True (command line: --overwrite)"
+    )

@@ -50,6 +50,10 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(b"PK damaged")
     with pytest.raises(FinetuningError, match=r"state.pt cannot be read .*--overwrite"):
         RunFolder(tmp_path).load()
+    for content in ([1], {"version": 1, "settings": "digest", "progress": {"step": 1}}, {"version": 1, "progress": 3}):
+        torch.save(content, tmp_path / "state.pt")
+        with pytest.raises(FinetuningError, match=r"state.pt cannot be read .*--overwrite"):
+            RunFolder(tmp_path).load()
 
 
 def test_older_best_weights_stay_until_the_state_refers_to_the_new_ones(tmp_path: Path) -> None:
