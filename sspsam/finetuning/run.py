@@ -54,7 +54,7 @@ def finetune(
         FinetuningError: lines have problems, there is too little data, or the output folder is in use.
         DatasetError: the data cannot be read.
         MissingExtraError: accelerate is not installed.
-        NumericalError: a loss is not finite.
+        NumericalError: a loss or a weight is not finite.
     """
     options = options or FinetuneOptions()
     job = dataclasses.replace(job, output=checked_output(job.output))

@@ -18,7 +18,7 @@ from PIL import Image
 
 from sspsam import SSPSAMPredictor
 from sspsam.checkpoints.format import load_checkpoint
-from sspsam.errors import FinetuningError, SSPSAMWarning
+from sspsam.errors import FinetuningError, NumericalError, SSPSAMWarning
 from sspsam.evaluation.run import EvaluationJob, run_evaluation
 from sspsam.finetuning import training
 from sspsam.finetuning.job import FinetuneJob
@@ -206,6 +206,15 @@ def test_corrected_files_in_the_output_folder_are_not_replaced(
     with pytest.raises(FinetuningError, match=r"labelme is in the output folder and would be replaced"):
         finetune(dataclasses.replace(again, data=data), OPTIONS)
     assert list((tmp_path / "new" / "worst" / "labelme").glob("*.json"))
+
+
+def test_weights_that_are_not_finite_are_an_error_and_no_answer_without_a_target(
+    lines: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    rate = 1e30
+    options = FinetuneOptions(steps=1, batch_size=4, learning_rate=rate, warmup_rate=rate, weight_decay=1e30, warmup=0)
+    with pytest.raises(NumericalError, match="weights are not finite after step 1: use a lower learning rate"):
+        finetune(job(lines, tiny_model, tmp_path / "new"), options)
 
 
 @pytest.mark.slow
