@@ -252,8 +252,9 @@ class Trainer:
     def _evaluate(self, progress: Progress) -> None:
         """Evaluate, and keep the weights if they are the best ones."""
         if not all(parameter.isfinite().all() for parameter in self.trainable.parameters()):
-            raise NumericalError(  # their answers would look like no target
-                f"the weights are not finite after step {progress.step}: use a lower learning rate, or no mixed precision"
+            step = progress.step  # the answers of these weights would look like no target
+            raise NumericalError(
+                f"the weights are not finite after step {step}: use a lower learning rate, or no mixed precision"
             )
         self.trainable.write_token_rows()
         evaluation = self.evaluate()
