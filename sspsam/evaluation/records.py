@@ -128,8 +128,9 @@ def read_records(path: str | Path) -> list[Record]:
     try:
         with Path(path).open(encoding="utf-8") as file:
             return list(_parsed(file, Path(path)))
-    except UnicodeDecodeError as error:
-        raise EvaluationError(f"{shown(path)} cannot be read: it is not UTF-8 text") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise EvaluationError(f"{shown(path)} cannot be read: {reason}") from error
 
 
 def _parsed(lines: Iterable[str], path: Path) -> Iterator[Record]:

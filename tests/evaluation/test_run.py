@@ -156,9 +156,7 @@ def test_a_shard_with_other_settings_is_refused_before_it_begins(data: Path, tmp
     run_evaluation(job(data, shard=(1, 2)), predictions=source, output=output)
     other = tmp_path / "other.jsonl"
     other.write_text(source.read_text() + "\n")
-    with pytest.raises(
-        EvaluationError, match=r"the run of evaluation\.1-of-2\.json had other settings: predictions"
-    ):
+    with pytest.raises(EvaluationError, match=r"the run of evaluation\.1-of-2\.json had other settings: predictions"):
         run_evaluation(job(data, shard=(2, 2)), predictions=other, output=output)
     merged = run_evaluation(job(data, shard=(2, 2)), predictions=source, output=output)
     assert merged.missing_shards == ()
