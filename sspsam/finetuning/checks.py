@@ -158,7 +158,7 @@ class _Checker:
 
     def _compare(self, line: SourceLine, image: str, mask: Mask) -> None:
         """Compare a line with the earlier one about the same image and words, and keep it if there is none."""
-        key = image, " ".join(line.line.entry.text.lower().split())
+        key = image, same_words(line.line.entry.text)
         earlier = self._seen.get(key)
         if earlier is not None and earlier.line.source != line.source:
             self.kept.pop(earlier.number, None)  # this line corrects it
@@ -226,6 +226,11 @@ def _digest(mask: Mask) -> str:
 def _iou(first: Mask, second: Mask) -> float:
     union = int((first | second).sum())
     return int((first & second).sum()) / union if union else 1.0
+
+
+def same_words(text: str) -> str:
+    """Return an expression without differences of case and white space."""
+    return " ".join(text.lower().split())
 
 
 def split_by_image(

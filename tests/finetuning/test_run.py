@@ -173,6 +173,14 @@ def test_no_held_out_image_trains_even_if_it_is_among_the_lines(lines: Path, tin
     assert any(line.startswith("10 lines about 5 images to learn from; 2 about 1 other") for line in said)
 
 
+def test_a_phrase_without_a_target_that_has_one_in_a_line_is_named(
+    lines: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    given = job(lines, tiny_model, tmp_path / "new", negatives=("a giraffe", "The bright  square"))
+    with pytest.raises(FinetuningError, match=r"'The bright  square' is among .* has a target in .*lines\.jsonl, line"):
+        finetune(given, OPTIONS)
+
+
 def test_the_output_folder_is_protected(finished: Path, lines: Path, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(FinetuningError, match=r"holds a checkpoint already.*--overwrite"):
         finetune(job(lines, tiny_model, finished), OPTIONS)
