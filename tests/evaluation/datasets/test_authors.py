@@ -89,7 +89,7 @@ def test_masks_of_another_kind_name_the_entry(tmp_path: Path, array: Any) -> Non
         read_dataset("authors", "val", data_root=tmp_path)
 
 
-def test_a_mask_with_nan_is_no_target(tmp_path: Path) -> None:
+def test_a_mask_with_nan_is_refused(tmp_path: Path) -> None:
     path = prepared(tmp_path, "refcoco") / "masks" / "refcoco" / "505.npy"
     np.save(path, np.full(np.load(path).shape, np.nan))
     entry = read_dataset("authors", "val", data_root=tmp_path)[0]
