@@ -77,4 +77,21 @@ def _write(calibration: "Calibration", output: Path, overwrite: bool) -> None:
     target = output / CALIBRATION_NAME if os.path.isdir(output) else output
     if os.path.lexists(target) and not overwrite:
         raise StorageError(f"{shown(target)} exists: add --overwrite to replace it, or choose another file")
+    other = _fingerprint_in(target.parent) if target.name == CALIBRATION_NAME else None
+    if other not in (None, calibration.fingerprint):  # the checkpoint could not be loaded with it
+        raise StorageError(
+            f"{shown(target.parent)} holds another model (fingerprint {str(other)[:20]}..., the given model has "
+            f"{calibration.fingerprint[:20]}...): choose another file, or name that model with --model"
+        )
     write_calibration(calibration, target)
+
+
+def _fingerprint_in(folder: Path) -> str | None:
+    """Return the fingerprint of the checkpoint in a folder; None if there is none."""
+    from sspsam.checkpoints.directory import read_config
+    from sspsam.errors import SSPSAMError
+
+    try:
+        return read_config(folder).fingerprint
+    except SSPSAMError:
+        return None

@@ -157,7 +157,7 @@ line_options = option_group(
 @click.option(
     "--cache-dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of the embeddings."
 )
-@click.option("--worst", type=click.IntRange(min=0), default=0, help="Show so many of the worst held-out answers.")
+@click.option("--worst", type=click.IntRange(min=0), default=0, help="Write so many of the worst lines to worst/.")
 @click.option("--overwrite", is_flag=True, help="Replace the checkpoint, or the unfinished training, in the folder.")
 def finetune(
     data: tuple[Path, ...],

@@ -16,7 +16,7 @@ from sspsam.errors import EvaluationError
 from sspsam.evaluation.presence import auroc, expected_calibration_error
 from sspsam.evaluation.records import Record
 from sspsam.segmentation.features import FEATURES
-from sspsam.segmentation.presence import Calibration, CrossValidation, FeatureTerm, sigmoid, transformed
+from sspsam.segmentation.presence import LOGARITHMIC, Calibration, CrossValidation, FeatureTerm, sigmoid, transformed
 from sspsam.utils.paths import shown
 
 LEAST_OF_EACH_KIND: Final = 50
@@ -81,6 +81,9 @@ def _check_record(record: Record, fingerprint: str) -> None:
     missing = [feature for feature in FEATURES if feature not in record.features]
     if missing:
         raise EvaluationError(f"{name} lacks the features {', '.join(missing)}: run sspsam eval again")
+    negative = [feature for feature in sorted(LOGARITHMIC) if record.features[feature] < 0]
+    if negative:
+        raise EvaluationError(f"{name} has a negative count {negative[0]}: run sspsam eval again")
     if record.fingerprint != fingerprint:
         raise EvaluationError(
             f"{name} is of another model (fingerprint {shown(str(record.fingerprint)[:20])}..., the given model has "
@@ -96,7 +99,7 @@ def fit_calibration(data: LabelledFeatures, fingerprint: str) -> Calibration:
         fingerprint: of the model.
 
     Raises:
-        EvaluationError: too few answers of a kind, or a feature that is not finite.
+        EvaluationError: too few answers of a kind, answers about one image alone, or features that cannot be used.
     """
     present, absent = int(data.present.sum()), int((~data.present).sum())
     if min(present, absent) < LEAST_OF_EACH_KIND:
@@ -104,12 +107,17 @@ def fit_calibration(data: LabelledFeatures, fingerprint: str) -> Calibration:
             f"the records have {present} expressions with a target and {absent} without one; a calibration needs at "
             f"least {LEAST_OF_EACH_KIND} of each kind: evaluate more, on data with absent targets such as gRefCOCO"
         )
+    if len(np.unique(data.groups)) < 2:
+        raise EvaluationError("all records are about one image, so that no part can be held out: evaluate more images")
     if not np.isfinite(data.features).all():
         raise EvaluationError("a feature is not finite: compute the records again")
+    terms = _terms(data.features)
+    if not terms:
+        raise EvaluationError("every feature is the same in all records, so that they say nothing about presence")
     folds = _folds(data.groups)
-    columns = _standardized(data.features, _terms(data.features))
+    columns = _standardized(data.features, terms)
     strength, probability = _chosen_strength(columns, data.present, folds)
-    terms, weights = _terms(data.features), _fitted(columns, data.present, strength)
+    weights = _fitted(columns, data.present, strength)
     return Calibration(
         fingerprint=fingerprint,
         intercept=_rounded(weights[0]),

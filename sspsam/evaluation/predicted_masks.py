@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sspsam.errors import EvaluationError
+from sspsam.evaluation.datasets.masks import holds_finite_numbers
 from sspsam.segmentation.rle import rle_runs
 from sspsam.utils.paths import shown
 
@@ -68,6 +69,8 @@ def _from_file(path: Path, size: Size, where: str) -> Mask:
         raise EvaluationError(f"{what} {reason}") from error
     if values.shape != size:
         raise EvaluationError(f"{what} has shape {list(values.shape)}, its image {list(size)} (height, width)")
+    if not holds_finite_numbers(values):
+        raise EvaluationError(f"{what} must hold finite numbers: 0 background, every other value foreground")
     return np.asarray(values != 0)
 
 

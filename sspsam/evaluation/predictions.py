@@ -18,11 +18,10 @@ from sspsam.errors import EvaluationError
 from sspsam.evaluation.official import OfficialFrame, official_record, prediction_on_image
 from sspsam.evaluation.predicted_masks import decoded_mask
 from sspsam.evaluation.protocols import OFFICIAL, PHRASECUT, Box, image_record, missing_record
-from sspsam.evaluation.records import Record
+from sspsam.evaluation.records import LARGEST_INTEGER, Record
 from sspsam.utils.paths import shown
 
 CLIP_SIZES = (224, 336)
-_LARGEST_INTEGER: Final = 2**53  # that float64 holds
 
 
 class Truth(Protocol):
@@ -282,7 +281,7 @@ def _optional(content: dict[str, Any], name: str, where: str) -> Any:
 
 def _is_finite(value: Any) -> bool:
     if type(value) is int:
-        return abs(value) <= _LARGEST_INTEGER
+        return abs(value) <= LARGEST_INTEGER
     return isinstance(value, float) and isfinite(value)
 
 
@@ -290,7 +289,7 @@ _VALID: Final[Mapping[str, Callable[[Any], bool]]] = MappingProxyType(
     {
         "no_target": lambda value: isinstance(value, bool),
         "box": lambda value: isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value)),
-        "foreground_pixels": lambda value: type(value) is int and 0 <= value <= _LARGEST_INTEGER,
+        "foreground_pixels": lambda value: type(value) is int and 0 <= value <= LARGEST_INTEGER,
         "presence": lambda value: _is_finite(value) and 0 <= value <= 1,
     }
 )

@@ -4,14 +4,17 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from math import isfinite
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sspsam.errors import EvaluationError
+from sspsam.utils.paths import shown
+
+LARGEST_INTEGER: Final = 2**53  # that float64 holds
+_LARGEST_FEATURE: Final = 1e100  # whose square is finite
 
 
 @dataclass(frozen=True)
@@ -120,18 +123,22 @@ def read_records(path: str | Path) -> list[Record]:
     """Read the JSON lines of `write_records`.
 
     Raises:
-        EvaluationError: a line is damaged; the message names the file and the line.
+        EvaluationError: the file cannot be read, or a line is damaged; the message names the file and the line.
     """
-    with Path(path).open(encoding="utf-8") as file:
-        return list(_parsed(file, Path(path)))
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            return list(_parsed(file, Path(path)))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise EvaluationError(f"{shown(path)} cannot be read: {reason}") from error
 
 
 def _parsed(lines: Iterable[str], path: Path) -> Iterator[Record]:
     for number, line in enumerate(lines, 1):
-        where = f"{path}, line {number}"
+        where = f"{shown(path)}, line {number}"
         try:
             content = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EvaluationError(f"{where}: not valid JSON ({error}); take the line out or compute it again") from None
         yield record_from(content, where)
 
@@ -161,6 +168,8 @@ def record_from(content: Any, where: str) -> Record:
         if type(value) not in kinds and not (type(value) is int and float in kinds):
             names = " or ".join(kind.__name__ for kind in kinds)
             raise EvaluationError(f"{where}: {field.name} is {str(value)[:60]!r}, which is no {names}")
+        if not _is_possible(field.name, value):
+            raise EvaluationError(f"{where}: {field.name} is {str(value)[:60]!r}, which cannot be")
     largest = min(record.predicted_area, record.target_area)
     if not 0 <= record.intersection <= largest or record.index < 0:
         raise EvaluationError(
@@ -170,13 +179,20 @@ def record_from(content: Any, where: str) -> Record:
     return record
 
 
+def _is_possible(name: str, value: Any) -> bool:
+    """Return whether a number is one that float64 holds; a probability is from 0 to 1."""
+    if value is None or not isinstance(value, int | float):
+        return True
+    return 0 <= value <= 1 if name == "presence" else -LARGEST_INTEGER <= value <= LARGEST_INTEGER
+
+
 def _check_features(features: Any, where: str) -> None:
     if features is None:
         return
     if not isinstance(features, dict):
         raise EvaluationError(f"{where}: features is no object")
     for name, value in features.items():
-        if type(value) not in (int, float) or not isfinite(value):
+        if type(value) not in (int, float) or not -_LARGEST_FEATURE <= value <= _LARGEST_FEATURE:
             raise EvaluationError(
                 f"{where}: the feature {name[:60]!r} is {str(value)[:60]!r}, which is no finite number"
             )

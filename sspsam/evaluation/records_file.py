@@ -15,6 +15,7 @@ from sspsam.utils.file_locks import lock_file
 from sspsam.utils.files import make_directory, replace_file, storage_errors
 from sspsam.utils.paths import shown
 
+ANNOTATIONS: Final = "annotations"  # digest of the truth, as far as it is known without decoding masks
 _FREE_KEYS: Final = frozenset({"protocol", "model"})  # may differ: the records do not depend on them
 
 
@@ -143,7 +144,7 @@ def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def require_equal_settings(settings: Mapping[str, Any], earlier: Mapping[str, Any], owner: str) -> None:
-    """Refuse to continue records that other settings gave.
+    """Refuse to continue records that other settings gave; those of earlier versions do not state the annotations.
 
     Args:
         settings: of this run, as JSON values.
@@ -156,10 +157,27 @@ def require_equal_settings(settings: Mapping[str, Any], earlier: Mapping[str, An
     differences = [
         f"{key} was {earlier.get(key)!s:.80}, is {settings.get(key)!s:.80}"
         for key in sorted(settings.keys() | earlier.keys())
-        if settings.get(key) != earlier.get(key) and key not in _FREE_KEYS
+        if settings.get(key) != earlier.get(key) and key not in _FREE_KEYS and (key != ANNOTATIONS or key in earlier)
     ]
     if differences:
         raise EvaluationError(
             f"{owner} had other settings: {'; '.join(differences)}. Use the same ones, choose another folder, or start "
             "again with overwrite=True (command line: --overwrite)"
         )
+
+
+def require_equal_shards(settings: Mapping[str, Any], output: Path, names: Iterable[str]) -> None:
+    """Refuse settings that are not those of the shards in a folder.
+
+    Args:
+        settings: of this run, as JSON values.
+        output: the folder.
+        names: of the files in which the shards store their settings; they need not exist.
+
+    Raises:
+        EvaluationError: they differ; the message names the file and lists the differences.
+    """
+    for name in names:
+        earlier = read_settings(output / name)
+        if earlier is not None:
+            require_equal_settings(settings, earlier, f"the run of {name}")

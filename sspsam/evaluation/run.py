@@ -25,11 +25,13 @@ from sspsam.evaluation.predictions import predicted_masks, score_predictions
 from sspsam.evaluation.protocols import OFFICIAL, PHRASECUT, PROTOCOLS, STANDARD
 from sspsam.evaluation.records import Record, read_records
 from sspsam.evaluation.records_file import (
+    ANNOTATIONS,
     RecordsFile,
     lock_records,
     read_settings,
     replace_records,
     require_equal_settings,
+    require_equal_shards,
     resumed_records,
     write_settings,
 )
@@ -191,6 +193,9 @@ def _settings(
         "torchvision_017": job.torchvision_017 if job.protocol == OFFICIAL else False,
         "limit": job.limit,
         "entries": hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest(),
+        ANNOTATIONS: hashlib.sha256(
+            "".join(f"{entry.no_target} {entry.box}\n" for entry in entries).encode()
+        ).hexdigest(),
         "model": None if predictor is None else predictor.origin,
         "fingerprint": None if predictor is None else predictor.fingerprint,
         "dtype": None if predictor is None else dtype_name(predictor.dtype),
@@ -251,6 +256,9 @@ def _opened(
     elif has_records:
         raise EvaluationError(f"{shown(path)} belongs to no run that can be resumed: choose another folder")
     else:
+        if not overwrite:  # records that could not be merged with those of the other shards are not begun
+            names = [job.file_name("evaluation", ".json", number) for number in range(1, job.shard[1] + 1)]
+            require_equal_shards(settings, output, names)
         write_settings(settings_path, settings)
     return resumed_records(path, file)
 

@@ -158,7 +158,7 @@ class _Checker:
 
     def _compare(self, line: SourceLine, image: str, mask: Mask) -> None:
         """Compare a line with the earlier one about the same image and words, and keep it if there is none."""
-        key = image, " ".join(line.line.entry.text.lower().split())
+        key = image, same_words(line.line.entry.text)
         earlier = self._seen.get(key)
         if earlier is not None and earlier.line.source != line.source:
             self.kept.pop(earlier.number, None)  # this line corrects it
@@ -177,7 +177,7 @@ def _checked_image(entry: Entry, images: dict[Path, str | ImageError], max_pixel
     """Return the key of the image of an entry, which is decoded once."""
     if entry.image not in images:
         try:
-            pixels, digest = load_image_with_digest(entry.image, max_pixels)
+            pixels, digest = load_image_with_digest(entry.image_input, max_pixels)
             images[entry.image] = digest
             if pixels.shape[:2] != entry.size:
                 images[entry.image] = ImageError(
@@ -185,7 +185,8 @@ def _checked_image(entry: Entry, images: dict[Path, str | ImageError], max_pixel
                     f"{entry.size[0]} x {entry.size[1]} (height x width)"
                 )
         except ImageError as error:
-            images[entry.image] = error
+            known = entry.embedded is None
+            images[entry.image] = error if known else ImageError(f"{shown(entry.image)}: {shown(error)}")
     image = images[entry.image]
     if isinstance(image, ImageError):
         raise image
@@ -225,6 +226,11 @@ def _digest(mask: Mask) -> str:
 def _iou(first: Mask, second: Mask) -> float:
     union = int((first | second).sum())
     return int((first & second).sum()) / union if union else 1.0
+
+
+def same_words(text: str) -> str:
+    """Return an expression without differences of case and white space."""
+    return " ".join(text.lower().split())
 
 
 def split_by_image(

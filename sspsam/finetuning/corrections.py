@@ -1,11 +1,12 @@
 """Files that were corrected by hand, read back as lines: LabelMe's JSON files and Label Studio's JSON exports.
 
-`sspsam finetune --worst` writes such files. An expression whose shapes were all removed refers to nothing: LabelMe's
-files list every expression among their flags, Label Studio's tasks in their data.
+`sspsam finetune --worst` writes such files, which list every expression: LabelMe's among their flags, of which one that
+is set says that its expression refers to nothing, Label Studio's in the data of a task, where an expression without
+regions refers to nothing.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -19,15 +20,18 @@ from sspsam.evaluation.datasets.checks import (
     member,
     read_json,
 )
-from sspsam.evaluation.datasets.entry import Box, Entry
+from sspsam.evaluation.datasets.entry import Box, Entry, MaskSource
 from sspsam.evaluation.datasets.image_size import image_size
 from sspsam.evaluation.datasets.jsonl import Line
-from sspsam.evaluation.datasets.masks import COCOMask, check_segmentation, coco_tools
+from sspsam.evaluation.datasets.masks import COCOMask, DrawnMask, check_segmentation, coco_tools
 from sspsam.utils.paths import shown
 
 TEXTS: Final = "texts"  # key of a Label Studio task's data: every expression that was asked about the image
 FILE: Final = "file"  # key of the same: path of the image
 Polygon = list[float]  # x, y, x, y, ... in pixels
+_Drawn = Callable[[list[Polygon], str], tuple[MaskSource, Box]]  # mask and box of polygons, as their program means them
+_POLYGON: Final = "polygonlabels"  # type of a region of Label Studio
+_OTHER_REGIONS: Final = ("brush", "bitmask", "ellipse", "keypoint", "polygon", "rectangle", "vector")
 
 
 def is_corrected(path: Path) -> bool:
@@ -78,36 +82,46 @@ def _labelme_lines(content: dict[str, Any], folder: Path, where: str) -> Iterato
         text = shape.get("description") or member(shape, "label", checked_text, place)
         points = member(shape, "points", checked_list, place)
         polygons.setdefault(checked_text(text, place), []).append(_flat(points, 1.0, 1.0, place))
-    for text, refers_to_nothing in (content.get("flags") or {}).items():
+    flags = checked_object(content.get("flags") or {}, f"{where}: 'flags'")
+    for text, refers_to_nothing in flags.items():
         if refers_to_nothing and polygons.get(text):
             raise DatasetError(f"{where}: the flag {shown(text)!r} says no target, but there are shapes of it")
         if refers_to_nothing:
             polygons.setdefault(text, [])
-    yield from _lines(image, polygons, where)
+    yield from _lines(image, polygons, where, _drawn_by_labelme)
 
 
 def _label_studio_lines(task: dict[str, Any], folder: Path, where: str) -> Iterator[Line]:
     data = member(task, "data", checked_object, where)
-    image = folder / (data[FILE] if isinstance(data.get(FILE), str) else _path_of_url(_url(data, where)))
+    image = folder / (data[FILE] if isinstance(data.get(FILE), str) else _path_of_url(_url(data, where), where))
     height, width = image_size(image, where)
     annotations = [
         annotation
-        for annotation in task.get("annotations") or []
-        if isinstance(annotation, dict) and not annotation.get("was_cancelled")
+        for annotation in checked_list(task.get("annotations") or [], f"{where}: 'annotations'")
+        if not checked_object(annotation, f"{where}: an annotation").get("was_cancelled")
     ]
     if not annotations:
         return  # a task without annotations
-    polygons: dict[str, list[Polygon]] = {text: [] for text in data.get(TEXTS) or [] if isinstance(text, str)}
+    texts = checked_list(data.get(TEXTS) or [], f"{where}: {TEXTS!r}")
+    polygons: dict[str, list[Polygon]] = {checked_text(text, f"{where}: {TEXTS!r}"): [] for text in texts}
     for index, region in enumerate(member(annotations[-1], "result", checked_list, where)):
         place = f"{where}, region {index + 1}"
-        if checked_object(region, place).get("type") != "polygonlabels":
+        if not _is_polygon(region, place):
             continue
         value = member(region, "value", checked_object, place)
         points = member(value, "points", checked_list, place)
         polygons.setdefault(_text_of_region(region, value, place), []).append(
             _flat(points, width / 100, height / 100, place)
         )
-    yield from _lines(image, polygons, where)
+    yield from _lines(image, polygons, where, _drawn_by_label_studio)
+
+
+def _is_polygon(region: Any, place: str) -> bool:
+    """Return whether an item of a result is a polygon; refuse regions of other kinds, which would be lost."""
+    kind = checked_text(checked_object(region, place).get("type", ""), f"{place}: 'type'")
+    if kind != _POLYGON and (kind.endswith("labels") or kind in _OTHER_REGIONS):
+        raise DatasetError(f"{place} is of the type {shown(kind)}; only polygons with labels are read ({_POLYGON})")
+    return kind == _POLYGON
 
 
 def _text_of_region(region: dict[str, Any], value: dict[str, Any], place: str) -> str:
@@ -128,9 +142,12 @@ def _url(data: dict[str, Any], where: str) -> str:
     return url
 
 
-def _path_of_url(url: str) -> str:
+def _path_of_url(url: str, where: str) -> str:
     """Return the path of a local file in a URL of Label Studio: the parameter `d`, or the last part of the path."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise DatasetError(f"{where}: {shown(url)} is not a URL: {shown(error)}") from error
     local = parse_qs(parts.query).get("d")
     return local[0] if local else PurePosixPath(unquote(parts.path)).name
 
@@ -153,7 +170,7 @@ def _pair(point: Any, place: str) -> list[Any]:
     return numbers
 
 
-def _lines(image: Path, polygons: dict[str, list[Polygon]], where: str) -> Iterator[Line]:
+def _lines(image: Path, polygons: dict[str, list[Polygon]], where: str, drawn: _Drawn) -> Iterator[Line]:
     size = image_size(image, where)
     for text, parts in polygons.items():
         key = f"{image.name}: {text}"
@@ -161,8 +178,20 @@ def _lines(image: Path, polygons: dict[str, list[Polygon]], where: str) -> Itera
             yield Line(Entry(image, image.name, size, text, True, None, key), where, False)
             continue
         check_segmentation(parts, size, where)
-        entry = Entry(image, image.name, size, text, False, _hull(parts), key, COCOMask((parts,), where))
-        yield Line(entry, where, True)
+        source, box = drawn(parts, where)
+        yield Line(Entry(image, image.name, size, text, False, box, key, source), where, True)
+
+
+def _drawn_by_label_studio(polygons: list[Polygon], where: str) -> tuple[MaskSource, Box]:
+    """Return the mask of all pixels whose centres are inside, and its box."""
+    return COCOMask((polygons,), where), _hull(polygons)
+
+
+def _drawn_by_labelme(polygons: list[Polygon], where: str) -> tuple[MaskSource, Box]:
+    """Return the mask as LabelMe draws it, which cuts corners off to pixels and fills those on the outline too."""
+    x0, y0, x1, y1 = _hull(polygons)
+    corners = tuple(list(zip(polygon[::2], polygon[1::2], strict=True)) for polygon in polygons)
+    return DrawnMask(corners, where), (int(x0), int(y0), int(x1) + 1, int(y1) + 1)
 
 
 def _hull(polygons: list[Polygon]) -> Box:

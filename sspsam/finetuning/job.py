@@ -8,13 +8,19 @@ from typing import Any, Final
 
 from sspsam.checkpoints.directory import CONFIG_NAME, WEIGHTS_NAME
 from sspsam.checkpoints.saving import check_destination
-from sspsam.config import ModelConfig
+from sspsam.config import CALIBRATION_NAME, ModelConfig
 from sspsam.errors import FinetuningError
 from sspsam.finetuning.lines import DataSource
 from sspsam.finetuning.start import StartOptions
+from sspsam.finetuning.state import LOG_NAME, STATE_NAME
 from sspsam.utils.paths import shown
 
 RUN_FOLDER: Final = "unfinished"  # in the output folder, while the training runs
+REPORT_NAME: Final = "finetune.json"
+CURVES_NAME: Final = "curves.png"
+CARD_NAME: Final = "README.md"
+WORST_FOLDER: Final = "worst"  # replaced as a whole
+_REPLACED: Final = (REPORT_NAME, CURVES_NAME, CARD_NAME, LOG_NAME, CALIBRATION_NAME, WORST_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -65,16 +71,38 @@ class Finetuned:
 
 
 def check_output(job: FinetuneJob) -> None:
-    """Refuse to replace a finished checkpoint that the user did not give up.
+    """Refuse to replace files that the user did not give up, and those that the training reads.
 
     Raises:
-        FinetuningError: there is one, and `overwrite` is False.
+        FinetuningError: the folder holds a finished checkpoint or other files under the names of the result, and
+            `overwrite` is False; or lines lie under these names.
         StorageError: the folder holds files of another origin under a checkpoint's names.
     """
     check_destination(job.output)
+    _check_inputs(job)
+    if job.overwrite:
+        return
     finished = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if os.path.exists(job.output / name)]
-    if finished and not job.overwrite and not os.path.isdir(job.output / RUN_FOLDER):
+    if finished and not os.path.exists(job.output / RUN_FOLDER / STATE_NAME):
         raise FinetuningError(
             f"{shown(job.output)} holds a checkpoint already: choose another folder, or replace it with overwrite=True "
             "(command line: --overwrite)"
         )
+    others = [name for name in _REPLACED if os.path.lexists(job.output / name)]
+    if others and not os.path.isdir(job.output / RUN_FOLDER):
+        raise FinetuningError(
+            f"{shown(job.output)} holds {', '.join(others)}, which the result would replace: choose another folder, or "
+            "replace them with overwrite=True (command line: --overwrite)"
+        )
+
+
+def _check_inputs(job: FinetuneJob) -> None:
+    """Refuse lines that the result would replace, such as corrected files in the folder of the worst lines."""
+    replaced = [Path(os.path.realpath(job.output / name)) for name in _REPLACED]
+    for data in (job.data, job.held_out, job.rehearsal):
+        for path in () if data is None else data.paths:
+            if any(Path(os.path.realpath(path)).is_relative_to(name) for name in replaced):
+                raise FinetuningError(
+                    f"{shown(path)} is in the output folder and would be replaced by the result: choose another output "
+                    "folder"
+                )

@@ -1,17 +1,19 @@
 """The lines of a fine-tuning: read from JSON lines, corrected files, or a data set with readers of its own."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sspsam.errors import DatasetError, FinetuningError
+from sspsam.errors import DatasetError, DatasetMissingError, FinetuningError
 from sspsam.evaluation.datasets import jsonl
 from sspsam.evaluation.datasets.entries import DATASETS, read_dataset
 from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.datasets.jsonl import Line
 from sspsam.evaluation.datasets.places import PLACES, Request
 from sspsam.finetuning.corrections import corrected_lines, is_corrected
+from sspsam.utils.paths import shown
 
 JSONL: Final = "jsonl"
 
@@ -64,6 +66,8 @@ def read_lines(data: DataSource) -> Iterator[SourceLine | DatasetError]:
 
 
 def _of_path(data: DataSource, path: Path) -> Iterator[Line | DatasetError]:
+    if not os.path.exists(path):
+        raise DatasetMissingError(f"there is no file or folder {shown(path)}")
     if data.dataset != JSONL:
         entries: Sequence[Entry] = read_dataset(
             data.dataset, data.split, data_root=path, split_by=data.split_by, image_root=data.image_root

@@ -10,7 +10,7 @@ from sspsam._version import __version__
 from sspsam.checkpoints.saving import save_checkpoint
 from sspsam.finetuning.card import finetuned_card
 from sspsam.finetuning.curves import save_curves
-from sspsam.finetuning.job import Finetuned
+from sspsam.finetuning.job import CARD_NAME, CURVES_NAME, REPORT_NAME, Finetuned
 from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.setup import Material
 from sspsam.finetuning.splitting import SplitLines
@@ -20,9 +20,6 @@ from sspsam.finetuning.training import Evaluation
 from sspsam.utils.files import replace_file
 from sspsam.utils.paths import shown
 
-REPORT_NAME: Final = "finetune.json"
-CURVES_NAME: Final = "curves.png"
-CARD_NAME: Final = "README.md"
 _MOST_CHARACTERS: Final = 2000  # of a source
 
 

@@ -16,7 +16,7 @@ from sspsam.finetuning.board import Board
 from sspsam.finetuning.calibrating import calibrate_if_possible
 from sspsam.finetuning.embeddings import EmbeddingStore
 from sspsam.finetuning.examples import target_side
-from sspsam.finetuning.job import RUN_FOLDER, Finetuned, FinetuneJob, check_output
+from sspsam.finetuning.job import RUN_FOLDER, WORST_FOLDER, Finetuned, FinetuneJob, check_output
 from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.processes import Processes
 from sspsam.finetuning.reporting import Message, Reporter, described
@@ -29,7 +29,6 @@ from sspsam.finetuning.state import LOG_NAME, Log, Progress, RunFolder, SavedSta
 from sspsam.finetuning.trainable import TrainableModel, default_parts
 from sspsam.finetuning.training import Evaluation, Trainer
 from sspsam.finetuning.validation import Validator
-from sspsam.finetuning.worst import FOLDER as WORST_FOLDER
 from sspsam.finetuning.worst import worst_lines, write_worst
 from sspsam.utils.files import make_directory
 from sspsam.utils.paths import shown
@@ -55,7 +54,7 @@ def finetune(
         FinetuningError: lines have problems, there is too little data, or the output folder is in use.
         DatasetError: the data cannot be read.
         MissingExtraError: accelerate is not installed.
-        NumericalError: a loss is not finite.
+        NumericalError: a loss or a weight is not finite.
     """
     options = options or FinetuneOptions()
     job = dataclasses.replace(job, output=checked_output(job.output))
@@ -156,6 +155,7 @@ class _Run:
         if self.processes.is_first:
             make_directory(self.job.output)
             folder.lock()
+            check_output(self.job)  # again: another process may have finished here while this one was encoding
             if self.job.overwrite:
                 folder.clear()
         self.processes.wait()
@@ -238,7 +238,8 @@ class _Run:
         for part in (lines.train, lines.held_out, lines.rehearsal, lines.known):
             for line in part:
                 mask = hashlib.sha256(np.packbits(line.entry.mask()).tobytes()).hexdigest()
-                digest.update(f"{line.image}\t{line.entry.text}\t{line.entry.box}\t{mask}\n".encode())
+                of_line = f"{line.image}\t{line.entry.text}\t{line.entry.box}\t{mask}\n"
+                digest.update(of_line.encode(errors="surrogatepass"))
             digest.update(b"\n")
         described = {
             "options": numbers,

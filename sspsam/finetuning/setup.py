@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +22,7 @@ from sspsam.finetuning.rehearsal import HELD_OUT_SCENES, DrawnEntries, drawn_ent
 from sspsam.finetuning.training import Evaluation
 from sspsam.finetuning.validation import Question
 from sspsam.finetuning.views import View, holds, image_views
+from sspsam.images.loading import ImageInput, Pixels
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.progress import item_progress
 
@@ -114,10 +114,10 @@ class Preparation:
     def material(self, train: Sequence[CheckedLine], held_out: Sequence[CheckedLine], knowledge: Knowledge) -> Material:
         """Encode all images, and return examples and questions."""
         lines = [*train, *held_out, *knowledge.lines, *knowledge.known_lines]
-        sources: dict[str, ImageSource] = {line.image: partial(_path, line.entry.image) for line in lines}
+        sources: dict[str, ImageSource] = {line.image: partial(_image, line.entry) for line in lines}
         sources |= {scene.key: scene.source for scene in (*knowledge.scenes, *knowledge.known_scenes)}
         views = self._views(train)
-        sources |= {key: partial(view.pixels, line.entry.image) for line, key, view in views}
+        sources |= {key: partial(_view, view, line.entry) for line, key, view in views}
         self._encode(sources)
         negatives = Negatives.of(knowledge.phrases, self._tokenizer, self._options.negatives_share)
         questions = {
@@ -181,7 +181,9 @@ class Preparation:
         for image, line in islice(lines.items(), _MOST_FOREIGN_QUESTIONS):
             text = negatives.texts[int(rng.integers(len(negatives.texts)))]
             size, name = line.entry.size, line.entry.image_id
-            questions.append(Question(image, Entry(line.entry.image, name, size, text, True, None, f"{image} {text}")))
+            key, embedded = f"{image} {text}", line.entry.embedded
+            entry = Entry(line.entry.image, name, size, text, True, None, key, embedded=embedded)
+            questions.append(Question(image, entry))
         return questions
 
 
@@ -208,5 +210,9 @@ def _questions_of_scenes(scenes: Sequence[DrawnEntries]) -> list[Question]:
     return [Question(scene.key, entry) for scene in scenes for entry in scene.entries]
 
 
-def _path(path: Path) -> Path:
-    return path
+def _image(entry: Entry) -> ImageInput:
+    return entry.image_input
+
+
+def _view(view: View, entry: Entry) -> Pixels:
+    return view.pixels(entry.image_input)

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sspsam.errors import FinetuningError
-from sspsam.finetuning.checks import CheckedData, CheckedLine, check_lines, split_by_image
+from sspsam.finetuning.checks import CheckedData, CheckedLine, check_lines, same_words, split_by_image
 from sspsam.finetuning.job import FinetuneJob
 from sspsam.finetuning.lines import DataSource, read_lines
 from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.reporting import Message
 from sspsam.text.tokenizer import Tokenizer
+from sspsam.utils.paths import shown_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ def split_lines(
 
     Raises:
         LinesError: lines have problems.
-        FinetuningError: there is too little data.
+        FinetuningError: there is too little data, or a phrase that refers to nothing has a target in the lines.
     """
 
     def check(data: DataSource) -> CheckedData:
@@ -78,6 +79,7 @@ def split_lines(
     known = [line for line in known if line.image not in training_images]
     if not train or not held_out:
         raise FinetuningError("there must be lines to learn from, and lines about other images that are held out")
+    _check_negatives(job.negatives or (), [*train, *held_out, *old, *known])
     images = len({line.image for line in held_out})
     say(
         f"{len(train):,} lines about {len({line.image for line in train}):,} images to learn from; "
@@ -93,3 +95,15 @@ def _without_images(lines: list[CheckedLine], held_out: Sequence[CheckedLine], s
     if len(kept) < len(lines):
         say(f"{len(lines) - len(kept):,} lines about held-out images are left out, so that no such image trains")
     return kept
+
+
+def _check_negatives(phrases: Sequence[str], lines: Sequence[CheckedLine]) -> None:
+    """Refuse phrases that contradict lines."""
+    targets = {same_words(line.entry.text): line for line in lines if not line.entry.no_target}
+    for phrase in phrases:
+        line = targets.get(same_words(phrase))
+        if line is not None:
+            raise FinetuningError(
+                f"{shown_repr(phrase)} is among the phrases that refer to nothing in any image, but has a target in "
+                f"{line.where}: take it out of negatives= (command line: --negatives)"
+            )

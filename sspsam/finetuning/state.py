@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sspsam.errors import FinetuningError
 from sspsam.utils.file_locks import lock_file
-from sspsam.utils.files import make_directory, replace_file, storage_errors
+from sspsam.utils.files import TEMPORARY_PATTERN, make_directory, replace_file, storage_errors
 from sspsam.utils.paths import shown
 
 STATE_NAME: Final = "state.pt"
@@ -95,7 +95,9 @@ class RunFolder:
         self._release()
 
     def lock(self) -> None:
-        """Lock the folder until the end of the `with` statement, or of this process.
+        """Lock the folder until the end of the `with` statement, or of this process, and remove incomplete files.
+
+        A killed process leaves them here and in the folder of the checkpoint; they may be as large as the checkpoint.
 
         Raises:
             FinetuningError: another process trains in it.
@@ -112,7 +114,10 @@ class RunFolder:
                 f"another process trains in {shown(self.folder.parent)}: wait for it, or choose another output folder"
             ) from None
         except OSError:  # the file system has no locks
-            pass
+            return
+        for path in (*self.folder.glob(TEMPORARY_PATTERN), *self.folder.parent.glob(TEMPORARY_PATTERN)):
+            with suppress(OSError):
+                path.unlink()
 
     def load(self) -> SavedState | None:
         """Return the state; None before the first one.
@@ -126,13 +131,16 @@ class RunFolder:
         content = _loaded(path)
         if content.get("version") != _VERSION:
             raise FinetuningError(f"{shown(path)} is of another version of sspsam: start again with another folder")
-        return SavedState(
-            content["settings"],
-            Progress(**content["progress"]),
-            content["weights"],
-            content["optimizer"],
-            content["scaler"],
-        )
+        try:
+            return SavedState(
+                content["settings"],
+                Progress(**content["progress"]),
+                content["weights"],
+                content["optimizer"],
+                content["scaler"],
+            )
+        except (KeyError, TypeError) as error:
+            raise _damaged(path, f"{shown(error)} is missing or of another kind") from error
 
     def save(self, state: SavedState) -> None:
         """Replace the state."""
@@ -190,14 +198,17 @@ class Log:
 
     Args:
         path: of the file.
-        length: bytes to keep of an earlier part of the training; lines after the saved state are written again.
+        length: bytes to keep of an earlier part of the training; lines after the saved state are written again. Of a
+            file that is shorter, all complete lines are kept.
     """
 
     def __init__(self, path: Path, length: int) -> None:
         self._path = path
         with storage_errors(path):
-            self._file: BinaryIO = open(path, "ab")  # noqa: SIM115  # closed by `close`
-            self._file.truncate(length)
+            self._file: BinaryIO = open(path, "a+b")  # noqa: SIM115  # closed by `close`
+            self._file.seek(0)
+            kept = self._file.read(length)
+            self._file.truncate(length if len(kept) == length else kept.rfind(b"\n") + 1)
         self._file.seek(0, os.SEEK_END)
 
     def write(self, line: Mapping[str, Any]) -> None:
@@ -230,10 +241,15 @@ def _bytes(content: Any) -> bytes:
 
 def _loaded(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever pickle and zip give
-        raise FinetuningError(
-            f"{shown(path)} cannot be read ({shown(error)}): start again with overwrite=True (command line: "
-            "--overwrite)"
-        ) from error
+        raise _damaged(path, shown(error)) from error
+    if not isinstance(content, dict):
+        raise _damaged(path, f"it holds a {type(content).__name__}")
     return content
+
+
+def _damaged(path: Path, reason: str) -> FinetuningError:
+    return FinetuningError(
+        f"{shown(path)} cannot be read ({reason}): start again with overwrite=True (command line: --overwrite)"
+    )

@@ -92,7 +92,7 @@ class Trainer:
             saved: the weights and the optimizer at that position; None: the first step.
 
         Raises:
-            NumericalError: a loss is not finite.
+            NumericalError: a loss or a weight is not finite.
             OutOfMemoryError: not enough memory for a single example.
         """
         optimizer = self._optimizer(saved)
@@ -251,6 +251,11 @@ class Trainer:
 
     def _evaluate(self, progress: Progress) -> None:
         """Evaluate, and keep the weights if they are the best ones."""
+        if not all(parameter.isfinite().all() for parameter in self.trainable.parameters()):
+            step = progress.step  # the answers of these weights would look like no target
+            raise NumericalError(
+                f"the weights are not finite after step {step}: use a lower learning rate, or no mixed precision"
+            )
         self.trainable.write_token_rows()
         evaluation = self.evaluate()
         is_best = evaluation.score > progress.best_score

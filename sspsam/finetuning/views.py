@@ -6,14 +6,13 @@ adds as many again. The rules are about English words; an expression that the ru
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sspsam.evaluation.datasets.entry import Box, Mask, Size
-from sspsam.images.loading import Pixels, load_image
+from sspsam.images.loading import ImageInput, Pixels, load_image
 
 _Array = TypeVar("_Array", bound=NDArray[Any])
 # words that a mirrored image contradicts: sides, turns, and writing
@@ -48,9 +47,9 @@ class View:
     mirrored: bool = False
     crop: tuple[int, int, int, int] | None = None
 
-    def pixels(self, path: Path) -> Pixels:
+    def pixels(self, image: ImageInput) -> Pixels:
         """Load an image and return the (h, w, 3) pixels of the view."""
-        return np.ascontiguousarray(self._part(load_image(path)))
+        return np.ascontiguousarray(self._part(load_image(image)))
 
     def mask(self, mask: Mask) -> Mask:
         """Return the part of an (h, w) mask."""

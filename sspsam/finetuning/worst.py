@@ -6,6 +6,7 @@ the answers: what is right needs no work.
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,10 +30,10 @@ from sspsam.segmentation.result import Segmentation
 from sspsam.utils.files import make_directory, replace_file, storage_errors
 from sspsam.utils.paths import shown
 
-FOLDER: Final = "worst"
 LABELME: Final = "labelme"
 LABEL_STUDIO: Final = "label-studio.json"
 _MOST_LINES: Final = 5000  # that are answered to find the worst
+_LONGEST_NAME: Final = 250  # bytes, so that the suffix .json has room
 _HEADER: Final = 22  # pixels above the two halves of an overlay
 
 
@@ -96,11 +97,10 @@ def write_worst(folder: Path, lines: Sequence[BadLine]) -> None:
     listed = []
     for number, bad in enumerate(lines, 1):
         entry = bad.line.entry
-        pixels = load_image(entry.image)
+        pixels = load_image(entry.image_input)
         if bad.line.image not in names:
-            name = names[bad.line.image] = f"{len(names) + 1:03d}-{entry.image.name}"
-            with storage_errors(folder):
-                shutil.copyfile(entry.image, folder / LABELME / name)
+            name = names[bad.line.image] = _name_of_copy(len(names) + 1, entry.image.name)
+            _copy_image(entry, folder / LABELME / name)
         annotation = _segmentation(entry.text, entry.mask(), pixels)
         annotations.setdefault(names[bad.line.image], []).append(annotation)
         replace_file(folder / f"{number:03d}.png", _overlay(annotation, bad, pixels))
@@ -108,6 +108,20 @@ def write_worst(folder: Path, lines: Sequence[BadLine]) -> None:
     replace_file(folder / "worst.jsonl", "".join(f"{line}\n" for line in listed).encode())
     _write_labelme(folder / LABELME, annotations)
     replace_file(folder / LABEL_STUDIO, (json.dumps(_tasks(annotations), indent=1) + "\n").encode())
+
+
+def _name_of_copy(number: int, name: str) -> str:
+    """Return a number with the name of an image, or with its suffix alone where the name is too long."""
+    numbered = f"{number:03d}-{name}"
+    return numbered if len(os.fsencode(numbered)) <= _LONGEST_NAME else f"{number:03d}{Path(name).suffix[:20]}"
+
+
+def _copy_image(entry: Entry, path: Path) -> None:
+    if entry.embedded is not None:
+        replace_file(path, entry.embedded.read())
+        return
+    with storage_errors(path):
+        shutil.copyfile(entry.image, path)
 
 
 def _write_labelme(folder: Path, annotations: dict[str, list[Segmentation]]) -> None:
@@ -120,7 +134,9 @@ def _write_labelme(folder: Path, annotations: dict[str, list[Segmentation]]) -> 
 
 def _tasks(annotations: dict[str, list[Segmentation]]) -> list[dict[str, Any]]:
     """Return tasks of Label Studio for images that are served from the folder of LabelMe."""
-    urls = {f"/data/local-files/?d={LABELME}/{quote(name)}": results for name, results in annotations.items()}
+    urls = {
+        f"/data/local-files/?d={LABELME}/{quote(os.fsencode(name))}": results for name, results in annotations.items()
+    }
     tasks = to_label_studio(urls, model_version="annotation")
     for task, (name, results) in zip(tasks, annotations.items(), strict=True):
         task["data"] |= {FILE: f"{LABELME}/{name}", TEXTS: [result.text for result in results]}

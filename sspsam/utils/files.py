@@ -15,6 +15,7 @@ from sspsam.errors import NoSpaceError, ReadOnlyError, SSPSAMError, StorageError
 from sspsam.utils.paths import shown
 
 _Result = TypeVar("_Result")
+TEMPORARY_PATTERN = ".sspsam-*.tmp"  # of the names that `atomic_replace` gives to files before they are complete
 _SPARE_BYTES = 16 << 20  # for the file system's own structures
 
 

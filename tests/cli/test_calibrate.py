@@ -1,6 +1,7 @@
 """`sspsam calibrate` as a user types it, and the flags that use its file."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,18 @@ def test_a_folder_as_output_is_that_of_the_checkpoint(files: list[Path], tmp_pat
     assert read_calibration(tmp_path / "calibration.json").fingerprint == SHAPES
 
 
+def test_the_folder_of_another_checkpoint_is_refused_since_it_could_not_be_loaded_any_more(
+    files: list[Path], tmp_path: Path, tiny_model: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "other")
+    for output in (tmp_path / "other", tmp_path / "other" / "calibration.json"):
+        result = run_command("calibrate", *files, "--model", "shapes", "-o", output)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "other holds another model" in result.stderr
+    assert not (tmp_path / "other" / "calibration.json").exists()
+    assert run_command("calibrate", *files, "--model", "shapes", "-o", tmp_path / "other" / "c.json").exit_code == 0
+
+
 def test_what_cannot_be_fitted_ends_in_one_line(files: list[Path], tmp_path: Path, tiny_model: Path) -> None:
     few = tmp_path / "few.jsonl"
     write_records(synthetic_records(60, SHAPES), few)
@@ -57,6 +70,7 @@ def test_what_cannot_be_fitted_ends_in_one_line(files: list[Path], tmp_path: Pat
         ((few, "--model", "shapes"), "at least 50 of each kind"),
         ((files[0], "--model", tiny_model), "another model"),
         ((files[0], files[0], "--model", "shapes"), "occurs twice"),
+        ((tmp_path / "gone.jsonl", "--model", "shapes"), "gone.jsonl cannot be read: No such file"),
     ):
         result = run_command("calibrate", *arguments, "-o", output)
         assert (result.exit_code, result.stdout) == (1, "")

@@ -127,6 +127,16 @@ def test_a_feature_that_is_not_finite_is_refused_with_its_line(tmp_path) -> None
         fit_calibration(data, MODEL)
 
 
+def test_records_that_say_nothing_about_presence_are_refused() -> None:
+    with pytest.raises(EvaluationError, match="all records are about one image"):
+        fitted([replace(record, image="a.png") for record in RECORDS])
+    with pytest.raises(EvaluationError, match="every feature is the same in all records"):
+        fitted([replace(record, features=dict.fromkeys(FEATURES, 1.0)) for record in RECORDS])
+    features = {**RECORDS[0].features, "components": -1}  # type: ignore[dict-item]
+    with pytest.raises(EvaluationError, match="has a negative count components"):
+        fitted([replace(RECORDS[0], features=features), *RECORDS[1:]])
+
+
 def test_separable_records_give_finite_coefficients() -> None:
     records = [
         replace(record, no_target=record.features["max_logit"] < 0)  # type: ignore[index]

@@ -124,6 +124,7 @@ def test_chosen_entries_are_scored_alone(entry, tmp_path: Path) -> None:
         ({"mask": "colour.png"}, "mode RGB; save one channel"),
         ({"mask": "large.png"}, "has 9 x 9 pixels, its image 4 x 6"),
         ({"mask": "damaged.png"}, "damaged.png cannot be read"),
+        ({"mask": "nan.npy"}, "nan.npy must hold finite numbers"),
         ({"rle": None, "box": [0, 0, 1]}, "box is "),
         ({"rle": None, "presence": 2}, "presence is 2"),
         ({"rle": None, "no_target": "yes"}, "no_target is 'yes'"),
@@ -134,6 +135,7 @@ def test_chosen_entries_are_scored_alone(entry, tmp_path: Path) -> None:
 def test_a_mistake_names_file_and_line(entry, line: Any, message: str, tmp_path: Path) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "colour.png")
     Image.new("L", (9, 9)).save(tmp_path / "large.png")
+    np.save(tmp_path / "nan.npy", np.full((4, 6), np.nan))
     (tmp_path / "damaged.png").write_bytes((tmp_path / "large.png").read_bytes()[:20])
     path = written(tmp_path, {"rle": None}, line)
     with pytest.raises(EvaluationError, match=message) as caught:

@@ -30,6 +30,10 @@ def test_the_union_follows_from_the_areas() -> None:
         ({"no_target": 1}, "no_target is '1', which is no bool"),
         ({"target_area": 7.0}, "target_area is '7.0', which is no int"),
         ({"box_iou": "high"}, "box_iou is 'high', which is no float or NoneType"),
+        ({"box_iou": float("nan")}, "box_iou is 'nan', which cannot be"),
+        ({"presence": 7.0}, "presence is '7.0', which cannot be"),
+        ({"predicted_area": 10**30}, "predicted_area is '1000000000000000000000000000000', which cannot be"),
+        ({"features": {"margin": 10**400}}, "the feature 'margin' is '1000"),
     ],
 )
 def test_an_impossible_record_names_file_line_and_entry(
@@ -45,10 +49,21 @@ def test_an_impossible_record_names_file_line_and_entry(
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [('{"index": 0', "not valid JSON"), ("[]", "a JSON object, not list"), ('{"index": 0}', "lacks no_target, ")],
+    [
+        ('{"index": 0', "not valid JSON"),
+        ("[]", "a JSON object, not list"),
+        ('{"index": 0}', "lacks no_target, "),
+        ("[" * 100_000, "not valid JSON"),
+    ],
 )
 def test_a_damaged_line_is_named(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(EvaluationError, match=f"line 1: .*{message}"):
         read_records(path)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_bytes(b"\xff\xfe{")
+    with pytest.raises(EvaluationError, match=r"records\.jsonl cannot be read: it is not UTF-8 text"):
+        read_records(tmp_path / "records.jsonl")

@@ -133,6 +133,35 @@ def test_a_complete_run_is_not_computed_again_and_other_settings_are_refused(
         run_evaluation(job(data, protocol="official"), predictor=predictor, output=tmp_path)
 
 
+def test_records_are_not_resumed_with_other_annotations(data: Path, tmp_path: Path) -> None:
+    source, output = predictions(tmp_path, data), tmp_path / "new"
+    run_evaluation(job(data), predictions=source, output=output)
+    lines = [json.loads(line) for line in (data / "val.jsonl").read_text().splitlines()]
+    corrected = next(line for line in lines if line["rle"] is not None)
+    root = tmp_path / "corrected"
+    root.mkdir()
+    corrected["rle"] = None
+    (root / "val.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    again = EvaluationJob("jsonl", "val", root, image_root=data)
+    with pytest.raises(EvaluationError, match="had other settings: annotations was"):
+        run_evaluation(again, predictions=source, output=output)
+    settings = json.loads((output / "evaluation.json").read_text())
+    del settings["annotations"]  # as earlier versions wrote them
+    (output / "evaluation.json").write_text(json.dumps(settings))
+    assert len(run_evaluation(job(data), predictions=source, output=output).records) == len(lines)
+
+
+def test_a_shard_with_other_settings_is_refused_before_it_begins(data: Path, tmp_path: Path) -> None:
+    source, output = predictions(tmp_path, data), tmp_path / "shards"
+    run_evaluation(job(data, shard=(1, 2)), predictions=source, output=output)
+    other = tmp_path / "other.jsonl"
+    other.write_text(source.read_text() + "\n")
+    with pytest.raises(EvaluationError, match=r"the run of evaluation\.1-of-2\.json had other settings: predictions"):
+        run_evaluation(job(data, shard=(2, 2)), predictions=other, output=output)
+    merged = run_evaluation(job(data, shard=(2, 2)), predictions=source, output=output)
+    assert merged.missing_shards == ()
+
+
 def test_a_damaged_line_in_the_middle_is_named(
     predictor: SSPSAMPredictor, data: Path, whole: Path, tmp_path: Path
 ) -> None:

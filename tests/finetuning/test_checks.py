@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sspsam.errors import FinetuningError
+from sspsam.errors import DatasetMissingError, FinetuningError
 from sspsam.finetuning.checks import CheckedData, check_lines, split_by_image
 from sspsam.finetuning.lines import DataSource, read_lines
 from sspsam.text.tokenizer import Tokenizer
@@ -56,6 +56,11 @@ def test_all_problems_are_reported_at_once_each_with_its_line(tmp_path: Path) ->
             message,
         )
     assert "--skip-problems" in message
+
+
+def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetMissingError, match=r"there is no file or folder .*linez\.jsonl$"):
+        checked(tmp_path / "linez.jsonl")
 
 
 def test_repeated_lines_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
 
 from sspsam import SSPSAMPredictor
 from sspsam.checkpoints.format import load_checkpoint
-from sspsam.errors import FinetuningError, SSPSAMWarning
+from sspsam.errors import FinetuningError, NumericalError, SSPSAMWarning
 from sspsam.evaluation.run import EvaluationJob, run_evaluation
 from sspsam.finetuning import training
 from sspsam.finetuning.job import FinetuneJob
-from sspsam.finetuning.lines import DataSource
+from sspsam.finetuning.lines import DataSource, SourceLine, read_lines
 from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.run import finetune
 from sspsam.finetuning.state import read_log
+from sspsam.segmentation.rle import rle_encode
 from tests.support.finetuning import job, write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
@@ -170,13 +173,56 @@ def test_no_held_out_image_trains_even_if_it_is_among_the_lines(lines: Path, tin
     assert any(line.startswith("10 lines about 5 images to learn from; 2 about 1 other") for line in said)
 
 
+def test_a_phrase_without_a_target_that_has_one_in_a_line_is_named(
+    lines: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    given = job(lines, tiny_model, tmp_path / "new", negatives=("a giraffe", "The bright  square"))
+    with pytest.raises(FinetuningError, match=r"'The bright  square' is among .* has a target in .*lines\.jsonl, line"):
+        finetune(given, OPTIONS)
+
+
 def test_the_output_folder_is_protected(finished: Path, lines: Path, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(FinetuningError, match=r"holds a checkpoint already.*--overwrite"):
         finetune(job(lines, tiny_model, finished), OPTIONS)
+    (finished / "unfinished").mkdir()  # a folder of a training that has no state, as after a kill at its very end
+    with pytest.raises(FinetuningError, match=r"holds a checkpoint already.*--overwrite"):
+        finetune(job(lines, tiny_model, finished), OPTIONS)
+    (finished / "unfinished").rmdir()
     own = tmp_path / "own"
     shutil.copytree(tiny_model, own)
     with pytest.raises(FinetuningError, match="starts from"):
         finetune(job(lines, own, own, overwrite=True), OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["README.md", "log.jsonl", "finetune.json", "worst/notes.txt"])
+def test_files_of_the_user_in_the_output_folder_are_not_replaced(
+    lines: Path, tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("of the user")
+    with pytest.raises(FinetuningError, match=rf"holds {name.split('/')[0]}, which the result would replace.*--over"):
+        finetune(job(lines, tiny_model, tmp_path), OPTIONS)
+    assert (tmp_path / name).read_text() == "of the user"
+
+
+def test_corrected_files_in_the_output_folder_are_not_replaced(
+    finished: Path, lines: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "new")
+    again = job(lines, tiny_model, tmp_path / "new", overwrite=True, worst=3)
+    data = DataSource((lines, tmp_path / "new" / "worst" / "labelme"))
+    with pytest.raises(FinetuningError, match=r"labelme is in the output folder and would be replaced"):
+        finetune(dataclasses.replace(again, data=data), OPTIONS)
+    assert list((tmp_path / "new" / "worst" / "labelme").glob("*.json"))
+
+
+def test_weights_that_are_not_finite_are_an_error_and_no_answer_without_a_target(
+    lines: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    rate = 1e30
+    options = FinetuneOptions(steps=1, batch_size=4, learning_rate=rate, warmup_rate=rate, weight_decay=1e30, warmup=0)
+    with pytest.raises(NumericalError, match="weights are not finite after step 1: use a lower learning rate"):
+        finetune(job(lines, tiny_model, tmp_path / "new"), options)
 
 
 @pytest.mark.slow
@@ -210,6 +256,48 @@ def test_the_worst_lines_go_back_in_as_they_are(finished: Path, lines: Path, tin
         said: list[str] = []
         finetune(again, dataclasses.replace(OPTIONS, steps=1), message=said.append)
         assert any(line.startswith("8 lines about 4 images to learn from; 4") for line in said), said
+
+
+@pytest.mark.slow
+def test_images_inside_parquet_files_are_learned_and_shown(tiny_model: Path, tmp_path: Path) -> None:
+    lines = write_lines(tmp_path / "images", 5)
+    rows = []
+    for number in range(5):
+        mask = np.zeros((48, 64), np.bool_)
+        mask[5:20, 5:20] = True
+        image = (lines.parent / f"{number}.png").read_bytes()
+        rows.append({"image": {"bytes": image}, "expression": "the square", "masks": [rle_encode(mask)], "id": number})
+    (tmp_path / "pbench" / "data").mkdir(parents=True)
+    path = tmp_path / "pbench" / "data" / "level_0-00000-of-00001.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    data = DataSource((tmp_path,), "pbench", "level_0")
+    parquet = dataclasses.replace(
+        job(lines, tiny_model, tmp_path / "new", worst=5), data=data, negatives=("a giraffe",)
+    )
+    result = finetune(parquet, dataclasses.replace(OPTIONS, steps=1, flips=True))
+    assert result is not None
+    assert result.after["held_out"]["n"] == 2
+    copies = {image.read_bytes() for image in (tmp_path / "new" / "worst" / "labelme").glob("*-level_0-?")}
+    assert copies == {row["image"]["bytes"] for row in rows}
+
+
+@pytest.mark.slow
+def test_names_and_expressions_that_are_no_unicode_or_too_long_to_number_are_learned_and_shown(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    lines = write_lines(tmp_path / "images", 5)
+    names = {"0.png": "\udcff.png", "1.png": "x" * 251 + ".png"}
+    parsed = [json.loads(line) for line in lines.read_text().splitlines()]
+    for old, new in names.items():
+        (lines.parent / old).rename(lines.parent / new)
+    changed = [{**line, "image": names.get(line["image"], line["image"])} for line in parsed]
+    changed[0]["text"] = "the \ud800 square"
+    lines.write_text("".join(json.dumps(line) + "\n" for line in changed))
+    given = job(lines, tiny_model, tmp_path / "new", worst=10)
+    assert finetune(given, dataclasses.replace(OPTIONS, steps=1)) is not None
+    data = DataSource((tmp_path / "new" / "worst" / "labelme",))
+    again = [line.line.entry for line in read_lines(data) if isinstance(line, SourceLine)]
+    assert sorted(entry.text for entry in again) == sorted(line["text"] for line in changed)
 
 
 @pytest.mark.nightly

@@ -166,6 +166,15 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _parsed(line: str, where: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where} is not valid JSON: {shown(error)}") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of a line; of an entry that occurs twice, one value would be lost."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the entry {next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    return entries

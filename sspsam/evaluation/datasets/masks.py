@@ -96,10 +96,17 @@ class ArrayFile:
         """Return the (h, w) mask."""
         try:
             array = np.load(self.path, allow_pickle=False)
+            if not holds_finite_numbers(array):
+                raise ValueError("it must hold finite numbers")
             mask = np.asarray(array != 0)
         except (OSError, ValueError, EOFError, TypeError) as error:
             raise DatasetError(f"{self.where}: the mask {shown(self.path)} cannot be read: {shown(error)}") from error
         return _of_size(mask, size, f"{self.where}: the mask {shown(self.path)}")
+
+
+def holds_finite_numbers(array: NDArray[Any]) -> bool:
+    """Return whether an array holds numbers, none of which is infinite or NaN, which would count as foreground."""
+    return array.dtype.kind in "biu" or (array.dtype.kind == "f" and bool(np.isfinite(array).all()))
 
 
 def coco_tools() -> Any:

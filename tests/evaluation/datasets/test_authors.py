@@ -87,3 +87,11 @@ def test_masks_of_another_kind_name_the_entry(tmp_path: Path, array: Any) -> Non
         np.save(path, array)
     with pytest.raises(DatasetError, match=r"val entry 0: the mask .*505\.npy"):
         read_dataset("authors", "val", data_root=tmp_path)
+
+
+def test_a_mask_with_nan_is_refused(tmp_path: Path) -> None:
+    path = prepared(tmp_path, "refcoco") / "masks" / "refcoco" / "505.npy"
+    np.save(path, np.full(np.load(path).shape, np.nan))
+    entry = read_dataset("authors", "val", data_root=tmp_path)[0]
+    with pytest.raises(DatasetError, match=r"505\.npy cannot be read: it must hold finite numbers"):
+        entry.mask()

@@ -133,6 +133,10 @@ def test_the_data_root_may_be_the_file_itself(folder: Path) -> None:
     ("line", "message"),
     [
         ("{", "line 1 is not valid JSON"),
+        (
+            '{"image": "a.png", "text": "x", "mask": "m.png", "mask": null}',
+            "line 1 is not valid JSON: the entry 'mask' occurs twice",
+        ),
         ("[1]", "line 1 must be an object, not list"),
         ({"image": 3, "mask": None}, "line 1: 'image' must be a string"),
         ({"text": "  ", "mask": None}, "line 1: 'image' and 'text' must not be empty"),
