@@ -214,6 +214,8 @@ def _job(
 ) -> "FinetuneJob":
     from sspsam.finetuning.job import FinetuneJob
 
+    if _has_file(data) and lines.dataset != "jsonl":
+        raise click.UsageError(f"--dataset {lines.dataset} needs the root folder of the data set as DATA, not a file")
     return FinetuneJob(
         data=_source(data, lines),
         start=start,
@@ -230,9 +232,13 @@ def _job(
 def _source(paths: tuple[Path, ...], lines: LineOptions) -> "DataSource":
     from sspsam.finetuning.lines import DataSource
 
-    is_file = any(path.suffix in (".json", ".jsonl") for path in paths)
-    dataset = "jsonl" if is_file else lines.dataset
+    dataset = "jsonl" if _has_file(paths) else lines.dataset
     return DataSource(paths, dataset, lines.split, lines.split_by, lines.image_root)
+
+
+def _has_file(paths: tuple[Path, ...]) -> bool:
+    """Return True if a path is of lines, not of a folder."""
+    return any(path.suffix in (".json", ".jsonl") for path in paths)
 
 
 def _phrases(path: Path) -> list[str]:

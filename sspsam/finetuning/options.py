@@ -97,6 +97,8 @@ class FinetuneOptions:
             "negatives_share",
         ):
             _require(getattr(self, name) >= 0, name, f"must be 0 or more, not {getattr(self, name)}")
+        for name in ("learning_rate", "decoder_rate", "token_rate"):
+            _require(getattr(self, name) <= 1, name, f"must be at most 1, not {getattr(self, name)}")
         for name in ("warmup", "decoder_frozen", "rehearsal_share", "held_out_share"):
             value = getattr(self, name)
             _require(0 <= value < 1, name, f"must be a share from 0 to below 1, not {value}")

@@ -85,9 +85,8 @@ class ServingApp(FastAPI):
         return document(self.service.options)
 
     def _add_operation(self, operation: Operation) -> None:
-        self.add_api_route(
-            operation.path, getattr(_Routes(self.service, self), operation.name), methods=[operation.method]
-        )
+        methods = [operation.method, "HEAD"] if operation.method == "GET" else [operation.method]
+        self.add_api_route(operation.path, getattr(_Routes(self.service, self), operation.name), methods=methods)
 
 
 class _Routes:

@@ -66,6 +66,8 @@ def test_problems_end_the_command_with_every_line_and_the_flag(tiny_model: Path,
         (("--batch-size", "0"), ["--batch-size", "positive"]),
         (("--mixed-precision", "int8"), ["--mixed-precision"]),
         (("--learning-rate", "nan"), ["--learning-rate"]),
+        (("--token-rate", "1e38"), ["--token-rate", "at most 1"]),
+        (("--dataset", "refcoco"), ["--dataset refcoco", "root folder"]),
     ],
 )
 def test_wrong_usage_names_the_flag(arguments: tuple[str, ...], words: list[str], tmp_path: Path) -> None:

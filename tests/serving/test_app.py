@@ -179,6 +179,13 @@ def test_malformed_parts_are_refused(client: httpx.Client, parts: list[bytes], m
     assert message in error_of(response, 400)
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/docs", "/v1/model"])
+def test_head_is_answered_as_get_without_a_body(client: httpx.Client, path: str) -> None:
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"") == (200, b"")
+    assert head.headers["Content-Type"] == get.headers["Content-Type"]
+
+
 def test_unknown_paths_and_methods_have_the_same_form_of_error(client: httpx.Client) -> None:
     assert "no page '/nothing'" in error_of(client.get("/nothing"), 404)
     assert "GET is not allowed" in error_of(client.get("/v1/segment"), 405)
