@@ -10,15 +10,18 @@ from typing import Final
 import numpy as np
 
 from sspsam.errors import DatasetError, FinetuningError, ImageError, LinesError, TextError
-from sspsam.evaluation.datasets.entry import Entry, Mask
+from sspsam.evaluation.datasets.entry import Box, Entry, Mask
+from sspsam.evaluation.protocols import box_iou
 from sspsam.finetuning.lines import SourceLine
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, load_image_with_digest
+from sspsam.segmentation.postprocessing import box_of_mask
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.paths import shown, shown_repr
 from sspsam.utils.progress import item_progress
 
 _SAME_MASK: Final = 0.8  # IoU from which two masks of one expression are the same
 _INSIDE: Final = 0.5  # share of the box that must lie in the image
+_FITTING: Final = 0.3  # IoU from which a box is that of a mask
 _FEW_TARGETS: Final = 30  # lines with a target below which a fine-tuning is hardly worth its time
 _FEW_IMAGES: Final = 5  # images below which there is nothing to hold out
 
@@ -203,13 +206,25 @@ def _checked_mask(line: SourceLine) -> Mask:
         raise DatasetError(f"{where}: most of the mask is outside of the image ({_sides(entry)})")
     if not mask.any():
         raise DatasetError(f"{where}: the mask is empty; write null if the expression refers to nothing")
+    tight = box_of_mask(mask)
+    if entry.box is not None and tight is not None and box_iou(tight, _whole_pixels(entry.box)) < _FITTING:
+        raise DatasetError(
+            f"{where}: {_sides(entry)} is not that of the mask, {', '.join(map(str, tight))}; a box is x0, y0, x1, y1 "
+            "in pixels, and may be left out"
+        )
     return mask
+
+
+def _whole_pixels(box: Box) -> Box:
+    """Return a box with all pixels that it touches: that of a thin polygon is narrower than its mask."""
+    x0, y0, x1, y1 = box
+    return math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)
 
 
 def _share_inside(entry: Entry) -> float:
     """Return the share of the box that lies in the image."""
     x0, y0, x1, y1 = entry.box or (0, 0, 0, 0)
-    area = (x1 - x0) * (y1 - y0)
+    area = max(0.0, x1 - x0) * max(0.0, y1 - y0)
     width = max(0.0, min(x1, entry.size[1]) - max(x0, 0.0))
     height = max(0.0, min(y1, entry.size[0]) - max(y0, 0.0))
     return width * height / area if area > 0 else 1.0

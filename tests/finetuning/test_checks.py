@@ -63,6 +63,19 @@ def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
         checked(tmp_path / "linez.jsonl")
 
 
+def test_a_box_that_is_not_that_of_the_mask_is_a_problem(tmp_path: Path) -> None:
+    path = write_lines(tmp_path)
+    polygon = {"image": "3.png", "polygons": [[10, 10, 20, 10, 20, 20, 10, 20]]}
+    boxes = {"fits": [9.5, 10, 20.5, 21], "elsewhere": [0, 0, 5, 5], "as COCO": [10, 10, 3, 3], "empty": [9, 9, 9, 9]}
+    with_lines(path, *({**polygon, "text": name, "box": box} for name, box in boxes.items()))
+    with_lines(path, {"image": "3.png", "text": "a hair", "polygons": [[10.4, 10, 10.6, 10, 10.6, 20, 10.4, 20]]})
+    data = checked(path)
+    assert len(data.lines) == 14
+    assert len(data.problems) == 3
+    for problem, box in zip(data.problems, ("0, 0, 5, 5", "10, 10, 3, 3", "9, 9, 9, 9"), strict=True):
+        assert f"box {box} of 64 x 48 pixels is not that of the mask, 10, 10, 2" in problem
+
+
 def test_repeated_lines_are_left_out_and_counted(tmp_path: Path) -> None:
     path = write_lines(tmp_path)
     path.write_text(path.read_text() + path.read_text())

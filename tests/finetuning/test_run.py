@@ -217,10 +217,13 @@ def test_corrected_files_in_the_output_folder_are_not_replaced(
 
 
 def test_weights_that_are_not_finite_are_an_error_and_no_answer_without_a_target(
-    lines: Path, tiny_model: Path, tmp_path: Path
+    lines: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rate = 1e30
-    options = FinetuneOptions(steps=1, batch_size=4, learning_rate=rate, warmup_rate=rate, weight_decay=1e30, warmup=0)
+    def step(optimizer: torch.optim.AdamW) -> None:
+        optimizer.param_groups[0]["params"][0].data.fill_(torch.nan)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    options = FinetuneOptions(steps=1, batch_size=4)
     with pytest.raises(NumericalError, match="weights are not finite after step 1: use a lower learning rate"):
         finetune(job(lines, tiny_model, tmp_path / "new"), options)
 
