@@ -9,6 +9,7 @@ from sspsam.cli.demo import demo
 from sspsam.demo.server import DEFAULT_PORT, gradio_environment, open_port
 from sspsam.errors import PortError
 from tests.support.command import run_command as run
+from tests.support.sockets import sends_at_once
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,10 @@ def test_a_free_port_listens_on_this_computer_only() -> None:
         assert port > 0
         with pytest.raises(PortError):
             open_port(port)
+
+
+def test_a_response_of_the_page_does_not_wait_for_an_acknowledgement() -> None:
+    assert sends_at_once(open_port(0))
 
 
 def test_the_default_port_of_the_command_is_that_of_the_server() -> None:
