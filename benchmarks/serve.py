@@ -3,12 +3,13 @@
     python -m benchmarks.serve                     # the bundled model, three rounds, about three minutes
     python -m benchmarks.serve --quick             # a run that checks that everything works
 
-Both servers run as processes of their own and take turns: for latencies question by question, with the library in
-between, for throughputs by some seconds, so that whatever else the machine does touches all of them. The naive
-application is what one writes in ten lines: a `def` endpoint that takes a form, loads the image and predicts under one
-lock; for questions about a known image it keeps embeddings in a dictionary, without any limit. The library's own time
-is that of `predict` with a known embedding. Times are medians of a round, and ratios are taken within a round; the
-table shows the median of the rounds and their range.
+Both servers run as processes of their own and take turns: for latencies ten questions each, with the library in
+between, for throughputs by some seconds, so that whatever else the machine does touches all of them. The first two of
+ten are not counted: after an answer PyTorch's threads keep the cores busy for some milliseconds, in whichever process.
+The naive application is what one writes in ten lines: a `def` endpoint that takes a form, loads the image and predicts
+under one lock; for questions about a known image it keeps embeddings in a dictionary, without any limit. The library's
+own time is that of `predict` with a known embedding. Times are medians of a round, and ratios are taken within a round;
+the table shows the median of the rounds and their range.
 """
 
 import argparse
@@ -31,7 +32,8 @@ SERVE: Final = "sspsam serve"
 LIBRARY: Final = "library"
 NEW_IMAGES: Final = "new images"
 TASKS: Final = ("further questions", NEW_IMAGES)
-_WARM_UP: Final = 5  # questions
+_TURN: Final = 10  # questions
+_NOT_COUNTED: Final = 2  # of a turn
 _SIZE: Final = (480, 640)
 _JSON: Final = {"Content-Type": "application/json"}
 
@@ -187,12 +189,14 @@ def latencies(ports: dict[str, int], count: int) -> dict[str, float]:
     """Return the median seconds of a further question by the library and by each server, which take turns."""
     asked: dict[str, Library | KnownImage] = {LIBRARY: Library(), **{kind: KnownImage(ports[kind]) for kind in ports}}
     times: dict[str, list[float]] = {name: [] for name in asked}
-    for number in range(count + _WARM_UP):
+    for turn in range(count // (_TURN - _NOT_COUNTED) + 1):
         for name, target in asked.items():
-            start = time.perf_counter()
-            target.ask(f"the star {number}")
-            times[name].append(time.perf_counter() - start)
-    return {f"{name}, one client": statistics.median(values[_WARM_UP:]) for name, values in times.items()}
+            for number in range(_TURN):
+                start = time.perf_counter()
+                target.ask(f"the star {turn * _TURN + number}")
+                if number >= _NOT_COUNTED:
+                    times[name].append(time.perf_counter() - start)
+    return {f"{name}, one client": statistics.median(values) for name, values in times.items()}
 
 
 def throughput(port: int, clients: int, seconds: float, new_images: bool) -> float:
