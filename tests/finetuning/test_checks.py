@@ -63,6 +63,16 @@ def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
         checked(tmp_path / "linez.jsonl")
 
 
+def test_a_line_that_is_not_utf_8_is_named_and_hides_no_other_problem(tmp_path: Path) -> None:
+    path = write_lines(tmp_path)
+    with path.open("ab") as file:
+        file.write('{"image": "3.png", "text": "das Männchen", "mask": null}\n'.encode("latin-1") + b"{\n")
+    problems = checked(path).problems
+    assert len(problems) == 2
+    assert problems[0].endswith("lines.jsonl, line 13 is not UTF-8 text: save the file as UTF-8")
+    assert "line 14 is not valid JSON" in problems[1]
+
+
 def test_a_box_that_is_not_that_of_the_mask_is_a_problem(tmp_path: Path) -> None:
     path = write_lines(tmp_path)
     polygon = {"image": "3.png", "polygons": [[10, 10, 20, 10, 20, 20, 10, 20]]}

@@ -157,14 +157,19 @@ def _box(source: MaskSource | None, kind: str | None, record: dict[str, Any], si
 
 
 def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a file; bytes that are not UTF-8 become lone surrogates, which `_parsed` refuses."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
             yield from file
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{shown(path)} cannot be read as UTF-8 text: {shown(error)}") from error
+    except OSError as error:
+        raise DatasetError(f"{shown(path)} cannot be read: {shown(error)}") from error
 
 
 def _parsed(line: str, where: str) -> Any:
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        raise DatasetError(f"{where} is not UTF-8 text: save the file as UTF-8") from error
     try:
         return json.loads(line, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
