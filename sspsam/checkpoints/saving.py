@@ -157,10 +157,14 @@ def check_destination(directory: Path, inputs: Sequence[Path] = ()) -> None:
         inputs: files that the checkpoint is made from.
 
     Raises:
-        StorageError: the directory is a file, or holds an input or a file of another origin under a checkpoint's names.
+        StorageError: the directory or one above it is a file, or it holds an input or a file of another origin under a
+            checkpoint's names.
     """
     if os.path.exists(directory) and not os.path.isdir(directory):
         raise StorageError(f"{shown(directory)} is a file; a checkpoint is a directory")
+    above = next((folder for folder in directory.parents if os.path.lexists(folder)), directory)
+    if os.path.lexists(above) and not os.path.isdir(above):
+        raise StorageError(f"{shown(above)} is a file, so that {shown(directory)} cannot be a directory")
     for target in (directory / WEIGHTS_NAME, directory / CONFIG_NAME):
         if any(_is_same_file(target, path) for path in inputs):
             raise StorageError(f"{shown(target)} is the file that is converted; choose another output directory")

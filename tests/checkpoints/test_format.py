@@ -14,6 +14,7 @@ from sspsam import errors
 from sspsam.checkpoints import digests
 from sspsam.checkpoints import format as checkpoint
 from sspsam.checkpoints.format import load_checkpoint, save_checkpoint
+from sspsam.checkpoints.saving import check_destination
 from sspsam.config import ModelConfig
 from sspsam.models import SSPSAM
 from sspsam.utils import files as storage
@@ -273,5 +274,8 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path, copy: P
     (tmp_path / "file").touch()
     with pytest.raises(errors.StorageError, match="is a file"):
         save_checkpoint(tmp_path / "file", ModelConfig(tiny_architecture()), load_file(copy / "model.safetensors"))
+    with pytest.raises(errors.StorageError, match=r"file is a file, so that .*deeper cannot be a directory"):
+        check_destination(tmp_path / "file" / "deep" / "deeper")
+    check_destination(Path("new"))
     with pytest.raises(ValueError, match="dtype"):
         save_checkpoint(tmp_path / "x", ModelConfig(tiny_architecture()), {}, "int8")
