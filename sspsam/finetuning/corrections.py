@@ -24,9 +24,10 @@ from sspsam.evaluation.datasets.entry import Box, Entry, MaskSource
 from sspsam.evaluation.datasets.image_size import image_size
 from sspsam.evaluation.datasets.jsonl import Line
 from sspsam.evaluation.datasets.masks import COCOMask, DrawnMask, check_segmentation, coco_tools
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown, shown_repr
 
-TEXTS: Final = "texts"  # key of a Label Studio task's data: every expression that was asked about the image
+# key of a Label Studio task's data, and of a LabelMe file, which LabelMe keeps: every expression about the image
+TEXTS: Final = "texts"
 FILE: Final = "file"  # key of the same: path of the image
 Polygon = list[float]  # x, y, x, y, ... in pixels
 _Drawn = Callable[[list[Polygon], str], tuple[MaskSource, Box]]  # mask and box of polygons, as their program means them
@@ -88,6 +89,12 @@ def _labelme_lines(content: dict[str, Any], folder: Path, where: str) -> Iterato
             raise DatasetError(f"{where}: the flag {shown(text)!r} says no target, but there are shapes of it")
         if refers_to_nothing:
             polygons.setdefault(text, [])
+    for text in checked_list(content.get(TEXTS) or [], f"{where}: {TEXTS!r}"):
+        if checked_text(text, f"{where}: {TEXTS!r}") not in polygons:
+            raise DatasetError(
+                f"{where}: {shown_repr(text)} has no shape, and its flag is not set: draw its shapes, or set the flag "
+                "if it refers to nothing"
+            )
     yield from _lines(image, polygons, where, _drawn_by_labelme)
 
 

@@ -129,6 +129,7 @@ def _write_labelme(folder: Path, annotations: dict[str, list[Segmentation]]) -> 
         image = next(image for image in annotations if Path(image).with_suffix(".json").name == name)
         # a flag says that an expression refers to nothing
         content["flags"] = {result.text: result.no_target for result in annotations[image]}
+        content[TEXTS] = list(content["flags"])
         replace_file(folder / name, (json.dumps(content, indent=1) + "\n").encode())
 
 

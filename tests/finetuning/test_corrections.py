@@ -132,6 +132,11 @@ def test_an_export_of_label_studio_is_read_in_percent_and_without_tasks_that_nob
         ({"imagePath": "a b.png", "shapes": [shape("x", SQUARE[:2])]}, "at least 3 corners"),
         ({"imagePath": "gone.png", "shapes": [shape("x", SQUARE)]}, "gone.png"),
         ({"imagePath": "a b.png", "shapes": [shape("x", SQUARE)], "flags": {"x": True}}, "no target"),
+        (
+            {"imagePath": "a b.png", "shapes": [], "flags": {"x": False}, "texts": ["x"]},
+            "'x' has no shape, and its flag",
+        ),
+        ({"imagePath": "a b.png", "shapes": [], "texts": 5}, "'texts' must be a list"),
         ({"shapes": []}, "imagePath"),
         ([{"data": {}, "annotations": [{"result": []}]}], "names no image"),
         ([3], "must be an object"),
