@@ -1,5 +1,6 @@
 """`sspsam finetune`: a checkpoint that learns the expressions of the user's own lines."""
 
+import os
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -201,9 +202,10 @@ def finetune(
             complain("interrupted; the same command without --overwrite continues the training")
             sys.exit(130)
         except LinesError as error:
-            for problem in error.problems:
-                complain(problem)
-            complain(with_flags_as_typed(error.message))
+            if os.environ.get("RANK", "0") == "0":  # of several processes, which all find the same problems
+                for problem in error.problems:
+                    complain(problem)
+                complain(with_flags_as_typed(error.message))
             sys.exit(1)
         if result is not None:
             click.echo(str(result.directory))

@@ -42,7 +42,9 @@ def test_the_command_writes_a_checkpoint_and_prints_its_folder(tiny_model: Path,
     assert json.loads((tmp_path / "new" / "finetune.json").read_text())["options"]["batch_size"] == 2
 
 
-def test_problems_end_the_command_with_every_line_and_the_flag(tiny_model: Path, tmp_path: Path) -> None:
+def test_problems_end_the_command_with_every_line_and_the_flag(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = write_lines(tmp_path / "lines")
     with lines.open("a") as file:
         file.write("{\n" + json.dumps({"image": "gone.png", "text": "a", "mask": None}) + "\n")
@@ -56,6 +58,9 @@ def test_problems_end_the_command_with_every_line_and_the_flag(tiny_model: Path,
     assert "with --skip-problems\n" in result.stderr
     assert len(result.stderr.splitlines()) == 3
     assert not (tmp_path / "new").exists()
+    monkeypatch.setenv("RANK", "1")  # of two processes that `torchrun` has started
+    again = run_command("finetune", lines, "--model", tiny_model, "-o", tmp_path / "new", "--cache", tmp_path / "cache")
+    assert (again.exit_code, again.stderr) == (1, "")
 
 
 @pytest.mark.parametrize(
