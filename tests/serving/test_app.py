@@ -16,7 +16,15 @@ from sspsam.errors import SSPSAMError
 from sspsam.serving.openapi import OPERATIONS
 from sspsam.serving.options import ServeOptions
 from sspsam.serving.refusals import STATUS_OF_ERRORS, refusal_of
-from tests.support.serving import GatedPredictor, RunningServer, answers_of, image_file, json_question, running
+from tests.support.serving import (
+    GatedPredictor,
+    RunningServer,
+    answers_of,
+    image_file,
+    json_question,
+    running,
+    wait_until,
+)
 
 IMAGE = image_file()
 TEXTS = ("the star", "der größte Kreis 🔴", "the\x00 odd one")
@@ -314,11 +322,14 @@ def test_metrics_have_no_value_that_a_client_invents(client: httpx.Client) -> No
 
 def test_the_access_log_has_one_printable_line_for_each_request(server: RunningServer, client: httpx.Client) -> None:
     created = client.post("/v1/images", json={"image": base64.b64encode(IMAGE).decode()}).json()["id"]
-    before = len(server.lines)
     client.post(f"/v1/images/{created}/segment", json={"expressions": ["a"]})
     client.get("/two%0alines%1b[31m")
-    lines = server.lines[before:]
-    assert len(lines) == 2
+
+    def logged() -> list[str]:
+        return [line for line in server.lines if created[:6] in line or "two" in line]
+
+    wait_until(lambda: len(logged()) == 2)  # a line is written after its response
+    lines = logged()
     assert all(line.isprintable() for line in lines)
     assert re.fullmatch(r"127\.0\.0\.1 POST /v1/images/.{6}\.\.\./segment 200 \d+ B [\d.]+ ms", lines[0])
     assert created not in lines[0]

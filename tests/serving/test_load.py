@@ -12,7 +12,7 @@ import pytest
 
 from sspsam import SSPSAMPredictor
 from sspsam.serving.options import ServeOptions
-from tests.support.serving import RunningServer, answers_of, image_file, running
+from tests.support.serving import RunningServer, answers_of, image_file, running, wait_until
 
 COLORS = ("red", "green", "blue", "yellow")
 SHAPES = ("star", "circle", "heart", "square")
@@ -74,7 +74,7 @@ def test_questions_of_many_clients_about_one_image_are_not_mixed_up(
         # answered in pairs, so that the last bits differ
         assert answer["score"] == pytest.approx(expected[text]["score"], abs=1e-4)
         assert answer["box"] == pytest.approx(expected[text]["box"], abs=1e-2)
-    assert pairs(server.app.service.metrics.text()) > pairs(before)
+    wait_until(lambda: pairs(server.app.service.metrics.text()) > pairs(before))
 
 
 def pairs(metrics: bytes) -> float:
