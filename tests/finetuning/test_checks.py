@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sspsam.errors import DatasetMissingError, FinetuningError
+from sspsam.errors import DatasetError, DatasetMissingError, FinetuningError
 from sspsam.finetuning.checks import CheckedData, check_lines, split_by_image
 from sspsam.finetuning.lines import DataSource, read_lines
 from sspsam.text.tokenizer import Tokenizer
@@ -71,6 +71,13 @@ def test_a_line_that_is_not_utf_8_is_named_and_hides_no_other_problem(tmp_path: 
     assert len(problems) == 2
     assert problems[0].endswith("lines.jsonl, line 13 is not UTF-8 text: save the file as UTF-8")
     assert "line 14 is not valid JSON" in problems[1]
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\0\0\n\xff\n\xfe\n", '{"image": "a"}\n{}\n'.encode("utf-16")])
+def test_a_file_that_is_no_text_is_one_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "lines.jsonl").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"lines\.jsonl is not UTF-8 text: a file of JSON lines is expected"):
+        checked(tmp_path / "lines.jsonl")
 
 
 def test_a_box_that_is_not_that_of_the_mask_is_a_problem(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from sspsam.evaluation.datasets.image_size import image_size
 from sspsam.evaluation.datasets.masks import COCOMask, MaskFile, check_segmentation, coco_tools, rle_size
 from sspsam.evaluation.datasets.places import Request
 from sspsam.segmentation.postprocessing import box_of_mask
+from sspsam.utils.file_kinds import HEAD_BYTES
 from sspsam.utils.paths import shown
 
 _MASK_KINDS: Final = ("mask", "rle", "polygons")
@@ -159,6 +160,9 @@ def _box(source: MaskSource | None, kind: str | None, record: dict[str, Any], si
 def _lines(path: Path) -> Iterator[str]:
     """Yield the lines of a file; bytes that are not UTF-8 become lone surrogates, which `_parsed` refuses."""
     try:
+        with path.open("rb") as binary_file:
+            if b"\0" in binary_file.read(HEAD_BYTES):  # an image, for example, or text in UTF-16
+                raise DatasetError(f"{shown(path)} is not UTF-8 text: a file of JSON lines is expected")
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
             yield from file
     except OSError as error:
