@@ -70,12 +70,26 @@ def resumed_records(path: Path, file: FileIO) -> RecordsFile:
         EvaluationError: a line before the last is damaged.
         StorageError: the file cannot be read.
     """
-    with storage_errors(path):
-        lines = path.read_bytes().splitlines(keepends=True)
+    lines = _lines(path)
     records = list(_complete(lines, path))
     with storage_errors(path):
         file.truncate(sum(map(len, lines[: len(records)])))
     return RecordsFile(path, file, records)
+
+
+def complete_records(path: Path) -> list[Record]:
+    """Return the records of a run whose last line another process may be writing.
+
+    Raises:
+        EvaluationError: a line before the last is damaged.
+        StorageError: the file cannot be read.
+    """
+    return list(_complete(_lines(path), path))
+
+
+def _lines(path: Path) -> list[bytes]:
+    with storage_errors(path):
+        return path.read_bytes().splitlines(keepends=True)
 
 
 def _lock(file: FileIO, path: Path) -> None:

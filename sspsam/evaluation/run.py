@@ -23,10 +23,11 @@ from sspsam.evaluation.metrics import compute_metrics
 from sspsam.evaluation.model_answers import IMAGES_TOGETHER, Group, model_records
 from sspsam.evaluation.predictions import predicted_masks, score_predictions
 from sspsam.evaluation.protocols import OFFICIAL, PHRASECUT, PROTOCOLS, STANDARD
-from sspsam.evaluation.records import Record, read_records
+from sspsam.evaluation.records import Record
 from sspsam.evaluation.records_file import (
     ANNOTATIONS,
     RecordsFile,
+    complete_records,
     lock_records,
     read_settings,
     replace_records,
@@ -376,7 +377,7 @@ def _merged(report: _Report, output: Path) -> Evaluation:
             missing.append(name)
             continue
         require_equal_settings(report.settings, other, f"the run of {name}")
-        records += _complete_records(output / name)
+        records += complete_records(output / name)
     if not missing and len(records) < len(report.entries):
         missing.append("some records of a shard that still runs")
     if missing:
@@ -387,11 +388,3 @@ def _merged(report: _Report, output: Path) -> Evaluation:
     write_settings(output / "metrics.json", evaluation.metrics or {})
     write_reliability_diagram(evaluation.records, output / RELIABILITY_NAME)
     return evaluation
-
-
-def _complete_records(path: Path) -> list[Record]:
-    """Return the records of a shard; another run may write its last line now."""
-    try:
-        return read_records(path)
-    except EvaluationError:
-        return []

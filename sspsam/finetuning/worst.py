@@ -112,6 +112,8 @@ def write_worst(folder: Path, lines: Sequence[BadLine]) -> None:
 
 def _name_of_copy(number: int, name: str) -> str:
     """Return a number with the name of an image, or with its suffix alone where the name is too long."""
+    if Path(name).suffix.lower() == ".json":  # the name of LabelMe's file for the copy
+        return f"{number:03d}-image"
     numbered = f"{number:03d}-{name}"
     return numbered if len(os.fsencode(numbered)) <= _LONGEST_NAME else f"{number:03d}{Path(name).suffix[:20]}"
 

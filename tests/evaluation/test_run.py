@@ -190,6 +190,21 @@ def test_shards_merge_exactly(data: Path, tmp_path: Path) -> None:
         run_evaluation(job(data, shard=(1, 2)), predictions=source)
 
 
+def test_a_shard_with_a_damaged_line_is_named_and_one_whose_last_line_is_being_written_is_incomplete(
+    data: Path, tmp_path: Path
+) -> None:
+    source = predictions(tmp_path, data)
+    run_evaluation(job(data, shard=(2, 2)), predictions=source, output=tmp_path / "shards")
+    path = tmp_path / "shards" / "records.2-of-2.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines)[:-3])
+    first = run_evaluation(job(data, shard=(1, 2)), predictions=source, output=tmp_path / "shards")
+    assert first.missing_shards == ("some records of a shard that still runs",)
+    path.write_bytes(b"{damaged}\n" + b"".join(lines[1:]))
+    with pytest.raises(EvaluationError, match=r"records\.2-of-2\.jsonl, line 1: damaged"):
+        run_evaluation(job(data, shard=(1, 2)), predictions=source, output=tmp_path / "shards")
+
+
 def test_predictions_keep_their_places_under_a_limit(data: Path, tmp_path: Path) -> None:
     source = predictions(tmp_path, data)
     everything, some = (run_evaluation(job(data, limit=limit), predictions=source) for limit in (None, 5))

@@ -285,11 +285,11 @@ def test_images_inside_parquet_files_are_learned_and_shown(tiny_model: Path, tmp
 
 
 @pytest.mark.slow
-def test_names_and_expressions_that_are_no_unicode_or_too_long_to_number_are_learned_and_shown(
+def test_images_with_names_that_are_no_unicode_too_long_to_number_or_those_of_json_files_are_learned_and_shown(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     lines = write_lines(tmp_path / "images", 5)
-    names = {"0.png": "\udcff.png", "1.png": "x" * 251 + ".png"}
+    names = {"0.png": "\udcff.png", "1.png": "x" * 251 + ".png", "2.png": "2.json"}
     parsed = [json.loads(line) for line in lines.read_text().splitlines()]
     for old, new in names.items():
         (lines.parent / old).rename(lines.parent / new)
