@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sspsam.errors import DeviceError, ForkedProcessError, NumericalError, OutOfMemoryError, SSPSAMError
 from sspsam.utils.batching import OUT_OF_MEMORY_MESSAGE, is_out_of_memory, release_memory
-from sspsam.utils.paths import kind_name, shown, shown_repr
+from sspsam.utils.paths import first_line, kind_name, shown, shown_repr
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
@@ -215,7 +215,7 @@ def named_out_of_memory(message: str = OUT_OF_MEMORY_MESSAGE) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, SSPSAMError) or not is_out_of_memory(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
     else:
         return
     # outside of the except clause, whose traceback would keep the memory that has to be freed

@@ -173,7 +173,7 @@ COMMANDS = [
     ("segment PHOTO -t x", r"missing option --model.*ssp-sam-224-grefcoco"),
     ("segment FOLDER -t x --model shapes", r"use sspsam batch"),
     ("segment none.png -t x --model shapes", r"no such image file: none\.png"),
-    ("segment https://example.com/a.jpg -t x --model shapes", r"is a URL.*download the image first"),
+    ("segment https://example.com/a.jpg -t x --model shapes", r"is a URL.*download or decode the image first"),
     ("segment PHOTO -t x --model shapes --format overlay", r"-o DIR"),
     ("segment PHOTO -t x --model shapes -o mask.png", r"give the folder for the files"),
     ("segment PHOTO -t x --model shapes --format tiff -o out", r"--format.*'mask', 'overlay', 'cutout'"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sspsam.batch.job_files import is_batch_folder, is_job_name
+from sspsam.batch.job_files import has_files_of, is_batch_folder, is_job_name
 from sspsam.errors import ImageError
 from sspsam.utils.file_status import identity
 from sspsam.utils.paths import open_regular_file
@@ -31,7 +31,7 @@ _SYSTEM_FOLDERS: Final = frozenset(
     (
         *("$recycle.bin", "recycler", "system volume information", "lost+found", "lost.dir", "found.000"),
         *("__macosx", "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
-        *("network trash folder", "temporary items"),
+        *("network trash folder", "temporary items", "thumbs", "_thumb", "_thumbs", "thumbnails", "_thumbnails"),
     )
 )
 
@@ -91,6 +91,15 @@ def is_output_folder(folder: Path) -> bool:
     with suppress(OSError):  # `list_files` reports it
         job_names = [entry.name for entry in os.scandir(folder) if is_job_name(entry.name)]
     return is_batch_folder(folder, job_names)
+
+
+def output_folder_with(folder: Path) -> Path | None:
+    """Return the output folder of a batch that wrote files into a folder below it, or None."""
+    for parent in Path(os.path.realpath(folder)).parents:
+        if is_output_folder(parent):
+            below = Path(os.path.realpath(folder)).relative_to(parent).as_posix()
+            return parent if has_files_of(parent, below) else None
+    return None
 
 
 def _files_unless_output(folder: Path, excluded: Set[tuple[int, int]]) -> Iterator[FoundFile]:

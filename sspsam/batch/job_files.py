@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +56,23 @@ def is_batch_folder(folder: Path, names: list[str]) -> bool:
         names: of the files in the folder.
     """
     return any(_is_job(folder / name) for name in names if is_job_name(name))
+
+
+def has_files_of(output: Path, folder: str) -> bool:
+    """Return whether the results of a batch name a file in a folder.
+
+    Args:
+        output: the output folder.
+        folder: relative to it, with `/`.
+    """
+    prefix = json.dumps(f"{folder}/")[1:-1].encode()
+    named = re.compile(rb'"files": \{[^}]*"' + re.escape(prefix))
+    with suppress(OSError):
+        for path in sorted(output.glob("results*.jsonl")):
+            with path.open("rb") as file:
+                if any(named.search(line) for line in file):
+                    return True
+    return False
 
 
 def _is_job(path: Path) -> bool:

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from sspsam.batch.job_files import read_job, require_inside, with_model_of
@@ -29,6 +30,10 @@ _SHARD: Final = r"(\.\d+-of-\d+)?"
 _RECORD_FILE: Final = re.compile(rf"(results|errors){_SHARD}\.jsonl")
 _TEMPORARY_FOLDER: Final = re.compile(rf"\.sspsam-tmp{_SHARD}")
 _DESKTOP_FILES: Final = (".DS_Store", "Thumbs.db", "desktop.ini")  # written by file managers that opened the folder
+# said beside a difference
+_NOTES: Final = MappingProxyType(
+    {"formats": " (those with a file for each image; to add coco, yolo or parquet, name the earlier formats too)"}
+)
 
 
 @dataclass(frozen=True)
@@ -210,7 +215,7 @@ def _require_equal_jobs(job: Mapping[str, Any], earlier: Line, owner: str, ignor
     current = json.loads(json.dumps(job))
     try:
         differences = [
-            f"{key} was {_abbreviated(earlier.get(key))}, is {_abbreviated(current.get(key))}"
+            f"{key} was {_abbreviated(earlier.get(key))}, is {_abbreviated(current.get(key))}{_NOTES.get(key, '')}"
             for key in sorted(current.keys() | earlier.keys())
             if current.get(key) != earlier.get(key) and key not in ignored_keys
         ]

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sspsam.batch.folders import is_output_folder, list_files, matches
+from sspsam.batch.folders import is_output_folder, list_files, matches, output_folder_with
 from sspsam.batch.tables import LIST_SUFFIX, TABLE_SUFFIXES, read_lines, read_table
 from sspsam.errors import ManifestError, ManifestTypeError, TextError
 from sspsam.utils.file_status import identity, is_folder, status_of
@@ -135,10 +135,14 @@ def _check_arguments(
             f"{shown(prompts)} is no file of prompts by its name: use {LIST_SUFFIX}, one expression a line, or a "
             f"table, {', '.join(sorted(TABLE_SUFFIXES))}"
         )
+    if glob is None or (isinstance(source, Path) and not os.path.exists(source)):  # which has an error of its own
+        return
     source_is_folder = isinstance(source, Path) and is_folder(source, ManifestError)
-    if glob is not None and not (source_is_folder and (prompts is None or not _is_table(prompts))):
+    if not (source_is_folder and (prompts is None or not _is_table(prompts))):
+        kind = shown(source) if isinstance(source, Path) and not source_is_folder else "a list or table of images"
         raise ManifestError(
-            f"glob ({shown_repr(glob)}) selects files of a folder, but a list or table names its images"
+            f"glob={shown_repr(glob)} (command line: --glob) selects files of a folder, and {kind} is none: leave it "
+            "out"
         )
 
 
@@ -161,7 +165,9 @@ def _tasks_of_table(table: Path, folder: Path, texts: Sequence[str] | None, chec
     tasks = []
     for row in read_table(table):
         if row.texts and texts:
-            raise ManifestError(f"{row.location} has its own expressions: leave out the expressions for all images")
+            raise ManifestError(
+                f"{row.location} has its own expressions: leave out the expressions for all images (command line: -t)"
+            )
         if not row.texts and not texts:
             raise ManifestError(
                 f"{row.location} has no expression for {shown(row.image)}: add a text, or give expressions for "
@@ -240,18 +246,25 @@ def _merged(tasks: Iterable[Task]) -> tuple[Task, ...]:
 
 
 def _joined(known: Task, task: Task) -> Task:
-    """Return a task with the expressions of two tasks of one image; the first label of an expression counts."""
-    new = [pair for pair in zip(task.texts, task.label_of_each, strict=True) if pair[0] not in known.texts]
+    """Return a task with the expressions of two tasks of one image; an expression with two labels is two answers."""
+    pairs = set(zip(known.texts, known.label_of_each, strict=True))
+    new = [
+        (text, label)
+        for text, label in zip(task.texts, task.label_of_each, strict=True)
+        if (text, label) not in pairs and (label or text not in known.texts)
+    ]
     texts = (*known.texts, *(text for text, _ in new))
     labels = (*known.label_of_each, *(label for _, label in new))
     return replace(known, texts=texts, labels=labels if any(labels) else ())
 
 
 def _tasks_of_folder(folder: Path, excluded: Sequence[Path], texts: tuple[str, ...], glob: str | None) -> Manifest:
-    if glob is None and is_output_folder(folder):
+    output = folder if is_output_folder(folder) else output_folder_with(folder)
+    if glob is None and output is not None:
+        place = "is the output folder" if output is folder else f"belongs to {shown(output)}, the output folder"
         raise ManifestError(
-            f"{shown(folder)} is the output folder of a batch, and its masks are not images to segment: give the "
-            "folder of the images, or select files with glob='*.cutout.png' (command line: --glob '*.cutout.png')"
+            f"{shown(folder)} {place} of a batch, and its masks are not images to segment: give the folder of the "
+            "images, or select files with glob='*.cutout.png' (command line: --glob '*.cutout.png')"
         )
     tasks: list[Task] = []
     passed_over = skipped_outputs = 0

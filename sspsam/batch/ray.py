@@ -35,7 +35,7 @@ from sspsam.segmentation.presence import CalibrationChoice
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.batching import raise_if_error, result_or_error
 from sspsam.utils.installing import missing_extra
-from sspsam.utils.paths import user_path
+from sspsam.utils.paths import first_line, shown, user_path
 
 _CHUNKS_PER_BLOCK: Final = 8  # a block is what Ray computes again when a worker dies
 _Columns = dict[str, NDArray[Any]]
@@ -332,7 +332,11 @@ def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start one, and disconnect at the end; an existing connection is used and kept."""
     connects = not ray.is_initialized()
     if connects:
-        ray.init(address=address, log_to_driver=False)
+        try:
+            ray.init(address=address, log_to_driver=False)
+        except (ValueError, ConnectionError, RuntimeError) as error:
+            place = "a cluster on this machine" if address is None else f"the cluster {shown(address)}"
+            raise BatchError(f"cannot connect to {place}: {shown(first_line(error))}") from error
     context = ray.data.DataContext.get_current()
     before = context.enable_progress_bars, context.execution_options.preserve_order
     context.enable_progress_bars = False  # the batch has a progress bar of its own

@@ -3,16 +3,18 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from sspsam.errors import ManifestError, SSPSAMError
+from sspsam.errors import ManifestError, SSPSAMError, warn
 from sspsam.utils.paths import open_regular_file, shown, shown_repr
 
 LIST_SUFFIX: Final = ".txt"
 _MAX_BYTES: Final = 1 << 30  # of a list or table, which is read as a whole
+_COLUMNS: Final = ("image", "text", "label")
 TABLE_SUFFIXES: Final = frozenset((".csv", ".tsv", ".jsonl", ".ndjson"))
 
 
@@ -77,6 +79,7 @@ def _csv_rows(path: Path) -> Iterator[TableRow]:
                 f"{shown(path)}: the first line has to name the columns, image and text; it is "
                 f"{shown(reader.fieldnames)}"
             )
+        _warn_of_typos(reader.fieldnames or (), f"{shown(path)}: the column")
         for row in reader:
             yield _csv_row(row, f"{shown(path)}, line {reader.line_num}")
     except csv.Error as error:
@@ -96,17 +99,27 @@ def _csv_row(row: dict[str | Any, str | Any], location: str) -> TableRow:
     return TableRow(location, row["image"], (text,) if text else (), (label,) if label else ())
 
 
+def _warn_of_typos(names: Iterable[str], what: str) -> None:
+    """Warn of names that are ignored, but nearly those of columns that are missing."""
+    missing = [column for column in _COLUMNS if column not in names]
+    for name in names:
+        if name not in _COLUMNS and (meant := get_close_matches(name.strip().lower(), missing, 1, 0.75)):
+            warn(f"{what} {shown_repr(name)} is ignored: {meant[0]!r} is the name that is read")
+
+
 def _json_rows(path: Path) -> Iterator[TableRow]:
     for number, line in enumerate(_lines(_read_text(path)), 1):
         if line.strip():
-            yield _json_row(line, f"{shown(path)}, line {number}")
+            yield _json_row(line, f"{shown(path)}, line {number}", warns=number == 1)
 
 
-def _json_row(line: str, location: str) -> TableRow:
+def _json_row(line: str, location: str, warns: bool) -> TableRow:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{location} is not JSON: {error}") from error
+    if warns and isinstance(row, dict):
+        _warn_of_typos(row, f"{location}: the key")
     image, text = (row.get("image"), row.get("text", [])) if isinstance(row, dict) else (None, None)
     texts = [text] if isinstance(text, str) else text
     if not isinstance(image, str) or not image or not isinstance(texts, list):

@@ -187,7 +187,7 @@ def is_plain_path(path: str) -> bool:
 def missing_name_message() -> str:
     """The error message for a missing model name."""
     return (
-        f"name a model. For photographs, {RECOMMENDED!r} is recommended; published are "
+        f"name a model. For photographs, {RECOMMENDED!r} is recommended; expected are "
         f"{', '.join(published_names())}. A directory made by `sspsam convert` or a Hub repository owner/name works "
         f"too; {BUNDLED!r} comes with sspsam, for drawn shapes only. List all models with: sspsam models"
     )

@@ -11,12 +11,13 @@ from sspsam.checkpoints.names import AUTHORS_REPOSITORY, DATASETS
 from sspsam.config import CALIBRATION_NAME, ModelConfig
 from sspsam.errors import CheckpointError, CheckpointNotFoundError
 from sspsam.utils.hub_environment import check_hub_environment
-from sspsam.utils.paths import printable, shown, user_path
+from sspsam.utils.markup import license_header, table_cell
+from sspsam.utils.paths import shown, user_path
 
 # the only place that tells how the library is installed from a model card; it is in no package index yet
 _INSTALL: Final = "Install the library from a checkout of its source: `pip install .` in its folder."
 _CARD: Final = """---
-license: {license}
+{license_header}
 library_name: sspsam
 pipeline_tag: mask-generation
 language:
@@ -66,12 +67,12 @@ def model_card(config: ModelConfig, repository: str) -> str:
         repository: `owner/name`.
     """
     clip, sam, post = config.architecture.clip, config.architecture.sam, config.postprocessing
-    license_name = config.license if config.license != "unknown" else "other"
     return _CARD.format(
         name=repository.rpartition("/")[2],
         repository=repository,
-        source=_one_line(config.source),
-        license=_one_line(license_name),
+        source=table_cell(config.source),
+        license=table_cell(config.license if config.license != "unknown" else "other"),
+        license_header=license_header(config.license),
         origin=_origin(config.source),
         install=_INSTALL,
         clip=f"{clip.vision_layers} layers of width {clip.vision_width}, patches of {clip.patch_size} at "
@@ -100,11 +101,6 @@ def _origin(source: str) -> str:
     ]
     datasets = "".join(f"- {dataset}\n" for dataset in known)
     return f"base_model: {AUTHORS_REPOSITORY}\n" + (f"datasets:\n{datasets}" if datasets else "")
-
-
-def _one_line(text: str) -> str:
-    """The text without characters that end a cell of a table or a value of the card's YAML header."""
-    return printable(" ".join(text.split())).replace("|", "/").replace(":", ": ").replace(":  ", ": ")
 
 
 def push_checkpoint(

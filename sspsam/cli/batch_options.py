@@ -17,7 +17,7 @@ from sspsam.cli.options import (
     option_group,
     presence_threshold_option,
 )
-from sspsam.cli.paths import FiniteRange, UserPath
+from sspsam.cli.paths import FiniteRange, UserPath, WholeRange
 
 if TYPE_CHECKING:
     from sspsam.batch.options import Format
@@ -83,15 +83,13 @@ run_options = option_group(
     click.option(
         "--instances", is_flag=True, help="Each connected part of a mask is an annotation of its own in coco and yolo."
     ),
-    click.option(
-        "--min-area", type=click.IntRange(min=1), help="Smallest part in pixels with --instances (default: 1)."
-    ),
+    click.option("--min-area", type=WholeRange(min=1), help="Smallest part in pixels with --instances (default: 1)."),
     click.option("--coco-polygons", is_flag=True, help="Polygons in coco.json instead of run-length encodings."),
     click.option("--glob", help="Pattern for the files of a folder, such as '*.jpg' or '2024/*'."),
     click.option("--overwrite", is_flag=True, help="Remove the files of an earlier run in OUTPUT and start again."),
     click.option("--retry-errors", is_flag=True, help="Retry the images that failed in earlier runs."),
     click.option("--fail-fast", is_flag=True, help="Stop at the first image that fails."),
-    click.option("--max-errors", type=click.IntRange(min=0), help="Stop when more images than this have failed."),
+    click.option("--max-errors", type=WholeRange(min=0), help="Stop when more images than this have failed."),
     click.option(
         "--shard",
         metavar="I/N",
@@ -119,14 +117,14 @@ prediction_options = option_group(
     "prediction_options",
     PredictionOptions,
     dtype_option,
-    click.option("--batch-size", type=click.IntRange(min=1), help="Images encoded together."),
-    click.option("--workers", type=click.IntRange(min=1), help="Threads that read images."),
+    click.option("--batch-size", type=WholeRange(min=1), help="Images encoded together."),
+    click.option("--workers", type=WholeRange(min=1), help="Threads that read images."),
     click.option(
         "--mask-threshold",
         type=FiniteRange(min=0, max=1, min_open=True, max_open=True),
         help="Probability from which a pixel is foreground.",
     ),
-    click.option("--no-target-pixels", type=click.IntRange(min=0), help="Fewer foreground pixels mean no target."),
+    click.option("--no-target-pixels", type=WholeRange(min=0), help="Fewer foreground pixels mean no target."),
     presence_threshold_option,
     max_pixels_option,
 )
@@ -182,7 +180,7 @@ ray_options = option_group(
         metavar="[ADDRESS]",
         help="Run on the Ray cluster --ray=ADDRESS (auto: the one of this machine); --ray alone starts a local one.",
     ),
-    click.option("--ray-actors", type=click.IntRange(min=1), help="Predictors on the cluster (default: all that fit)."),
+    click.option("--ray-actors", type=WholeRange(min=1), help="Predictors on the cluster (default: all that fit)."),
     click.option("--ray-cpus", type=FiniteRange(min=0, min_open=True), help="Cores per predictor (default: 1)."),
     click.option("--ray-gpus", type=FiniteRange(min=0), help="GPUs per predictor (default: 0, on the CPU)."),
 )
@@ -200,6 +198,8 @@ def check_batch_usage(
     if text.texts and text.prompts is not None:
         raise click.UsageError("-t and --prompts exclude each other: give the expressions in one of the two ways")
     check_labels(text.labels, text.texts)
+    if run.glob == "":
+        raise click.UsageError("--glob is empty: give a pattern such as '*.jpg', or leave it out")
     if run.instances and not {"coco", "yolo"} & set(run.formats):
         raise click.UsageError("--instances has no effect without --format coco or --format yolo: add one of them")
     if run.min_area is not None and not run.instances:

@@ -18,7 +18,7 @@ from sspsam.cli.options import (
     required_model,
 )
 from sspsam.cli.output import complain, failing_cleanly
-from sspsam.cli.paths import UserPath
+from sspsam.cli.paths import UserPath, WholeRange
 from sspsam.cli.verbosity import detail, inform, model_message, shows_progress
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ data_options = option_group(
         type=UserPath(dir_okay=False),
         help="utils/subset.py of the PhraseCutDataset repository, for the subsets that need its lists of words.",
     ),
-    click.option("--limit", type=click.IntRange(min=1), help="Only the first expressions of the split."),
+    click.option("--limit", type=WholeRange(min=1), help="Only the first expressions of the split."),
     click.option(
         "--shard", default="1/1", metavar="I/N", callback=parsed_shard, help="Only the I-th of N parts of the images."
     ),
@@ -94,7 +94,7 @@ data_options = option_group(
 )
 @click.option(
     "--worst",
-    type=click.IntRange(min=0),
+    type=WholeRange(min=0),
     default=10,
     show_default=True,
     metavar="N",
@@ -150,8 +150,9 @@ def _evaluate(
 
     if model is not None:
         hub.check_name(model)  # an unknown name is answered before PyTorch is imported
+    from sspsam.evaluation.job import EvaluationJob
     from sspsam.evaluation.report import markdown_table
-    from sspsam.evaluation.run import EvaluationJob, run_evaluation
+    from sspsam.evaluation.run import run_evaluation
 
     job = EvaluationJob(
         dataset=data.dataset,

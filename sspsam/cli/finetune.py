@@ -18,7 +18,7 @@ from sspsam.cli.options import (
     required_model,
 )
 from sspsam.cli.output import complain, failing_cleanly, with_flags_as_typed
-from sspsam.cli.paths import FiniteRange, UserPath
+from sspsam.cli.paths import FiniteRange, UserPath, WholeRange
 from sspsam.cli.verbosity import inform, shows_progress
 from sspsam.errors import FinetuningError, LinesError
 from sspsam.finetuning.options import MIXED_PRECISIONS, PARTS, FinetuneOptions
@@ -73,7 +73,7 @@ def _number_option(name: str, default: Any, kind: Any) -> Decorator:
     if isinstance(default, bool):
         return click.option(flag, is_flag=True, default=default, help=text)
     is_whole = kind in (int, int | None)
-    number: Any = click.IntRange(min=0) if is_whole else FiniteRange(min=0)
+    number: Any = WholeRange(min=0) if is_whole else FiniteRange(min=0)
     return click.option(flag, type=number, default=default, show_default=default is not None, help=text)
 
 
@@ -158,7 +158,7 @@ line_options = option_group(
 @click.option(
     "--cache-dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of the embeddings."
 )
-@click.option("--worst", type=click.IntRange(min=0), default=0, help="Write so many of the worst lines to worst/.")
+@click.option("--worst", type=WholeRange(min=0), default=0, help="Write so many of the worst lines to worst/.")
 @click.option("--overwrite", is_flag=True, help="Replace the checkpoint, or the unfinished training, in the folder.")
 def finetune(
     data: tuple[Path, ...],

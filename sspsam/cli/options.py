@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 import click
 
-from sspsam.cli.paths import FiniteRange, UserPath
+from sspsam.cli.paths import FiniteRange, UserPath, WholeRange
 
 DTYPES: Final = ("float32", "float16", "bfloat16")
 
@@ -108,7 +108,7 @@ dtype_option: Decorator = click.option(
 )
 
 max_pixels_option: Decorator = click.option(
-    "--max-pixels", type=click.IntRange(min=1), help="Largest width times height of an image."
+    "--max-pixels", type=WholeRange(min=1), help="Largest width times height of an image."
 )
 
 

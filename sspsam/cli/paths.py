@@ -1,4 +1,4 @@
-"""Types of command line values: paths as a user types them, and finite numbers."""
+"""Types of command line values: paths as a user types them, and numbers."""
 
 import math
 import os
@@ -9,9 +9,10 @@ from typing import Any, Final
 import click
 
 from sspsam.errors import SSPSAMError
+from sspsam.utils.arguments import LARGEST
 from sspsam.utils.paths import shown, user_path
 
-_URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://|data:[^,]*,", re.IGNORECASE)
 STANDARD_INPUT: Final = Path("-")  # as an image; a file of this name is typed ./-
 
 
@@ -44,10 +45,21 @@ class ImagePath(UserPath):
         if not os.fspath(value).strip():
             return super().convert(value, param, ctx)
         if isinstance(value, str) and _URL.match(value):  # a path would lose one of its slashes
-            self.fail(f"{shown(value)} is a URL, not a file: download the image first", param, ctx)
+            self.fail(f"{shown(value)} is a URL, not a file: download or decode the image first", param, ctx)
         if value != "-" and Path(value) == STANDARD_INPUT:  # ./-
             return Path(value).absolute()
         return Path(os.path.expanduser(value))
+
+
+class WholeRange(click.IntRange):
+    """A range of whole numbers up to the largest that the library counts with."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value as an `int`."""
+        number = super().convert(value, param, ctx)
+        if number > LARGEST:
+            self.fail(f"{shown(value)} is larger than {LARGEST}", param, ctx)
+        return number
 
 
 class FiniteRange(click.FloatRange):

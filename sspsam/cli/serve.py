@@ -14,6 +14,7 @@ import click
 
 from sspsam.cli.options import ModelOptions, dtype_option, model_options, option_group, required_model
 from sspsam.cli.output import INTERRUPTED, complain, failing_cleanly
+from sspsam.cli.paths import FiniteRange, WholeRange
 from sspsam.cli.verbosity import detail, inform, is_quiet, is_verbose, model_message
 from sspsam.errors import ConfigError
 from sspsam.serving.options import ServeOptions
@@ -75,7 +76,7 @@ def _limit_option(name: str) -> Callable[[Callable[..., None]], Callable[..., No
         return click.option(flag, name, multiple=True, metavar="ORIGIN", help=_HELP[name])
     if isinstance(default, str):
         return click.option(flag, name, default=default, metavar="TEXT", help=_HELP[name])
-    kind = click.FloatRange(min=0, min_open=True) if isinstance(default, float) else click.IntRange(min=1)
+    kind = FiniteRange(min=0, min_open=True) if isinstance(default, float) else WholeRange(min=1)
     return click.option(flag, name, type=kind, default=default, show_default=default is not None, help=_HELP[name])
 
 

@@ -10,7 +10,7 @@ from sspsam.errors import EvaluationError
 from sspsam.evaluation.metrics import THRESHOLDS, Metrics, compute_metrics, threshold_key
 from sspsam.evaluation.protocols import PHRASECUT
 from sspsam.evaluation.records import Record
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown, user_path
 
 _SMALL, _LARGE = 0.02, 0.2  # share of the image that the target covers
 _TYPES: Final = {"name": "p_name", "attribute": "p_att+", "relation": "p_rel+", "verbose": "p_verbose"}
@@ -39,7 +39,7 @@ class Words:
         Raises:
             EvaluationError: the file cannot be read or lacks a list.
         """
-        lists = _lists_of(Path(path))
+        lists = _lists_of(user_path(path, "the lists of words", EvaluationError))
         names = ["coco", "stuff_names", *(f"att_{kind}" for kind in _ATTRIBUTE_KINDS)]
         missing = [name for name in names if name not in lists]
         if missing:

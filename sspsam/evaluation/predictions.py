@@ -19,7 +19,7 @@ from sspsam.evaluation.official import OfficialFrame, official_record, predictio
 from sspsam.evaluation.predicted_masks import decoded_mask
 from sspsam.evaluation.protocols import OFFICIAL, PHRASECUT, Box, image_record, missing_record
 from sspsam.evaluation.records import LARGEST_INTEGER, Record
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown, user_path
 
 CLIP_SIZES = (224, 336)
 
@@ -83,7 +83,8 @@ def score_predictions(
     Raises:
         EvaluationError: the file cannot be read, is of other entries, or is of a kind that the protocol cannot use.
     """
-    source, chosen = Path(path), range(len(entries)) if indices is None else list(indices)
+    source = user_path(path, "the predictions", EvaluationError)
+    chosen = range(len(entries)) if indices is None else list(indices)
     if protocol == PHRASECUT and os.path.isdir(source):
         return _from_folder(source, entries, chosen)
     if (protocol == OFFICIAL) != (source.suffix == ".npz"):
@@ -162,7 +163,7 @@ def predicted_masks(
     Raises:
         EvaluationError: as `score_predictions`.
     """
-    source = Path(path)
+    source = user_path(path, "the predictions", EvaluationError)
     if protocol == OFFICIAL:
         predictions = read_official(source)
         frame = OfficialFrame(predictions.clip_size)

@@ -10,8 +10,9 @@ from typing import Any, Final, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from sspsam.errors import EvaluationError
-from sspsam.utils.paths import shown
+from sspsam.errors import EvaluationError, StorageError
+from sspsam.utils.files import storage_errors
+from sspsam.utils.paths import shown, user_file, user_path
 
 LARGEST_INTEGER: Final = 2**53  # that float64 holds
 _LARGEST_FEATURE: Final = 1e100  # whose square is finite
@@ -114,8 +115,13 @@ def _column(records: Sequence[Record], name: str, kind: type[np.generic]) -> NDA
 
 
 def write_records(records: Iterable[Record], path: str | Path) -> None:
-    """Write records as JSON lines, in the order in which they come."""
-    with Path(path).open("w", encoding="utf-8") as file:
+    """Write records as JSON lines, in the order in which they come.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    target = user_file(path, "the records", StorageError)
+    with storage_errors(target), target.open("w", encoding="utf-8") as file:
         file.writelines(record.to_json() + "\n" for record in records)
 
 
@@ -125,9 +131,10 @@ def read_records(path: str | Path) -> list[Record]:
     Raises:
         EvaluationError: the file cannot be read, or a line is damaged; the message names the file and the line.
     """
+    source = user_path(path, "the records", EvaluationError)
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            return list(_parsed(file, Path(path)))
+        with source.open(encoding="utf-8") as file:
+            return list(_parsed(file, source))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise EvaluationError(f"{shown(path)} cannot be read: {reason}") from error

@@ -19,10 +19,11 @@ from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.datasets.places import require_images, require_texts
 from sspsam.evaluation.environment import package_versions
 from sspsam.evaluation.hub_results import eval_results_path, write_eval_results
+from sspsam.evaluation.job import EvaluationJob, path_or_none
 from sspsam.evaluation.metrics import compute_metrics
 from sspsam.evaluation.model_answers import IMAGES_TOGETHER, Group, model_records
 from sspsam.evaluation.predictions import predicted_masks, score_predictions
-from sspsam.evaluation.protocols import OFFICIAL, PHRASECUT, PROTOCOLS, STANDARD
+from sspsam.evaluation.protocols import OFFICIAL, PHRASECUT
 from sspsam.evaluation.records import Record
 from sspsam.evaluation.records_file import (
     ANNOTATIONS,
@@ -59,41 +60,6 @@ DESCRIPTION: Final = (
     "device",
     "calibration",
 )
-
-
-@dataclass(frozen=True)
-class EvaluationJob:
-    """Part of a data set, and how it is evaluated.
-
-    Args:
-        dataset, split, split_by, data_root, image_root, limit: see `read_dataset`.
-        protocol: one of `protocols.PROTOCOLS`.
-        torchvision_017: see `OfficialFrame`.
-        phrasecut_words: see `TaskSubsets.read`.
-        shard: number of this run, from 1, and number of runs.
-    """
-
-    dataset: str
-    split: str
-    data_root: Path
-    split_by: str | None = None
-    image_root: Path | None = None
-    limit: int | None = None
-    protocol: str = STANDARD
-    torchvision_017: bool = False
-    phrasecut_words: Path | None = None
-    shard: tuple[int, int] = (1, 1)
-
-    def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise EvaluationError(f"unknown protocol {self.protocol!r}; there are {', '.join(PROTOCOLS)}")
-        if not 1 <= self.shard[0] <= self.shard[1]:
-            raise ValueError(f"there is no run {self.shard[0]} of {self.shard[1]}; runs are numbered from 1")
-
-    def file_name(self, stem: str, suffix: str, number: int | None = None) -> str:
-        """Return for example `records.jsonl`, or `records.2-of-8.jsonl` of a shard."""
-        own, count = self.shard
-        return f"{stem}{suffix}" if count == 1 else f"{stem}.{number or own}-of-{count}{suffix}"
 
 
 @dataclass(frozen=True)
@@ -144,6 +110,8 @@ def run_evaluation(
         raise TypeError("give run_evaluation a predictor or predictions")
     if output is None and job.shard[1] > 1:
         raise EvaluationError("a shard needs an output folder, from which the shards are merged")
+    job = job.expanded()
+    predictions, output = path_or_none(predictions, "the predictions"), path_or_none(output, "the output folder")
     entries = _entries(job)
     n = len(entries) if job.limit is None else min(job.limit, len(entries))
     if not n:

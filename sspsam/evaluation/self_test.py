@@ -29,6 +29,7 @@ from sspsam.evaluation.stored_answers import (
 from sspsam.images.loading import Pixels
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.segmentation.result import Segmentation
+from sspsam.utils.paths import first_line
 from sspsam.utils.progress import item_progress
 
 _SCENES_FOR_A_CHECKPOINT: Final = 3  # a published model takes some 20 seconds for a scene on a CPU
@@ -306,5 +307,5 @@ def _named_failures(device: torch.device) -> Iterator[None]:
     except (RuntimeError, TypeError) as error:  # TypeError: MPS refuses float64 with it
         if isinstance(error, SSPSAMError) or device.type == "cpu":  # PyTorch's CPU lacks nothing: a bug of ours
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+        reason = first_line(error).split(". ")[0]
         raise DeviceError(f"device '{device}' failed: {reason}") from error

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sspsam.config import ModelConfig
-from sspsam.utils.paths import printable
+from sspsam.utils.markup import license_header, table_cell
 
 _TITLES: Final = {
     "held_out": "held-out lines",
@@ -13,7 +13,7 @@ _TITLES: Final = {
 }
 _METRICS: Final = ("mIoU", "gIoU", "oIoU", "Pr@0.5", "Pr@0.9", "N-acc", "T-acc")
 _CARD: Final = """---
-license: {license}
+{license_header}
 library_name: sspsam
 pipeline_tag: mask-generation
 tags:
@@ -66,9 +66,10 @@ def finetuned_card(name: str, config: ModelConfig, report: Mapping[str, Any]) ->
     """
     options = report["options"]
     return _CARD.format(
-        name=_one_line(name),
-        license=_one_line(config.license if config.license != "unknown" else "other"),
-        origin=_one_line(report["start"]["origin"]),
+        name=table_cell(name),
+        license=table_cell(config.license if config.license != "unknown" else "other"),
+        license_header=license_header(config.license),
+        origin=table_cell(report["start"]["origin"]),
         start=report["start"]["fingerprint"],
         seed=options["seed"],
         parts=", ".join(options["train"]),
@@ -89,8 +90,3 @@ def _table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
             values = ("" if numbers.get(name) is None else f"{numbers[name]:.3f}" for name in _METRICS)
             rows.append(f"| {_TITLES.get(part, part)}, {time} | {numbers['n']} | {' | '.join(values)} |")
     return "\n".join(rows)
-
-
-def _one_line(text: str) -> str:
-    """The text without characters that end a cell of a table or a value of the card's YAML header."""
-    return printable(" ".join(str(text).split())).replace("|", "/").replace(": ", " - ")

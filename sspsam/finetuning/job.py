@@ -2,18 +2,18 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from sspsam.checkpoints.directory import CONFIG_NAME, WEIGHTS_NAME
 from sspsam.checkpoints.saving import check_destination
 from sspsam.config import CALIBRATION_NAME, ModelConfig
-from sspsam.errors import FinetuningError
+from sspsam.errors import FinetuningError, StorageError
 from sspsam.finetuning.lines import DataSource
 from sspsam.finetuning.start import StartOptions
 from sspsam.finetuning.state import LOG_NAME, STATE_NAME
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown, user_path
 
 RUN_FOLDER: Final = "unfinished"  # in the output folder, while the training runs
 REPORT_NAME: Final = "finetune.json"
@@ -48,6 +48,16 @@ class FinetuneJob:
     skip_problems: bool = False
     overwrite: bool = False
     worst: int = 0
+
+    def expanded(self) -> Self:
+        """Return the job with `~` expanded in its paths."""
+        return replace(
+            self,
+            data=self.data.expanded(),
+            held_out=None if self.held_out is None else self.held_out.expanded(),
+            rehearsal=None if self.rehearsal is None else self.rehearsal.expanded(),
+            output=user_path(self.output, "the output folder", StorageError),
+        )
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from sspsam.errors import DatasetError, DatasetMissingError, FinetuningError
 from sspsam.evaluation.datasets import jsonl
@@ -13,7 +13,7 @@ from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.datasets.jsonl import Line
 from sspsam.evaluation.datasets.places import PLACES, Request
 from sspsam.finetuning.corrections import corrected_lines, is_corrected
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown, user_path
 
 JSONL: Final = "jsonl"
 
@@ -45,6 +45,12 @@ class DataSource:
         if self.dataset != JSONL and len(self.paths) > 1:
             raise FinetuningError(f"{self.dataset} has one data root, not {len(self.paths)}")
 
+    def expanded(self) -> Self:
+        """Return the source with `~` expanded in its paths."""
+        paths = tuple(user_path(path, "the lines", DatasetError) for path in self.paths)
+        image_root = None if self.image_root is None else user_path(self.image_root, "the images", DatasetError)
+        return replace(self, paths=paths, image_root=image_root)
+
 
 @dataclass(frozen=True)
 class SourceLine:
@@ -60,6 +66,7 @@ def read_lines(data: DataSource) -> Iterator[SourceLine | DatasetError]:
     Raises:
         DatasetError: a file is missing or cannot be read at all.
     """
+    data = data.expanded()
     for number, path in enumerate(data.paths):
         for line in _of_path(data, path):
             yield line if isinstance(line, DatasetError) else SourceLine(line, number)

@@ -24,7 +24,7 @@ from sspsam.finetuning.results import write_result
 from sspsam.finetuning.sampling import Sampler
 from sspsam.finetuning.setup import FOREIGN, HELD_OUT, Knowledge, Material, Preparation, evaluation_of, score_of
 from sspsam.finetuning.splitting import SplitLines, split_lines
-from sspsam.finetuning.start import Start, checked_output
+from sspsam.finetuning.start import Start
 from sspsam.finetuning.state import LOG_NAME, Log, Progress, RunFolder, SavedState
 from sspsam.finetuning.trainable import TrainableModel, default_parts
 from sspsam.finetuning.training import Evaluation, Trainer
@@ -57,7 +57,7 @@ def finetune(
         NumericalError: a loss or a weight is not finite.
     """
     options = options or FinetuneOptions()
-    job = dataclasses.replace(job, output=checked_output(job.output))
+    job = job.expanded()
     check_output(job)
     start = Start.of(job.start)
     start.require_other_folder(job.output)

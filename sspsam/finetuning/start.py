@@ -12,14 +12,14 @@ from sspsam.checkpoints.digests import cache_home
 from sspsam.checkpoints.format import load_checkpoint
 from sspsam.config import ModelConfig
 from sspsam.devices import checked_device
-from sspsam.errors import FinetuningError, StorageError
+from sspsam.errors import FinetuningError
 from sspsam.finetuning.embeddings import NotingCache
 from sspsam.identity import LoadedCheckpoint
 from sspsam.models import SSPSAM
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.text.encoder import tokenizer_for
 from sspsam.text.tokenizer import Tokenizer
-from sspsam.utils.paths import shown, user_path
+from sspsam.utils.paths import shown
 
 _DRAWN_SHAPES: Final = "drawn shapes"  # in the source of the bundled model, and of all that start from it
 
@@ -121,8 +121,3 @@ def _default_folder() -> Path:
         raise FinetuningError(
             "there is no home folder for embeddings: name one with embeddings= (command line: --cache)"
         ) from error
-
-
-def checked_output(output: str | os.PathLike[str]) -> Path:
-    """Return the output folder as a path."""
-    return user_path(output, "the output folder", StorageError)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sspsam.utils.batching import is_out_of_memory
+from sspsam.utils.paths import first_line
 
 _LOG: Final = logging.getLogger(__name__)
 _WARM_UP_CALLS: Final = 2  # before recording, in which libraries choose their kernels and allocate workspaces
@@ -179,7 +180,7 @@ class RecordedFunctions:
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error) or (error.__context__ is not None and is_out_of_memory(error.__context__)):
                 raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             _LOG.warning("CUDA graphs are off, this predictor launches every operation itself: %s", reason)
             self._works = False
             self._recordings.clear()

@@ -6,6 +6,7 @@ but are not dependencies, and draw contours through the centres of pixels), so t
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from sspsam.segmentation.runs import Mask
 from sspsam.segmentation.simplification import COLUMNS, filled_runs, simplified
 from sspsam.utils.arguments import real_number, whole_number
 from sspsam.utils.paths import kind_name, shown_repr
+
+_FEWEST_NUMBERS: Final = 6
 
 Polygon = list[float]
 """Flat coordinates `[x0, y0, x1, y1, ...]` in pixels; the last point is not the first one again."""
@@ -65,7 +68,7 @@ def polygons_to_mask(polygons: Sequence[Sequence[float] | NDArray[np.float64]], 
 
     Raises:
         TypeError: `polygons` is no list.
-        ValueError: a polygon is not a flat list of finite numbers in pairs, or a side is negative.
+        ValueError: a polygon is not a flat list of at least three pairs of finite numbers, or a side is negative.
         OutOfMemoryError: there is not enough memory for the mask.
     """
     if not isinstance(polygons, Iterable):
@@ -92,4 +95,6 @@ def _points(polygon: Sequence[float] | NDArray[np.float64], index: int) -> NDArr
         flat = np.full(1, np.nan)
     if flat.ndim != 1 or flat.size % 2 or not np.isfinite(flat).all():
         raise ValueError(f"polygons[{index}] must be a flat list [x0, y0, x1, y1, ...], not {shown_repr(polygon)}")
+    if flat.size < _FEWEST_NUMBERS:
+        raise ValueError(f"polygons[{index}] must have at least three points, not {flat.size // 2}: leave it out")
     return flat.reshape(-1, 2)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sspsam.config import CALIBRATION_NAME
-from sspsam.errors import CalibrationError, ConfigError
+from sspsam.errors import CalibrationError, ConfigError, StorageError
 from sspsam.images.preprocessing import Geometry
 from sspsam.segmentation.features import FEATURES, answer_features
 from sspsam.segmentation.transfer import Decisions
@@ -203,7 +203,9 @@ def write_calibration(calibration: Calibration, path: str | os.PathLike[str]) ->
     Raises:
         StorageError: it cannot be written.
     """
-    target = Path(path) / CALIBRATION_NAME if os.path.isdir(path) else Path(path)
+    target = user_path(path, "the calibration", StorageError)
+    if os.path.isdir(target):
+        target /= CALIBRATION_NAME
     replace_file(target, calibration.to_json().encode())
     return target
 

@@ -16,7 +16,7 @@ class _NotGiven(Enum):
         return "NOT_GIVEN"
 
 
-_LARGEST: Final = 1 << 60  # larger numbers overflow in the functions that count with them
+LARGEST: Final = 1 << 60  # larger whole numbers overflow in the functions that count with them
 NotGiven = Literal[_NotGiven.NOT_GIVEN]
 NOT_GIVEN: Final = _NotGiven.NOT_GIVEN
 """Default of an argument for which None is an error, since None is often the result of a function that failed."""
@@ -34,7 +34,7 @@ def whole_number(name: str, value: object, minimum: int) -> int:
         number = operator.index(value)  # type: ignore[arg-type]  # anything else raises TypeError
     except TypeError:
         raise ValueError(f"{name} must be a whole number, {minimum} or more, not {shown_repr(value)}") from None
-    if not minimum <= number <= _LARGEST:
+    if not minimum <= number <= LARGEST:
         raise ValueError(f"{name} must be a whole number, {minimum} or more, not {shown_repr(value)}")
     return number
 

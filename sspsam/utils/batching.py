@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 import torch
 
 from sspsam.errors import OutOfMemoryError, SSPSAMError, TextTypeError, warn
+from sspsam.utils.paths import first_line
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
@@ -209,7 +210,7 @@ class _AdaptiveBatches(Generic[Loaded, Result]):
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return (str(error).splitlines() or [type(error).__name__])[0]
+            return first_line(error)
 
 
 def release_memory() -> None:

@@ -37,6 +37,11 @@ def kind_name(value: object) -> str:
     return shown(type(value).__name__)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def printable(text: str) -> str:
     """Return a text with everything escaped that could leave its line or steer a terminal.
 

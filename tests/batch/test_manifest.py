@@ -75,7 +75,7 @@ def test_glob_selects_files(predictor, photos, tmp_path) -> None:
         assert len(lines(tmp_path / str(number) / "results.jsonl")) == 2 * expected
     with pytest.raises(errors.ManifestError, match=r"no images that match '\*.tif'"):
         run_batch(photos, tmp_path / "none", TEXTS, predictor=predictor, options=BatchOptions(glob="*.tif"))
-    with pytest.raises(errors.ManifestError, match="a list or table names its images"):
+    with pytest.raises(errors.ManifestError, match="a list or table of images is none: leave it out"):
         run_batch([photos / "a.jpg"], tmp_path / "no", TEXTS, predictor=predictor, options=BatchOptions(glob="*"))
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from sspsam.errors import EvaluationError
+from sspsam.evaluation.job import EvaluationJob
 from sspsam.evaluation.records_file import lock_records
-from sspsam.evaluation.run import EvaluationJob, run_evaluation
+from sspsam.evaluation.run import run_evaluation
 from tests.support.evaluated import write_scenes
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools

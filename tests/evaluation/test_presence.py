@@ -8,11 +8,12 @@ from PIL import Image
 
 from sspsam import SSPSAMPredictor
 from sspsam.errors import EvaluationError
+from sspsam.evaluation.job import EvaluationJob
 from sspsam.evaluation.metrics import compute_metrics
 from sspsam.evaluation.presence import calibration_bins
 from sspsam.evaluation.records import Record, read_records
 from sspsam.evaluation.reliability import reliability_diagram, wilson_interval, write_reliability_diagram
-from sspsam.evaluation.run import EvaluationJob, run_evaluation
+from sspsam.evaluation.run import run_evaluation
 from tests.support.calibrations import calibration_with
 from tests.support.evaluated import write_scenes
 

@@ -10,9 +10,10 @@ import pytest
 from sspsam import SSPSAMPredictor
 from sspsam.errors import DatasetMissingError, EvaluationError
 from sspsam.evaluation.datasets.entries import read_dataset
+from sspsam.evaluation.job import EvaluationJob
 from sspsam.evaluation.metrics import compute_metrics
 from sspsam.evaluation.records import read_records
-from sspsam.evaluation.run import Evaluation, EvaluationJob, run_evaluation
+from sspsam.evaluation.run import Evaluation, run_evaluation
 from sspsam.images.encoder import ImageEncoder
 from tests.support.datasets import DATASETS
 from tests.support.evaluated import write_scenes

@@ -38,7 +38,8 @@ def test_the_cpu_passes_its_own_test() -> None:
     assert report.bundled is not None
     assert report.bundled.differences.questions == 40
     assert report.bundled.differences.max_logit_difference < 1e-3
-    assert report.bundled.milliseconds["new_image"] > report.bundled.milliseconds["further_expression"] > 0
+    assert set(report.bundled.milliseconds) == {"new_image", "further_expression"}
+    assert min(report.bundled.milliseconds.values()) > 0
     assert report.notes == []
     assert report.to_dict()["checkpoint"] is None
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from sspsam import SSPSAMPredictor
 from sspsam.evaluation.datasets.entries import read_dataset
+from sspsam.evaluation.job import EvaluationJob
 from sspsam.evaluation.records import Record, read_records
-from sspsam.evaluation.run import EvaluationJob, run_evaluation
+from sspsam.evaluation.run import run_evaluation
 from sspsam.evaluation.worst_cases import worst_cases
 from sspsam.images.encoder import ImageEncoder
 from sspsam.segmentation.rle import rle_encode

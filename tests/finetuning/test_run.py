@@ -19,7 +19,8 @@ from PIL import Image
 from sspsam import SSPSAMPredictor
 from sspsam.checkpoints.format import load_checkpoint
 from sspsam.errors import FinetuningError, NumericalError, SSPSAMWarning
-from sspsam.evaluation.run import EvaluationJob, run_evaluation
+from sspsam.evaluation.job import EvaluationJob
+from sspsam.evaluation.run import run_evaluation
 from sspsam.finetuning import training
 from sspsam.finetuning.job import FinetuneJob
 from sspsam.finetuning.lines import DataSource, SourceLine, read_lines

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -15,7 +14,7 @@ from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.datasets.masks import coco_tools
 from sspsam.evaluation.datasets.parquet import FLAT_POLYGONS, flattened_copy
 from sspsam.evaluation.datasets.places import PLACES, Request
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown, user_path
 
 __all__ = ["DATASETS", "DEFAULT_SPLIT_BY", "Entry", "read_dataset"]
 
@@ -91,8 +90,8 @@ def read_dataset(
         dataset,
         split,
         split_by or DEFAULT_SPLIT_BY.get(dataset, ""),
-        Path(data_root),
-        None if image_root is None else Path(image_root),
+        user_path(data_root, "the data set", DatasetError),
+        None if image_root is None else user_path(image_root, "the images", DatasetError),
         PLACES[dataset],
     )
     try:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sspsam.segmentation.exports.images import ImageAnswers, Instances, answers_by_image
 from sspsam.segmentation.pixel_outlines import pixel_outlines
 from sspsam.segmentation.result import Segmentation
+from sspsam.utils.markup import yaml_string
 from sspsam.utils.paths import shown, shown_repr
 
 LABELS_FOLDER: Final = "labels"
@@ -84,15 +85,9 @@ def data_file(categories: Iterable[str]) -> str:
     Args:
         categories: names in the order of their numbers, from 0.
     """
-    names = [f"  {number}: {_quoted(name)}\n" for number, name in enumerate(categories)]
+    names = [f"  {number}: {yaml_string(name)}\n" for number, name in enumerate(categories)]
     head = f"train: images\nval: images\nnc: {len(names)}\n"
     return f"{DATA_BEGINNING}{head}names:{'' if names else ' {}'}\n{''.join(names)}"
-
-
-def _quoted(name: str) -> str:
-    """Return a name as a double-quoted scalar of YAML."""
-    characters = (f"\\{character}" if character in '"\\' else character for character in name)
-    return '"' + "".join(c if c.isprintable() or len(c) > 1 else f"\\U{ord(c):08x}" for c in characters) + '"'
 
 
 def yolo_rows(result: Segmentation, category: int, instances: Instances) -> str:

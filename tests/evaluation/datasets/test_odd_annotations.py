@@ -11,8 +11,9 @@ from PIL import Image
 from sspsam import SSPSAMPredictor
 from sspsam.errors import DatasetError
 from sspsam.evaluation.datasets.entries import read_dataset
+from sspsam.evaluation.job import EvaluationJob
 from sspsam.evaluation.records import read_records
-from sspsam.evaluation.run import EvaluationJob, run_evaluation
+from sspsam.evaluation.run import run_evaluation
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 

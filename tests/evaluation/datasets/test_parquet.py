@@ -15,7 +15,8 @@ from PIL import Image
 from sspsam.errors import DatasetError, DatasetMissingError
 from sspsam.evaluation.datasets.entries import read_dataset
 from sspsam.evaluation.datasets.places import require_images
-from sspsam.evaluation.run import EvaluationJob, run_evaluation
+from sspsam.evaluation.job import EvaluationJob
+from sspsam.evaluation.run import run_evaluation
 from sspsam.segmentation.rle import rle_encode
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
