@@ -183,6 +183,8 @@ COMMANDS = [
     ("batch FOLDER FOLDER -t x --model shapes", r"choose another folder for the masks"),
     ("batch FOLDER out --model shapes", r"give -t TEXT or --prompts FILE"),
     ("batch none out -t x --model shapes", r"no such folder, list or image: none"),
+    ("batch none out -t x --model shapes --glob *.png", r"no such folder, list or image: none"),
+    ("batch PHOTO out -t x --model shapes --glob *.png", r"--glob.* selects files of a folder"),
     ("cache --delete shapes", r"bundled with sspsam"),
 ]
 

@@ -151,6 +151,7 @@ def _evaluate(
     if model is not None:
         hub.check_name(model)  # an unknown name is answered before PyTorch is imported
     from sspsam.evaluation.job import EvaluationJob
+    from sspsam.evaluation.protocols import PHRASECUT
     from sspsam.evaluation.report import markdown_table
     from sspsam.evaluation.run import run_evaluation
 
@@ -180,6 +181,11 @@ def _evaluate(
             f"the shard is complete; metrics need all shards, and there is no {', no '.join(evaluation.missing_shards)}"
         )
         return
+    if data.protocol == PHRASECUT and data.phrasecut_words is None:
+        inform(
+            "subsets of COCO's categories, of stuff and of kinds of attributes are left out: they need "
+            "--phrasecut-words FILE, utils/subset.py of https://github.com/ChenyunWu/PhraseCutDataset"
+        )
     click.echo(markdown_table(evaluation.metrics))
 
 

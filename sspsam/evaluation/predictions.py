@@ -146,7 +146,11 @@ def _official(path: Path, entries: Sequence[Truth], torchvision_017: bool, chose
     for index in chosen:
         entry = entries[index]
         low_res, box = predictions.low_res[index].astype(np.float32), predictions.pred_box[index]
-        yield _named(official_record(index, entry.mask(), entry.box, low_res, box, frame), entry)
+        try:
+            record = official_record(index, entry.mask(), entry.box, low_res, box, frame)
+        except EvaluationError as error:
+            raise EvaluationError(f"{shown(path)}: {error}") from error
+        yield _named(record, entry)
 
 
 def predicted_masks(
@@ -196,6 +200,10 @@ def _from_lines(path: Path, entries: Sequence[Truth], chosen: Sequence[int], may
 
 def _numbered_lines(path: Path) -> list[tuple[int, str]]:
     """Return the lines that are not empty, with their numbers from 1."""
+    if os.path.isdir(path):
+        raise EvaluationError(
+            f"{shown(path)} is a folder, which only the protocol {PHRASECUT} reads; give a file of JSON lines"
+        )
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

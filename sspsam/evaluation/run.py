@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -18,6 +19,7 @@ from sspsam.evaluation.datasets.entries import DEFAULT_SPLIT_BY, read_dataset
 from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.datasets.places import require_images, require_texts
 from sspsam.evaluation.environment import package_versions
+from sspsam.evaluation.hub_results import FOLDER as RESULTS_FOLDER
 from sspsam.evaluation.hub_results import eval_results_path, write_eval_results
 from sspsam.evaluation.job import EvaluationJob, path_or_none
 from sspsam.evaluation.metrics import compute_metrics
@@ -39,13 +41,15 @@ from sspsam.evaluation.records_file import (
 )
 from sspsam.evaluation.reliability import RELIABILITY_NAME, write_reliability_diagram
 from sspsam.evaluation.task_subsets import TaskSubsets
+from sspsam.evaluation.worst_cases import FOLDER as WORST_FOLDER
 from sspsam.evaluation.worst_cases import draw_worst_cases, remove_worst_cases
 from sspsam.predictor import SSPSAMPredictor
-from sspsam.utils.files import storage_errors
+from sspsam.utils.files import TEMPORARY_PATTERN, storage_errors
 from sspsam.utils.paths import shown
 from sspsam.utils.progress import item_progress
 
 _VERSION: Final = 1  # of the settings file
+_STALE_SECONDS: Final = 3600  # after which no other shard writes a temporary file any more
 # keys of the settings that `metrics.json` repeats
 DESCRIPTION: Final = (
     "dataset",
@@ -140,6 +144,15 @@ def run_evaluation(
     return evaluation
 
 
+def _remove_temporary_files(output: Path, age: float) -> None:
+    """Remove files that a killed run left before they were complete, if they are older than `age` seconds."""
+    for folder in (output, output / WORST_FOLDER, output / RESULTS_FOLDER):
+        for path in folder.glob(TEMPORARY_PATTERN):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime >= age:
+                    path.unlink()
+
+
 def _entries(job: EvaluationJob) -> list[Entry]:
     """Read the whole split: predictions have a line for each entry, also with a limit."""
     return read_dataset(
@@ -209,6 +222,7 @@ def _opened(
     """Lock the records of this run, remove or check the earlier run, and return the records to be continued."""
     path, settings_path = (output / job.file_name(*name) for name in (("records", ".jsonl"), ("evaluation", ".json")))
     file = stack.enter_context(lock_records(path))
+    _remove_temporary_files(output, 0 if job.shard[1] == 1 else _STALE_SECONDS)
     with storage_errors(path):
         if overwrite:
             file.truncate(0)

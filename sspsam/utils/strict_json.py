@@ -5,6 +5,7 @@ import json
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from sspsam.errors import ConfigError
+from sspsam.utils.paths import shown_repr
 
 _T = TypeVar("_T")
 
@@ -68,4 +69,4 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 def short_repr(value: Any) -> str:
     """Return a JSON value for an error message; of a list or object, which may be nested deeply, only the type."""
-    return type(value).__name__ if isinstance(value, list | dict) else repr(value)[:60]
+    return type(value).__name__ if isinstance(value, list | dict) else shown_repr(value)[:60]

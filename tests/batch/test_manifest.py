@@ -29,6 +29,21 @@ def test_tables_give_each_image_its_own_expressions(predictor, photos, tmp_path)
         run_batch(photos, tmp_path / "out0", predictor=predictor, prompts=table)
 
 
+def test_an_expression_with_two_labels_is_two_answers(predictor, photos, tmp_path) -> None:
+    rows = [("a.jpg", "heart"), ("a.jpg", "other"), ("a.jpg", "heart"), ("a.jpg", "")]
+    table = photos / "labels.csv"
+    table.write_text("image,text,label\n" + "".join(f"{image},the heart,{label}\n" for image, label in rows))
+    run_batch(table, tmp_path / "out", predictor=predictor)
+    assert [line["label"] for line in lines(tmp_path / "out" / "results.jsonl")] == ["heart", "other"]
+
+
+def test_a_misspelt_column_is_a_warning(predictor, photos, tmp_path) -> None:
+    table = photos / "labels.csv"
+    table.write_text("image,text,lable,size\na.jpg,the heart,heart,3\n")
+    with pytest.warns(errors.SSPSAMWarning, match="the column 'lable' is ignored: 'label' is the name that is read"):
+        run_batch(table, tmp_path / "out", predictor=predictor)
+
+
 def test_lists_name_images_in_any_folder(predictor, photos, tmp_path) -> None:
     (tmp_path / "list.txt").write_text(
         f"photos/a.jpg\n{photos / 'b.png'}\nphotos/../photos/a.jpg\nphotos/missing.png\n"

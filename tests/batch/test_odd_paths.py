@@ -95,7 +95,9 @@ def test_a_folder_that_may_not_be_entered_is_named(predictor, images, tmp_path, 
         run_batch(predictor=predictor, **arguments)
 
 
-@pytest.mark.parametrize("name", ["@eaDir", "lost+found", ".thumbnails", "__MACOSX", "$RECYCLE.BIN", "#recycle"])
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "lost+found", ".thumbnails", "__MACOSX", "$RECYCLE.BIN", "#recycle", "Thumbs"]
+)
 def test_system_folders_are_neither_images_nor_an_obstacle(predictor, images, tmp_path, name, monkeypatch) -> None:
     draw(images / "sub" / name / "a.png", 3)
     scan = os.scandir

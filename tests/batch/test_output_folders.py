@@ -28,6 +28,14 @@ def test_output_folders_below_the_input_are_skipped_and_counted(predictor, image
     assert masks.pictures == 2
 
 
+def test_a_folder_of_masks_inside_an_output_folder_is_refused_and_one_of_images_is_not(predictor, images) -> None:
+    run_batch(images, images / "out", TEXT, predictor=predictor)
+    with pytest.raises(errors.ManifestError, match=r"belongs to .*out, the output folder of a batch"):
+        run_batch(images / "out" / "sub", images.parent / "masks", TEXT, predictor=predictor)
+    draw(images / "out" / "new" / "c.png", 3)
+    assert run_batch(images / "out" / "new", images.parent / "others", TEXT, predictor=predictor).pictures == 1
+
+
 def test_a_job_file_of_another_program_does_not_hide_images(predictor, images, tmp_path) -> None:
     for number, content in enumerate((b"{}", b"[1]", b"\xff", b"[" * 100_000)):
         draw(images / f"{number}" / "c.png", number)

@@ -45,6 +45,19 @@ def test_the_header_names_the_authors_checkpoint_and_its_dataset(
     assert card.data.license == "apache-2.0"
 
 
+@pytest.mark.parametrize("text", ["cc-by: me", "[x", "'q", "#x", "null", "yes", 'a "b" \\', "https://a.org/b: c|d/"])
+def test_a_licence_and_a_source_of_any_text_leave_the_card_readable(config: ModelConfig, text: str) -> None:
+    text_of_card = model_card(replace(config, license=text, source=text), "me/mine")
+    card = ModelCard(text_of_card)
+    assert card.data.license == (text if text in ("null", "yes") else "other")
+    assert f"| licence of the weights | {text.replace('|', chr(92) + '|')} |" in text_of_card
+
+
+def test_a_licence_with_an_address_is_linked(config: ModelConfig) -> None:
+    card = ModelCard(model_card(replace(config, license="https://a.org/by-nc/4.0/"), "me/mine"))
+    assert (card.data.license, card.data.to_dict()["license_link"]) == ("other", "https://a.org/by-nc/4.0/")
+
+
 def test_the_header_of_every_card_says_what_the_model_is_for(config: ModelConfig) -> None:
     for card in (ModelCard(model_card(config, "me/mine")), ModelCard(SHAPES_CARD.read_text())):
         assert card.data.pipeline_tag == "mask-generation"

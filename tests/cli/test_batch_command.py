@@ -40,6 +40,12 @@ WRONG_USAGE = [
     (["segment", "a.jpg", "-t", "", "--model", "shapes"], ["-t", "empty"]),
     (["segment", "a.jpg", "-t", "x", "--model", "shapes", "--format", "overlay"], ["--format overlay", "-o"]),
     (["segment", "-t", "x", "--model", "shapes"], ["IMAGE"]),
+    (["batch", "a", "b", "-t", "x", "--model", "shapes", "--glob", ""], ["--glob is empty"]),
+    *(
+        (["batch", "a", "b", "-t", "x", "--model", "shapes", flag, "9" * 20], [flag, "larger than"])
+        for flag in ("--max-errors", "--batch-size", "--workers", "--no-target-pixels", "--max-pixels")
+    ),
+    (["segment", "data:image/png;base64,AAAA", "-t", "x", "--model", "shapes"], ["is a URL, not a file"]),
 ]
 
 

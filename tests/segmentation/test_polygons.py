@@ -209,6 +209,12 @@ def test_a_polygon_that_is_no_flat_list_of_pairs_is_refused(polygon) -> None:
         polygons_to_mask([[0, 0, 1, 0, 1, 1], polygon], 5, 5)
 
 
+@pytest.mark.parametrize("polygon", [[], [1, 2], [1, 2, 3, 4]])
+def test_a_polygon_of_fewer_than_three_points_is_refused_and_hides_no_other(polygon) -> None:
+    with pytest.raises(ValueError, match=r"polygons\[1\] must have at least three points"):
+        polygons_to_mask([[0, 0, 3, 0, 3, 3], polygon, [3, 3, 5, 3, 5, 5]], 5, 5)
+
+
 def test_polygons_that_are_no_list_and_sizes_that_are_no_numbers_are_named() -> None:
     with pytest.raises(TypeError, match=r"polygons must be a list .* not NoneType"):
         polygons_to_mask(None, 5, 5)  # type: ignore[arg-type]

@@ -301,6 +301,19 @@ def test_a_saved_model_has_its_calibration_bound_to_the_saved_weights(model: Pat
     assert saved == calibration_with(config.fingerprint, 1.0)
 
 
+def test_a_saved_calibration_is_in_the_home_folder_that_a_tilde_names(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "here" / "~").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    write_calibration(calibration_with(fingerprint_of(model)), model)
+    SSPSAMPredictor.from_pretrained(model, device="cpu").save_pretrained("~/saved")
+    assert SSPSAMPredictor.from_pretrained("~/saved", device="cpu").calibration is not None
+    assert not list((tmp_path / "here" / "~").iterdir())
+
+
 def test_saving_other_weights_removes_the_calibration_of_the_replaced_ones(model: Path) -> None:
     predictor = SSPSAMPredictor.from_pretrained(model, device="cpu")
     path = write_calibration(calibration_with(fingerprint_of(model)), model)

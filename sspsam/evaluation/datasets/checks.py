@@ -14,6 +14,7 @@ from sspsam.utils.strict_json import short_repr
 
 _T = TypeVar("_T")
 _LARGEST_COORDINATE: Final = 100_000  # pixels; images have at most `DEFAULT_MAX_PIXELS`
+_MOST_BITS: Final = 64
 Identifier = int | str
 
 
@@ -51,9 +52,11 @@ def checked_text(value: Any, where: str) -> str:
 
 
 def checked_identifier(value: Any, where: str) -> Identifier:
-    """Return `value` if it is an integer or a string."""
+    """Return `value` if it is an integer of at most 64 bits or a string."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise _wrong(where, "an integer or a string", value)
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise DatasetError(f"{where} must be an integer of at most {_MOST_BITS} bits, not one of {value.bit_length()}")
     return value
 
 

@@ -14,7 +14,7 @@ from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.datasets.masks import coco_tools
 from sspsam.evaluation.datasets.parquet import FLAT_POLYGONS, flattened_copy
 from sspsam.evaluation.datasets.places import PLACES, Request
-from sspsam.utils.paths import shown, user_path
+from sspsam.utils.paths import shown, shown_repr, user_path
 
 __all__ = ["DATASETS", "DEFAULT_SPLIT_BY", "Entry", "read_dataset"]
 
@@ -81,7 +81,7 @@ def read_dataset(
         raise DatasetError(f"{dataset} has only one division into splits: leave split_by out")
     for name, value in (("split", split), ("split_by", split_by)):
         if value is not None and not _NAME.fullmatch(value):
-            raise DatasetError(f"{name} must be letters, digits and any of _ + - . , not {shown(value)}")
+            raise DatasetError(f"{name} must be letters, digits and any of _ + - . , not {shown_repr(value)}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
     if dataset in _NEEDS_COCO:

@@ -52,4 +52,4 @@ def _targets(ref: Ref, instances: Instances, size: tuple[int, int]) -> list[Obje
         return []
     if not ref.ann_ids:
         raise DatasetError(f"{ref.where} has an empty 'ann_id': an expression without a target has [-1]")
-    return [instances.object(ann_id, size, ref.where) for ann_id in ref.ann_ids]
+    return [instances.object(ann_id, ref.image_id, size, ref.where) for ann_id in ref.ann_ids]

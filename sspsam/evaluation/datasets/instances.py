@@ -19,7 +19,7 @@ from sspsam.evaluation.datasets.checks import (
 )
 from sspsam.evaluation.datasets.entry import Box, Size
 from sspsam.evaluation.datasets.masks import check_segmentation
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown, shown_repr
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,26 @@ class Instances:
         image, place = self._images[image_id], f"{self._name}: image {image_id!r}"
         return ImageRecord(_safe_name(member(image, "file_name", checked_text, place), place), size_of(image, place))
 
-    def object(self, object_id: Identifier, size: Size, where: str) -> ObjectRecord:
+    def object(self, object_id: Identifier, image_id: Identifier, size: Size, where: str) -> ObjectRecord:
         """Return an annotated object.
 
         Args:
             object_id: of the annotation.
+            image_id: of its image.
             size: height and width of its image.
             where: file and entry that refer to the object, for errors.
 
         Raises:
-            DatasetError: there is none, or it is malformed.
+            DatasetError: there is none, it is malformed, or it belongs to another image.
         """
         if object_id not in self._objects:
             raise DatasetError(f"{where} refers to annotation {object_id!r}, which {self._name} lacks")
+        other = self._objects[object_id].get("image_id", image_id)
+        if other != image_id:
+            raise DatasetError(
+                f"{where} is about image {image_id!r}, but in {self._name} its annotation {object_id!r} is of image "
+                f"{shown_repr(other)}"
+            )
         if (object_id, size) not in self._checked_objects:
             self._checked_objects[object_id, size] = self._object(object_id, size)
         return self._checked_objects[object_id, size]

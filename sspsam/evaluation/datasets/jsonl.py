@@ -127,8 +127,9 @@ def _source(kind: str, value: Any, size: Size, masks: Path, where: str) -> MaskS
     if kind == "mask":
         return MaskFile(masks / checked_text(value, f"{where}: 'mask'"), where)
     coco_tools()
-    segmentation = _flat_polygons(value, f"{where}: 'polygons'") if kind == "polygons" else checked_object(value, where)
-    check_segmentation(segmentation, size, f"{where}: {kind!r}")
+    place = f"{where}: {kind!r}"
+    segmentation = _flat_polygons(value, place) if kind == "polygons" else checked_object(value, place)
+    check_segmentation(segmentation, size, place)
     return COCOMask((segmentation,), where)
 
 

@@ -85,14 +85,24 @@ class Request:
             ]
             if None not in found:
                 return [path for path in found if path is not None]
-        folder = next((folder for folder in folders if os.path.isdir(folder)), folders[0])
-        missing = [
-            folder / choice[-1] for choice in choices if not any(os.path.isfile(folder / name) for name in choice)
-        ]
+        folder = self._nearest_folder(folders, choices)
+        missing = [folder / choice[-1] for choice in choices if not _has_one_of(folder, choice)]
         raise DatasetMissingError(
             f"{self.dataset} lacks {', '.join(shown(path) for path in missing)}: get {self.place.source}, and put the "
             "files at these places, or give another data root"
         )
+
+    def _nearest_folder(self, folders: Sequence[Path], choices: Sequence[Sequence[str]]) -> Path:
+        """Return the folder that has most of the files, or else the first folder of the data set that exists."""
+        present = [sum(_has_one_of(folder, choice) for choice in choices) for folder in folders]
+        if any(present):
+            return folders[present.index(max(present))]
+        own = [folder for folder in folders if folder != self.data_root]
+        return next((folder for folder in own if os.path.isdir(folder)), folders[0])
+
+
+def _has_one_of(folder: Path, names: Sequence[str]) -> bool:
+    return any(os.path.isfile(folder / name) for name in names)
 
 
 def _refer(dataset: str) -> Place:

@@ -32,7 +32,7 @@ def entries(request: Request) -> Iterator[Entry]:
     instances, folder = Instances(instances_path), request.image_folder
     for ref, key, text in expressions(refs):
         image = instances.image(ref.image_id, ref.where)
-        target = instances.object(_only_annotation(ref), image.size, ref.where)
+        target = instances.object(_only_annotation(ref), ref.image_id, image.size, ref.where)
         yield Entry(
             image=folder / image.file_name,
             image_id=str(ref.image_id),

@@ -147,7 +147,7 @@ def test_the_data_root_may_be_the_file_itself(folder: Path) -> None:
         ({"mask": "small.png"}, r"line 1: the mask .*small\.png is of size \[5, 4\], but the image of size \[20, 30\]"),
         ({"rle": {"size": [30, 20], "counts": "0"}}, r"line 1: 'rle', part 0 is of size \[30, 20\]"),
         ({"rle": {"size": [20, 30], "counts": "0"}}, "line 1: the segmentation cannot be decoded"),
-        ({"rle": [3]}, "line 1 must be an object"),
+        ({"rle": [3]}, "line 1: 'rle' must be an object"),
         ({"polygons": []}, "line 1: 'polygons' is empty"),
         ({"polygons": [[1, 2, 3, 4]]}, "line 1: 'polygons', part 0 must have at least 3 corners"),
         ({"polygons": [[1, 2, 3, 4, 5, None]]}, "line 1: 'polygons', part 0 must be a finite number"),

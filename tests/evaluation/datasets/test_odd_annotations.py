@@ -1,6 +1,7 @@
 """Annotations that no program should write: each gives one message with file and entry, or the owners' answer."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ def masks(folder: Path) -> np.ndarray:
 def test_coordinates_that_crash_pycocotools_are_refused(tmp_path: Path, coordinate: float) -> None:
     folder = write(tmp_path, thing={"segmentation": [[1, 1, coordinate, 1, 11, 11]]})
     with pytest.raises(DatasetError, match=r"annotation 1: 'segmentation', part 0 has the coordinate .* far outside"):
+        masks(folder)
+
+
+def test_an_object_of_another_image_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path, thing={"image_id": 3})
+    with pytest.raises(DatasetError, match=r"entry 0 \(ref_id 1\) is about image 1, but .* annotation 1 is of image 3"):
+        masks(folder)
+
+
+def test_an_id_of_thousands_of_digits_is_refused_and_its_place_named(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    refs = [{**REF, "ann_id": [10**5000], "sentences": [{"sent_id": 1, "sent": "thing"}]}]
+    (folder / "grefcoco" / "grefs(unc).p").write_bytes(pickle.dumps(refs, 2))
+    with pytest.raises(DatasetError, match=r"entry 0 \(ref_id 1\): 'ann_id' must be an integer of at most 64 bits"):
         masks(folder)
 
 

@@ -111,6 +111,8 @@ def test_missing_images_are_listed_with_their_source(tmp_path: Path) -> None:
 def test_missing_annotations_are_listed_with_their_source(tmp_path: Path) -> None:
     with pytest.raises(DatasetMissingError, match=r"refs\(unc\)\.p.*instances\.json.*lichengunc/refer"):
         read_dataset("refcoco", "val", data_root=tmp_path)
+    with pytest.raises(DatasetMissingError, match=r"refcoco\+/refs\(unc\)\.p"):  # where the data root exists, too
+        read_dataset("refcoco+", "val", data_root=tmp_path)
     (write_refcoco(tmp_path, [ref()]) / "refcoco" / "instances.json").unlink()
     with pytest.raises(DatasetMissingError) as failure:
         read_dataset("refcoco", "val", data_root=tmp_path)
