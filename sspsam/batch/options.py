@@ -31,7 +31,8 @@ class BatchOptions:
             `"polygons"`, outlines as JSON; `"coco"`, one COCO file at the end; `"yolo"`, a folder of YOLO labels at the
             end; `"parquet"`, the results as one Parquet file at the end (extra `[ray]`); `"rle"`, no file:
             `results.jsonl` holds every mask anyway.
-        instances: whether each 8-connected part of a mask is an annotation of its own, in `"coco"` and `"yolo"`.
+        instances: whether each 8-connected part of a mask is an annotation of its own in `"coco"`, as it always is in
+            `"yolo"`.
         min_area: smallest area in pixels of such a part; smaller ones are left out.
         coco_polygons: polygons in the COCO file instead of run-length encodings (extra `[coco]`).
         glob: pattern for the files of a folder; `*` matches `/` too. None: files with the suffix or the first bytes

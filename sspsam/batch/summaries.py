@@ -68,7 +68,9 @@ class Summaries:
                 write_file(temporary, lambda file: write_parquet(file, result_lines(ledger.results, limit)))
         if (path := paths.get("yolo")) is not None:
             lines = result_lines(ledger.results, limit)
-            write_yolo_folder(path, lines, self.tasks, self.stems, self._instances, ledger.temporary)
+            write_yolo_folder(
+                path, lines, self.tasks, self.stems, Instances(True, self.options.min_area), ledger.temporary
+            )
 
     @property
     def _instances(self) -> Instances:

@@ -81,9 +81,15 @@ run_options = option_group(
         "Files to write; repeatable, or a list with commas. results.jsonl holds every mask in any case.",
     ),
     click.option(
-        "--instances", is_flag=True, help="Each connected part of a mask is an annotation of its own in coco and yolo."
+        "--instances",
+        is_flag=True,
+        help="Each connected part of a mask is an annotation of its own in coco, as in yolo.",
     ),
-    click.option("--min-area", type=WholeRange(min=1), help="Smallest part in pixels with --instances (default: 1)."),
+    click.option(
+        "--min-area",
+        type=WholeRange(min=1),
+        help="Smallest part of a mask in yolo, and in coco with --instances, in pixels (default: 1).",
+    ),
     click.option("--coco-polygons", is_flag=True, help="Polygons in coco.json instead of run-length encodings."),
     click.option("--glob", help="Pattern for the files of a folder, such as '*.jpg' or '2024/*'."),
     click.option("--overwrite", is_flag=True, help="Remove the files of an earlier run in OUTPUT and start again."),
@@ -201,9 +207,9 @@ def check_batch_usage(
     if run.glob == "":
         raise click.UsageError("--glob is empty: give a pattern such as '*.jpg', or leave it out")
     if run.instances and not {"coco", "yolo"} & set(run.formats):
-        raise click.UsageError("--instances has no effect without --format coco or --format yolo: add one of them")
-    if run.min_area is not None and not run.instances:
-        raise click.UsageError("--min-area has no effect without --instances: add it, or leave out --min-area")
+        raise click.UsageError("--instances has no effect without --format coco: add it")
+    if run.min_area is not None and not run.instances and "yolo" not in run.formats:
+        raise click.UsageError("--min-area has no effect without --instances or --format yolo: add one of them")
     if run.coco_polygons and "coco" not in run.formats:
         raise click.UsageError("--coco-polygons has no effect without --format coco: add it")
     if not text.texts and text.prompts is None and source.suffix.lower() not in _TABLE_SUFFIXES:

@@ -43,7 +43,7 @@ class ImagePath(UserPath):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the value as a `Path`; `STANDARD_INPUT` for `-`."""
         if not os.fspath(value).strip():
-            return super().convert(value, param, ctx)
+            self.fail("the path of an image is empty: give the name of a file", param, ctx)
         if isinstance(value, str) and _URL.match(value):  # a path would lose one of its slashes
             self.fail(f"{shown(value)} is a URL, not a file: download or decode the image first", param, ctx)
         if value != "-" and Path(value) == STANDARD_INPUT:  # ./-

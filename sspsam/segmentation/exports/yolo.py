@@ -28,15 +28,16 @@ _BRIDGE_CANDIDATES: Final = 128  # corners of a ring that are compared for the s
 
 
 def to_yolo(
-    images: ImageAnswers, *, labels: Mapping[str, str] | None = None, instances: bool = False, min_area: float = 1
+    images: ImageAnswers, *, labels: Mapping[str, str] | None = None, instances: bool = True, min_area: float = 1
 ) -> dict[str, str]:
     """Return the files of a YOLO data set, all but the images: the content of each file by its relative path.
 
     Args:
         images: name of each image relative to the folder `images` of the data set, and its results.
         labels: category of each expression; None, or no label: the expression.
-        instances: whether each 8-connected part of a mask is a row of its own; otherwise a row has all parts of a mask,
-            joined by bridges of no width, which readers fill as lines of one pixel.
+        instances: whether each 8-connected part of a mask is a row of its own, so that the rows of a category give the
+            mask again; otherwise a row has all parts of a mask, joined by bridges of no width, which readers fill as
+            lines of one pixel.
         min_area: smallest area in pixels of such a part; smaller ones are left out.
 
     Raises:

@@ -35,7 +35,7 @@ def yolo_polygons(text: str, height: int, width: int) -> list[list[float]]:
 
 @pytest.mark.parametrize("whole_numbers", [np.round, np.trunc])  # supervision's way, and that of Ultralytics
 def test_yolo_files_give_the_masks_again_to_programs_that_fill_the_outline_too(masks, images, whole_numbers) -> None:
-    files = to_yolo(images, instances=True)
+    files = to_yolo(images)
     assert len(files) == len(masks) + 1
     for name, mask in masks.items():
         height, width = mask.shape
@@ -62,7 +62,7 @@ def test_corners_of_yolo_files_stay_in_their_pixels_in_wide_images_read_as_float
 
 
 def test_a_yolo_row_of_a_whole_mask_has_all_parts_and_lines_between_them(masks, images) -> None:
-    files = to_yolo(images)
+    files = to_yolo(images, instances=False)
     several = 0
     for name, mask in masks.items():
         rows = yolo_polygons(files[f"labels/{Path(name).with_suffix('.txt')}"], *mask.shape)
@@ -91,7 +91,7 @@ def test_data_file_of_yolo_is_yaml_whatever_the_categories_are() -> None:
 def test_an_image_without_a_target_is_a_background_image_of_yolo() -> None:
     files = to_yolo({"a.jpg": answer(two_mugs() & False), "sub/b.jpg": answer(two_mugs())})
     assert files["labels/a.txt"] == ""
-    assert len(files["labels/sub/b.txt"].splitlines()) == 1
+    assert len(files["labels/sub/b.txt"].splitlines()) == 2
 
 
 def test_two_images_that_would_share_a_yolo_file_are_named() -> None:
@@ -116,7 +116,9 @@ def test_a_mask_of_thousands_of_parts_is_one_yolo_row_with_short_bridges() -> No
     for row in range(3):
         for column in range(3):
             mask[row::10, column::10] = True  # 3,600 squares
-    ring = np.reshape(yolo_polygons(to_yolo({"a.jpg": answer(mask)})["labels/a.txt"], 600, 600), (-1, 2))
+    ring = np.reshape(
+        yolo_polygons(to_yolo({"a.jpg": answer(mask)}, instances=False)["labels/a.txt"], 600, 600), (-1, 2)
+    )
     assert not (mask & ~filled_by_labelme([ring.ravel().tolist()], 600, 600)).any()
     lengths = np.hypot(*(np.roll(ring, -1, axis=0) - ring).T)
     assert lengths.sum() / 3600 < 12 + 2 * 40  # the outline of each square, and both ways of its bridge
