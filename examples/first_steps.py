@@ -2,12 +2,14 @@
 
     python examples/first_steps.py [IMAGE [TEXT ...]]
 
-Writes an overlay for each expression, and first_steps.png with all answers in one image. The bundled model knows drawn
-shapes only; for photographs, name another model, as the README explains.
+Writes an overlay for each expression, and first_steps.png with all answers over the image in grey. The bundled model
+knows drawn shapes only; for photographs, name another model, as the README explains.
 """
 
 import sys
 from pathlib import Path
+
+from PIL import Image
 
 from sspsam import SSPSAMPredictor
 from sspsam.segmentation import draw
@@ -22,4 +24,5 @@ results = predictor.predict(texts)
 for number, result in enumerate(results, 1):
     result.overlay().save(f"first_steps_{number}.png")
     print(f"{result.text}: {'nothing' if result.no_target else result.mask_box} -> first_steps_{number}.png")
-draw(image, results, colors=["#2456d6", "#c2006b", "#00806e"], opacity=0.75, outlines=False).save("first_steps.png")
+grey = Image.fromarray(results[0].pixels).convert("L")
+draw(grey, results, colors=["#2456d6", "#c2006b", "#00806e"], opacity=0.8, outlines=False).save("first_steps.png")
