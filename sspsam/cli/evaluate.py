@@ -90,7 +90,10 @@ data_options = option_group(
     help="Score masks that any program wrote as JSON lines, instead of a model; .npz with --protocol official.",
 )
 @click.option(
-    "-o", "--output", type=UserPath(file_okay=False), help="Folder for records.jsonl and metrics.json; resumable."
+    "-o",
+    "--output",
+    type=UserPath(file_okay=False),
+    help="Folder for records.jsonl, metrics.json and metrics.md; resumable.",
 )
 @click.option(
     "--worst",

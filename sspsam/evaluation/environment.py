@@ -22,6 +22,7 @@ _PACKAGES: Final[Mapping[str, str]] = {
     "Pillow": "pillow",
     "safetensors": "safetensors",
     "huggingface_hub": "huggingface_hub",
+    "pycocotools": "pycocotools",
 }
 _SECONDS_FOR_A_PROGRAM: Final = 10
 

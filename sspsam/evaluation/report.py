@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from sspsam.utils.paths import shown
 
+TABLE_NAME: Final = "metrics.md"
 _NO_NUMBERS: Final = frozenset({"limit", "torchvision_017", "versions"})
 
 

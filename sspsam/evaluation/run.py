@@ -40,15 +40,17 @@ from sspsam.evaluation.records_file import (
     write_settings,
 )
 from sspsam.evaluation.reliability import RELIABILITY_NAME, write_reliability_diagram
+from sspsam.evaluation.report import TABLE_NAME, markdown_table
 from sspsam.evaluation.task_subsets import TaskSubsets
 from sspsam.evaluation.worst_cases import FOLDER as WORST_FOLDER
 from sspsam.evaluation.worst_cases import draw_worst_cases, remove_worst_cases
 from sspsam.predictor import SSPSAMPredictor
-from sspsam.utils.files import TEMPORARY_PATTERN, storage_errors
+from sspsam.utils.files import TEMPORARY_PATTERN, replace_file, storage_errors
 from sspsam.utils.paths import shown
 from sspsam.utils.progress import item_progress
 
 _VERSION: Final = 1  # of the settings file
+_SUMMARIES: Final = ("metrics.json", TABLE_NAME, RELIABILITY_NAME)
 _STALE_SECONDS: Final = 3600  # after which no other shard writes a temporary file any more
 # keys of the settings that `metrics.json` repeats
 DESCRIPTION: Final = (
@@ -97,9 +99,9 @@ def run_evaluation(
         job: the data set and the protocol.
         predictor: that answers; None: `predictions`.
         predictions: see `score_predictions`; None: `predictor`.
-        output: folder for `records.jsonl`, `metrics.json` and `evaluation.json`, from which a run is resumed,
-            `reliability.png` where there are probabilities of presence, and `.eval_results` where the Hub has the data
-            set; None: no file is written.
+        output: folder for `records.jsonl` and `evaluation.json`, from which a run is resumed, `metrics.json`,
+            `metrics.md`, `reliability.png` where there are probabilities of presence, and `.eval_results` where the
+            Hub has the data set; None: no file is written.
         overwrite: whether to remove the records of an earlier run first.
         worst: largest number of the worst answers of each kind that are drawn into the folder `worst`, when all
             records are there.
@@ -230,7 +232,7 @@ def _opened(
     if overwrite:
         remove_worst_cases(output)
         results = eval_results_path(output, job.dataset)
-        for stale in (settings_path, output / "metrics.json", output / RELIABILITY_NAME, results):
+        for stale in (settings_path, *(output / name for name in _SUMMARIES), results):
             with storage_errors(stale):
                 stale.unlink(missing_ok=True)
     earlier = read_settings(settings_path)
@@ -368,5 +370,6 @@ def _merged(report: _Report, output: Path) -> Evaluation:
     if job.shard[1] > 1:
         replace_records(output / "records.jsonl", records)
     write_settings(output / "metrics.json", evaluation.metrics or {})
+    replace_file(output / TABLE_NAME, f"{markdown_table(evaluation.metrics or {})}\n".encode(errors="backslashreplace"))
     write_reliability_diagram(evaluation.records, output / RELIABILITY_NAME)
     return evaluation

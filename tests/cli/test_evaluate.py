@@ -27,6 +27,7 @@ def test_the_command_prints_a_table_and_writes_the_numbers(data: Path, tmp_path:
     assert metrics["n"] == 6
     assert (tmp_path / "out" / "worst" / "README.md").read_text().startswith("# Worst cases: jsonl val")
     assert f"| mIoU | {metrics['mIoU']:.4f} |" in result.stdout.splitlines()
+    assert (tmp_path / "out" / "metrics.md").read_text() == result.stdout
     assert result.stdout.startswith("| jsonl val, protocol standard | |\n|---|---|\n")
     again = run_command(*arguments, "--device", "cpu", "-o", tmp_path / "out")
     assert again.stdout == result.stdout

@@ -185,7 +185,7 @@ def test_shards_merge_exactly(data: Path, tmp_path: Path) -> None:
         shard = run_evaluation(job(data, shard=(number, 3)), predictions=source, output=tmp_path / "shards")
         assert (shard.metrics is None) == (number != 1)
         assert shard.metrics is not None or "records.1-of-3.jsonl" in shard.missing_shards
-    for name in ("records.jsonl", "metrics.json"):
+    for name in ("records.jsonl", "metrics.json", "metrics.md"):
         assert (tmp_path / "shards" / name).read_bytes() == (tmp_path / "single" / name).read_bytes()
     with pytest.raises(EvaluationError, match="output folder"):
         run_evaluation(job(data, shard=(1, 2)), predictions=source)
