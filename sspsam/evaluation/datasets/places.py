@@ -20,6 +20,7 @@ _COCO_FOLDERS: Final = (
     "train2014",
     "images",
 )
+_EQUAL_FILES: Final = frozenset({"refcoco", "refcoco+", "refcocog", "refclef"})  # their files have the same names
 _COCO_SOURCE: Final = "the images of COCO train2014 from http://images.cocodataset.org/zips/train2014.zip"
 
 
@@ -84,6 +85,7 @@ class Request:
                 next((folder / name for name in choice if os.path.isfile(folder / name)), None) for choice in choices
             ]
             if None not in found:
+                self._require_own_name(folder)
                 return [path for path in found if path is not None]
         folder = self._nearest_folder(folders, choices)
         missing = [folder / choice[-1] for choice in choices if not _has_one_of(folder, choice)]
@@ -91,6 +93,15 @@ class Request:
             f"{self.dataset} lacks {', '.join(shown(path) for path in missing)}: get {self.place.source}, and put the "
             "files at these places, or give another data root"
         )
+
+    def _require_own_name(self, folder: Path) -> None:
+        """Refuse the folder of another data set with files of the same names, given as the data root."""
+        name = Path(os.path.realpath(folder)).name.lower()
+        if folder == self.data_root and name != self.dataset and {name, self.dataset} <= _EQUAL_FILES:
+            raise DatasetError(
+                f"{shown(folder)} is the folder of {name} by its name, not of {self.dataset}: give the folder that holds "
+                f"{self.dataset}, or rename it"
+            )
 
     def _nearest_folder(self, folders: Sequence[Path], choices: Sequence[Sequence[str]]) -> Path:
         """Return the folder that has most of the files, or else the first folder of the data set that exists."""
