@@ -99,7 +99,7 @@ class Request:
         name = Path(os.path.realpath(folder)).name.lower()
         if folder == self.data_root and name != self.dataset and {name, self.dataset} <= _EQUAL_FILES:
             raise DatasetError(
-                f"{shown(folder)} is the folder of {name} by its name, not of {self.dataset}: give the folder that holds "
+                f"{shown(folder)} is the folder of {name} by its name, not of {self.dataset}: give the one of "
                 f"{self.dataset}, or rename it"
             )
 
