@@ -157,7 +157,7 @@ def test_saved_weights_are_the_float32_originals(golden_model: Callable[[str], P
 @pytest.mark.parametrize("width", [128, 512])
 @pytest.mark.parametrize("count", [1, 3, 16, 33, 64])
 def test_the_gru_kernel_gives_the_states_of_pytorch_in_float32(width: int, count: int) -> None:
-    kernel = kernels.fused_gru(width, torch.float16, GPU)
+    kernel = kernels.fused_gru(width, count, torch.float16, GPU)
     if kernel is None:
         pytest.skip("the kernel does not run on this GPU, or Triton finds no C compiler")
     torch.manual_seed(count)

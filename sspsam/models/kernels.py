@@ -15,7 +15,7 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Final, Literal
 
 import torch
@@ -30,6 +30,7 @@ ACTIVATIONS: Final[Mapping[Activation, Callable[[Tensor], Tensor]]] = types.Mapp
 _EXACT_GELU: Final = "none"  # oneDNN's algorithm for "gelu": the error function, not the approximation by tanh
 _MOST_PLAIN_SCORES: Final = 2**23  # 32 MB of float32
 SWITCH: Final = "SSPSAM_TRITON"  # environment variable; "0" turns the kernels of this package for a GPU off
+_GRU_ROWS: Final = (16, 32, 64)  # of the variants of the GRU kernel, see `gru_kernel.bidirectional_gru`
 _MOST_GRU_DIFFERENCE: Final = 1e-2  # in float16; states lie between -1 and 1
 _PACKED_FOR_ROWS: Final = 77  # weights are packed for the rows of CLIP's texts, where packing gains most
 
@@ -169,38 +170,59 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q / math.sqrt(q.shape[-1]) @ k.mT).softmax(dim=-1) @ v
 
 
-@cache
-def fused_gru(width: int, dtype: torch.dtype, device: torch.device) -> Callable[[nn.GRU, Tensor], Tensor] | None:
-    """Return `gru_kernel.bidirectional_gru` if it works on the device, or None.
+def fused_gru(
+    width: int, count: int, dtype: torch.dtype, device: torch.device
+) -> Callable[[nn.GRU, Tensor], Tensor] | None:
+    """Return a function with the results of `gru(x)[0]` that launches `gru_kernel.bidirectional_gru`, or None.
 
-    It needs float16, Triton with its compiler, and an NVIDIA GPU of compute capability 8.0 or later. It is compared
-    once with PyTorch's GRU.
+    The kernel needs float16, Triton with its compiler, and an NVIDIA GPU of compute capability 8.0 or later. It has a
+    variant for up to 16, 32 and 64 expressions, with other numbers of blocks and other needs of shared memory. Each
+    variant is compared once with PyTorch's GRU. Where the one for `count` expressions does not work, a smaller one
+    computes them in parts.
 
     Args:
         width: of inputs and hidden state.
+        count: E, of the inputs.
         dtype: of both.
         device: of both.
     """
     powers = 32 <= width <= 1024 and width & (width - 1) == 0
     if device.type != "cuda" or dtype is not torch.float16 or not powers or torch.version.cuda is None:
         return None
+    wanted = next((rows for rows in _GRU_ROWS if rows >= count), _GRU_ROWS[-1])
+    for rows in reversed(_GRU_ROWS[: _GRU_ROWS.index(wanted) + 1]):
+        if _gru_works(width, rows, dtype, device):
+            return partial(_gru_in_parts, rows=rows)
+    return None
+
+
+def _gru_in_parts(gru: nn.GRU, x: Tensor, rows: int) -> Tensor:
+    """Compute `gru(x)[0]` for (E, L, H), at most `rows` expressions in one launch."""
+    from sspsam.models.gru_kernel import bidirectional_gru
+
+    states = [bidirectional_gru(gru, part) for part in x.split(rows)]
+    return states[0] if len(states) == 1 else torch.cat(states)
+
+
+@cache
+def _gru_works(width: int, rows: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Return True if the variant of the GRU kernel for up to `rows` expressions works on a device."""
 
     def difference() -> float:
         if torch.cuda.get_device_capability(device) < (8, 0):
             raise RuntimeError("needs compute capability 8.0")
         from sspsam.models.gru_kernel import bidirectional_gru
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            gru = nn.GRU(width, width, batch_first=True, bidirectional=True).to(device, dtype)
-            x = torch.randn(3, 21, width).to(device, dtype)
+        generator = torch.Generator("cpu").manual_seed(0)  # the application's generator is left alone
+        gru = nn.GRU(width, width, batch_first=True, bidirectional=True, device="meta").to_empty(device="cpu")
+        for parameter in gru.parameters():
+            parameter.uniform_(-(width**-0.5), width**-0.5, generator=generator)
+        gru = gru.to(device, dtype)
+        x = torch.randn(rows - 3, 21, width, generator=generator)  # the last rows of the kernel's product are padding
+        x = x.to(device, dtype)
         return float((bidirectional_gru(gru, x) - gru(x)[0]).abs().max())
 
-    if not works_on(device, "GRU", "cuDNN", difference, _MOST_GRU_DIFFERENCE):
-        return None
-    from sspsam.models.gru_kernel import bidirectional_gru
-
-    return bidirectional_gru
+    return works_on(device, f"GRU of up to {rows} expressions", "cuDNN", difference, _MOST_GRU_DIFFERENCE)
 
 
 def works_on(device: torch.device, name: str, instead: str, difference: Callable[[], float], most: float) -> bool:
