@@ -173,7 +173,7 @@ def test_the_gru_kernel_gives_the_states_of_pytorch_in_float32(width: int, count
 @pytest.mark.parametrize(("tokens", "width"), [((1, 77), 512), ((1, 577), 1024), ((3, 4096), 256), ((64, 85), 256)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_norm_kernels_give_the_results_of_pytorch(tokens: tuple[int, int], width: int, dtype: torch.dtype) -> None:
-    fused = norms.norm_kernels_on(GPU)
+    fused = norms.norm_kernels_on(GPU, dtype)
     if fused is None:
         pytest.skip("the kernels do not run on this GPU, or Triton finds no C compiler")
     norm = torch.nn.LayerNorm(width).requires_grad_(False).to(GPU)
@@ -192,7 +192,7 @@ def test_the_norm_kernels_give_the_results_of_pytorch(tokens: tuple[int, int], w
 
 
 def test_the_norm_kernels_move_the_tokens_of_windows() -> None:
-    fused = norms.norm_kernels_on(GPU)
+    fused = norms.norm_kernels_on(GPU, torch.float16)
     if fused is None:
         pytest.skip("the kernels do not run on this GPU, or Triton finds no C compiler")
     norm, x = torch.nn.LayerNorm(1280).requires_grad_(False).to(GPU), torch.randn(2, 64, 64, 1280, device=GPU)
@@ -206,7 +206,7 @@ def test_the_norm_kernels_move_the_tokens_of_windows() -> None:
 
 def test_the_answers_are_those_without_the_norm_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = answers(SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float16"))
-    monkeypatch.setattr(norms, "norm_kernels_on", lambda device: None)
+    monkeypatch.setattr(norms, "norm_kernels_on", lambda device, dtype: None)
     plain = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float16")
     assert_same_answers(answers(plain), expected, torch.float16)
 
