@@ -139,15 +139,19 @@ def test_windows_of_half_precision_are_narrow_before_they_are_moved() -> None:
     assert norms.normalize_into_windows(norm, x, 4, torch.bfloat16).dtype is torch.bfloat16
 
 
-class CorrectKernels:
-    """The results of the kernels, computed by PyTorch; the last step may spoil one of them.
+class Kernels:
+    """The results of the kernels, computed by PyTorch, of which one may be spoilt.
 
     Args:
-        spoil: called with the name of a result and its value; returns the value of the kernel.
+        wrong: name of the result.
+        spoilt: returns what takes the place of its value.
     """
 
-    def __init__(self, spoil: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
-        self._spoil = spoil
+    def __init__(self, wrong: str = "none", spoilt: Callable[[torch.Tensor], torch.Tensor] = lambda x: x) -> None:
+        self._wrong, self._spoilt = wrong, spoilt
+
+    def _spoil(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        return self._spoilt(value) if name == self._wrong else value
 
     def normalize(self, norm, x, dtype, *, gelu=False):
         name, value = ("gelu", F.gelu(norm(x))) if gelu else ("norm", norm(x))
@@ -198,12 +202,12 @@ def last_row_swapped(value: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_kernels_of_which_one_result_is_nan_or_wrong_are_refused(accepted, dtype, caplog) -> None:
-    assert accepted(CorrectKernels(lambda name, value: value), dtype)
+    assert accepted(Kernels(), dtype)
     with caplog.at_level("INFO"):
         for wrong in RESULTS:
-            assert not accepted(CorrectKernels(lambda name, x: with_nan(x) if name == wrong else x), dtype), wrong
+            assert not accepted(Kernels(wrong, with_nan), dtype), wrong
             assert "its results differ by nan" in caplog.messages[-1]
-            assert not accepted(CorrectKernels(lambda name, x: last_row_swapped(x) if name == wrong else x), dtype)
+            assert not accepted(Kernels(wrong, last_row_swapped), dtype), wrong
     assert len(caplog.messages) == 2 * len(RESULTS)
 
 
@@ -211,13 +215,12 @@ def test_kernels_of_which_one_result_is_nan_or_wrong_are_refused(accepted, dtype
 def test_the_trial_covers_several_rows_in_a_block_and_many_threads(accepted, is_tried) -> None:
     """The kernels give a block several rows from 2,048 on, and 8 groups of threads above a width of 1,024."""
     for wrong in RESULTS:
-        kernels = CorrectKernels(lambda name, x: x + 1 if name == wrong and is_tried(x) else x)
-        assert not accepted(kernels, torch.float16), wrong
+        assert not accepted(Kernels(wrong, lambda x: x + 1 if is_tried(x) else x), torch.float16), wrong
 
 
 def test_kernels_that_fail_are_logged_and_not_used(accepted, caplog) -> None:
     with caplog.at_level("INFO"):
-        assert not accepted(CorrectKernels(lambda name, value: 1 / 0), torch.float16)
+        assert not accepted(Kernels("total", lambda value: 1 / 0), torch.float16)
     assert "norms in float16: PyTorch's operators on cpu" in caplog.text
     assert "ZeroDivisionError" in caplog.text
 
