@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
+from sspsam.errors import SSPSAMError
 from sspsam.utils.batching import is_out_of_memory
 from sspsam.utils.paths import first_line
 
@@ -179,6 +180,8 @@ class RecordedFunctions:
                 self._recordings[key] = self._recorder.record(function, inputs), [_Source() for _ in inputs]
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error) or (error.__context__ is not None and is_out_of_memory(error.__context__)):
+                raise
+            if isinstance(error, SSPSAMError):  # of the function itself, not of its recording
                 raise
             reason = first_line(error)
             _LOG.warning("CUDA graphs are off, this predictor launches every operation itself: %s", reason)
