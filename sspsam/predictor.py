@@ -187,8 +187,13 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
         return self._pipeline.calibration
 
     def to(self, device: str | torch.device | None) -> Self:
-        """Move the model to a device; `None` and errors are those of the constructor. Embeddings follow when used."""
+        """Move the model to a device; `None` and errors are those of the constructor. Embeddings follow when used.
+
+        On the device where it is already, nothing happens: caches and recordings stay.
+        """
         chosen = checked_device(device)
+        if chosen == self.device:
+            return self
         model = DeviceModel.of(self._model, chosen, self.dtype, compiled=self._compile)
         self._pipeline = self._pipeline.on(chosen, model)
         return self

@@ -221,13 +221,12 @@ def test_float32_attention_by_plain_products_is_that_of_pytorch(monkeypatch: pyt
 
 
 def test_an_image_that_overflows_in_half_precision_is_encoded_again_in_float32() -> None:
-    predictor = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float16")
-    expected = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float32")
-    for model in (predictor, expected):
-        weights = model._model.sam.image_encoder.neck[0].weight
-        with torch.no_grad():
-            weights.mul_(2e5)  # float16 ends at 65504; the norm that follows undoes the factor
-        model.to(GPU)  # the device's copy is made anew
+    model = SSPSAMPredictor.from_pretrained("shapes", device="cpu")
+    with torch.no_grad():  # float16 ends at 65504; the norm that follows undoes the factor
+        model._model.sam.image_encoder.neck[0].weight.mul_(2e5)
+    predictor, expected = (
+        SSPSAMPredictor(model._model, model.config, device=GPU, dtype=dtype) for dtype in ("float16", "float32")
+    )
     scene = draw_scene(7)
     texts = ["the red circle", "the largest shape"]
     with pytest.warns(SSPSAMWarning, match="overflowed for this image"):

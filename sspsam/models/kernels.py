@@ -200,7 +200,7 @@ def _gru_in_parts(gru: nn.GRU, x: Tensor, rows: int) -> Tensor:
     """Compute `gru(x)[0]` for (E, L, H), at most `rows` expressions in one launch."""
     from sspsam.models.gru_kernel import bidirectional_gru
 
-    states = [bidirectional_gru(gru, part) for part in x.split(rows)]
+    states = [bidirectional_gru(gru, part) for part in torch.split(x, rows)]
     return states[0] if len(states) == 1 else torch.cat(states)
 
 
