@@ -10,7 +10,6 @@ tried on small matrices before its first use.
 
 import logging
 import math
-import os
 import threading
 import types
 import weakref
@@ -22,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sspsam.utils.switches import switched_on
+
 _LOG: Final = logging.getLogger(__name__)
 Activation = Literal["none", "relu", "gelu"]
 ACTIVATIONS: Final[Mapping[Activation, Callable[[Tensor], Tensor]]] = types.MappingProxyType(
@@ -29,7 +30,7 @@ ACTIVATIONS: Final[Mapping[Activation, Callable[[Tensor], Tensor]]] = types.Mapp
 )
 _EXACT_GELU: Final = "none"  # oneDNN's algorithm for "gelu": the error function, not the approximation by tanh
 _MOST_PLAIN_SCORES: Final = 2**23  # 32 MB of float32
-SWITCH: Final = "SSPSAM_TRITON"  # environment variable; "0" turns the kernels of this package for a GPU off
+SWITCH: Final = "SSPSAM_TRITON"  # environment variable; 0 turns the kernels of this package for a GPU off
 _GRU_ROWS: Final = (16, 32, 64)  # of the variants of the GRU kernel, see `gru_kernel.bidirectional_gru`
 _MOST_GRU_DIFFERENCE: Final = 1e-2  # in float16; states lie between -1 and 1
 _PACKED_FOR_ROWS: Final = 77  # weights are packed for the rows of CLIP's texts, where packing gains most
@@ -228,7 +229,7 @@ def _gru_works(width: int, rows: int, dtype: torch.dtype, device: torch.device) 
 def works_on(device: torch.device, name: str, instead: str, difference: Callable[[], float], most: float) -> bool:
     """Try a kernel of this package on a device; where it does not work, the log says why.
 
-    The environment variable `SSPSAM_TRITON` turns all of them off where it is 0.
+    The environment variable `SSPSAM_TRITON` turns all of them off where it is 0; see `switched_on`.
 
     Args:
         device: to try it on.
@@ -238,7 +239,7 @@ def works_on(device: torch.device, name: str, instead: str, difference: Callable
             kind where the kernel cannot run, for example because Triton finds no C compiler.
         most: largest difference of a kernel that works.
     """
-    if os.environ.get(SWITCH, "").strip() == "0":
+    if not switched_on(SWITCH):
         return False
     try:
         # tensors are made on the CPU: another thread may be recording a graph, in which the device's generator takes
