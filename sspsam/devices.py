@@ -30,7 +30,10 @@ def checked_device(device: str | torch.device | None) -> torch.device:
     Raises:
         DeviceError: this computer has no such device.
     """
-    if str(device).lower().partition(":")[0] == "gpu":
+    kind = str(device).lower().partition(":")[0]
+    if kind == "mkldnn":  # PyTorch would warn before it refuses
+        raise DeviceError(f"device '{shown(device)}' is no device: device='cpu' computes with oneDNN (MKL-DNN)")
+    if kind == "gpu":
         raise DeviceError(f"device '{shown(device)}' is called 'cuda' by PyTorch: use device='cuda' or 'cuda:1'")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

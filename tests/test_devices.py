@@ -1,5 +1,6 @@
 """Precision: mixed precision, PyTorch's process-wide settings, and overflow in half precision."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,13 @@ def test_a_device_that_pytorch_refuses_is_one_short_line(device: str) -> None:
     assert "\n" not in message
     assert "aten" not in message
     assert "ASSERT" not in message
+
+
+def test_mkldnn_is_one_line_without_a_warning_of_pytorch() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(errors.DeviceError, match="device 'mkldnn' is no device: device='cpu' computes with oneDNN"):
+            devices.checked_device("mkldnn")
 
 
 def test_a_device_that_fails_at_its_first_computation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
