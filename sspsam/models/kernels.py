@@ -142,10 +142,11 @@ def fused_attention_accepts(width: int, dtype: torch.dtype, device: torch.device
         return False
     x = torch.empty(1, 1, 64, width, dtype=dtype, device=device)
     try:
-        parameters = torch.backends.cuda.SDPAParams(x, x, x, None, 0.0, False, False)
-        accepts = torch.backends.cuda.can_use_flash_attention(
-            parameters
-        ) or torch.backends.cuda.can_use_efficient_attention(parameters)
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # PyTorch answers for the current device
+            parameters = torch.backends.cuda.SDPAParams(x, x, x, None, 0.0, False, False)
+            accepts = torch.backends.cuda.can_use_flash_attention(
+                parameters
+            ) or torch.backends.cuda.can_use_efficient_attention(parameters)
     except (AttributeError, TypeError):  # PyTorch's question for a kernel is not part of its stable API
         accepts = False
     way = "as columns of queries and keys" if accepts else "as a bias: no fused kernel takes heads of this width"
