@@ -24,7 +24,8 @@ class CompiledForward:
 
     def __init__(self) -> None:
         forward = Block.forward
-        own = types.FunctionType(forward.__code__.replace(), forward.__globals__, "forward", forward.__defaults__)
+        code = forward.__code__.replace()  # a new object, by which PyTorch counts
+        own = types.FunctionType(code, forward.__globals__, "forward", forward.__defaults__, forward.__closure__)
         self._compiled: Callable[..., Tensor] = torch.compile(own, dynamic=False)
         self._shapes: set[torch.Size] = set()
 
