@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -80,7 +80,9 @@ class Differences:
     def __add__(self, other: "Differences") -> "Differences":
         """Join the differences of two sets of questions."""
         ours, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        joined = {name: (_maximum if name.startswith("max_") else sum)((ours[name], theirs[name])) for name in ours}
+        joined: dict[str, Any] = {
+            name: (_maximum if name.startswith("max_") else sum)((ours[name], theirs[name])) for name in ours
+        }
         return Differences(**joined)
 
     def beyond_tolerance(self, dtype: torch.dtype) -> list[str]:
