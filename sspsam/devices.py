@@ -30,7 +30,10 @@ def checked_device(device: str | torch.device | None) -> torch.device:
     Raises:
         DeviceError: this computer has no such device.
     """
-    if str(device).lower().partition(":")[0] == "gpu":
+    kind = str(device).lower().partition(":")[0]
+    if kind == "mkldnn":  # PyTorch would warn before it refuses
+        raise DeviceError(f"device '{shown(device)}' is no device: device='cpu' computes with oneDNN (MKL-DNN)")
+    if kind == "gpu":
         raise DeviceError(f"device '{shown(device)}' is called 'cuda' by PyTorch: use device='cuda' or 'cuda:1'")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -139,13 +142,16 @@ class _Float32Settings:
 
     Args:
         settings: each setting with its parent, whose value the setting follows while its own is `"none"`.
+        flag: object with the older setting `allow_tf32` of the same products. PyTorch refuses to read it while the two
+            disagree, and programs read it often, so it is changed and restored with the settings. None: there is none.
     """
 
-    def __init__(self, settings: list[tuple[Any, Any]]) -> None:
-        self._settings = settings
+    def __init__(self, settings: list[tuple[Any, Any]], flag: Any = None) -> None:
+        self._settings, self._flag = settings, flag
         self._lock = threading.Lock()
         self._threads = 0
         self._changed: list[tuple[Any, str]] = []  # settings, with the values to restore
+        self._flag_changed = False
 
     def enter(self) -> None:
         with self._lock:
@@ -155,6 +161,9 @@ class _Float32Settings:
                     for setting, parent in self._settings
                     if setting.fp32_precision not in ("ieee", "none")
                 ]
+                self._flag_changed = _allows_tf32(self._flag)
+                if self._flag_changed:
+                    self._flag.allow_tf32 = False  # before the settings, which PyTorch changes with it
                 for setting, _ in self._changed:
                     setting.fp32_precision = "ieee"
             self._threads += 1
@@ -163,9 +172,23 @@ class _Float32Settings:
         with self._lock:
             self._threads -= 1
             if self._threads == 0:
+                if self._flag_changed:
+                    self._flag.allow_tf32 = True
                 for setting, value in self._changed:
                     setting.fp32_precision = value
                 self._changed = []
+
+
+def _allows_tf32(flag: Any) -> bool:
+    """Return the older setting; False where it must be left alone.
+
+    That is where there is none, where the program's own settings disagree with it, and where the program has forbidden
+    changes with `torch.backends.disable_global_flags`, which does not apply to the newer settings.
+    """
+    try:
+        return flag is not None and not _BACKENDS.flags_frozen() and bool(flag.allow_tf32)
+    except RuntimeError:
+        return False
 
 
 def _own_value(setting: Any, parent: Any) -> str:
@@ -177,7 +200,7 @@ def _own_value(setting: Any, parent: Any) -> str:
 _BACKENDS: Final[Any] = torch.backends
 _CUDA, _CUDNN, _CPU = _BACKENDS.cuda, _BACKENDS.cudnn, _BACKENDS.mkldnn
 _FLOAT32_SETTINGS: Final = {
-    "cuda": _Float32Settings([(_CUDA.matmul, _BACKENDS), (_CUDNN.conv, _CUDNN), (_CUDNN.rnn, _CUDNN)]),
+    "cuda": _Float32Settings([(_CUDA.matmul, _BACKENDS), (_CUDNN.conv, _CUDNN), (_CUDNN.rnn, _CUDNN)], _CUDNN),
     "cpu": _Float32Settings([(_CPU.matmul, _CPU), (_CPU.conv, _CPU), (_CPU.rnn, _CPU)]),
 }
 
@@ -190,7 +213,9 @@ def ieee_float32(device: torch.device) -> Iterator[None]:
     in convolutions and recurrent networks of a GPU; on a CPU only what the application allowed itself, with
     `torch.set_float32_matmul_precision`), they are set to IEEE for the duration of the context and restored by the last
     thread that leaves it. Meanwhile products of other threads on that kind of device are more precise and slower, never
-    less precise. Settings of other kinds of devices do not change.
+    less precise, and `torch.backends.cudnn.allow_tf32` is False. A thread that changes such a setting meanwhile (as
+    `torch.backends.cudnn.flags` does) changes it for this context, too. Settings of other kinds of devices do not
+    change.
     """
     settings = _FLOAT32_SETTINGS.get(device.type)
     if settings is None:

@@ -49,8 +49,8 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
             and with float16 on a GPU in the rest of the network too: matrices are kept and multiplied in half
             precision; norms, softmax, residuals and similarities are float32. None: float16 on a GPU, float32
             elsewhere.
-        compile: whether to compile SAM's image encoder with `torch.compile` at its first use, for services: on a GPU
-            it takes about half a minute and makes a new image a third faster.
+        compile: whether to compile SAM's image encoder with `torch.compile` at its first use, for services on a GPU: it
+            needs a C++ compiler and about 20 s, and saves 4 % of the time of a new image (`docs/speed.md`).
         embedding_cache: folder or `EmbeddingCache` for embeddings on disk; None: no cache. It is used by models that
             were loaded from a checkpoint, since other models have no lasting identity.
         checkpoint: source of `model`, passed by `from_pretrained`. None: the model was made in memory.
@@ -85,7 +85,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
         self._model, self._compile = model.eval(), compile
         shared = None if encoders_of is None else encoders_of._pipeline
         encoder_model = None if shared is None else shared.model
-        on_device = DeviceModel.of(model, chosen, precision, compile_blocks=compile, encoders_of=encoder_model)
+        on_device = DeviceModel.of(model, chosen, precision, compiled=compile, encoders_of=encoder_model)
         encoders = shared.encoders if shared is not None else encoder_identity(model, config, checkpoint)
         super().__init__(config, Pipeline.of(on_device, config, identity, embedding_cache, encoders, calibration))
         self._embedding: ImageEmbedding | None = None  # of set_image
@@ -187,9 +187,14 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
         return self._pipeline.calibration
 
     def to(self, device: str | torch.device | None) -> Self:
-        """Move the model to a device; `None` and errors are those of the constructor. Embeddings follow when used."""
+        """Move the model to a device; `None` and errors are those of the constructor. Embeddings follow when used.
+
+        On the device where it is already, nothing happens: caches and recordings stay.
+        """
         chosen = checked_device(device)
-        model = DeviceModel.of(self._model, chosen, self.dtype, compile_blocks=self._compile)
+        if chosen == self.device:
+            return self
+        model = DeviceModel.of(self._model, chosen, self.dtype, compiled=self._compile)
         self._pipeline = self._pipeline.on(chosen, model)
         return self
 
@@ -207,6 +212,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
         Raises:
             ImageError: the image cannot be used; the message gives the reason.
             NumericalError: the features are not finite.
+            DeviceError: with `compile=True`, PyTorch cannot compile here.
         """
         with named_out_of_memory():
             return self._pipeline.encode_image(image, max_pixels)

@@ -157,7 +157,7 @@ def test_saved_weights_are_the_float32_originals(golden_model: Callable[[str], P
 @pytest.mark.parametrize("width", [128, 512])
 @pytest.mark.parametrize("count", [1, 3, 16, 33, 64])
 def test_the_gru_kernel_gives_the_states_of_pytorch_in_float32(width: int, count: int) -> None:
-    kernel = kernels.fused_gru(width, torch.float16, GPU)
+    kernel = kernels.fused_gru(width, count, torch.float16, GPU)
     if kernel is None:
         pytest.skip("the kernel does not run on this GPU, or Triton finds no C compiler")
     torch.manual_seed(count)
@@ -173,7 +173,7 @@ def test_the_gru_kernel_gives_the_states_of_pytorch_in_float32(width: int, count
 @pytest.mark.parametrize(("tokens", "width"), [((1, 77), 512), ((1, 577), 1024), ((3, 4096), 256), ((64, 85), 256)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_norm_kernels_give_the_results_of_pytorch(tokens: tuple[int, int], width: int, dtype: torch.dtype) -> None:
-    fused = norms.norm_kernels_on(GPU)
+    fused = norms.norm_kernels_on(GPU, dtype)
     if fused is None:
         pytest.skip("the kernels do not run on this GPU, or Triton finds no C compiler")
     norm = torch.nn.LayerNorm(width).requires_grad_(False).to(GPU)
@@ -192,7 +192,7 @@ def test_the_norm_kernels_give_the_results_of_pytorch(tokens: tuple[int, int], w
 
 
 def test_the_norm_kernels_move_the_tokens_of_windows() -> None:
-    fused = norms.norm_kernels_on(GPU)
+    fused = norms.norm_kernels_on(GPU, torch.float16)
     if fused is None:
         pytest.skip("the kernels do not run on this GPU, or Triton finds no C compiler")
     norm, x = torch.nn.LayerNorm(1280).requires_grad_(False).to(GPU), torch.randn(2, 64, 64, 1280, device=GPU)
@@ -206,7 +206,7 @@ def test_the_norm_kernels_move_the_tokens_of_windows() -> None:
 
 def test_the_answers_are_those_without_the_norm_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = answers(SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float16"))
-    monkeypatch.setattr(norms, "norm_kernels_on", lambda device: None)
+    monkeypatch.setattr(norms, "norm_kernels_on", lambda device, dtype: None)
     plain = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float16")
     assert_same_answers(answers(plain), expected, torch.float16)
 
@@ -221,13 +221,12 @@ def test_float32_attention_by_plain_products_is_that_of_pytorch(monkeypatch: pyt
 
 
 def test_an_image_that_overflows_in_half_precision_is_encoded_again_in_float32() -> None:
-    predictor = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float16")
-    expected = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float32")
-    for model in (predictor, expected):
-        weights = model._model.sam.image_encoder.neck[0].weight
-        with torch.no_grad():
-            weights.mul_(2e5)  # float16 ends at 65504; the norm that follows undoes the factor
-        model.to(GPU)  # the device's copy is made anew
+    model = SSPSAMPredictor.from_pretrained("shapes", device="cpu")
+    with torch.no_grad():  # float16 ends at 65504; the norm that follows undoes the factor
+        model._model.sam.image_encoder.neck[0].weight.mul_(2e5)
+    predictor, expected = (
+        SSPSAMPredictor(model._model, model.config, device=GPU, dtype=dtype) for dtype in ("float16", "float32")
+    )
     scene = draw_scene(7)
     texts = ["the red circle", "the largest shape"]
     with pytest.warns(SSPSAMWarning, match="overflowed for this image"):

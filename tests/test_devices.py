@@ -1,5 +1,6 @@
 """Precision: mixed precision, PyTorch's process-wide settings, and overflow in half precision."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,48 @@ def test_ieee_float32_disables_tf32_on_a_gpu_and_restores_it() -> None:
     assert precisions(GPU_SETTINGS) == before
 
 
+def test_the_older_flag_of_cudnn_can_be_read_and_set_during_a_call_and_is_restored() -> None:
+    """PyTorch raises an error when the older and the newer settings differ."""
+    cudnn = torch.backends.cudnn
+    assert cudnn.allow_tf32
+    before_call = cudnn.flags(enabled=True, allow_tf32=True)
+    before_call.__enter__()
+    with ieee_float32(torch.device("cuda")):
+        assert not cudnn.allow_tf32
+        with cudnn.flags(enabled=False, allow_tf32=False):
+            assert "tf32" not in precisions(GPU_SETTINGS)
+        assert "tf32" not in precisions(GPU_SETTINGS)
+        before_call.__exit__(None, None, None)
+    assert cudnn.allow_tf32
+    assert precisions(GPU_SETTINGS)[1:] == ["tf32", "tf32"]
+
+
+def test_a_program_without_tf32_keeps_it_off() -> None:
+    cudnn = torch.backends.cudnn
+    try:
+        cudnn.allow_tf32 = False
+        before = precisions(GPU_SETTINGS)
+        with ieee_float32(torch.device("cuda")):
+            assert not cudnn.allow_tf32
+        assert not cudnn.allow_tf32
+        assert precisions(GPU_SETTINGS) == before
+    finally:
+        cudnn.allow_tf32 = True
+
+
+def test_settings_of_a_program_that_contradict_the_older_flag_are_restored() -> None:
+    cudnn = torch.backends.cudnn
+    try:
+        cudnn.rnn.fp32_precision = "ieee"
+        with pytest.raises(RuntimeError):
+            _ = cudnn.allow_tf32
+        with ieee_float32(torch.device("cuda")):
+            assert "tf32" not in precisions(GPU_SETTINGS)
+        assert precisions(GPU_SETTINGS)[1:] == ["tf32", "ieee"]
+    finally:
+        cudnn.allow_tf32 = True
+
+
 @pytest.mark.usefixtures("medium_precision")
 def test_a_lower_precision_of_the_application_does_not_apply_to_the_model() -> None:
     gpu, cpu = precisions(GPU_SETTINGS), precisions(CPU_SETTINGS)
@@ -232,6 +275,13 @@ def test_a_device_that_pytorch_refuses_is_one_short_line(device: str) -> None:
     assert "\n" not in message
     assert "aten" not in message
     assert "ASSERT" not in message
+
+
+def test_mkldnn_is_one_line_without_a_warning_of_pytorch() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(errors.DeviceError, match="device 'mkldnn' is no device: device='cpu' computes with oneDNN"):
+            devices.checked_device("mkldnn")
 
 
 def test_a_device_that_fails_at_its_first_computation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor, errors
 from sspsam.checkpoints.format import load_checkpoint
+from sspsam.models import DeviceModel
 
 
 def test_predict_returns_one_segmentation_for_a_string_and_a_list_in_order_for_a_list(predictor, image) -> None:
@@ -143,6 +144,17 @@ def test_to_returns_the_predictor_and_keeps_the_image_and_answers(predictor, ima
     with pytest.raises(errors.DeviceError):
         predictor.to("nowhere")
     assert predictor.device == torch.device("cpu")
+
+
+def test_to_the_same_device_copies_no_weights(tiny_model, image, monkeypatch) -> None:
+    predictor = SSPSAMPredictor.from_pretrained(tiny_model, device="cpu", dtype="bfloat16")
+
+    def copied(*_: object, **__: object) -> None:
+        raise AssertionError("the weights were copied")
+
+    monkeypatch.setattr(DeviceModel, "of", copied)
+    assert predictor.to("cpu").predict("the mug", image=image).mask.shape == image.shape[:2]
+    assert predictor.to(torch.device("cpu")) is predictor
 
 
 def test_save_pretrained_into_its_own_directory_keeps_the_checkpoint(predictor, image, tmp_path) -> None:

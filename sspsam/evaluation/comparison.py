@@ -1,9 +1,9 @@
 """Differences between answers and reference answers, and the tolerances of the self-test."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -68,9 +68,9 @@ class Differences:
         """Compare results of `predict(..., return_logits="low_res")` with the references in the same order."""
         pairs = list(zip(results, references, strict=True))
         return cls(
-            max((_largest(_logits(result), reference.low_res_logits) for result, reference in pairs), default=0.0),
-            max((abs(result.score - reference.score) for result, reference in pairs), default=0.0),
-            max((_largest(np.array(result.box), np.array(reference.box)) for result, reference in pairs), default=0.0),
+            _maximum(_largest(_logits(result), reference.low_res_logits) for result, reference in pairs),
+            _maximum(abs(result.score - reference.score) for result, reference in pairs),
+            _maximum(_largest(np.array(result.box), np.array(reference.box)) for result, reference in pairs),
             sum(int((result.mask != reference.mask).sum()) for result, reference in pairs),
             sum(reference.mask.size for _, reference in pairs),
             sum(result.no_target != reference.no_target for result, reference in pairs),
@@ -80,7 +80,9 @@ class Differences:
     def __add__(self, other: "Differences") -> "Differences":
         """Join the differences of two sets of questions."""
         ours, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        joined = {name: (max if name.startswith("max_") else sum)((ours[name], theirs[name])) for name in ours}
+        joined: dict[str, Any] = {
+            name: (_maximum if name.startswith("max_") else sum)((ours[name], theirs[name])) for name in ours
+        }
         return Differences(**joined)
 
     def beyond_tolerance(self, dtype: torch.dtype) -> list[str]:
@@ -100,6 +102,11 @@ class Differences:
         if self.no_target_changed:
             found.append(f"{self.no_target_changed} of {self.questions} no-target answers changed")
         return found
+
+
+def _maximum(values: Iterable[float]) -> float:
+    """Return the largest value, 0 if there is none; NaN if one is NaN, which Python's `max` would lose."""
+    return float(np.max(list(values), initial=0.0))
 
 
 def _logits(result: Segmentation) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from sspsam.identity import PredictorIdentity
 from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.preprocessing import Geometry
 from sspsam.models import DeviceModel, ImageFeatures, PreparedImage
+from sspsam.models.streams import Finished
 
 CAPACITY: Final = 16  # embeddings; at the published sizes one takes about 15 MB
 
@@ -34,18 +35,21 @@ class PreparedEmbeddings:
     def __init__(self, model: DeviceModel, config: ModelConfig, identity: PredictorIdentity) -> None:
         self._model, self._config, self._identity = model, config, identity
         self._lock = threading.Lock()
-        self._entries: WeakKeyDictionary[ImageEmbedding, PreparedEmbedding] = WeakKeyDictionary()  # oldest first
+        # oldest first; each with the end of its computation
+        self._entries: WeakKeyDictionary[ImageEmbedding, tuple[PreparedEmbedding, Finished]] = WeakKeyDictionary()
 
     def prepared(self, embedding: ImageEmbedding) -> PreparedEmbedding:
         """Return the prepared embedding; call it inside `inference_context`."""
         with self._lock:
-            entry = self._entries.pop(embedding, None)
-            if entry is not None:
-                self._entries[embedding] = entry  # now the most recently used
+            kept = self._entries.pop(embedding, None)
+            if kept is not None:
+                self._entries[embedding] = kept  # now the most recently used
+                entry, finished = kept
+                finished.wait()
                 return entry
         entry = self._prepare(embedding)  # two threads may both do so; their results are equal
         with self._lock:
-            self._entries[embedding] = entry
+            self._entries[embedding] = entry, Finished(self._identity.device)
             if len(self._entries) > CAPACITY:
                 self._entries.pop(next(self._entries.keys()), None)
         return entry

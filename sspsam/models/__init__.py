@@ -4,8 +4,10 @@ The files follow the figure of the paper. `clip.py` encodes an image and an expr
 image for SAM. `attention_adapters.py` and `ssp_encoder.py` turn CLIP's features into prompts and a box.
 `mask_decoder.py` and its `transformer.py` decode a mask from the prompts. `sam.py` joins the parts of SAM, and
 `sspsam.py` the whole network. `device_model.py` is the network on one device in one precision: `precision.py` narrows
-and moves its weights, `cuda_graphs.py` records its computation. `layers.py` holds the layers that several networks
-share, `kernels.py` the operators that only one backend has, `stock.py` the imports from open_clip and segment_anything.
+and moves its weights, `cuda_graphs.py` records its computation, `compilation.py` compiles SAM's blocks, and
+`streams.py` orders the work of several CUDA streams. `layers.py` holds the layers that several networks share,
+`norms.py` the sums and norms between products, `kernels.py` the operators that only one backend has, `stock.py` the
+imports from open_clip and segment_anything.
 
 Shape letters, used in every comment and docstring of this package:
 

@@ -67,7 +67,7 @@ class LinguisticAttentionAdapter(nn.Module):
         """
         gru = self.gru
         if length == words.shape[1]:  # both directions at once, as a GPU computes them fastest
-            fused = fused_gru(gru.hidden_size, words.dtype, words.device)
+            fused = fused_gru(gru.hidden_size, len(words), words.dtype, words.device)
             states: Tensor = gru(words)[0] if fused is None or torch.is_grad_enabled() else fused(gru, words)
             return states
         start = words.new_zeros(1, len(words), gru.hidden_size)  # (1, E, H)

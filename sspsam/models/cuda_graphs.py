@@ -5,7 +5,6 @@ graph launches them all at once.
 """
 
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -14,13 +13,15 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
+from sspsam.errors import SSPSAMError
 from sspsam.utils.batching import is_out_of_memory
 from sspsam.utils.paths import first_line
+from sspsam.utils.switches import switched_on
 
 _LOG: Final = logging.getLogger(__name__)
 _WARM_UP_CALLS: Final = 2  # before recording, in which libraries choose their kernels and allocate workspaces
 _RECORDING: Final = threading.Lock()  # one recording at a time in a process
-SWITCH: Final = "SSPSAM_CUDA_GRAPHS"  # environment variable; "0" turns graphs off
+SWITCH: Final = "SSPSAM_CUDA_GRAPHS"  # environment variable; 0 turns graphs off
 
 Function = Callable[..., Sequence[Tensor]]
 
@@ -180,6 +181,8 @@ class RecordedFunctions:
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error) or (error.__context__ is not None and is_out_of_memory(error.__context__)):
                 raise
+            if isinstance(error, SSPSAMError):  # of the function itself, not of its recording
+                raise
             reason = first_line(error)
             _LOG.warning("CUDA graphs are off, this predictor launches every operation itself: %s", reason)
             self._works = False
@@ -188,7 +191,7 @@ class RecordedFunctions:
 
 
 def recorded_functions(device: torch.device) -> RecordedFunctions | None:
-    """Return a recorder for a device that has graphs, unless the environment variable `SSPSAM_CUDA_GRAPHS` is 0."""
-    if device.type != "cuda" or os.environ.get(SWITCH, "").strip() == "0":
+    """Return a recorder for a device that has graphs, unless `SSPSAM_CUDA_GRAPHS` turns them off."""
+    if device.type != "cuda" or not switched_on(SWITCH):
         return None
     return RecordedFunctions(CUDARecorder(device))

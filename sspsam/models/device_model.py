@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sspsam.config import IMAGE_ENCODERS
 from sspsam.devices import naming_out_of_memory
+from sspsam.models.compilation import compile_blocks
 from sspsam.models.cuda_graphs import RecordedFunctions, recorded_functions
 from sspsam.models.layers import release_packed_weights
 from sspsam.models.mask_decoder import DecoderImage
@@ -50,7 +51,7 @@ class DeviceModel:
         device: torch.device,
         dtype: torch.dtype,
         *,
-        compile_blocks: bool = False,
+        compiled: bool = False,
         encoders_of: "DeviceModel | None" = None,
     ) -> Self:
         """Copy a network to a device in a precision.
@@ -59,7 +60,7 @@ class DeviceModel:
             original: in float32 and in evaluation mode.
             device: to compute on.
             dtype: float32, or that of mixed precision.
-            compile_blocks: whether to compile the blocks of SAM's image encoder with `torch.compile`, at their first
+            compiled: whether to compile the blocks of SAM's image encoder with `torch.compile`, at their first
                 use.
             encoders_of: model on the same device in the same precision, of whose original `original` has the image
                 encoders; they are shared on the device, too.
@@ -67,12 +68,11 @@ class DeviceModel:
         release_packed_weights(original)
         whole = dtype is torch.float16 and device.type == "cuda"
         network = original
-        if compile_blocks or dtype is not torch.float32 or next(original.parameters()).device != device:
+        if compiled or dtype is not torch.float32 or next(original.parameters()).device != device:
             parts = {} if encoders_of is None else encoders_of._encoders_on_device()
             network = network_on_device(original, device, dtype, WHOLE_NETWORK if whole else IMAGE_ENCODERS, parts)
-        if compile_blocks and encoders_of is None:
-            for block in network.sam.image_encoder.blocks:
-                block.compile(dynamic=False)
+        if compiled and encoders_of is None:
+            compile_blocks(network.sam.image_encoder)
         return cls(original, network, device, recorded_functions(device))
 
     def _encoders_on_device(self) -> dict[nn.Module, nn.Module]:

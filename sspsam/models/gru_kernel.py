@@ -6,7 +6,9 @@ units are divided among blocks, each of which keeps its rows of the weights in r
 direction exchange their parts of the hidden state through memory, and wait for each other at a counter.
 
 Blocks that wait must all run at the same time, or they would wait for ever. A cooperative launch guarantees that: it
-fails if not all blocks fit on the device.
+fails if not all blocks fit on the device. At 512 units a block needs 112 to 128 KB of shared memory, so that each takes
+a multiprocessor of its own: up to 32 expressions take 32 multiprocessors, more take 64. GPUs of compute capability 8.6,
+8.9 and 12.0 have 99 KB for a block. `kernels.fused_gru` tries which variants a device can launch.
 """
 
 from typing import Any, Final
@@ -84,7 +86,7 @@ def bidirectional_gru(gru: nn.GRU, x: Tensor) -> Tensor:
 
     Args:
         gru: one bidirectional layer with biases, on the GPU; H inputs and H hidden units, a power of two from 32 on.
-        x: float16.
+        x: float16, on the GPU; E is at most 64.
     """
     count, length, width = x.shape
     directions = ("", "_reverse")
@@ -93,7 +95,7 @@ def bidirectional_gru(gru: nn.GRU, x: Tensor) -> Tensor:
         return torch.stack([getattr(gru, f"{name}_l0{suffix}") for suffix in directions])
 
     gates = F.linear(x, both("weight_ih").flatten(0, 1), both("bias_ih").flatten())  # (E, L, 2*3H)
-    rows = max(_FEWEST_ROWS, 1 << (count - 1).bit_length())
+    rows = max(_FEWEST_ROWS, 1 << (count - 1).bit_length())  # 16, 32 or 64, as in `kernels.fused_gru`
     units, warps = (32, 4) if rows <= 32 else (16, 8)  # the fastest on an H200
     exchange = x.new_zeros(2, 2, rows, width)
     counters = torch.zeros(2 * _COUNTER_STRIDE, dtype=torch.int32, device=x.device)

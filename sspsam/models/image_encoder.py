@@ -275,8 +275,10 @@ def _heads_at_once(q: Tensor, k: Tensor) -> int:
     heads, count, queries, _ = q.shape
     if q.device.type != "cpu":
         return heads
-    enough_for_all_threads = -(-torch.get_num_threads() * 64 // (count * queries))
     most_in_memory = _MAX_BIAS_BYTES // (count * queries * k.shape[2] * q.element_size())
+    if torch.compiler.is_compiling():  # the compiler cannot trace a question for the number of threads
+        return max(1, min(heads, most_in_memory))
+    enough_for_all_threads = -(-torch.get_num_threads() * 64 // (count * queries))
     return max(1, min(heads, enough_for_all_threads, most_in_memory))
 
 

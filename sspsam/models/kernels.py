@@ -10,17 +10,18 @@ tried on small matrices before its first use.
 
 import logging
 import math
-import os
 import threading
 import types
 import weakref
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sspsam.utils.switches import switched_on
 
 _LOG: Final = logging.getLogger(__name__)
 Activation = Literal["none", "relu", "gelu"]
@@ -29,7 +30,8 @@ ACTIVATIONS: Final[Mapping[Activation, Callable[[Tensor], Tensor]]] = types.Mapp
 )
 _EXACT_GELU: Final = "none"  # oneDNN's algorithm for "gelu": the error function, not the approximation by tanh
 _MOST_PLAIN_SCORES: Final = 2**23  # 32 MB of float32
-SWITCH: Final = "SSPSAM_TRITON"  # environment variable; "0" turns the kernels of this package for a GPU off
+SWITCH: Final = "SSPSAM_TRITON"  # environment variable; 0 turns the kernels of this package for a GPU off
+_GRU_ROWS: Final = (16, 32, 64)  # of the variants of the GRU kernel, see `gru_kernel.bidirectional_gru`
 _MOST_GRU_DIFFERENCE: Final = 1e-2  # in float16; states lie between -1 and 1
 _PACKED_FOR_ROWS: Final = 77  # weights are packed for the rows of CLIP's texts, where packing gains most
 
@@ -140,10 +142,11 @@ def fused_attention_accepts(width: int, dtype: torch.dtype, device: torch.device
         return False
     x = torch.empty(1, 1, 64, width, dtype=dtype, device=device)
     try:
-        parameters = torch.backends.cuda.SDPAParams(x, x, x, None, 0.0, False, False)
-        accepts = torch.backends.cuda.can_use_flash_attention(
-            parameters
-        ) or torch.backends.cuda.can_use_efficient_attention(parameters)
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # PyTorch answers for the current device
+            parameters = torch.backends.cuda.SDPAParams(x, x, x, None, 0.0, False, False)
+            accepts = torch.backends.cuda.can_use_flash_attention(
+                parameters
+            ) or torch.backends.cuda.can_use_efficient_attention(parameters)
     except (AttributeError, TypeError):  # PyTorch's question for a kernel is not part of its stable API
         accepts = False
     way = "as columns of queries and keys" if accepts else "as a bias: no fused kernel takes heads of this width"
@@ -169,44 +172,65 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q / math.sqrt(q.shape[-1]) @ k.mT).softmax(dim=-1) @ v
 
 
-@cache
-def fused_gru(width: int, dtype: torch.dtype, device: torch.device) -> Callable[[nn.GRU, Tensor], Tensor] | None:
-    """Return `gru_kernel.bidirectional_gru` if it works on the device, or None.
+def fused_gru(
+    width: int, count: int, dtype: torch.dtype, device: torch.device
+) -> Callable[[nn.GRU, Tensor], Tensor] | None:
+    """Return a function with the results of `gru(x)[0]` that launches `gru_kernel.bidirectional_gru`, or None.
 
-    It needs float16, Triton with its compiler, and an NVIDIA GPU of compute capability 8.0 or later. It is compared
-    once with PyTorch's GRU.
+    The kernel needs float16, Triton with its compiler, and an NVIDIA GPU of compute capability 8.0 or later. It has a
+    variant for up to 16, 32 and 64 expressions, with other numbers of blocks and other needs of shared memory. Each
+    variant is compared once with PyTorch's GRU. Where the one for `count` expressions does not work, a smaller one
+    computes them in parts.
 
     Args:
         width: of inputs and hidden state.
+        count: E, of the inputs.
         dtype: of both.
         device: of both.
     """
     powers = 32 <= width <= 1024 and width & (width - 1) == 0
     if device.type != "cuda" or dtype is not torch.float16 or not powers or torch.version.cuda is None:
         return None
+    wanted = next((rows for rows in _GRU_ROWS if rows >= count), _GRU_ROWS[-1])
+    for rows in reversed(_GRU_ROWS[: _GRU_ROWS.index(wanted) + 1]):
+        if _gru_works(width, rows, dtype, device):
+            return partial(_gru_in_parts, rows=rows)
+    return None
+
+
+def _gru_in_parts(gru: nn.GRU, x: Tensor, rows: int) -> Tensor:
+    """Compute `gru(x)[0]` for (E, L, H), at most `rows` expressions in one launch."""
+    from sspsam.models.gru_kernel import bidirectional_gru
+
+    states = [bidirectional_gru(gru, part) for part in torch.split(x, rows)]
+    return states[0] if len(states) == 1 else torch.cat(states)
+
+
+@cache
+def _gru_works(width: int, rows: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Return True if the variant of the GRU kernel for up to `rows` expressions works on a device."""
 
     def difference() -> float:
         if torch.cuda.get_device_capability(device) < (8, 0):
             raise RuntimeError("needs compute capability 8.0")
         from sspsam.models.gru_kernel import bidirectional_gru
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            gru = nn.GRU(width, width, batch_first=True, bidirectional=True).to(device, dtype)
-            x = torch.randn(3, 21, width).to(device, dtype)
+        generator = torch.Generator("cpu").manual_seed(0)  # the application's generator is left alone
+        gru = nn.GRU(width, width, batch_first=True, bidirectional=True, device="meta").to_empty(device="cpu")
+        for parameter in gru.parameters():
+            parameter.uniform_(-(width**-0.5), width**-0.5, generator=generator)
+        gru = gru.to(device, dtype)
+        x = torch.randn(rows - 3, 21, width, generator=generator)  # the last rows of the kernel's product are padding
+        x = x.to(device, dtype)
         return float((bidirectional_gru(gru, x) - gru(x)[0]).abs().max())
 
-    if not works_on(device, "GRU", "cuDNN", difference, _MOST_GRU_DIFFERENCE):
-        return None
-    from sspsam.models.gru_kernel import bidirectional_gru
-
-    return bidirectional_gru
+    return works_on(device, f"GRU of up to {rows} expressions", "cuDNN", difference, _MOST_GRU_DIFFERENCE)
 
 
 def works_on(device: torch.device, name: str, instead: str, difference: Callable[[], float], most: float) -> bool:
     """Try a kernel of this package on a device; where it does not work, the log says why.
 
-    The environment variable `SSPSAM_TRITON` turns all of them off where it is 0.
+    The environment variable `SSPSAM_TRITON` turns all of them off where it is 0; see `switched_on`.
 
     Args:
         device: to try it on.
@@ -216,7 +240,7 @@ def works_on(device: torch.device, name: str, instead: str, difference: Callable
             kind where the kernel cannot run, for example because Triton finds no C compiler.
         most: largest difference of a kernel that works.
     """
-    if os.environ.get(SWITCH, "").strip() == "0":
+    if not switched_on(SWITCH):
         return False
     try:
         # tensors are made on the CPU: another thread may be recording a graph, in which the device's generator takes

@@ -5,6 +5,7 @@ and narrow at once (`norm_kernels.py`): for a single expression their number mat
 """
 
 import types
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +16,11 @@ from torch.nn import functional as F
 from sspsam.models.column_attention import from_windows, to_windows
 from sspsam.models.kernels import widened, works_on
 
-_MOST_DIFFERENCE: Final = 1e-2  # of results in float16, most of which lie between -4 and 4
+_MOST_ROUNDINGS: Final = 4  # distances between numbers in half precision by which a kernel's results may differ
+# widths and sides of the grids on which the kernels are tried: one row in a block of few and of many threads, and
+# several rows in a block, with a part of the last block
+_TRIED_SIZES: Final = ((48, 4), (1280, 4), (48, 34))
+_WINDOW: Final = 3  # side of the windows of these grids
 
 
 class Tokens(NamedTuple):
@@ -121,30 +126,47 @@ def _kernels(x: Tensor, dtype: torch.dtype) -> types.ModuleType | None:
         return None
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cuda"):
         return None
-    return norm_kernels_on(x.device)
+    return norm_kernels_on(x.device, dtype)
 
 
 @cache
-def norm_kernels_on(device: torch.device) -> types.ModuleType | None:
-    """Return the module `norm_kernels` if its kernels give PyTorch's results on a device, or None."""
+def norm_kernels_on(device: torch.device, dtype: torch.dtype) -> types.ModuleType | None:
+    """Return the module `norm_kernels` if its kernels give PyTorch's results in a dtype on a device, or None."""
     if torch.version.cuda is None:
         return None
 
     def difference() -> float:
         from sspsam.models import norm_kernels
 
-        return _difference(norm_kernels, device)
+        return max_difference([pair for size in _TRIED_SIZES for pair in _pairs(norm_kernels, *size, dtype, device)])
 
-    if not works_on(device, "norms", "PyTorch's operators", difference, _MOST_DIFFERENCE):
+    name = f"norms in {str(dtype).removeprefix('torch.')}"
+    if not works_on(device, name, "PyTorch's operators", difference, _MOST_ROUNDINGS * torch.finfo(dtype).eps):
         return None
     from sspsam.models import norm_kernels
 
     return norm_kernels
 
 
-def _difference(kernels: types.ModuleType, device: torch.device) -> float:
-    """Return the largest difference between the results of the kernels and those of PyTorch for some small tensors."""
-    width, window, dtype = 48, 3, torch.float16
+def max_difference(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Return the largest difference of results and expected values; NaN where a result is NaN.
+
+    Differences are relative to expected values above 1.
+
+    Args:
+        pairs: results with the values expected, of the same shape.
+    """
+    differences = [
+        ((result.float() - expected.float()).abs() / expected.float().abs().clamp(min=1)).max()
+        for result, expected in pairs
+    ]
+    return float(torch.stack(differences).max())  # Python's `max` would lose NaN
+
+
+def _pairs(
+    kernels: types.ModuleType, width: int, side: int, dtype: torch.dtype, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the results of each kernel for two grids of `side` x `side` tokens, each with that of PyTorch."""
 
     def example(*shape: int) -> Tensor:
         count = torch.Size(shape).numel()
@@ -153,14 +175,14 @@ def _difference(kernels: types.ModuleType, device: torch.device) -> float:
     norm = nn.LayerNorm(width).requires_grad_(False).to(device)
     norm.weight.copy_(example(width))
     norm.bias.copy_(example(width) / 2)
-    x, in_windows = example(2, 4, 4, width), example(8, 9, width).to(dtype)
-    total = x + from_windows(in_windows, window, 4)
-    pairs = [
+    windows = -(-side // _WINDOW)
+    x, in_windows = example(2, side, side, width), example(2 * windows**2, _WINDOW**2, width).to(dtype)
+    total, narrow = x + from_windows(in_windows, _WINDOW, side), x.to(dtype)
+    return [
         (kernels.normalize(norm, x, dtype), norm(x)),
         (kernels.normalize(norm, x, dtype, gelu=True), F.gelu(norm(x))),
-        (kernels.normalize_into_windows(norm, x, window, dtype), to_windows(norm(x), window)),
-        *zip(kernels.add_and_normalize(norm, x, in_windows, dtype, window), (total, norm(total)), strict=True),
+        (kernels.normalize_into_windows(norm, x, _WINDOW, dtype), to_windows(norm(x), _WINDOW)),
+        *zip(kernels.add_and_normalize(norm, x, in_windows, dtype, _WINDOW), (total, norm(total)), strict=True),
         *((result, norm(x[:1] + x)) for result in kernels.normalize_sum(norm, x[:1], x, dtype)),
-        (kernels.quick_gelu(x.to(dtype)), x * torch.sigmoid(1.702 * x)),
+        (kernels.quick_gelu(narrow), narrow.float() * torch.sigmoid(1.702 * narrow.float())),
     ]
-    return max(float((result - expected).abs().max()) for result, expected in pairs)

@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from sspsam.config import ModelConfig
-from sspsam.devices import naming_out_of_memory
+from sspsam.devices import host_buffer, naming_out_of_memory
 from sspsam.errors import ConfigError, TextError, TextTypeError
 from sspsam.identity import PredictorIdentity
 from sspsam.models import DeviceModel, ExpressionFeatures
 from sspsam.models.device_model import MOST_EXPRESSIONS
+from sspsam.models.streams import Finished
 from sspsam.text.tokenizer import Tokenizer, Word
 from sspsam.utils.paths import kind_name
 
@@ -37,12 +38,15 @@ class _CachedRow(NamedTuple):
 
     batch: ExpressionFeatures
     row: int
+    finished: Finished  # the computation of the batch
 
-    def alone(self) -> "_CachedRow":
-        """Return the same features, with E = 1; they keep no other row of the batch in memory."""
+    def alone(self, device: torch.device) -> "_CachedRow":
+        """Return the same features, with E = 1, for the current stream; they keep no other row of the batch."""
+        self.finished.wait(self.batch)
         if len(self.batch.padding) == 1:
             return self
-        return _CachedRow(ExpressionFeatures(*(tensor[self.row : self.row + 1].clone() for tensor in self.batch)), 0)
+        features = ExpressionFeatures(*(tensor[self.row : self.row + 1].clone() for tensor in self.batch))
+        return _CachedRow(features, 0, Finished(device))
 
 
 def tokenizer_for(config: ModelConfig) -> Tokenizer:
@@ -100,17 +104,18 @@ class TextEncoder:
         """
         keys = [expression.token_ids.tobytes() for expression in expressions]
         with self._lock:
-            rows = {key: self._cache[key].alone() for key in keys if key in self._cache}
+            rows = {key: self._cache[key].alone(self._device) for key in keys if key in self._cache}
         new_keys = [key for key in dict.fromkeys(keys) if key not in rows]
         batch_size = _BATCH_SIZE.get(self._device.type, MOST_EXPRESSIONS)
         batches = [new_keys[start : start + batch_size] for start in range(0, len(new_keys), batch_size)]
         for batch in batches:
             features = self._compute(batch)
-            rows.update((key, _CachedRow(features, row)) for row, key in enumerate(batch))
+            finished = Finished(self._device)
+            rows.update((key, _CachedRow(features, row, finished)) for row, key in enumerate(batch))
         self._store({key: rows[key] for key in keys})
         if batches == [keys]:  # all are new: the batch need not be taken apart and joined again
             return rows[keys[0]].batch
-        return ExpressionFeatures.join([rows[key].alone().batch for key in keys])
+        return ExpressionFeatures.join([rows[key].alone(self._device).batch for key in keys])
 
     def words(self, token_ids: NDArray[np.int64]) -> list[Word]:
         """Return the words of (L,) token ids; see `Tokenizer.words`."""
@@ -118,8 +123,11 @@ class TextEncoder:
 
     def _compute(self, keys: Sequence[bytes]) -> ExpressionFeatures:
         """Encode a batch of E expressions, given by the bytes of their token ids."""
-        token_ids = np.stack([np.frombuffer(key, dtype=np.int64) for key in keys])  # (E, L)
-        return self._model.encode_text(torch.from_numpy(token_ids).to(self._device))
+        rows = [np.frombuffer(key, dtype=np.int64) for key in keys]
+        # a GPU may still encode the image, which the upload must not wait for
+        token_ids = host_buffer((len(rows), len(rows[0])), torch.int64, self._device)  # (E, L)
+        np.stack(rows, out=token_ids.numpy())
+        return self._model.encode_text(token_ids.to(self._device, non_blocking=self._device.type == "cuda"))
 
     def _store(self, rows: dict[bytes, _CachedRow]) -> None:
         with self._lock:

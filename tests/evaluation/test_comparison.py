@@ -37,6 +37,16 @@ def test_differences_of_two_images_are_joined_by_maximum_and_sum() -> None:
     assert joined == Differences(1.0, mask_pixels_changed=2, mask_pixels=40, questions=2)
 
 
+@pytest.mark.parametrize("wrong", [{"logit": np.nan}, {"score": np.nan}, {"x0": np.nan}])
+@pytest.mark.parametrize("place", [0, 1])
+def test_one_value_that_is_nan_is_beyond_tolerance_wherever_it_stands(wrong: dict[str, float], place: int) -> None:
+    results = [answer(), answer()]
+    results[place] = answer(**wrong)
+    found = Differences.between(results, [ReferenceAnswer.of(answer())] * 2)
+    for total in (found, found + differences(answer(), answer()), differences(answer(), answer()) + found):
+        assert len(total.beyond_tolerance(torch.float32)) == 1
+
+
 @pytest.mark.parametrize(
     ("changed", "dtype", "beyond"),
     [

@@ -138,11 +138,11 @@ def test_threads_share_the_cache(predictor, embedding) -> None:
     assert len(cache._entries) <= CAPACITY
 
 
-def test_a_moved_predictor_prepares_anew_on_its_device(predictor, embedding, preparations) -> None:
+def test_a_moved_predictor_prepares_anew_on_its_device_and_only_there(predictor, embedding, preparations) -> None:
     predictor.predict("one", embedding=embedding)
     predictor.to("cpu")
     predictor.predict("one", embedding=embedding)
-    assert len(preparations) == 2
+    assert len(preparations) == 1
     moved = cache_with_stub(predictor.config, torch.device("meta")).prepared(embedding)
     assert {tensor.device.type for tensor in moved.features} == {"meta"}
     assert embedding.sam_embedding.device == CPU

@@ -127,5 +127,6 @@ def test_a_lack_of_memory_while_recording_is_raised_and_a_smaller_call_is_record
 
 def test_a_cpu_has_no_graphs_and_the_environment_turns_those_of_a_gpu_off(monkeypatch) -> None:
     assert recorded_functions(torch.device("cpu")) is None
-    monkeypatch.setenv(SWITCH, "0")
-    assert recorded_functions(torch.device("cuda", 0)) is None
+    for off in ("0", "False"):
+        monkeypatch.setenv(SWITCH, off)
+        assert recorded_functions(torch.device("cuda", 0)) is None

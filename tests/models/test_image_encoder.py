@@ -1,6 +1,9 @@
 """SAM's image encoder in bands of rows, against segment_anything's, which computes all rows together."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -103,6 +106,35 @@ def test_columns_are_for_inference_only_since_blocks_share_their_memory(
     ours = encoder(15, 6)
     ours(torch.randn(1, 3, 60, 60)).sum().backward()
     assert not fused_attention
+
+
+def test_the_kernels_of_the_device_itself_count_and_not_those_of_the_current_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA GPU cannot be simulated where there is one")
+    current = [0]
+
+    @contextmanager
+    def device_of(tensor: torch.Tensor) -> Iterator[None]:
+        before, current[0] = current[0], tensor.device.index
+        yield
+        current[0] = before
+
+    def only_on_the_second(_: object) -> bool:
+        return current[0] == 1
+
+    devices = [torch.device("cuda", index) for index in (0, 1)]
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(kernels.torch, "empty", lambda *_, dtype, device: SimpleNamespace(device=device))
+    monkeypatch.setattr(torch.backends.cuda, "SDPAParams", lambda *arguments: arguments)
+    monkeypatch.setattr(torch.backends.cuda, "can_use_flash_attention", only_on_the_second)
+    monkeypatch.setattr(torch.backends.cuda, "can_use_efficient_attention", only_on_the_second)
+    kernels.fused_attention_accepts.cache_clear()
+    try:
+        assert [kernels.fused_attention_accepts(208, torch.float16, device) for device in devices] == [False, True]
+    finally:
+        kernels.fused_attention_accepts.cache_clear()
 
 
 def test_a_device_other_than_cuda_has_no_fused_attention_for_columns() -> None:

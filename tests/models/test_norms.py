@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import sspsam.models
 from sspsam.models import norms
 from sspsam.models.column_attention import from_windows, to_windows
 
@@ -70,6 +72,14 @@ with torch.no_grad():
 json.dump(differences, sys.stdout)
 """
 
+TRIAL = """
+import torch
+from sspsam.models import norm_kernels, norms
+torch.version.cuda = "13.0"
+for dtype in (torch.float16, torch.bfloat16):
+    assert norms.norm_kernels_on(torch.device("cpu"), dtype) is norm_kernels, dtype
+"""
+
 
 def layer_norm(width: int) -> nn.LayerNorm:
     norm = nn.LayerNorm(width).requires_grad_(False)
@@ -78,16 +88,30 @@ def layer_norm(width: int) -> nn.LayerNorm:
     return norm
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_the_kernels_give_pytorch_s_results_in_the_interpreter() -> None:
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+
+def interpreted(program: str) -> str:
+    """Return the output of a program for which Triton interprets kernels."""
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     process = subprocess.run(
-        [sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
     )
     assert process.returncode == 0, process.stderr
-    differences = json.loads(process.stdout)
+    return process.stdout
+
+
+@needs_triton
+def test_the_kernels_give_pytorch_s_results_in_the_interpreter() -> None:
+    differences = json.loads(interpreted(INTERPRETED))
     assert len(differences) == 34
     assert {name: value for name, value in differences.items() if not value < 1e-3} == {}
+
+
+@needs_triton
+@pytest.mark.slow
+def test_the_kernels_pass_their_own_trial_in_the_interpreter() -> None:
+    interpreted(TRIAL)
 
 
 def test_on_the_cpu_they_are_pytorch_s_operators_bit_for_bit() -> None:
@@ -115,21 +139,94 @@ def test_windows_of_half_precision_are_narrow_before_they_are_moved() -> None:
     assert norms.normalize_into_windows(norm, x, 4, torch.bfloat16).dtype is torch.bfloat16
 
 
-def test_kernels_that_are_wrong_or_fail_are_logged_and_not_used(monkeypatch, caplog) -> None:
-    device = torch.device("cuda")
+class Kernels:
+    """The results of the kernels, computed by PyTorch, of which one may be spoilt.
+
+    Args:
+        wrong: name of the result.
+        spoilt: returns what takes the place of its value.
+    """
+
+    def __init__(self, wrong: str = "none", spoilt: Callable[[torch.Tensor], torch.Tensor] = lambda x: x) -> None:
+        self._wrong, self._spoilt = wrong, spoilt
+
+    def _spoil(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        return self._spoilt(value) if name == self._wrong else value
+
+    def normalize(self, norm, x, dtype, *, gelu=False):
+        name, value = ("gelu", F.gelu(norm(x))) if gelu else ("norm", norm(x))
+        return self._spoil(name, value.to(dtype))
+
+    def normalize_into_windows(self, norm, x, window, dtype):
+        return self._spoil("windows", to_windows(norm(x), window).to(dtype))
+
+    def add_and_normalize(self, norm, x, update, dtype, window=0):
+        total = x + from_windows(update, window, x.shape[1])
+        return self._spoil("total", total), self._spoil("norm of the total", norm(total).to(dtype))
+
+    def normalize_sum(self, norm, x, update, dtype):
+        wide = norm(x + update)
+        return self._spoil("wide", wide), self._spoil("narrow", wide.to(dtype))
+
+    def quick_gelu(self, x):
+        return self._spoil("quick gelu", (x.float() * torch.sigmoid(1.702 * x.float())).to(x.dtype))
+
+
+@pytest.fixture
+def accepted(monkeypatch) -> Iterator[Callable[..., bool]]:
+    """A function that says whether kernels are used after their trial, which runs on the CPU here."""
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    for difference, reason in ((lambda *_: 0.5, "its results differ by 0.5"), (lambda *_: 1 / 0, "ZeroDivisionError")):
-        monkeypatch.setattr(norms, "_difference", difference)
-        monkeypatch.setitem(sys.modules, "sspsam.models.norm_kernels", sys.modules[__name__])
+
+    def is_accepted(kernels: object, dtype: torch.dtype) -> bool:
+        monkeypatch.setitem(sys.modules, "sspsam.models.norm_kernels", kernels)
+        monkeypatch.setattr(sspsam.models, "norm_kernels", kernels, raising=False)
         norms.norm_kernels_on.cache_clear()
-        with caplog.at_level("INFO"):
-            assert norms.norm_kernels_on(device) is None
-        assert reason in caplog.text
+        return norms.norm_kernels_on(torch.device("cpu"), dtype) is kernels
+
+    yield is_accepted
     norms.norm_kernels_on.cache_clear()
+
+
+RESULTS = ("norm", "gelu", "windows", "total", "norm of the total", "wide", "narrow", "quick gelu")
+
+
+def with_nan(value: torch.Tensor) -> torch.Tensor:
+    value = value.clone()
+    value.view(-1)[-1] = torch.nan
+    return value
+
+
+def last_row_swapped(value: torch.Tensor) -> torch.Tensor:
+    return torch.cat([value[:-1], value[-1:].flip(-1)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_kernels_of_which_one_result_is_nan_or_wrong_are_refused(accepted, dtype, caplog) -> None:
+    assert accepted(Kernels(), dtype)
+    with caplog.at_level("INFO"):
+        for wrong in RESULTS:
+            assert not accepted(Kernels(wrong, with_nan), dtype), wrong
+            assert "its results differ by nan" in caplog.messages[-1]
+            assert not accepted(Kernels(wrong, last_row_swapped), dtype), wrong
+    assert len(caplog.messages) == 2 * len(RESULTS)
+
+
+@pytest.mark.parametrize("is_tried", [lambda x: x.numel() // x.shape[-1] > 2048, lambda x: x.shape[-1] > 1024])
+def test_the_trial_covers_several_rows_in_a_block_and_many_threads(accepted, is_tried) -> None:
+    """The kernels give a block several rows from 2,048 on, and 8 groups of threads above a width of 1,024."""
+    for wrong in RESULTS:
+        assert not accepted(Kernels(wrong, lambda x: x + 1 if is_tried(x) else x), torch.float16), wrong
+
+
+def test_kernels_that_fail_are_logged_and_not_used(accepted, caplog) -> None:
+    with caplog.at_level("INFO"):
+        assert not accepted(Kernels("total", lambda value: 1 / 0), torch.float16)
+    assert "norms in float16: PyTorch's operators on cpu" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_without_cuda_there_are_no_kernels(monkeypatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)  # ROCm's devices are called "cuda" too
     norms.norm_kernels_on.cache_clear()
-    assert norms.norm_kernels_on(torch.device("cuda")) is None
+    assert norms.norm_kernels_on(torch.device("cuda"), torch.float16) is None
     norms.norm_kernels_on.cache_clear()
