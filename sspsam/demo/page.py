@@ -25,6 +25,7 @@ from sspsam.demo.scenes import EXAMPLE_COUNT, DrawnExample, example, random_exam
 from sspsam.demo.storage import delete_old_files, require_room
 from sspsam.demo.uploads import uploaded_image
 from sspsam.errors import ImageError, SSPSAMError
+from sspsam.utils.files import replace_file
 
 _LOGGER: Final = logging.getLogger(__name__)
 _MODEL: Final = "model"  # one group of Gradio's queue: one request computes at a time
@@ -105,7 +106,7 @@ class PageFunctions:
 
     def _written(self, drawn: DrawnExample) -> tuple[str, str]:
         path = self.folder / drawn.file_name
-        path.write_bytes(drawn.png)
+        replace_file(path, drawn.png)  # all visitors share the file of an example: another one may be reading it
         return str(path), "\n".join(drawn.texts)
 
     def leave(self, request: gr.Request) -> None:

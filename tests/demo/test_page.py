@@ -77,6 +77,21 @@ def test_the_functions_work_without_a_browser(app: Guard, predictor: SSPSAMPredi
     assert "Nothing here yet" in functions.prepare(None, visitor)[1]
 
 
+def test_an_example_that_another_visitor_reads_is_replaced_as_a_whole(
+    app: Guard, answering: Answering
+) -> None:
+    from sspsam.demo.page import PageFunctions
+
+    functions = PageFunctions(answering, app.folder)
+    path = Path(functions.example(0)[0])
+    in_use = app.folder / "in-use.png"
+    in_use.hardlink_to(path)  # as an open file, it keeps the content that a write into the file would empty
+    functions.example(0)
+    assert path.read_bytes() == in_use.read_bytes()
+    assert not path.samefile(in_use)
+    assert not list(app.folder.glob(".sspsam-*"))
+
+
 def test_a_defect_is_a_message_without_a_traceback(
     app: Guard, predictor: SSPSAMPredictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
