@@ -140,13 +140,32 @@ def expressions(lines: str, limits: Limits) -> list[str]:
     texts = list(dict.fromkeys(" ".join(line.split()) for line in lines.splitlines() if line.strip()))
     if not texts:
         raise TextError("There is no expression yet: type at least one, such as “the red circle”, one on each line.")
+    _check_amount(texts, limits)
+    return texts
+
+
+def listed_expressions(texts: Sequence[str], limits: Limits) -> tuple[str, ...]:
+    """Return the expressions of a list as they are, duplicates included.
+
+    Raises:
+        TextError: there is none, one is blank, or there are more than the limits allow.
+    """
+    if not texts:
+        raise TextError("There is no expression: give at least one, such as “the red circle”.")
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise TextError(f"Expression {number} is empty; describe the target in words.")
+    _check_amount(texts, limits)
+    return tuple(texts)
+
+
+def _check_amount(texts: Sequence[str], limits: Limits) -> None:
     if len(texts) > limits.max_expressions:
         raise TextError(
             f"These are {len(texts)} expressions; this page takes {limits.max_expressions} at a time. Remove some."
         )
     if sum(map(len, texts)) > limits.max_characters:
         raise TextError(f"The expressions have more than {limits.max_characters:,} characters together. Shorten them.")
-    return texts
 
 
 def check_bytes(count: int, limits: Limits) -> None:

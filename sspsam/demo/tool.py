@@ -11,7 +11,7 @@ from typing import Any, Final
 from PIL import Image
 
 from sspsam._version import __version__
-from sspsam.demo.answering import Answering, TimedAnswer, expressions
+from sspsam.demo.answering import Answering, TimedAnswer, listed_expressions
 from sspsam.demo.sessions import EncodedImage
 from sspsam.demo.uploads import base64_image
 from sspsam.errors import SSPSAMError, TextError
@@ -20,8 +20,8 @@ from sspsam.segmentation.result import Segmentation
 
 _LONGEST_SIDE: Final = 1024  # of the drawing, pixels
 _DESCRIPTION: Final = (
-    "Find the regions of an image that English expressions refer to. Returns JSON with an object for each expression: "
-    "text, no_target (true if the image shows no such thing), score, mask_box (x0, y0, x1, y1 in pixels) and mask "
+    "Find the regions of an image that English expressions refer to. Returns JSON with one object for each expression, in "
+    "order: text, no_target (true if the image shows no such thing), score, mask_box (x0, y0, x1, y1 in pixels) and mask "
     "(COCO run-length encoding); and a drawing of all masks over the image."
 )
 _SCHEMA: Final[dict[str, Any]] = {
@@ -35,7 +35,7 @@ _SCHEMA: Final[dict[str, Any]] = {
             "type": "array",
             "items": {"type": "string"},
             "minItems": 1,
-            "description": "Expressions such as 'the red circle left of the star'.",
+            "description": "Expressions such as 'the red circle left of the star'; none may be blank.",
         },
     },
     "required": ["image_base64", "texts"],
@@ -61,7 +61,7 @@ class ToolAnswer:
     """The answer of the tool.
 
     Args:
-        answers: plain values, one object for each expression.
+        answers: plain values, one object for each expression, in order.
         drawing: JPEG file of the image with all masks.
     """
 
@@ -70,15 +70,15 @@ class ToolAnswer:
 
 
 def tool_answer(answering: Answering, image_base64: str, texts: list[str]) -> ToolAnswer:
-    """Answer expressions about an image in base64, which no session keeps.
+    """Answer expressions about an image in base64, which no session keeps; each is computed once and answered in place.
 
     Raises:
         ImageError, TextError: the image or the expressions cannot be used.
     """
-    checked = expressions("\n".join(" ".join(text.split()) for text in texts), answering.limits)
+    checked = listed_expressions(texts, answering.limits)
     image = answering.encode_once(base64_image(image_base64, answering.limits))
-    answers = answering.answers_about(image, checked)
-    return ToolAnswer([_plain_answer(answer) for answer in answers], _drawing(image, answers))
+    answers = {answer.text: answer for answer in answering.answers_about(image, tuple(dict.fromkeys(checked)))}
+    return ToolAnswer([_plain_answer(answers[text]) for text in checked], _drawing(image, tuple(answers.values())))
 
 
 def _plain_answer(answer: TimedAnswer) -> dict[str, Any]:
