@@ -1,6 +1,7 @@
 """The same as the page, as a tool for assistants (Model Context Protocol over HTTP)."""
 
 import base64
+import inspect
 import io
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -20,9 +21,9 @@ from sspsam.segmentation.result import Segmentation
 
 _LONGEST_SIDE: Final = 1024  # of the drawing, pixels
 _DESCRIPTION: Final = (
-    "Find the regions of an image that English expressions refer to. Returns JSON with one object for each expression, in "
-    "order: text, no_target (true if the image shows no such thing), score, mask_box (x0, y0, x1, y1 in pixels) and mask "
-    "(COCO run-length encoding); and a drawing of all masks over the image."
+    "Find the regions of an image that English expressions refer to. Returns JSON with one object for each expression, "
+    "in order: text, no_target (true if the image shows no such thing), score, mask_box (x0, y0, x1, y1 in pixels) and "
+    "mask (COCO run-length encoding); and a drawing of all masks over the image."
 )
 _SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
@@ -126,5 +127,8 @@ def build_tool(answering: Answering) -> Tool:
             types.ImageContent(type="image", data=drawing, mimeType="image/jpeg"),
         ]
 
-    manager = StreamableHTTPSessionManager(app=server, stateless=True, json_response=True)
+    # newer releases have a limit of their own, which is smaller than an image may be
+    has_limit = "max_request_body_size" in inspect.signature(StreamableHTTPSessionManager).parameters
+    limit: dict[str, Any] = {"max_request_body_size": answering.limits.max_tool_bytes} if has_limit else {}
+    manager = StreamableHTTPSessionManager(app=server, stateless=True, json_response=True, **limit)
     return Tool(manager.handle_request, manager.run)

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sspsam.serving.answers import json_response
-from sspsam.serving.bodies import BodyWatch
+from sspsam.serving.body_watch import BodyWatch
 from sspsam.serving.metrics import Metrics
 from sspsam.serving.refusals import RefusalError, internal_refusal
 from sspsam.utils.paths import shown

@@ -77,9 +77,7 @@ def test_the_functions_work_without_a_browser(app: Guard, predictor: SSPSAMPredi
     assert "Nothing here yet" in functions.prepare(None, visitor)[1]
 
 
-def test_an_example_that_another_visitor_reads_is_replaced_as_a_whole(
-    app: Guard, answering: Answering
-) -> None:
+def test_an_example_that_another_visitor_reads_is_replaced_as_a_whole(app: Guard, answering: Answering) -> None:
     from sspsam.demo.page import PageFunctions
 
     functions = PageFunctions(answering, app.folder)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sspsam import SSPSAMPredictor
 from sspsam.errors import ConfigError
-from sspsam.serving import bodies, connections
+from sspsam.serving import body_watch, connections
 from sspsam.serving.options import ServeOptions
 from tests.support.images import bomb
 from tests.support.serving import GatedPredictor, image_file, json_question, received, running, wait_until
@@ -61,7 +61,7 @@ def test_a_slow_body_is_given_up(predictor: SSPSAMPredictor) -> None:
 @pytest.fixture
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
-    monkeypatch.setattr(bodies, "_LINGER_SECONDS", 0.3)
+    monkeypatch.setattr(body_watch, "_LINGER_SECONDS", 0.3)
 
 
 @pytest.mark.usefixtures("short_times")
