@@ -212,3 +212,54 @@ def test_nothing_of_a_client_that_breaks_off_its_upload_remains(predictor: SSPSA
 def test_options_out_of_range_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         ServeOptions(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "foo",
+        "",
+        "null",
+        "a.b",
+        "//a.b",
+        "http://",
+        "http://a.b/",
+        "http://a.b/path",
+        "http://a.b?x",
+        "http://a.b#x",
+        "http://*.a.b",
+        "http://user@a.b",
+        "http://a.b:",
+        "http://a.b:0",
+        "http://a.b:65536",
+        "http://a.b:80",
+        "https://a.b:443",
+        "HTTP://a.b",
+        "http://A.b",
+        "http://a.b ",
+        "http://a.b\n",
+        "http://[::1",
+        7,
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: object) -> None:
+    with pytest.raises(ConfigError, match="cors_origins must be"):
+        ServeOptions(cors_origins=("https://good.test", origin))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="cors_origins must be a tuple"):
+        ServeOptions(cors_origins="https://good.test")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "http://a.b",
+        "https://a.b:80",
+        "http://localhost:3000",
+        "http://[::1]:8000",
+        "https://xn--bcher-kva.example",
+        "chrome-extension://abcdef",
+    ],
+)
+def test_origins_as_browsers_send_them_are_taken(origin: str) -> None:
+    assert ServeOptions(cors_origins=(origin,)).cors_origins == (origin,)
