@@ -107,6 +107,9 @@ def test_huge_headers_are_refused(predictor: SSPSAMPredictor) -> None:
             assert client.get("/healthz").status_code == 200
 
 
+WRITTEN = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # also by Pillow without AVIF
+
+
 def eps() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (9, 9)).save(file, "EPS")
@@ -125,14 +128,18 @@ def icon() -> bytes:
         (
             bomb(20_000, 20_000),
             413,
-            "more pixels than the server's limit of 50,000,000",
+            "the image has 400,000,000 pixels, more than the server's limit of 50,000,000. Reduce the image.",
         ),
+        (bomb(60_000, 60_000), 413, "3,600,000,000 pixels, more than the server's limit of 50,000,000. Reduce"),
         (bomb(8_000, 8_000), 413, "8000 x 8000"),
         (bomb(50, 50), 422, "damaged"),
         (b"", 422, "is empty (0 bytes)"),
         (b"a text that was renamed to .jpg", 422, "in no format that the server reads"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "in no format that the server reads"),
         (IMAGE[:300], 422, "damaged"),
+        (IMAGE[:9] + bytes(90), 422, "damaged: it begins like PNG"),
+        (IMAGE.replace(b"\r\n", b"\n"), 422, "damaged: it begins like PNG"),  # as a transfer of text would
+        *((image_file(kind=kind)[:16] + bytes(90), 422, "is damaged") for kind in WRITTEN),
         (zlib.compress(IMAGE), 422, "in no format that the server reads"),
         (eps(), 422, "in no format that the server reads"),  # Pillow would start Ghostscript
         (icon(), 422, "in no format that the server reads"),
