@@ -16,6 +16,11 @@ from sspsam.segmentation.result import Segmentation
 
 _PIXELS: Final = re.compile(r"(\d{1,9}) x (\d{1,9}) = |\((\d{1,18}) pixels\)")
 
+# PNG, JPEG, GIF, BMP, icons, WebP, AVIF; not TIFF, JPEG 2000 and others that Pillow reads
+_SHOWN_BY_BROWSERS: Final = re.compile(
+    rb"\x89PNG|\xff\xd8\xff|GIF8|BM|\x00\x00\x01\x00|RIFF....WEBP|....ftypavi[fs]", re.DOTALL
+)
+
 
 @dataclass(frozen=True, eq=False)
 class TimedAnswer:
@@ -97,7 +102,9 @@ class Answering:
             raise ImageTooLargeError(_too_large(error, self.limits)) from error
         decoded = time.perf_counter()
         embedding = self.predictor.encode(pixels, max_pixels=self.limits.max_pixels)
-        return EncodedImage(digest, embedding, decoded - start, time.perf_counter() - decoded)
+        encoded = time.perf_counter()
+        is_shown = _SHOWN_BY_BROWSERS.match(data) is not None
+        return EncodedImage(digest, embedding, decoded - start, encoded - decoded, is_shown)
 
     def answer(self, session: str, data: bytes, texts: Sequence[str]) -> ImageAnswers:
         """Answer expressions about the image of a session, one after the other, so that each has its time.

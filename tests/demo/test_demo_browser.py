@@ -101,8 +101,9 @@ def test_an_image_and_expressions_give_overlays_a_no_target_answer_and_files_of_
     natural = "image => image.complete && image.naturalWidth"
     assert {image.evaluate(natural) for image in visitor.page.query_selector_all("#results img")} == {360}
 
+    visitor.page.fill("#expressions textarea", "the pink circle below the yellow circle")
     visitor.page.get_by_text("Download", exact=True).click()
-    visitor.page.click("#make-files")
+    visitor.page.click("#make-files")  # of the answers on the page, not of the text that was edited since
     link = visitor.page.wait_for_selector("#files a[download='1-the-heart.mask.png']")
     with visitor.page.expect_download() as download:
         link.click()
