@@ -13,6 +13,7 @@ from sspsam.errors import ImageError, ImageTooLargeError, SSPSAMError, TextError
 from sspsam.images.loading import load_image
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.segmentation.result import Segmentation
+from sspsam.serving.decoding import require_format
 
 _PIXELS: Final = re.compile(r"(\d{1,9}) x (\d{1,9}) = |\((\d{1,18}) pixels\)")
 
@@ -95,6 +96,7 @@ class Answering:
     def encode_once(self, data: bytes, digest: str = "") -> EncodedImage:
         """Encode an image that belongs to no session; errors are those of `encode`."""
         check_bytes(len(data), self.limits)
+        require_format(data, "this page")  # before Pillow opens others, one of them by a program of PostScript
         start = time.perf_counter()
         try:
             pixels = load_image(data, self.limits.max_pixels)

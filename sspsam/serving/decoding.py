@@ -39,12 +39,11 @@ def image_size(data: bytes, max_pixels: int) -> tuple[int, int]:
     """
     if not data:
         raise ImageError("the image is empty (0 bytes)")
-    Image.init()
     try:
-        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        with _opened(data) as image:
             width, height = image.size
     except UnidentifiedImageError:
-        raise ImageError(_unidentified(data)) from None
+        raise ImageError(_unidentified(data, "the server")) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLargeError(_too_large(_pillow_size(error), max_pixels)) from None
     except Exception as error:  # decoders raise many kinds of errors for damaged files
@@ -54,9 +53,32 @@ def image_size(data: bytes, max_pixels: int) -> tuple[int, int]:
     return width, height
 
 
+def require_format(data: bytes, reader: str) -> None:
+    """Check that an image file is of a format in `FORMATS`; whether it is damaged otherwise is not checked.
+
+    Args:
+        data: the file.
+        reader: noun for messages.
+
+    Raises:
+        ImageError: of no such format, or with a damaged header.
+    """
+    try:
+        _opened(data).close()
+    except UnidentifiedImageError:
+        raise ImageError(_unidentified(data, reader)) from None
+    except Exception:  # decoders raise many kinds of errors for damaged files
+        return
+
+
 def decode(data: bytes, max_pixels: int) -> Pixels:
     """Return the pixels of an image file that passed `image_size`; see `load_image`."""
     return load_image(data, max_pixels)
+
+
+def _opened(data: bytes) -> Image.Image:
+    Image.init()
+    return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def _too_large(size: str, max_pixels: int) -> str:
@@ -69,7 +91,7 @@ def _pillow_size(error: Exception) -> str:
     return f"{int(match[1]):,} pixels" if match else "very many pixels"
 
 
-def _unidentified(data: bytes) -> str:
+def _unidentified(data: bytes, reader: str) -> str:
     head = data[:HEAD_BYTES]
     for name, signature in _SIGNATURES:
         if signature.match(head):
@@ -78,4 +100,4 @@ def _unidentified(data: bytes) -> str:
                 "Save or send it again."
             )
     kind = foreign_kind(head) or f"begins with {head[:8]!r}"
-    return f"the image of {len(data)} bytes is in no format that the server reads ({', '.join(FORMATS)}); it {kind}"
+    return f"the image of {len(data)} bytes is in no format that {reader} reads ({', '.join(FORMATS)}); it {kind}"

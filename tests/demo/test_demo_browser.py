@@ -129,7 +129,7 @@ def test_a_card_hides_its_mask_and_maps_are_shown_on_request(visitor: Visitor, p
 
 def test_what_is_no_image_is_a_friendly_error_and_the_next_image_works(visitor: Visitor, png: bytes) -> None:
     for name, content, message in (
-        ("letter.jpg", b"this is a letter and no image\n" * 9, "“letter.jpg” is not an image"),
+        ("letter.jpg", b"this is a letter and no image\n" * 9, "“letter.jpg” is in no format that this page reads"),
         ("bomb.png", bomb(20_000, 20_000), "The image has 400 megapixels, and this page takes images of up to 40"),
     ):
         visitor.upload(name, content)

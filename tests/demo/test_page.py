@@ -83,7 +83,7 @@ def test_the_functions_work_without_a_browser(app: Guard, predictor: SSPSAMPredi
     (app.folder / "text.jpg").write_text("no image")
     image, results, *_ = functions.prepare({"path": str(app.folder / "text.jpg"), "orig_name": "my.jpg"}, visitor)
     assert image is None
-    assert "“my.jpg” is not an image" in results
+    assert "“my.jpg” is in no format that this page reads" in results
     assert "Nothing here yet" in functions.prepare(None, visitor)[1]
 
 

@@ -12,7 +12,7 @@ from sspsam import SSPSAMPredictor
 from sspsam.errors import ConfigError
 from sspsam.serving import body_watch, connections
 from sspsam.serving.options import ServeOptions
-from tests.support.images import bomb
+from tests.support.images import bomb, eps
 from tests.support.serving import GatedPredictor, image_file, json_question, received, running, wait_until
 
 IMAGE = image_file()
@@ -108,12 +108,6 @@ def test_huge_headers_are_refused(predictor: SSPSAMPredictor) -> None:
 
 
 WRITTEN = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # also by Pillow without AVIF
-
-
-def eps() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (9, 9)).save(file, "EPS")
-    return file.getvalue()
 
 
 def icon() -> bytes:
