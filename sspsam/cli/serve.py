@@ -68,10 +68,15 @@ _HELP: Final = {
 }
 
 
+def _flag(name: str) -> str:
+    """Return the flag of a field of `ServeOptions`."""
+    return "--" + name.replace("cors_origins", "cors_origin").replace("_", "-")
+
+
 def _limit_option(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return the option for a field of `ServeOptions`, with the field's default."""
     default = getattr(ServeOptions, name)
-    flag = f"--{name.removesuffix('s') if name == 'cors_origins' else name}".replace("_", "-")
+    flag = _flag(name)
     if name == "cors_origins":
         return click.option(flag, name, multiple=True, metavar="ORIGIN", help=_HELP[name])
     if isinstance(default, str):
@@ -137,7 +142,7 @@ def _checked_options(limits: LimitOptions) -> ServeOptions:
         return ServeOptions(**vars(limits), token=os.environ.get(TOKEN))
     except ConfigError as error:
         names = "|".join(field.name for field in fields(limits))
-        message = re.sub(rf"\b({names})\b", lambda match: f"--{match[1].replace('_', '-')}", str(error))
+        message = re.sub(rf"\b({names})\b", lambda match: _flag(match[1]), str(error))
         raise ConfigError(message.replace("the token", TOKEN)) from error
 
 

@@ -13,8 +13,14 @@ from sspsam.errors import ImageError, ImageTooLargeError, SSPSAMError, TextError
 from sspsam.images.loading import load_image
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.segmentation.result import Segmentation
+from sspsam.serving.decoding import require_format
 
 _PIXELS: Final = re.compile(r"(\d{1,9}) x (\d{1,9}) = |\((\d{1,18}) pixels\)")
+
+# PNG, JPEG, GIF, BMP, icons, WebP, AVIF; not TIFF, JPEG 2000 and others that Pillow reads
+_SHOWN_BY_BROWSERS: Final = re.compile(
+    rb"\x89PNG|\xff\xd8\xff|GIF8|BM|\x00\x00\x01\x00|RIFF....WEBP|....ftypavi[fs]", re.DOTALL
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +96,7 @@ class Answering:
     def encode_once(self, data: bytes, digest: str = "") -> EncodedImage:
         """Encode an image that belongs to no session; errors are those of `encode`."""
         check_bytes(len(data), self.limits)
+        require_format(data, "this page")  # before Pillow opens others, one of them by a program of PostScript
         start = time.perf_counter()
         try:
             pixels = load_image(data, self.limits.max_pixels)
@@ -97,7 +104,9 @@ class Answering:
             raise ImageTooLargeError(_too_large(error, self.limits)) from error
         decoded = time.perf_counter()
         embedding = self.predictor.encode(pixels, max_pixels=self.limits.max_pixels)
-        return EncodedImage(digest, embedding, decoded - start, time.perf_counter() - decoded)
+        encoded = time.perf_counter()
+        is_shown = _SHOWN_BY_BROWSERS.match(data) is not None
+        return EncodedImage(digest, embedding, decoded - start, encoded - decoded, is_shown)
 
     def answer(self, session: str, data: bytes, texts: Sequence[str]) -> ImageAnswers:
         """Answer expressions about the image of a session, one after the other, so that each has its time.
@@ -140,13 +149,32 @@ def expressions(lines: str, limits: Limits) -> list[str]:
     texts = list(dict.fromkeys(" ".join(line.split()) for line in lines.splitlines() if line.strip()))
     if not texts:
         raise TextError("There is no expression yet: type at least one, such as “the red circle”, one on each line.")
+    _check_amount(texts, limits)
+    return texts
+
+
+def listed_expressions(texts: Sequence[str], limits: Limits) -> tuple[str, ...]:
+    """Return the expressions of a list as they are, duplicates included.
+
+    Raises:
+        TextError: there is none, one is blank, or there are more than the limits allow.
+    """
+    if not texts:
+        raise TextError("There is no expression: give at least one, such as “the red circle”.")
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise TextError(f"Expression {number} is empty; describe the target in words.")
+    _check_amount(texts, limits)
+    return tuple(texts)
+
+
+def _check_amount(texts: Sequence[str], limits: Limits) -> None:
     if len(texts) > limits.max_expressions:
         raise TextError(
             f"These are {len(texts)} expressions; this page takes {limits.max_expressions} at a time. Remove some."
         )
     if sum(map(len, texts)) > limits.max_characters:
         raise TextError(f"The expressions have more than {limits.max_characters:,} characters together. Shorten them.")
-    return texts
 
 
 def check_bytes(count: int, limits: Limits) -> None:

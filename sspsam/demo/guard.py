@@ -8,20 +8,18 @@ bodies that are too large and 408 to bodies that do not arrive, and refuses file
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Container, MutableMapping
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from sspsam.demo.limits import Limits
 from sspsam.demo.storage import require_room
 from sspsam.demo.uploads import path_inside
 from sspsam.errors import NoSpaceError
+from sspsam.serving.body_watch import BodyWatch, Message, Receive, Scope
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -88,20 +86,21 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        response = _Response(send)
+        watch = BodyWatch(scope, receive)
+        response = _Response(send, watch)
         try:
             if scope["type"] != "http":
                 raise _RefusedError(404, "Not found.")
             self._check_host(scope)
             self._check_route(scope)
-            body = _Body(receive, response, self._most_bytes(scope["path"]), self.limits.body_seconds)
+            body = _Body(watch.receive, response, self._most_bytes(scope["path"]), self.limits.body_seconds)
             body.check_announced_length(scope)
             if scope["path"] == _UPLOAD:
                 await self._require_room()
             if scope["path"] == _JOIN:
                 content = checked_event(await body.read_all(), self.folder, self.events)
                 scope = {**scope, "headers": _with_length(scope["headers"], len(content))}
-                await self.app(scope, _replayed(content, receive), response.send)
+                await self.app(scope, _replayed(content, watch.receive), response.send)
             else:
                 app = self.tool if self.tool is not None and scope["path"] == TOOL_PATH else self.app
                 await app(scope, body.receive, response.send)
@@ -146,7 +145,7 @@ class Guard:
         if path == _UPLOAD:
             return self.limits.max_bytes + _MULTIPART_BYTES
         if path == TOOL_PATH:
-            return self.limits.max_bytes * 4 // 3 + _JSON_BYTES
+            return self.limits.max_tool_bytes
         return _JSON_BYTES
 
 
@@ -155,6 +154,7 @@ class _Response:
     """The response to one request, by the application or by the gate."""
 
     client: Send
+    body: BodyWatch
     started: bool = False
     refused: bool = False
 
@@ -164,6 +164,8 @@ class _Response:
             return
         if message["type"] == "http.response.start":
             self.started = True
+            if message["status"] >= 400:  # perhaps before the application has read the body
+                await self.body.discard()
             message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
         await self.client(message)
 
@@ -172,6 +174,8 @@ class _Response:
         if self.started or self.refused:
             return
         self.refused = True
+        if refusal.status != 408:  # that client does not send
+            await self.body.discard()
         content = json.dumps({"detail": refusal.detail}).encode()
         headers = [
             (b"content-type", b"application/json"),

@@ -1,6 +1,9 @@
 """Bounds on everything that a visitor of the page can make the program hold or compute."""
 
 from dataclasses import dataclass
+from typing import Final
+
+_JSON_BYTES: Final = 256 << 10  # of a request of the tool, around its image
 
 
 @dataclass(frozen=True)
@@ -33,3 +36,8 @@ class Limits:
     file_seconds: int = 3 * 3600
     max_folder_bytes: int = 2 << 30
     body_seconds: float = 30
+
+    @property
+    def max_tool_bytes(self) -> int:
+        """Return the largest body of a request of the tool, which has an image in base64."""
+        return self.max_bytes * 4 // 3 + _JSON_BYTES

@@ -18,6 +18,9 @@ LONGEST_SIDE: Final = 1400  # of an image on the page, pixels
 _OPACITY: Final = 0.7
 _MARKER_SIDE: Final = 96  # the place of a marker is searched in a mask of this size
 _WEBP_QUALITY: Final = 88
+_PIN_SHARE: Final = 0.03  # of width and height of the image: nearer numbers would hide each other
+_PIN_PIXELS: Final = 26  # size of a number on the page
+_PINS_IN_A_ROW: Final = 4
 
 Size = tuple[int, int]  # width, height
 
@@ -89,6 +92,31 @@ def marker(mask: Mask) -> tuple[float, float] | None:
         inside = smaller
     row, column = np.argwhere(inside)[0]
     return (float(column) + 0.5) / size[0], (float(row) + 0.5) / size[1]
+
+
+class Pins:
+    """Places of the numbers on one image: a number that would hide an earlier one is moved beside it."""
+
+    def __init__(self) -> None:
+        self._places: list[tuple[float, float]] = []
+
+    def position(self, place: tuple[float, float]) -> str:
+        """Return the CSS position of the next number.
+
+        Args:
+            place: x and y as fractions of width and height.
+        """
+        covered = sum(max(abs(x - place[0]), abs(y - place[1])) < _PIN_SHARE for x, y in self._places)
+        self._places.append(place)
+        row, column = divmod(covered, _PINS_IN_A_ROW)
+        shifts = zip(("left", "top"), place, (column, row), strict=True)
+        return ";".join(_position(side, share, steps) for side, share, steps in shifts)
+
+
+def _position(side: str, share: float, steps: int) -> str:
+    if steps == 0:
+        return f"{side}:{share:.2%}"
+    return f"{side}:calc({share:.2%} {'-' if share > 0.5 else '+'} {steps * _PIN_PIXELS}px)"
 
 
 def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

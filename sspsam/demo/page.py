@@ -24,7 +24,8 @@ from sspsam.demo.rendering import (
 from sspsam.demo.scenes import EXAMPLE_COUNT, DrawnExample, example, random_example
 from sspsam.demo.storage import delete_old_files, require_room
 from sspsam.demo.uploads import uploaded_image
-from sspsam.errors import ImageError, SSPSAMError
+from sspsam.errors import ImageError, SSPSAMError, TextError
+from sspsam.utils.files import replace_file
 
 _LOGGER: Final = logging.getLogger(__name__)
 _MODEL: Final = "model"  # one group of Gradio's queue: one request computes at a time
@@ -35,7 +36,7 @@ _SCROLL: Final[dict[str, Any]] = {
     "api_visibility": "private",
 }
 Update = Any  # of a component
-View = tuple[Update, Update, Update, Update]  # results, choice of an expression, maps, files
+View = tuple[Update, Update, Update, Update, str]  # results, choice of an expression, maps, files, shown answers
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class PageFunctions:
             texts = expressions(str(lines or ""), self.answering.limits)
             with _naming(data, name):
                 answers = self.answering.answer(str(request.session_hash), data, texts)
-            return _view(answers_view(answers), [result.text for result in answers.results])
+            shown = "\n".join([answers.image.digest, *texts])
+            return _view(answers_view(answers), [result.text for result in answers.results], shown)
         except Exception as error:
             return _view(_error_view(error))
 
@@ -91,12 +93,23 @@ class PageFunctions:
         except Exception as error:
             return _error_view(error)
 
-    def files(self, payload: object, lines: str, request: gr.Request) -> tuple[Update, str]:
-        """Write the files for download; return them, or a message."""
+    def files(self, payload: object, shown: str, request: gr.Request) -> tuple[Update, str]:
+        """Write the files for download; return them, or a message.
+
+        Args:
+            payload: the image.
+            shown: of the answers on the page: digest of their image, and their expressions, in lines.
+            request: of the visitor.
+        """
         try:
             data, name = uploaded_image(payload, self.folder, self.answering.limits)
-            texts = expressions(str(lines or ""), self.answering.limits)
+            digest, _, lines = str(shown or "").partition("\n")
+            if not lines:
+                raise TextError("There are no answers yet: say what to find, and press Find.")
+            texts = expressions(lines, self.answering.limits)
             answers = self.answering.answer(str(request.session_hash), data, texts)
+            if answers.image.digest != digest:
+                raise TextError("The answers on the page are about another image: press Find.")
             require_room(self.folder, self.answering.limits)
             paths = write_files(self.folder, name, answers.results)
             return gr.update(value=[str(path) for path in paths], visible=True), ""
@@ -105,7 +118,7 @@ class PageFunctions:
 
     def _written(self, drawn: DrawnExample) -> tuple[str, str]:
         path = self.folder / drawn.file_name
-        path.write_bytes(drawn.png)
+        replace_file(path, drawn.png)  # all visitors share the file of an example: another one may be reading it
         return str(path), "\n".join(drawn.texts)
 
     def leave(self, request: gr.Request) -> None:
@@ -139,10 +152,11 @@ def build_page(functions: PageFunctions, model: ModelNote) -> gr.Blocks:
                         label="Files", file_count="multiple", interactive=False, visible=False, elem_id="files"
                     )
                     problem = gr.HTML("")
+                shown = gr.Textbox("", visible="hidden", elem_id="shown")
         gr.HTML(footer_html(limits))
-        views = [results, choice, maps, files]
+        views = [results, choice, maps, files, shown]
         _connect(functions, parts, views)
-        _connect_extras(functions, parts, (show_maps, choice, maps), (make_files, files, problem))
+        _connect_extras(functions, parts, (show_maps, choice, maps), (make_files, shown, files, problem))
         page.unload(functions.leave)
     page.queue(max_size=limits.queue_length, default_concurrency_limit=1)
     return page
@@ -206,20 +220,20 @@ def _connect(functions: PageFunctions, parts: _Inputs, views: Sequence[Any]) -> 
 
 
 def _connect_extras(
-    functions: PageFunctions, parts: _Inputs, maps: tuple[Any, Any, Any], files: tuple[Any, Any, Any]
+    functions: PageFunctions, parts: _Inputs, maps: tuple[Any, Any, Any], files: tuple[Any, Any, Any, Any]
 ) -> None:
     """Connect the maps and the files."""
     show_maps, choice, view = maps
-    make_files, listing, problem = files
+    make_files, shown, listing, problem = files
     of_model: dict[str, Any] = {"preprocess": False, "concurrency_id": _MODEL, "api_visibility": "private"}
     show_maps.click(functions.explain, [parts.image, choice], view, **of_model)
-    make_files.click(functions.files, [parts.image, parts.lines], [listing, problem], **of_model)
+    make_files.click(functions.files, [parts.image, shown], [listing, problem], **of_model)
 
 
-def _view(results: str, texts: Sequence[str] = ()) -> View:
+def _view(results: str, texts: Sequence[str] = (), shown: str = "") -> View:
     """Return the results, with the choices that belong to them and without the maps and files of earlier ones."""
     choice = gr.update(choices=list(texts), value=texts[0] if texts else None)
-    return results, choice, "", gr.update(value=None, visible=False)
+    return results, choice, "", gr.update(value=None, visible=False), shown
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from sspsam.demo.answering import ImageAnswers, TimedAnswer
-from sspsam.demo.overlays import figure_url, image_url, marker, mask_url, most_different
+from sspsam.demo.overlays import Pins, figure_url, image_url, marker, mask_url, most_different
 from sspsam.demo.sessions import EncodedImage
 from sspsam.errors import SSPSAMError
 from sspsam.segmentation.colors import PALETTE, RGB, palette, readable_on
@@ -15,6 +15,10 @@ from sspsam.segmentation.result import Segmentation
 from sspsam.utils.paths import printable
 
 _MOST_CHARACTERS: Final = 200  # of an expression or a message on the page
+_UNSHOWN_NOTE: Final = (
+    "Browsers cannot show files of this kind, so there is no preview on the left. "
+    "The image above is what the model sees."
+)
 
 
 def empty_view() -> str:
@@ -51,8 +55,9 @@ def ready_view(image: EncodedImage, reused: bool) -> str:
 def answers_view(answers: ImageAnswers) -> str:
     """Return the image with a coloured overlay for each mask, and a card for each expression."""
     colors = _answer_colors(answers)
+    pins = Pins()
     overlays = [
-        _overlay(number, answer.outcome, color)
+        _overlay(number, answer.outcome, color, pins)
         for number, (answer, color) in enumerate(zip(answers.answers, colors, strict=True), 1)
         if isinstance(answer.outcome, Segmentation) and answer.outcome.mask_box is not None
     ]
@@ -110,6 +115,8 @@ def _panel(image: EncodedImage, reused: bool, overlays: Sequence[str], below: Se
     size = f"{image.embedding.width:,} x {image.embedding.height:,} pixels"
     encoded = "reused" if reused else _duration(image.encode_seconds)
     decoded = "reused" if reused else _duration(image.decode_seconds)
+    if not image.is_shown_by_browsers:
+        below = [*below, f'<p class="demo-note">{_UNSHOWN_NOTE}</p>']
     return (
         '<section class="demo-panel"><div class="demo-stage">'
         f'<img class="demo-image" alt="the image" src="{url}">{"".join(overlays)}</div>'
@@ -118,13 +125,13 @@ def _panel(image: EncodedImage, reused: bool, overlays: Sequence[str], below: Se
     )
 
 
-def _overlay(number: int, result: Segmentation, color: RGB) -> str:
+def _overlay(number: int, result: Segmentation, color: RGB, pins: Pins) -> str:
     """Return the tint of a mask and its number."""
     alt = html.escape(f"mask of “{_short(result.text)}”", quote=True)
     place = marker(result.mask)
     pin = ""
     if place is not None:
-        style = f"left:{place[0]:.2%};top:{place[1]:.2%};{_colors(color)}"
+        style = f"{pins.position(place)};{_colors(color)}"
         pin = f'<span class="demo-pin" data-answer="{number}" style="{style}">{number}</span>'
     return f'<img class="demo-overlay" data-answer="{number}" alt="{alt}" src="{mask_url(result.mask, color)}">{pin}'
 

@@ -92,8 +92,6 @@ def serve_demo(
     Raises:
         KeyboardInterrupt, SystemExit: after the end, for Ctrl-C and SIGTERM.
     """
-    import uvicorn
-
     with (
         listener,
         _ending_cleanly() as ending,
@@ -101,31 +99,41 @@ def serve_demo(
         gradio_environment(name),
     ):
         app = demo_app(predictor, options, Path(name).resolve())
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=_CLOSING_SECONDS,
-            lifespan="on",
-        )
-        server = _server(config)
+        server = page_server(app)
         ready(f"http://{HOST}:{listener.getsockname()[1]}/")
         ending.serving = True
         server.run(sockets=[listener])
         ending.finish()
 
 
-def _server(config: Any) -> Any:
-    """Return a server that ends once: after a second Ctrl-C, uvicorn would print the traceback of its own tasks."""
+def page_server(app: Guard) -> Any:
+    """Return the server of the page, whose clients must send the headers of a request in time.
+
+    It ends once: after a second Ctrl-C, uvicorn would print the traceback of its own tasks.
+
+    Args:
+        app: from `demo_app`.
+    """
     import uvicorn
+
+    from sspsam.serving.connections import MAX_HEADER_BYTES, BoundedConnection
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: Any) -> None:
             if not self.should_exit:
                 super().handle_exit(sig, frame)
 
+    config = uvicorn.Config(
+        app,
+        http=BoundedConnection,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=_CLOSING_SECONDS,
+        lifespan="on",
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+    )
     return Server(config)
 
 

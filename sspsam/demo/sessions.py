@@ -19,12 +19,14 @@ class EncodedImage:
         embedding: of the image, with its pixels.
         decode_seconds: from the file to pixels.
         encode_seconds: from pixels to the embedding.
+        is_shown_by_browsers: whether browsers can show the file itself.
     """
 
     digest: str
     embedding: ImageEmbedding
     decode_seconds: float
     encode_seconds: float
+    is_shown_by_browsers: bool = True
 
     @property
     def nbytes(self) -> int:

@@ -1,6 +1,7 @@
 """The same as the page, as a tool for assistants (Model Context Protocol over HTTP)."""
 
 import base64
+import inspect
 import io
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -11,7 +12,7 @@ from typing import Any, Final
 from PIL import Image
 
 from sspsam._version import __version__
-from sspsam.demo.answering import Answering, TimedAnswer, expressions
+from sspsam.demo.answering import Answering, TimedAnswer, listed_expressions
 from sspsam.demo.sessions import EncodedImage
 from sspsam.demo.uploads import base64_image
 from sspsam.errors import SSPSAMError, TextError
@@ -20,9 +21,9 @@ from sspsam.segmentation.result import Segmentation
 
 _LONGEST_SIDE: Final = 1024  # of the drawing, pixels
 _DESCRIPTION: Final = (
-    "Find the regions of an image that English expressions refer to. Returns JSON with an object for each expression: "
-    "text, no_target (true if the image shows no such thing), score, mask_box (x0, y0, x1, y1 in pixels) and mask "
-    "(COCO run-length encoding); and a drawing of all masks over the image."
+    "Find the regions of an image that English expressions refer to. Returns JSON with one object for each expression, "
+    "in order: text, no_target (true if the image shows no such thing), score, mask_box (x0, y0, x1, y1 in pixels) and "
+    "mask (COCO run-length encoding); and a drawing of all masks over the image."
 )
 _SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
@@ -35,7 +36,7 @@ _SCHEMA: Final[dict[str, Any]] = {
             "type": "array",
             "items": {"type": "string"},
             "minItems": 1,
-            "description": "Expressions such as 'the red circle left of the star'.",
+            "description": "Expressions such as 'the red circle left of the star'; none may be blank.",
         },
     },
     "required": ["image_base64", "texts"],
@@ -61,7 +62,7 @@ class ToolAnswer:
     """The answer of the tool.
 
     Args:
-        answers: plain values, one object for each expression.
+        answers: plain values, one object for each expression, in order.
         drawing: JPEG file of the image with all masks.
     """
 
@@ -70,15 +71,15 @@ class ToolAnswer:
 
 
 def tool_answer(answering: Answering, image_base64: str, texts: list[str]) -> ToolAnswer:
-    """Answer expressions about an image in base64, which no session keeps.
+    """Answer expressions about an image in base64, which no session keeps; each is computed once and answered in place.
 
     Raises:
         ImageError, TextError: the image or the expressions cannot be used.
     """
-    checked = expressions("\n".join(" ".join(text.split()) for text in texts), answering.limits)
+    checked = listed_expressions(texts, answering.limits)
     image = answering.encode_once(base64_image(image_base64, answering.limits))
-    answers = answering.answers_about(image, checked)
-    return ToolAnswer([_plain_answer(answer) for answer in answers], _drawing(image, answers))
+    answers = {answer.text: answer for answer in answering.answers_about(image, tuple(dict.fromkeys(checked)))}
+    return ToolAnswer([_plain_answer(answers[text]) for text in checked], _drawing(image, tuple(answers.values())))
 
 
 def _plain_answer(answer: TimedAnswer) -> dict[str, Any]:
@@ -126,5 +127,8 @@ def build_tool(answering: Answering) -> Tool:
             types.ImageContent(type="image", data=drawing, mimeType="image/jpeg"),
         ]
 
-    manager = StreamableHTTPSessionManager(app=server, stateless=True, json_response=True)
+    # newer releases have a limit of their own, which is smaller than an image may be
+    has_limit = "max_request_body_size" in inspect.signature(StreamableHTTPSessionManager).parameters
+    limit: dict[str, Any] = {"max_request_body_size": answering.limits.max_tool_bytes} if has_limit else {}
+    manager = StreamableHTTPSessionManager(app=server, stateless=True, json_response=True, **limit)
     return Tool(manager.handle_request, manager.run)

@@ -1,18 +1,12 @@
 """Bodies of requests: read within limits of bytes and time."""
 
 import asyncio
-from contextlib import suppress
-from typing import Final
 
 from fastapi import Request
-from starlette.datastructures import Headers
-from starlette.types import Message, Receive, Scope
 
 from sspsam.serving.budgets import BodyShare
 from sspsam.serving.options import ServeOptions
 from sspsam.serving.refusals import RefusalError
-
-_LINGER_SECONDS: Final = 2.0  # a client that still sends its body would not see an answer before it has finished
 
 
 async def read_body(request: Request, options: ServeOptions, share: BodyShare) -> bytes:
@@ -56,38 +50,3 @@ async def _read(request: Request, options: ServeOptions, share: BodyShare) -> by
 def _too_large(options: ServeOptions) -> RefusalError:
     message = f"the body has more than {options.max_bytes:,} bytes, which is the server's limit"
     return RefusalError(413, "BodyTooLarge", message)
-
-
-class BodyWatch:
-    """ASGI's `receive` of one request, which knows whether the whole body has arrived.
-
-    Args:
-        scope: of the request.
-        receive: of the server.
-    """
-
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        headers = Headers(scope=scope)
-        self._receive = receive
-        self._waits_for_consent = "expect" in headers
-        self.has_ended = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
-
-    async def receive(self) -> Message:
-        """Return the next message."""
-        message = await self._receive()
-        if message["type"] == "http.disconnect" or not message.get("more_body", False):
-            self.has_ended = True
-        return message
-
-    async def discard(self) -> None:
-        """Read and drop the rest of the body for a short time.
-
-        A client that still sends would not see an answer, because its connection would be closed before. A client that
-        waits for consent (`Expect: 100-continue`) gets none, and so sends nothing.
-        """
-        if self._waits_for_consent:
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_SECONDS):
-                while not self.has_ended:
-                    await self.receive()

@@ -23,6 +23,13 @@ class BoundedConnection(H11Protocol):
         super().__init__(*arguments, **named)
         self._header_timer: asyncio.TimerHandle | None = None
 
+    @property
+    def awaits_request(self) -> bool:
+        """Return whether the client has not finished the headers of its first request, or of a begun further one."""
+        if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
+            return False
+        return self.cycle is None or bool(self.conn.trailing_data[0])
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -12,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sspsam.serving.answers import json_response
-from sspsam.serving.bodies import BodyWatch
+from sspsam.serving.body_watch import BodyWatch
 from sspsam.serving.metrics import Metrics
 from sspsam.serving.refusals import RefusalError, internal_refusal
 from sspsam.utils.paths import shown
@@ -24,6 +25,8 @@ _SECURITY_HEADERS: Final = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
 )
+# an id has at least 22 characters; found in the path alone, since a request that is refused has no route
+_IMAGE_ID: Final = re.compile(r"([^/]{6})[^/]{16,}")
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +74,7 @@ class Gate:
         except RefusalError as refusal:
             await _refuse(refusal, scope, body, response)
         except Exception:
-            logger.exception("internal error while answering %s %s", scope["method"], shown(scope["path"]))
+            logger.exception("internal error while answering %s %s", scope["method"], _logged_path(scope))
             if response.status:
                 raise  # the response has begun: only a broken connection tells the client
             await _refuse(internal_refusal(), scope, body, response)
@@ -130,9 +133,8 @@ def _route(scope: Scope) -> str:
 
 
 def _logged_path(scope: Scope) -> str:
-    """Return the path for the log, with the beginning of an image's id: whoever knows the whole id may use it."""
-    name = scope.get("path_params", {}).get("image_id", "")
-    return shown(scope["path"].replace(name, f"{name[:6]}...") if len(name) > 6 else scope["path"])
+    """Return the path for the log, with the beginning of each long part: whoever knows a whole id may use it."""
+    return shown(_IMAGE_ID.sub(r"\1...", scope["path"]))
 
 
 async def _refuse(refusal: RefusalError, scope: Scope, body: BodyWatch, response: _Response) -> None:

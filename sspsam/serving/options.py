@@ -1,6 +1,7 @@
 """Limits and settings of the server, with their defaults."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +21,9 @@ _AT_LEAST_ONE: Final = (
     "decoders",
 )
 _SECONDS: Final = ("deadline", "body_seconds", "image_expiry")
+# as a browser sends it in the header Origin
+_ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([1-9]\d{0,4}))?")
+_USUAL_PORTS: Final = (("http", "80"), ("https", "443"))  # that a browser leaves out
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class ServeOptions:
         decoders: threads that read requests and decode images.
         micro_batch: most expressions of waiting requests about one image that are answered together; None: 2 on a CPU,
             64 elsewhere. 1: none.
-        cors_origins: origins whose pages may use the server in a browser; `"*"`: all.
+        cors_origins: origins whose pages may use the server in a browser, such as `https://page.example:8443`;
+            `"*"`: all.
         root_path: prefix of the paths behind a proxy that strips it, such as `/sspsam`.
         replica: prefix of the ids of images, by which a proxy finds the process that holds them.
         token: that every request must bear, except `/healthz` and `/readyz`; None: no token is needed.
@@ -79,6 +84,7 @@ class ServeOptions:
                 raise ConfigError(f"{name} must be a number of seconds above 0, not {shown_repr(value)}")
         if self.body_memory < self.max_bytes:
             raise ConfigError(f"body_memory = {self.body_memory:,} is less than max_bytes = {self.max_bytes:,}")
+        _check_origins(self.cors_origins)
         if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
             raise ConfigError(f"root_path must look like '/sspsam', not {shown_repr(self.root_path)}")
         if not all(character.isascii() and (character.isalnum() or character in "-_.") for character in self.replica):
@@ -90,6 +96,23 @@ class ServeOptions:
 def _require_whole(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} must be a whole number, 1 or more, not {shown_repr(value)}")
+
+
+def _check_origins(origins: object) -> None:
+    if not isinstance(origins, tuple | list):
+        raise ConfigError(f"cors_origins must be a tuple of origins, not {shown_repr(origins)}")
+    for origin in origins:
+        if origin != "*" and not _is_origin(origin):
+            raise ConfigError(
+                "cors_origins must be '*' or look like 'https://page.example' or 'http://localhost:3000': scheme and "
+                "host in small letters, the port unless it is the usual one, and no path or slash at the end; not "
+                f"{shown_repr(origin)}"
+            )
+
+
+def _is_origin(origin: object) -> bool:
+    match = _ORIGIN.fullmatch(origin) if isinstance(origin, str) else None
+    return match is not None and match.groups() not in _USUAL_PORTS and int(match[2] or 0) <= 65535
 
 
 def _is_token(token: str) -> bool:

@@ -1,5 +1,6 @@
 """The process of the server: it listens, and stops without losing an accepted request."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -13,9 +14,13 @@ import uvicorn
 from sspsam.errors import StorageError
 from sspsam.serving.app import ServingApp
 from sspsam.serving.connections import MAX_HEADER_BYTES, BoundedConnection
+from sspsam.serving.syn_filter import refuse_new_connections
 
 _BACKLOG: Final = 512
 _KEEP_ALIVE_SECONDS: Final = 30
+_HANDSHAKE_SECONDS: Final = 0.05  # in which connections that have begun are made and accepted before the port is closed
+_LAST_REQUEST_SECONDS: Final = 0.5  # in which a connection that was made must send its first request at the end
+_LOOK_SECONDS: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -121,3 +126,25 @@ class GracefulServer(uvicorn.Server):
         if self._drained_at is not None and time.monotonic() >= self._drained_at:
             return True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port, and end when everything that was accepted is answered.
+
+        uvicorn alone would close the port over connections that the kernel has made and the loop has not accepted, and
+        would close connections whose request the kernel has received and the loop has not read: all these clients
+        would see a reset.
+        """
+        for listener in sockets or []:
+            refuse_new_connections(listener)
+        await asyncio.sleep(_HANDSHAKE_SECONDS)  # the loop accepts and reads meanwhile
+        for server in self.servers:
+            server.close()
+        end = time.monotonic() + _LAST_REQUEST_SECONDS
+        await asyncio.sleep(_LOOK_SECONDS)  # connections that were accepted last are read for the first time
+        while self._awaits_requests() and time.monotonic() < end and not self.force_exit:
+            await asyncio.sleep(_LOOK_SECONDS)
+        await super().shutdown(sockets)
+
+    def _awaits_requests(self) -> bool:
+        connections = self.server_state.connections
+        return any(isinstance(each, BoundedConnection) and each.awaits_request for each in connections)

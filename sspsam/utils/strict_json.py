@@ -29,9 +29,16 @@ def parse_json_object(text: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{where} is not valid JSON: {error}") from error
+        raise ConfigError(f"{where} is not valid JSON: {_json_reason(error)}") from error
     require(isinstance(data, dict), f"{where} must hold a JSON object")
     return data  # type: ignore[no-any-return]  # checked one line above
+
+
+def _json_reason(error: ValueError | RecursionError) -> str:
+    """Return why JSON cannot be parsed; Python's own words about its limits advise to change the program."""
+    if isinstance(error, RecursionError):
+        return "its values are nested too deeply"
+    return str(error) if isinstance(error, json.JSONDecodeError) else "it has a number with too many digits"
 
 
 def dataclass_from_json(kind: type[_T], data: Any, where: str, absent: frozenset[str] = frozenset()) -> _T:

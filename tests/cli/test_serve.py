@@ -45,6 +45,8 @@ def test_every_field_of_the_options_is_a_flag_with_the_same_default() -> None:
         (("--host", "no.such.host.invalid", "--port", "0"), 1, "cannot listen on no.such.host.invalid"),
         (("--root-path", "sspsam"), 1, "must look like '/sspsam'"),
         (("--max-bytes", "999999999999"), 1, "--max-bytes"),
+        (("--cors-origin", "foo"), 1, "--cors-origin must be '*' or look like 'https://page.example'"),
+        (("--cors-origin", "*", "--cors-origin", "http://a.b/"), 1, "not 'http://a.b/'"),
     ],
 )
 def test_wrong_options_end_in_one_line(arguments: tuple[str, ...], status: int, message: str) -> None:

@@ -7,7 +7,7 @@ from sspsam import Segmentation, SSPSAMPredictor
 from sspsam.demo.answering import Answering, expressions
 from sspsam.demo.limits import Limits
 from sspsam.errors import ImageError, ImageTooLargeError, TextError
-from tests.support.images import bomb
+from tests.support.images import bomb, eps
 
 
 def test_answers_are_those_of_the_library(answering: Answering, predictor: SSPSAMPredictor, png: bytes) -> None:
@@ -61,9 +61,11 @@ def test_the_error_of_one_expression_stands_beside_the_answers_to_the_others(ans
     [
         (b"", "The file is empty"),
         (b"this is a text\n" * 9, "it holds text"),
-        (b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "the image of 107 bytes"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "the image of 107 bytes is damaged"),
+        (eps(), "in no format that this page reads"),
+        (b"\xc5\xd0\xd3\xc6" + b"\0" * 99, "in no format that this page reads"),
     ],
-    ids=["empty", "text", "damaged"],
+    ids=["empty", "text", "damaged", "EPS, for which Pillow would start Ghostscript", "EPS with a preview"],
 )
 def test_a_file_that_is_no_image_is_an_error_of_the_library(answering: Answering, data: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message):

@@ -101,8 +101,9 @@ def test_an_image_and_expressions_give_overlays_a_no_target_answer_and_files_of_
     natural = "image => image.complete && image.naturalWidth"
     assert {image.evaluate(natural) for image in visitor.page.query_selector_all("#results img")} == {360}
 
+    visitor.page.fill("#expressions textarea", "the pink circle below the yellow circle")
     visitor.page.get_by_text("Download", exact=True).click()
-    visitor.page.click("#make-files")
+    visitor.page.click("#make-files")  # of the answers on the page, not of the text that was edited since
     link = visitor.page.wait_for_selector("#files a[download='1-the-heart.mask.png']")
     with visitor.page.expect_download() as download:
         link.click()
@@ -128,7 +129,7 @@ def test_a_card_hides_its_mask_and_maps_are_shown_on_request(visitor: Visitor, p
 
 def test_what_is_no_image_is_a_friendly_error_and_the_next_image_works(visitor: Visitor, png: bytes) -> None:
     for name, content, message in (
-        ("letter.jpg", b"this is a letter and no image\n" * 9, "“letter.jpg” is not an image"),
+        ("letter.jpg", b"this is a letter and no image\n" * 9, "“letter.jpg” is in no format that this page reads"),
         ("bomb.png", bomb(20_000, 20_000), "The image has 400 megapixels, and this page takes images of up to 40"),
     ):
         visitor.upload(name, content)

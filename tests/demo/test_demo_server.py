@@ -9,6 +9,7 @@ import signal
 import threading
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,7 +84,7 @@ def test_two_visitors_at_once_see_their_own_images_only(address: str, png: bytes
 def test_a_file_that_is_no_image_is_a_message_on_the_page(page: Page) -> None:
     view = page.results(b"this is a text\n" * 20, "the heart", name="photo.jpg")
     assert "That did not work" in view
-    assert "“photo.jpg” is not an image" in view
+    assert "“photo.jpg” is in no format that this page reads" in view
     assert "Traceback" not in view
     assert "40 megapixels" in page.results(bomb(20_000, 20_000), "the heart")
     assert "type at least one" in page.results(b"GIF89a", "\n")
@@ -144,6 +145,21 @@ def test_uploads_beyond_the_limit_are_refused_without_a_trace(page: Page, demo_f
     assert after - before < 1 << 20
 
 
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/mcp", "application/json"), ("/gradio_api/upload", "multipart/form-data; boundary=x")]
+)
+@pytest.mark.parametrize("is_chunked", [True, False])
+def test_a_client_that_sends_far_too_much_reads_the_message(
+    address: str, path: str, kind: str, is_chunked: bool
+) -> None:
+    data = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(48 << 20)
+    content = (data[i : i + (1 << 20)] for i in range(0, len(data), 1 << 20)) if is_chunked else data
+    with httpx.Client(base_url=address, trust_env=False, timeout=60) as client:
+        response = client.post(path, content=content, headers={"Content-Type": kind, "Accept": "application/json"})
+    assert response.status_code == 413
+    assert "larger than the limit of" in response.json()["detail"]
+
+
 def test_the_name_of_an_upload_leaves_the_folder_in_no_form(page: Page, demo_folder: Path, png: bytes) -> None:
     for name in ("../../../../evil.png", "..\\..\\evil.png", "/tmp/evil.png", "%2e%2e%2fevil.png", ".", ".."):
         status, content = page.upload(name, png)
@@ -175,6 +191,8 @@ def test_the_tool_answers_like_the_page_with_the_same_limits(
     assert np.array_equal(Segmentation.from_dict(heart).mask, predictor.predict("the heart", image=png).mask)
     assert star["no_target"]
     assert Image.open(io.BytesIO(base64.b64decode(drawing))).size == (360, 270)
+    large = image.ljust(Limits().max_bytes * 4 // 3)  # as long as a file of the largest size
+    assert json.loads(call_tool(address, {"image_base64": large, "texts": ["the heart"]})[0]) == [heart]
     for bad in ("/etc/passwd!", "http://127.0.0.1:1/a.png", "file:///etc/passwd"):
         assert "paths and URLs are not opened" in call_tool(address, {"image_base64": bad, "texts": ["a"]})[0]
     assert (

@@ -8,6 +8,7 @@ import pytest
 
 from sspsam.demo.guard import Guard, Receive, Scope, Send, _RefusedError, checked_event
 from sspsam.demo.limits import Limits
+from sspsam.serving import body_watch
 from tests.support.asgi import ASGIClient
 
 API = "/gradio_api"
@@ -130,6 +131,12 @@ def test_pages_of_other_hosts_cannot_send_requests(client: Client) -> None:
     assert client("GET", "/", host="localhost:7860") == 200
 
 
+@pytest.fixture
+def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_watch, "_LINGER_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("short_linger")
 def test_a_body_that_announces_too_many_bytes_is_refused_before_it_arrives(tmp_path: Path) -> None:
     client = Client(tmp_path, Limits(max_bytes=1000))
     assert client("POST", f"{API}/upload", stalls=True, content_length=str(10**9)) == 413
@@ -142,6 +149,27 @@ def test_a_body_that_grows_beyond_the_limit_is_refused_while_it_arrives(tmp_path
     client = Client(tmp_path, Limits(max_bytes=1000))
     assert client("POST", f"{API}/upload", *[b"x" * 40_000] * 3) == 413
     assert client.behind.left
+
+
+@pytest.mark.parametrize("path", [f"{API}/upload", "/mcp", f"{API}/queue/join", "/nothing"])
+@pytest.mark.parametrize("headers", [{"transfer_encoding": "chunked"}, {"content_length": "4000000"}])
+def test_a_refused_client_may_finish_sending_so_that_it_sees_the_message(
+    tmp_path: Path, path: str, headers: dict[str, str]
+) -> None:
+    client = Client(tmp_path, Limits(max_bytes=1000), offers_tool=True)
+    assert client("POST", path, *[b"x" * 40_000] * 100, **headers) in (404, 413)
+    assert client.unread == 0
+    assert client.headers[b"connection"] == b"close"
+
+
+def test_an_application_that_answers_without_reading_the_body_is_heard(tmp_path: Path) -> None:
+    async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 400, "headers": []})
+        await send({"type": "http.response.body", "body": b"no"})
+
+    client = ASGIClient(Guard(refusing, tmp_path, Limits()))
+    assert client("POST", f"{API}/upload", b"a", b"b", content_length="2") == 400
+    assert client.unread == 0
 
 
 def test_a_body_that_does_not_arrive_is_given_up(tmp_path: Path) -> None:

@@ -1,18 +1,23 @@
 """The page as Gradio serves it: its functions, its settings, and nothing from other hosts."""
 
+import io
 import json
 import re
+import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from sspsam import SSPSAMPredictor
 from sspsam.demo.answering import Answering
 from sspsam.demo.guard import Guard
-from sspsam.demo.server import DemoOptions, demo_app, gradio_environment
+from sspsam.demo.server import DemoOptions, demo_app, gradio_environment, open_port, page_server
+from sspsam.serving import connections
 from tests.support.asgi import ASGIClient
 
 EVENTS = ("prepare", "find", "scene", "example", "explain", "files", "leave")
@@ -58,12 +63,17 @@ def test_the_functions_work_without_a_browser(app: Guard, predictor: SSPSAMPredi
     file = {"path": path}
     image, results, *_ = functions.prepare(file, visitor)
     assert "The image is encoded" in results
-    results, choice, *_ = functions.find(file, lines, visitor)
+    assert "Browsers cannot show" not in results
+    assert "press Find" in functions.files(file, "", visitor)[1]
+    results, choice, _, _, shown = functions.find(file, lines, visitor)
     assert results.count("demo-overlay") == 4
     assert choice["choices"] == lines.splitlines()
     assert "demo-maps" in functions.explain(file, "the heart", visitor)
-    files, message = functions.files(file, "the heart", visitor)
+    assert "about another image" in functions.files({"path": functions.example(1)[0]}, shown, visitor)[1]
+    files, message = functions.files(file, shown, visitor)
     assert Path(files["value"][0]).name == "1-the-heart.mask.png"
+    coco = json.loads(next(Path(name) for name in files["value"] if name.endswith(".coco.json")).read_text())
+    assert len(coco["annotations"]) == 4
     assert message == ""
     functions.leave(visitor)
     assert len(functions.answering.sessions) == 0
@@ -73,8 +83,56 @@ def test_the_functions_work_without_a_browser(app: Guard, predictor: SSPSAMPredi
     (app.folder / "text.jpg").write_text("no image")
     image, results, *_ = functions.prepare({"path": str(app.folder / "text.jpg"), "orig_name": "my.jpg"}, visitor)
     assert image is None
-    assert "“my.jpg” is not an image" in results
+    assert "“my.jpg” is in no format that this page reads" in results
     assert "Nothing here yet" in functions.prepare(None, visitor)[1]
+
+
+def test_an_example_that_another_visitor_reads_is_replaced_as_a_whole(app: Guard, answering: Answering) -> None:
+    from sspsam.demo.page import PageFunctions
+
+    functions = PageFunctions(answering, app.folder)
+    path = Path(functions.example(0)[0])
+    in_use = app.folder / "in-use.png"
+    in_use.hardlink_to(path)  # as an open file, it keeps the content that a write into the file would empty
+    functions.example(0)
+    assert path.read_bytes() == in_use.read_bytes()
+    assert not path.samefile(in_use)
+    assert not list(app.folder.glob(".sspsam-*"))
+
+
+def test_the_page_says_that_a_browser_cannot_show_a_tiff(app: Guard, answering: Answering, png: bytes) -> None:
+    from sspsam.demo.page import PageFunctions
+
+    functions = PageFunctions(answering, app.folder)
+    visitor = SimpleNamespace(session_hash="a")
+    path = app.folder / "a.tiff"
+    Image.open(io.BytesIO(png)).save(path)
+    for view in (
+        functions.prepare({"path": str(path)}, visitor)[1],
+        functions.find({"path": str(path)}, "a", visitor)[0],
+    ):
+        assert "Browsers cannot show files of this kind" in view
+
+
+def test_a_silent_client_and_one_with_half_a_header_are_disconnected(
+    app: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.2)
+    server = page_server(app)
+    with open_port(0) as listener:
+        address = listener.getsockname()
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n", b"POST /gradio_api/up"):
+            with socket.create_connection(address, timeout=20) as connection:
+                connection.sendall(sent)
+                assert connection.recv(100) == b""
+        with socket.create_connection(address, timeout=20) as connection:
+            connection.sendall(b"GET /robots.txt HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        server.should_exit = True
+        thread.join(20)
+    assert not thread.is_alive()
 
 
 def test_a_defect_is_a_message_without_a_traceback(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sspsam.demo.answering import Answering, ImageAnswers, TimedAnswer
 from sspsam.demo.introduction import ModelNote, model_html
-from sspsam.demo.overlays import LONGEST_SIDE, marker, mask_url, most_different, view_size
+from sspsam.demo.overlays import LONGEST_SIDE, Pins, marker, mask_url, most_different, view_size
 from sspsam.demo.rendering import answers_view, error_view, explanation_view, highlight_rules, ready_view
 from sspsam.errors import TextError
 
@@ -123,3 +123,19 @@ def test_the_page_says_what_its_model_knows_and_how_to_name_another() -> None:
     other = model_html(ModelNote("<b>owner/name", "owner/name@c0ffee", "cuda:0"))
     assert "&lt;b&gt;owner/name" in other
     assert "drawn shapes" not in other
+
+
+def test_numbers_of_the_same_mask_stand_beside_each_other(answering: Answering, png: bytes) -> None:
+    texts = ["the heart", "the red square", "the heart ", "the  heart", "a heart", "the heart."]
+    view = answers_view(answering.answer("page", png, texts))
+    pins = re.findall(r'class="demo-pin" data-answer="\d+" style="(left:[^;]+;top:[^;]+);', view)
+    assert len(pins) == len(set(pins)) == 6
+
+
+def test_a_number_near_the_right_edge_is_moved_to_the_left_and_after_four_a_new_row_begins() -> None:
+    pins = Pins()
+    positions = [pins.position((0.9, 0.1)) for _ in range(5)]
+    assert positions[0] == "left:90.00%;top:10.00%"
+    assert positions[1] == "left:calc(90.00% - 26px);top:10.00%"
+    assert positions[4] == "left:90.00%;top:calc(10.00% + 26px)"
+    assert pins.position((0.2, 0.1)) == "left:20.00%;top:10.00%"

@@ -149,6 +149,7 @@ def test_every_wrong_entry_is_named(client: httpx.Client, content: dict[str, Any
         (b"[]", "application/json", 400, "JSON object"),
         (b'{"image": "", "image": ""}', "application/json", 400, "duplicate"),
         (b"[" * 20_000, "application/json", 400, "JSON"),
+        (b'{"expressions": ' + b"1" * 5_000 + b"}", "application/json", 400, "a number with too many digits"),
         (b'{"expressions": [' + b"[]," * 20_000 + b"0]}", "application/json", 400, "too many values"),
         (b"{}", "text/plain", 415, "application/json, not 'text/plain'"),
         (b"{}", "", 415, "multipart/form-data or application/json"),

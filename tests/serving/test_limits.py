@@ -10,9 +10,9 @@ from PIL import Image
 
 from sspsam import SSPSAMPredictor
 from sspsam.errors import ConfigError
-from sspsam.serving import bodies, connections
+from sspsam.serving import body_watch, connections
 from sspsam.serving.options import ServeOptions
-from tests.support.images import bomb
+from tests.support.images import bomb, eps
 from tests.support.serving import GatedPredictor, image_file, json_question, received, running, wait_until
 
 IMAGE = image_file()
@@ -61,7 +61,7 @@ def test_a_slow_body_is_given_up(predictor: SSPSAMPredictor) -> None:
 @pytest.fixture
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
-    monkeypatch.setattr(bodies, "_LINGER_SECONDS", 0.3)
+    monkeypatch.setattr(body_watch, "_LINGER_SECONDS", 0.3)
 
 
 @pytest.mark.usefixtures("short_times")
@@ -107,10 +107,7 @@ def test_huge_headers_are_refused(predictor: SSPSAMPredictor) -> None:
             assert client.get("/healthz").status_code == 200
 
 
-def eps() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (9, 9)).save(file, "EPS")
-    return file.getvalue()
+WRITTEN = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # also by Pillow without AVIF
 
 
 def icon() -> bytes:
@@ -125,14 +122,18 @@ def icon() -> bytes:
         (
             bomb(20_000, 20_000),
             413,
-            "more pixels than the server's limit of 50,000,000",
+            "the image has 400,000,000 pixels, more than the server's limit of 50,000,000. Reduce the image.",
         ),
+        (bomb(60_000, 60_000), 413, "3,600,000,000 pixels, more than the server's limit of 50,000,000. Reduce"),
         (bomb(8_000, 8_000), 413, "8000 x 8000"),
         (bomb(50, 50), 422, "damaged"),
         (b"", 422, "is empty (0 bytes)"),
         (b"a text that was renamed to .jpg", 422, "in no format that the server reads"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "in no format that the server reads"),
         (IMAGE[:300], 422, "damaged"),
+        (IMAGE[:9] + bytes(90), 422, "damaged: it begins like PNG"),
+        (IMAGE.replace(b"\r\n", b"\n"), 422, "damaged: it begins like PNG"),  # as a transfer of text would
+        *((image_file(kind=kind)[:16] + bytes(90), 422, "is damaged") for kind in WRITTEN),
         (zlib.compress(IMAGE), 422, "in no format that the server reads"),
         (eps(), 422, "in no format that the server reads"),  # Pillow would start Ghostscript
         (icon(), 422, "in no format that the server reads"),
@@ -212,3 +213,54 @@ def test_nothing_of_a_client_that_breaks_off_its_upload_remains(predictor: SSPSA
 def test_options_out_of_range_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         ServeOptions(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "foo",
+        "",
+        "null",
+        "a.b",
+        "//a.b",
+        "http://",
+        "http://a.b/",
+        "http://a.b/path",
+        "http://a.b?x",
+        "http://a.b#x",
+        "http://*.a.b",
+        "http://user@a.b",
+        "http://a.b:",
+        "http://a.b:0",
+        "http://a.b:65536",
+        "http://a.b:80",
+        "https://a.b:443",
+        "HTTP://a.b",
+        "http://A.b",
+        "http://a.b ",
+        "http://a.b\n",
+        "http://[::1",
+        7,
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: object) -> None:
+    with pytest.raises(ConfigError, match="cors_origins must be"):
+        ServeOptions(cors_origins=("https://good.test", origin))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="cors_origins must be a tuple"):
+        ServeOptions(cors_origins="https://good.test")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "http://a.b",
+        "https://a.b:80",
+        "http://localhost:3000",
+        "http://[::1]:8000",
+        "https://xn--bcher-kva.example",
+        "chrome-extension://abcdef",
+    ],
+)
+def test_origins_as_browsers_send_them_are_taken(origin: str) -> None:
+    assert ServeOptions(cors_origins=(origin,)).cors_origins == (origin,)

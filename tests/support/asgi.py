@@ -11,6 +11,8 @@ App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], A
 class ASGIClient:
     """Sends one request at a time; `headers` and `content` are those of the latest response.
 
+    `unread` is the number of parts of the request's body that were not read when the response began.
+
     Args:
         app: the application.
     """
@@ -19,6 +21,7 @@ class ASGIClient:
         self.app = app
         self.headers: dict[bytes, bytes] = {}
         self.content = b""
+        self.unread = 0
 
     def __call__(
         self,
@@ -50,6 +53,8 @@ class ASGIClient:
             return {"type": "http.request", "body": body, "more_body": bool(waiting)}
 
         async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.unread = len(waiting)
             sent.append(message)
 
         named = {"host": host, **{name.replace("_", "-"): value for name, value in headers.items()}}

@@ -1,5 +1,6 @@
 """Image files of every kind that Pillow opens, and broken files of every kind that it does not open."""
 
+import io
 import os
 import struct
 import zlib
@@ -70,3 +71,10 @@ def bomb(width: int, height: int) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10))) + chunk(b"IEND", b"")
     )
+
+
+def eps() -> bytes:
+    """Return a small EPS file, which Pillow opens by Ghostscript."""
+    file = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(file, "EPS")
+    return file.getvalue()

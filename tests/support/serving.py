@@ -54,16 +54,32 @@ def received(connection: socket.socket) -> bytes:
     return answer
 
 
+class _WatchedServer(GracefulServer):
+    on_shutdown: Callable[[], None] | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.on_shutdown is not None:
+            self.on_shutdown()
+        await super().shutdown(sockets)
+
+
 @contextmanager
 def running(
-    predictor: Any, options: ServeOptions | None = None, on_start: Callable[[RunningServer], None] | None = None
+    predictor: Any,
+    options: ServeOptions | None = None,
+    on_start: Callable[[RunningServer], None] | None = None,
+    on_shutdown: Callable[[], None] | None = None,
 ) -> Iterator[RunningServer]:
-    """Run a server until the end of the block; `on_start` is called before its model is ready."""
+    """Run a server until the end of the block.
+
+    `on_start` is called before its model is ready, and `on_shutdown` in its event loop before it closes its port.
+    """
     lines: list[str] = []
     app = create_app(predictor if callable(predictor) else lambda: predictor, options, log=lines.append)
     listener = bound_socket("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    server = GracefulServer(app, Stopping(drain_seconds=0, stop_seconds=10))
+    server = _WatchedServer(app, Stopping(drain_seconds=0, stop_seconds=10))
+    server.on_shutdown = on_shutdown
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     running_server = RunningServer(port, app, lines)
