@@ -124,6 +124,11 @@ def test_the_figures_of_the_readme_about_speed_are_those_of_the_page_about_speed
     assert [figure for figure in figures if figure not in PAGES["docs/speed.md"]] == []
 
 
+def test_every_image_of_the_documentation_is_shown() -> None:
+    text = "".join(TEXTS.values())
+    assert [path.name for path in (ROOT / "docs" / "images").iterdir() if f"images/{path.name}" not in text] == []
+
+
 def test_every_page_of_the_guides_has_one_title() -> None:
     for name, text in PAGES.items():
         outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
