@@ -40,7 +40,7 @@ _HELP: Final = {
     "warmup": "Share of the steps in which the rate rises.",
     "final_rate": "Learning rate of the last step.",
     "clip": "Largest norm of the gradient.",
-    "decoder_frozen": "Share of the steps before the decoder learns.",
+    "decoder_frozen": "Share of the steps before the decoder learns, where something else does.",
     "dice": "Weight of the dice loss.",
     "focal": "Weight of the focal loss.",
     "l1": "Weight of the L1 loss of the box.",

@@ -28,7 +28,8 @@ class FinetuneOptions:
         warmup: share of the steps in which the rate rises.
         final_rate: rate at the end of the cosine.
         clip: largest norm of the gradient (authors).
-        decoder_frozen: share of the steps before the decoder begins to learn (authors).
+        decoder_frozen: share of the steps before the decoder begins to learn (authors); where nothing else learns, it
+            learns from the first step.
         dice, focal, l1, giou: weights of the losses (authors).
         focal_alpha, focal_gamma: of the focal loss, as DETR has them.
         held_out_share: share of the images that never train, when no file of held-out lines is given.

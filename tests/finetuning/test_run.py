@@ -164,6 +164,11 @@ def test_where_memory_runs_out_the_batch_is_halved_and_the_weights_agree(
         torch.testing.assert_close(actual[name], tensor, atol=2e-4, rtol=1e-3)
 
 
+def test_the_decoder_alone_learns_from_the_first_step(lines: Path, tiny_model: Path, tmp_path: Path) -> None:
+    options = dataclasses.replace(OPTIONS, steps=2, eval_steps=None, train=("decoder", "tokens"), decoder_frozen=0.9)
+    assert finetune(job(lines, tiny_model, tmp_path / "new"), options) is not None
+
+
 def test_no_held_out_image_trains_even_if_it_is_among_the_lines(lines: Path, tiny_model: Path, tmp_path: Path) -> None:
     held_out = lines.parent / "held-out.jsonl"
     held_out.write_text("\n".join(lines.read_text().splitlines()[:2]) + "\n")
