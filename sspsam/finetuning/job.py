@@ -69,7 +69,8 @@ class Finetuned:
         config: of the checkpoint.
         before, after: metrics of each part of the data that never trained.
         steps: of the whole training.
-        best_step: step of the weights that were kept; 0: no step made the model better, and it is as before.
+        best_step: step of the weights that were kept; 0: no step made the model better, and the weights are those of
+            the starting point.
     """
 
     directory: Path
