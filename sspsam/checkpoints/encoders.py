@@ -142,7 +142,10 @@ def note_user(store: Path, digest: str, directory: Path) -> None:
     directory, path = Path(os.path.realpath(directory)), _users_path(store, digest)
     if directory.is_relative_to(os.path.realpath(store.parent)) or directory in users_of(store, digest):
         return
-    with contextlib.suppress(OSError, StorageError, NotImplementedError), FileLock(f"{path}.lock", timeout=_LOCK_SECONDS):
+    with (
+        contextlib.suppress(OSError, StorageError, NotImplementedError),
+        FileLock(f"{path}.lock", timeout=_LOCK_SECONDS),
+    ):
         users = [*users_of(store, digest), directory]
         replace_file(path, json.dumps([os.fspath(user) for user in users]).encode())
 

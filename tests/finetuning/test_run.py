@@ -28,7 +28,7 @@ from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.run import finetune
 from sspsam.finetuning.state import read_log
 from sspsam.segmentation.rle import rle_encode
-from tests.support.finetuning import job, write_lines
+from tests.support.finetuning import job, weights, write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 OPTIONS = FinetuneOptions(
@@ -46,10 +46,6 @@ def finished(lines: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
     output = tmp_path_factory.mktemp("finished") / "new"
     assert finetune(job(lines, tiny_model, output, worst=3), OPTIONS) is not None
     return output
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "model.safetensors").read_bytes()
 
 
 def test_the_result_is_an_ordinary_checkpoint(finished: Path, lines: Path) -> None:
