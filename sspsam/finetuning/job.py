@@ -10,6 +10,7 @@ from sspsam.checkpoints.directory import CONFIG_NAME, WEIGHTS_NAME
 from sspsam.checkpoints.saving import check_destination
 from sspsam.config import CALIBRATION_NAME, ModelConfig
 from sspsam.errors import FinetuningError, StorageError
+from sspsam.finetuning.corrected_images import WORST_FOLDER
 from sspsam.finetuning.lines import DataSource
 from sspsam.finetuning.start import StartOptions
 from sspsam.finetuning.state import LOG_NAME, STATE_NAME
@@ -19,7 +20,6 @@ RUN_FOLDER: Final = "unfinished"  # in the output folder, while the training run
 REPORT_NAME: Final = "finetune.json"
 CURVES_NAME: Final = "curves.png"
 CARD_NAME: Final = "README.md"
-WORST_FOLDER: Final = "worst"  # replaced as a whole
 _REPLACED: Final = (REPORT_NAME, CURVES_NAME, CARD_NAME, LOG_NAME, CALIBRATION_NAME, WORST_FOLDER)
 
 

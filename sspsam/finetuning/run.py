@@ -12,9 +12,10 @@ from sspsam.errors import FinetuningError
 from sspsam.finetuning.board import FOLDER as BOARD_FOLDER
 from sspsam.finetuning.board import Board
 from sspsam.finetuning.calibrating import calibrate_if_possible
+from sspsam.finetuning.corrected_images import WORST_FOLDER
 from sspsam.finetuning.embeddings import EmbeddingStore
 from sspsam.finetuning.examples import target_side
-from sspsam.finetuning.job import RUN_FOLDER, WORST_FOLDER, Finetuned, FinetuneJob, check_output
+from sspsam.finetuning.job import RUN_FOLDER, Finetuned, FinetuneJob, check_output
 from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.processes import Processes
 from sspsam.finetuning.reporting import Message, Reporter, described
@@ -141,7 +142,7 @@ class _Run:
     def _prepared(self) -> _Prepared:
         start, device = self.start, self.processes.device
         lines = split_lines(self.job, self.options, start.tokenizer, self.say, self.show)
-        token_ids = torch.from_numpy(np.stack([start.tokenizer(text) for text in lines.all_texts]))
+        token_ids = torch.from_numpy(np.stack([start.tokenizer.read(text)[0] for text in lines.all_texts]))
         parts = self.options.train or default_parts(start.model, token_ids)
         predictor = start.predictor(device)
         store = EmbeddingStore(predictor)

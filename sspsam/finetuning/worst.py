@@ -4,6 +4,7 @@ A line of the training that the model still gets wrong is often annotated wrongl
 the answers: what is right needs no work.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -19,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sspsam.evaluation.datasets.entry import Entry, Mask
 from sspsam.finetuning.checks import CheckedLine
-from sspsam.finetuning.corrections import FILE, TEXTS
+from sspsam.finetuning.corrections import DIGEST, FILE, FOLDER, TEXTS
 from sspsam.finetuning.validation import CertainAnswer, Validator
 from sspsam.images.loading import Pixels, load_image
 from sspsam.segmentation.drawing import draw
@@ -106,8 +107,9 @@ def write_worst(folder: Path, lines: Sequence[BadLine]) -> None:
         replace_file(folder / f"{number:03d}.png", _overlay(annotation, bad, pixels))
         listed.append(json.dumps(_listed(number, bad)))
     replace_file(folder / "worst.jsonl", "".join(f"{line}\n" for line in listed).encode())
+    digests = {name: _digest(folder / LABELME / name) for name in annotations}
     _write_labelme(folder / LABELME, annotations)
-    replace_file(folder / LABEL_STUDIO, (json.dumps(_tasks(annotations), indent=1) + "\n").encode())
+    replace_file(folder / LABEL_STUDIO, (json.dumps(_tasks(annotations, folder, digests), indent=1) + "\n").encode())
 
 
 def _name_of_copy(number: int, name: str) -> str:
@@ -126,6 +128,11 @@ def _copy_image(entry: Entry, path: Path) -> None:
         shutil.copyfile(entry.image, path)
 
 
+def _digest(path: Path) -> str:
+    with storage_errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _write_labelme(folder: Path, annotations: dict[str, list[Segmentation]]) -> None:
     for name, content in to_labelme(annotations).items():
         image = next(image for image in annotations if Path(image).with_suffix(".json").name == name)
@@ -135,14 +142,21 @@ def _write_labelme(folder: Path, annotations: dict[str, list[Segmentation]]) -> 
         replace_file(folder / name, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _tasks(annotations: dict[str, list[Segmentation]]) -> list[dict[str, Any]]:
-    """Return tasks of Label Studio for images that are served from the folder of LabelMe."""
+def _tasks(annotations: dict[str, list[Segmentation]], folder: Path, digests: dict[str, str]) -> list[dict[str, Any]]:
+    """Return tasks of Label Studio for images that are served from the folder of LabelMe.
+
+    Args:
+        annotations: by the name of the image.
+        folder: of the worst lines.
+        digests: SHA-256 of each image file, by its name.
+    """
     urls = {
         f"/data/local-files/?d={LABELME}/{quote(os.fsencode(name))}": results for name, results in annotations.items()
     }
     tasks = to_label_studio(urls, model_version="annotation")
     for task, (name, results) in zip(tasks, annotations.items(), strict=True):
-        task["data"] |= {FILE: f"{LABELME}/{name}", TEXTS: [result.text for result in results]}
+        written = {FILE: f"{LABELME}/{name}", FOLDER: os.path.abspath(folder), DIGEST: digests[name]}
+        task["data"] |= written | {TEXTS: [result.text for result in results]}
     return tasks
 
 
