@@ -15,7 +15,7 @@ from sspsam.finetuning.calibrating import calibrate_if_possible
 from sspsam.finetuning.corrected_images import WORST_FOLDER
 from sspsam.finetuning.embeddings import EmbeddingStore
 from sspsam.finetuning.examples import target_side
-from sspsam.finetuning.job import RUN_FOLDER, Finetuned, FinetuneJob, check_output
+from sspsam.finetuning.job import RUN_FOLDER, Finetuned, FinetuneJob, check_inputs, check_output
 from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.processes import Processes
 from sspsam.finetuning.reporting import Message, Reporter, described
@@ -29,7 +29,7 @@ from sspsam.finetuning.state import LOG_NAME, Log, Progress, RunFolder, SavedSta
 from sspsam.finetuning.trainable import TrainableModel, default_parts
 from sspsam.finetuning.training import Evaluation, Trainer
 from sspsam.finetuning.validation import Validator
-from sspsam.finetuning.worst import worst_lines, write_worst
+from sspsam.finetuning.worst import remove_worst, worst_lines, write_worst
 from sspsam.utils.files import make_directory
 from sspsam.utils.paths import shown
 
@@ -142,6 +142,7 @@ class _Run:
     def _prepared(self) -> _Prepared:
         start, device = self.start, self.processes.device
         lines = split_lines(self.job, self.options, start.tokenizer, self.say, self.show)
+        check_inputs(self.job, [line.entry for line in lines.every])
         token_ids = torch.from_numpy(np.stack([start.tokenizer.read(text)[0] for text in lines.all_texts]))
         parts = self.options.train or default_parts(start.model, token_ids)
         predictor = start.predictor(device)
@@ -197,7 +198,9 @@ class _Run:
         """Write all files of the result."""
         output, lines, material = self.job.output, prepared.lines, prepared.material
         result = write_result(output, self.start, lines, material, self.options, prepared.parts, progress, after)
-        if self.job.worst:
+        if not self.job.worst:
+            remove_worst(output / WORST_FOLDER)
+        else:
             bad = worst_lines(lines.train, lines.held_out, prepared.validator, self.job.worst)
             write_worst(output / WORST_FOLDER, bad)
             self.say(f"the {len(bad)} worst lines are in {shown(output / WORST_FOLDER)}")

@@ -35,7 +35,12 @@ class SplitLines:
     @property
     def all_texts(self) -> list[str]:
         """Every expression."""
-        return [line.entry.text for line in (*self.train, *self.held_out, *self.rehearsal, *self.known)]
+        return [line.entry.text for line in self.every]
+
+    @property
+    def every(self) -> list[CheckedLine]:
+        """All lines."""
+        return [*self.train, *self.held_out, *self.rehearsal, *self.known]
 
 
 def split_lines(

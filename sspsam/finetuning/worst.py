@@ -83,6 +83,12 @@ def worst_lines(
     return sorted(bad, key=lambda line: line.goodness)[:count]
 
 
+def remove_worst(folder: Path) -> None:
+    """Remove what `write_worst` wrote for an earlier checkpoint."""
+    with storage_errors(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_worst(folder: Path, lines: Sequence[BadLine]) -> None:
     """Write `worst.jsonl`, overlays, files for LabelMe with their images, and tasks for Label Studio.
 
@@ -90,8 +96,7 @@ def write_worst(folder: Path, lines: Sequence[BadLine]) -> None:
         folder: replaced if it exists.
         lines: from `worst_lines`.
     """
-    with storage_errors(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+    remove_worst(folder)
     make_directory(folder / LABELME)
     names: dict[str, str] = {}
     annotations: dict[str, list[Segmentation]] = {}

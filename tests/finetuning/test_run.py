@@ -218,6 +218,24 @@ def test_corrected_files_in_the_output_folder_are_not_replaced(
     assert list((tmp_path / "new" / "worst" / "labelme").glob("*.json"))
 
 
+def test_an_old_folder_of_worst_lines_is_removed_unless_its_images_are_learned(
+    finished: Path, lines: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "new")
+    worst, again = tmp_path / "new" / "worst", job(lines, tiny_model, tmp_path / "new", overwrite=True)
+    tasks = json.loads((worst / "label-studio.json").read_text())
+    for task in tasks:
+        task["data"]["folder"] = str(worst)
+        task["annotations"] = [{"result": task["predictions"][0]["result"]}]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    data = DataSource((lines, tmp_path / "export.json"))
+    with pytest.raises(FinetuningError, match=r"worst/labelme/.* is in the output folder and would be replaced"):
+        finetune(dataclasses.replace(again, data=data), OPTIONS)
+    assert list((worst / "labelme").glob("*.png"))
+    finetune(again, dataclasses.replace(OPTIONS, steps=1))
+    assert not worst.exists()
+
+
 def test_weights_that_are_not_finite_are_an_error_and_no_answer_without_a_target(
     lines: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
