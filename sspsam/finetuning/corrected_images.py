@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 from sspsam.errors import DatasetError, DatasetMissingError
-from sspsam.utils.files import storage_errors
 from sspsam.utils.paths import shown
 
 WORST_FOLDER: Final = "worst"  # in the folder of a fine-tuned checkpoint
@@ -42,8 +41,9 @@ def found_image(
     return path
 
 
-def _digest(path: Path) -> str | None:
-    if not os.path.isfile(path):
-        return None
-    with storage_errors(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DatasetError(f"{shown(path)} cannot be read: {shown(error)}") from error

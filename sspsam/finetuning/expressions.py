@@ -68,7 +68,7 @@ class Named:
                 certain.
         """
         if not texts:
-            return self.description or self.label
+            return self.description if self.description.strip() else self.label
         of_label, of_description = texts.listed(self.label), texts.listed(self.description)
         if not self.label.strip() and of_description is not None:
             return of_description

@@ -83,4 +83,5 @@ def _of_path(data: DataSource, path: Path) -> Iterator[Line | Remark | DatasetEr
     elif is_corrected(path):
         yield from corrected_lines(path, data.image_root)
     else:
-        yield from jsonl.lines(Request(JSONL, data.split, "", path, data.image_root, PLACES[JSONL]))
+        request = Request(JSONL, data.split, "", path, data.image_root, PLACES[JSONL])
+        yield from jsonl.lines(request, usual_too=True)  # other paths may have their images elsewhere

@@ -12,7 +12,13 @@ import torch
 from sspsam.devices import DTYPES, default_dtype, dtype_name
 from sspsam.finetuning.checks import CheckedLine
 
-_MOST_PROCESSES: Final = 256  # that a message can name
+# settings that a message names: their titles, and the values that it tries
+_ALTERNATIVES: Final[Mapping[str, tuple[str, Sequence[Any]]]] = {
+    "processes": ("number of processes", range(1, 257)),
+    "dtype": ("precision of the image encoders (dtype)", (None, *DTYPES)),
+    "embedding_dtype": ("precision of the stored embeddings", tuple(DTYPES)),
+    "device": ("kind of device", ("cpu", "cuda", "mps")),
+}
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,10 @@ class Settings:
 
     def difference(self, digest: str) -> str:
         """Return what is different in the settings that have another digest."""
-        for count in range(1, _MOST_PROCESSES):
-            if self._with("processes", count) == digest:
-                return f"another number of processes ({count}, not {self.described['processes']})"
-        for dtype in (None, *DTYPES):
-            if self._with("dtype", dtype) == digest:
-                names = (name or "the default" for name in (dtype, self.described.get("dtype")))
-                return f"another precision of the image encoders (dtype {', not '.join(names)})"
+        for name, (title, values) in _ALTERNATIVES.items():
+            for value in values:
+                if self._with(name, value) == digest:
+                    return f"another {title} ({_shown(value)}, not {_shown(self.described.get(name))})"
         return "other lines or options"
 
     def _with(self, name: str, value: Any) -> str:
@@ -63,3 +66,7 @@ def lines_digest(parts: Sequence[Sequence[CheckedLine]]) -> str:
             digest.update(of_line.encode(errors="surrogatepass"))
         digest.update(b"\n")
     return digest.hexdigest()
+
+
+def _shown(value: Any) -> str:
+    return "the default" if value is None else str(value)

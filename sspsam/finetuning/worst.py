@@ -4,7 +4,6 @@ A line of the training that the model still gets wrong is often annotated wrongl
 the answers: what is right needs no work.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -112,9 +111,9 @@ def write_worst(folder: Path, lines: Sequence[BadLine]) -> None:
         replace_file(folder / f"{number:03d}.png", _overlay(annotation, bad, pixels))
         listed.append(json.dumps(_listed(number, bad)))
     replace_file(folder / "worst.jsonl", "".join(f"{line}\n" for line in listed).encode())
-    digests = {name: _digest(folder / LABELME / name) for name in annotations}
     _write_labelme(folder / LABELME, annotations)
-    replace_file(folder / LABEL_STUDIO, (json.dumps(_tasks(annotations, folder, digests), indent=1) + "\n").encode())
+    tasks = _tasks(annotations, folder, {name: image for image, name in names.items()})
+    replace_file(folder / LABEL_STUDIO, (json.dumps(tasks, indent=1) + "\n").encode())
 
 
 def _name_of_copy(number: int, name: str) -> str:
@@ -131,11 +130,6 @@ def _copy_image(entry: Entry, path: Path) -> None:
         return
     with storage_errors(path):
         shutil.copyfile(entry.image, path)
-
-
-def _digest(path: Path) -> str:
-    with storage_errors(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_labelme(folder: Path, annotations: dict[str, list[Segmentation]]) -> None:

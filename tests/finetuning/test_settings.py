@@ -23,8 +23,8 @@ def test_what_is_different_is_named() -> None:
     two = Settings.of({**DESCRIBED, "processes": 2}, torch.float32, CPU)
     precise = Settings.of(DESCRIBED, torch.bfloat16, CPU)
     assert settings.difference(two.digest) == "another number of processes (2, not 1)"
-    assert "dtype bfloat16, not the default" in settings.difference(precise.digest)
-    assert "dtype the default, not bfloat16" in precise.difference(settings.digest)
+    assert "(dtype) (bfloat16, not the default)" in settings.difference(precise.digest)
+    assert "(the default, not bfloat16)" in precise.difference(settings.digest)
     assert settings.difference(Settings({**DESCRIBED, "lines": "others"}).digest) == "other lines or options"
 
 

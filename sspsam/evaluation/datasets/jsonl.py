@@ -3,7 +3,7 @@
 `mask` is a grey image file (0: background), `rle` a run-length encoding of COCO, `polygons` a list of polygons
 [x, y, x, y, ...] in pixels; null: the expression refers to nothing. `id` names the entry and `box` (x0, y0, x1, y1) is
 the ground truth of the box; both may be left out. Paths of masks are relative to the file; those of
-images to the image root, if there is one, to the folder of the file, to the data root, or to `images` in one of them.
+images to the image root, or without one to the folder of the file, to the data root, or to `images` in one of them.
 """
 
 import json
@@ -65,8 +65,12 @@ class Line:
     contradiction: str | None = None
 
 
-def lines(request: Request) -> Iterator[Line | DatasetError]:
+def lines(request: Request, *, usual_too: bool = False) -> Iterator[Line | DatasetError]:
     """Yield what `entries` yields with its place, and an error in the place of each line that is malformed.
+
+    Args:
+        request: the file.
+        usual_too: whether images that the image root lacks are looked for where they are without one.
 
     Raises:
         DatasetError: the file cannot be read.
@@ -76,7 +80,7 @@ def lines(request: Request) -> Iterator[Line | DatasetError]:
     path = root if os.path.isfile(root) else request.files(f"{request.split}.jsonl")[0]
     folder = path.parent if os.path.isfile(root) else root
     usual = dict.fromkeys((path.parent, path.parent / "images", folder, folder / "images"))
-    images = tuple(usual) if request.image_root is None else (request.image_root, *usual)
+    images = tuple(usual) if request.image_root is None else (request.image_root, *(usual if usual_too else ()))
     counts: dict[str, int] = {}
     sizes: dict[Path, Size] = {}
     for number, text in enumerate(_lines(path), 1):
