@@ -31,7 +31,7 @@ ENCODERS_PREFIX: Final = "encoders:"  # of the names of image encoders in the li
 SHOWN_DIGITS: Final = 16  # of their digests there
 _FILE_NAME: Final = re.compile(r"[0-9a-f]{64}\.safetensors")
 _MAX_USERS_BYTES: Final = 1 << 20
-_LOCK_SECONDS: Final = 5  # that a note waits for another process
+_LOCK_SECONDS: Final = 1  # that a note waits for another process
 _MAX_CONFIG_BYTES: Final = 1 << 20
 
 CONVERTED: Final = "sspsam-converted"  # folder of the local store in the cache of `huggingface_hub`
@@ -140,7 +140,7 @@ def note_user(store: Path, digest: str, directory: Path) -> None:
         directory: of the checkpoint.
     """
     directory, path = Path(os.path.realpath(directory)), _users_path(store, digest)
-    if directory.is_relative_to(os.path.realpath(store.parent)) or directory in users_of(store, digest):
+    if directory.is_relative_to(os.path.realpath(store.parent)) or directory in _noted_users(store, digest):
         return
     with (
         contextlib.suppress(OSError, StorageError, NotImplementedError),
@@ -152,12 +152,16 @@ def note_user(store: Path, digest: str, directory: Path) -> None:
 
 def users_of(store: Path, digest: str) -> list[Path]:
     """Return the noted directories whose checkpoint still names these image encoders."""
+    return [user for user in _noted_users(store, digest) if _names(user, digest)]
+
+
+def _noted_users(store: Path, digest: str) -> list[Path]:
     try:
         with open_regular_file(_users_path(store, digest), CheckpointError) as file:
             noted = json.loads(file.read(_MAX_USERS_BYTES))
     except (OSError, ValueError, RecursionError):
         return []
-    return [Path(user) for user in noted if isinstance(user, str) and _names(Path(user), digest)]
+    return [Path(user) for user in noted if isinstance(user, str)] if isinstance(noted, list) else []
 
 
 def _names(directory: Path, digest: str) -> bool:
