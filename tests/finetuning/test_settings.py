@@ -29,5 +29,5 @@ def test_what_is_different_is_named() -> None:
 
 
 def test_float16_on_a_cpu_is_refused() -> None:
-    with pytest.raises(FinetuningError, match="'fp16' .* needs a GPU: use bf16"):
+    with pytest.raises(FinetuningError, match=r"fp16.* needs a GPU: use bf16"):
         Processes(CPU, "fp16")
