@@ -50,7 +50,7 @@ def test_where_no_step_is_better_the_weights_are_those_of_the_start_and_the_card
     )
 
 
-@pytest.mark.parametrize("interrupted_before", [None, 5])
+@pytest.mark.parametrize("interrupted_before", [None, pytest.param(5, marks=pytest.mark.slow)])
 def test_patience_counts_from_the_best_step_though_the_start_was_better(
     interrupted_before: int | None, lines: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,7 +94,7 @@ PART_SETS = [parts for count in range(1, len(PARTS) + 1) for parts in combinatio
 
 
 @pytest.mark.parametrize("parts", PART_SETS, ids=",".join)
-@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("shares", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_whatever_learns_something_learns_while_the_decoder_is_frozen(
     parts: tuple[str, ...], shares: bool, sharing: tuple[SSPSAM, ModelConfig], tiny_model: Path
 ) -> None:
