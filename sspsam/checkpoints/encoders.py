@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from filelock import FileLock
+
 from sspsam.checkpoints.digests import FileState, file_state, record_digest, recorded_digest, require_unchanged
 from sspsam.checkpoints.hub_cache import names_in
 from sspsam.checkpoints.hub_options import HubOptions
@@ -29,6 +31,7 @@ ENCODERS_PREFIX: Final = "encoders:"  # of the names of image encoders in the li
 SHOWN_DIGITS: Final = 16  # of their digests there
 _FILE_NAME: Final = re.compile(r"[0-9a-f]{64}\.safetensors")
 _MAX_USERS_BYTES: Final = 1 << 20
+_LOCK_SECONDS: Final = 1  # that a note waits for another process
 _MAX_CONFIG_BYTES: Final = 1 << 20
 
 CONVERTED: Final = "sspsam-converted"  # folder of the local store in the cache of `huggingface_hub`
@@ -114,21 +117,51 @@ def holds_encoders(path: Path, digest: str) -> bool:
         return False
 
 
+def note_user_of(encoders: Path, directory: Path) -> None:
+    """Note that a checkpoint was loaded with image encoders of a store; other files of encoders are not noted.
+
+    Args:
+        encoders: file that its image encoders were read from.
+        directory: of the checkpoint, which may be a copy of the one that was written.
+    """
+    if encoders.parent.parent.name == CONVERTED and _FILE_NAME.fullmatch(encoders.name):
+        note_user(encoders.parent, encoders.stem, directory)
+
+
 def note_user(store: Path, digest: str, directory: Path) -> None:
-    """Note that a checkpoint outside of the cache names image encoders of the store, so that they are kept."""
-    users = [*(user for user in users_of(store, digest) if user != directory), directory]
-    with contextlib.suppress(OSError, StorageError):
-        replace_file(_users_path(store, digest), json.dumps([str(user) for user in users]).encode())
+    """Note that a checkpoint names image encoders of the store, so that they are kept.
+
+    Nothing is written for a checkpoint of the cache itself, for one that is noted already, and where the store cannot
+    be written.
+
+    Args:
+        store: with the image encoders.
+        digest: of these.
+        directory: of the checkpoint.
+    """
+    directory, path = Path(os.path.realpath(directory)), _users_path(store, digest)
+    if directory.is_relative_to(os.path.realpath(store.parent)) or directory in _noted_users(store, digest):
+        return
+    with (
+        contextlib.suppress(OSError, StorageError, NotImplementedError),
+        FileLock(f"{path}.lock", timeout=_LOCK_SECONDS),
+    ):
+        users = [*users_of(store, digest), directory]
+        replace_file(path, json.dumps([os.fspath(user) for user in users]).encode())
 
 
 def users_of(store: Path, digest: str) -> list[Path]:
     """Return the noted directories whose checkpoint still names these image encoders."""
+    return [user for user in _noted_users(store, digest) if _names(user, digest)]
+
+
+def _noted_users(store: Path, digest: str) -> list[Path]:
     try:
         with open_regular_file(_users_path(store, digest), CheckpointError) as file:
             noted = json.loads(file.read(_MAX_USERS_BYTES))
     except (OSError, ValueError, RecursionError):
         return []
-    return [Path(user) for user in noted if isinstance(user, str) and _names(Path(user), digest)]
+    return [Path(user) for user in noted if isinstance(user, str)] if isinstance(noted, list) else []
 
 
 def _names(directory: Path, digest: str) -> bool:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from sspsam.checkpoints.digests import require_unchanged
 from sspsam.checkpoints.directory import check_checkpoint, read_config
 from sspsam.checkpoints.encoder_search import encoder_files
+from sspsam.checkpoints.encoders import note_user_of
 from sspsam.checkpoints.hub_options import HubOptions
 from sspsam.checkpoints.saving import save_checkpoint
 from sspsam.checkpoints.tensor_files import is_of_encoders
@@ -84,4 +85,5 @@ def load_model(
         require_unchanged(checked.weights, checked.state)
         require_unchanged(checked.encoders.path, checked.encoders.state)
         model.load_state_dict(tensors, strict=True, assign=True)
+    note_user_of(checked.encoders.path, checked.weights.parent)
     return LoadedModel(model.requires_grad_(False).eval(), checked.config, checked.encoders)

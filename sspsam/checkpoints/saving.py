@@ -99,9 +99,7 @@ def _save_shared(
         written = file_state(temporary_weights)
     _record(directory / WEIGHTS_NAME, written, {"verified": shared_record(config)})
     _remove_stale_calibration(directory / CALIBRATION_NAME, config.fingerprint)
-    absolute = Path(os.path.realpath(directory))
-    if not absolute.is_relative_to(os.path.realpath(store.parent)):
-        note_user(store, digests.encoders, absolute)
+    note_user(store, digests.encoders, directory)
     return config
 
 

@@ -40,7 +40,7 @@ _HELP: Final = {
     "warmup": "Share of the steps in which the rate rises.",
     "final_rate": "Learning rate of the last step.",
     "clip": "Largest norm of the gradient.",
-    "decoder_frozen": "Share of the steps before the decoder learns.",
+    "decoder_frozen": "Share of the steps before the decoder learns, where something else does.",
     "dice": "Weight of the dice loss.",
     "focal": "Weight of the focal loss.",
     "l1": "Weight of the L1 loss of the box.",
@@ -134,7 +134,9 @@ line_options = option_group(
     click.option("--split", default="train", show_default=True, help="Of the data set."),
     click.option("--split-by", help="Division of the data set into splits."),
     click.option(
-        "--image-root", type=UserPath(file_okay=False), help="Folder of the images (default: beside the lines)."
+        "--image-root",
+        type=UserPath(file_okay=False),
+        help="Folder of the images (default, and for images that it lacks: beside the lines).",
     ),
     click.option(
         "--held-out", type=UserPath(), multiple=True, help="Lines that never train (default: a part of DATA)."

@@ -14,7 +14,7 @@ from sspsam.segmentation.presence import write_calibration
 
 
 def calibrate_if_possible(
-    checkpoint: Path, entries: Sequence[Entry], device: str | None, embeddings: EmbeddingCache
+    checkpoint: Path, entries: Sequence[Entry], device: str, dtype: str | None, embeddings: EmbeddingCache
 ) -> str:
     """Calibrate a checkpoint, and return a message about it.
 
@@ -22,12 +22,13 @@ def calibrate_if_possible(
         checkpoint: directory of the checkpoint.
         entries: that did not train: held-out lines, and foreign phrases about their images.
         device: to answer on.
+        dtype: precision of the image encoders in which `embeddings` were made; None: the predictor's default.
         embeddings: of the images, which the checkpoint shares with its starting point.
 
     Returns:
         The message: that the checkpoint is calibrated, or why it is not.
     """
-    predictor = SSPSAMPredictor.from_pretrained(checkpoint, device=device, embedding_cache=embeddings)
+    predictor = SSPSAMPredictor.from_pretrained(checkpoint, device=device, dtype=dtype, embedding_cache=embeddings)
     groups: dict[Path, list[int]] = {}
     for index, entry in enumerate(entries):
         groups.setdefault(entry.image, []).append(index)

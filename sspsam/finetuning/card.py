@@ -41,7 +41,7 @@ result = predictor.predict("an expression like those it learned", image="photo.j
 | lines left out (problems, repetitions) | {left_out} |
 | rehearsal | {rehearsal} expressions about what the model knew; {negative_phrases} foreign phrases |
 | parts that learned | {parts} |
-| steps | {steps} of {batch_size} examples; kept is step {best_step}, the best on the held-out parts |
+| steps | {steps} of {batch_size} examples; {kept} |
 | licence of the starting point | {license} |
 | fingerprint | `{fingerprint}` |
 
@@ -75,10 +75,20 @@ def finetuned_card(name: str, config: ModelConfig, report: Mapping[str, Any]) ->
         parts=", ".join(options["train"]),
         batch_size=options["batch_size"],
         steps=report["steps"],
-        best_step=report["best_step"],
+        kept=_kept(report["best_step"]),
         fingerprint=config.fingerprint,
         tables=_table(report["before"], report["after"]),
         **report["lines"],
+    )
+
+
+def _kept(best_step: int) -> str:
+    """Return which weights the checkpoint has."""
+    if best_step:
+        return f"kept is step {best_step}, the best on the held-out parts"
+    return (
+        "none was better on the held-out parts than the starting point, **whose weights are kept**: lower learning "
+        "rates or more lines may help"
     )
 
 

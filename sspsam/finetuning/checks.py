@@ -9,9 +9,11 @@ from typing import Final
 
 import numpy as np
 
-from sspsam.errors import DatasetError, FinetuningError, ImageError, LinesError, TextError
+from sspsam.errors import DatasetError, FinetuningError, ImageError, LinesError, TextError, warn
 from sspsam.evaluation.datasets.entry import Box, Entry, Mask
 from sspsam.evaluation.protocols import box_iou
+from sspsam.finetuning.corrections import Remark
+from sspsam.finetuning.expressions import same_words
 from sspsam.finetuning.lines import SourceLine
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, load_image_with_digest
 from sspsam.segmentation.postprocessing import box_of_mask
@@ -49,11 +51,13 @@ class CheckedData:
         lines: that can be learned from.
         problems: one message for each line that cannot.
         duplicates: lines that repeat an earlier one; they are left out.
+        remarks: a sentence about each kind of remark, and about the lines that later files replaced.
     """
 
     lines: list[CheckedLine]
     problems: list[str]
     duplicates: int
+    remarks: tuple[str, ...] = ()
 
     def require_no_problems(self) -> None:
         """Refuse lines with problems.
@@ -93,7 +97,7 @@ class CheckedData:
 
 
 def check_lines(
-    lines: Iterable[SourceLine | DatasetError],
+    lines: Iterable[SourceLine | Remark | DatasetError],
     tokenizer: Tokenizer,
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -116,7 +120,7 @@ def check_lines(
         for line in all_lines:
             checker.add(line)
             advance()
-    return CheckedData(list(checker.kept.values()), checker.problems, checker.duplicates)
+    return CheckedData(list(checker.kept.values()), checker.problems, checker.duplicates, checker.all_remarks())
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,30 +145,47 @@ class _Checker:
         self._seen: dict[tuple[str, str], _Seen] = {}  # by the image and the words
         self._count = 0
         self.kept: dict[int, CheckedLine] = {}
+        self._sources: set[int] = set()
+        self._remarks: dict[str, list[str]] = {}  # the places by the sentence
+        self._replaced = 0
         self.problems: list[str] = []
         self.duplicates = 0
 
-    def add(self, line: SourceLine | DatasetError) -> None:
+    def all_remarks(self) -> tuple[str, ...]:
+        """Return a sentence with its count for each kind of remark."""
+        remarks = [f"{len(places):,} {sentence}; the first: {places[0]}" for sentence, places in self._remarks.items()]
+        if len(self._sources) > 1:
+            about = "lines of earlier files are replaced by those of later files about the same image and expression"
+            remarks.append(f"{self._replaced:,} {about}")
+        return tuple(remarks)
+
+    def add(self, line: SourceLine | Remark | DatasetError) -> None:
         """Keep a line, or note its problem."""
         self._count += 1
+        if isinstance(line, Remark):
+            self._remarks.setdefault(line.sentence, []).append(line.where)
+            return
         if isinstance(line, DatasetError):
             self.problems.append(str(line))
             return
         where = line.line.where
         try:
             image, mask = _checked_image(line.line.entry, self._images, self._max_pixels), _checked_mask(line)
-            self._tokenizer(line.line.entry.text)
+            cut_off = self._tokenizer.read(line.line.entry.text)[1]
         except (ImageError, DatasetError, TextError) as error:
             self.problems.append(str(error) if where in str(error) else f"{where}: {shown(error)}")
             return
+        if cut_off is not None:
+            warn(f"{where}: {self._tokenizer.cut_off_message(line.line.entry.text, cut_off)}")
         self._compare(line, image, mask)
 
     def _compare(self, line: SourceLine, image: str, mask: Mask) -> None:
         """Compare a line with the earlier one about the same image and words, and keep it if there is none."""
+        self._sources.add(line.source)
         key = image, same_words(line.line.entry.text)
         earlier = self._seen.get(key)
         if earlier is not None and earlier.line.source != line.source:
-            self.kept.pop(earlier.number, None)  # this line corrects it
+            self._replaced += self.kept.pop(earlier.number, None) is not None  # this line corrects it
             earlier = None
         if earlier is None:
             self._seen[key] = _Seen(self._count, line, _digest(mask))
@@ -199,6 +220,11 @@ def _checked_image(entry: Entry, images: dict[Path, str | ImageError], max_pixel
 def _checked_mask(line: SourceLine) -> Mask:
     """Return the mask of a line, which is empty only where the line says that there is no target."""
     entry, where = line.line.entry, line.line.where
+    if line.line.contradiction is not None:
+        raise DatasetError(
+            f"{where} has a mask, but {line.line.contradiction!r} is null, which says that the expression refers to "
+            "nothing: leave one of them out"
+        )
     mask = entry.mask()
     if not line.line.annotated:
         return mask
@@ -241,11 +267,6 @@ def _digest(mask: Mask) -> str:
 def _iou(first: Mask, second: Mask) -> float:
     union = int((first | second).sum())
     return int((first & second).sum()) / union if union else 1.0
-
-
-def same_words(text: str) -> str:
-    """Return an expression without differences of case and white space."""
-    return " ".join(text.lower().split())
 
 
 def split_by_image(

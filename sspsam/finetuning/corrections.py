@@ -2,11 +2,12 @@
 
 `sspsam finetune --worst` writes such files, which list every expression: LabelMe's among their flags, of which one that
 is set says that its expression refers to nothing, Label Studio's in the data of a task, where an expression without
-regions refers to nothing.
+regions refers to nothing. `expressions.py` says which of them a shape belongs to.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -24,11 +25,20 @@ from sspsam.evaluation.datasets.entry import Box, Entry, MaskSource
 from sspsam.evaluation.datasets.image_size import image_size
 from sspsam.evaluation.datasets.jsonl import Line
 from sspsam.evaluation.datasets.masks import COCOMask, DrawnMask, check_segmentation, coco_tools
+from sspsam.finetuning.corrected_images import WORST_FOLDER, found_image
+from sspsam.finetuning.expressions import ListedTexts, Named, renamed, same_words
 from sspsam.utils.paths import shown, shown_repr
 
 # key of a Label Studio task's data, and of a LabelMe file, which LabelMe keeps: every expression about the image
 TEXTS: Final = "texts"
-FILE: Final = "file"  # key of the same: path of the image
+FILE: Final = "file"  # key of a task's data: path of the image, relative to the next
+FOLDER: Final = "folder"  # key of the same: absolute path of the folder of the worst lines
+DIGEST: Final = "sha256"  # key of the same: of the image file
+Folders = tuple[Path | None, Path]  # the image root, and the folder of the file
+_ADVICE: Final = (
+    f": put the export into the folder {WORST_FOLDER}/ that the tasks were written to, or name the folder of the "
+    "images with image_root= (command line: --image-root)"
+)
 Polygon = list[float]  # x, y, x, y, ... in pixels
 _Drawn = Callable[[list[Polygon], str], tuple[MaskSource, Box]]  # mask and box of polygons, as their program means them
 _POLYGON: Final = "polygonlabels"  # type of a region of Label Studio
@@ -42,12 +52,26 @@ def is_corrected(path: Path) -> bool:
     return path.suffix.lower() == ".json"
 
 
-def corrected_lines(path: Path, image_root: Path | None = None) -> Iterator[Line | DatasetError]:
+@dataclass(frozen=True)
+class Remark:
+    """Something that the user should know about corrected files, although it is no problem.
+
+    Args:
+        sentence: what happened, for a count before it.
+        where: file and place.
+    """
+
+    sentence: str
+    where: str
+
+
+def corrected_lines(path: Path, image_root: Path | None = None) -> Iterator[Line | Remark | DatasetError]:
     """Yield a line for each expression about each image, and an error in the place of each that is malformed.
 
     Args:
         path: a file of LabelMe, a folder of such files, or a JSON export of Label Studio.
-        image_root: folder of the images; None: that of each file.
+        image_root: folder of the images; images that are not there, and all without it, are looked for in the folder of
+            each file, and those of Label Studio in the folder `worst` as well.
 
     Raises:
         MissingExtraError: pycocotools, which decodes polygons, is not installed.
@@ -65,62 +89,106 @@ def corrected_lines(path: Path, image_root: Path | None = None) -> Iterator[Line
             try:
                 checked_object(task, where)
                 if isinstance(content, list):
-                    yield from _label_studio_lines(task, image_root or file.parent, where)
+                    yield from _label_studio_lines(task, (image_root, file.parent), where)
                 else:
-                    yield from _labelme_lines(task, image_root or file.parent, where)
+                    yield from _labelme_lines(task, (image_root, file.parent), where)
             except DatasetError as error:
                 yield error
 
 
-def _labelme_lines(content: dict[str, Any], folder: Path, where: str) -> Iterator[Line]:
-    image = folder / member(content, "imagePath", checked_text, where)
+def _labelme_lines(content: dict[str, Any], folders: Folders, where: str) -> Iterator[Line | Remark]:
+    image = found_image(member(content, "imagePath", checked_text, where), folders, where)
+    texts = _texts(content, where)
     polygons: dict[str, list[Polygon]] = {}
+    shapes = []
     for index, shape in enumerate(member(content, "shapes", checked_list, where)):
         place = f"{where}, shape {index + 1}"
         checked_object(shape, place)
         if shape.get("shape_type", "polygon") != "polygon":
             raise DatasetError(f"{place} is a {shown(shape['shape_type'])}; only polygons are read")
-        text = shape.get("description") or member(shape, "label", checked_text, place)
+        description = checked_text(shape.get("description") or "", f"{place}: 'description'")
+        label = checked_text(shape.get("label") or "", f"{place}: 'label'")
+        if not (label or description):
+            raise DatasetError(f"{place} has no label")
+        shapes.append(Named(label, description, texts.of_group(shape.get("group_id")), place))
         points = member(shape, "points", checked_list, place)
-        polygons.setdefault(checked_text(text, place), []).append(_flat(points, 1.0, 1.0, place))
+        polygons.setdefault(shapes[-1].expression(texts), []).append(_flat(points, 1.0, 1.0, place))
     flags = checked_object(content.get("flags") or {}, f"{where}: 'flags'")
     for text, refers_to_nothing in flags.items():
         if refers_to_nothing and polygons.get(text):
             raise DatasetError(f"{where}: the flag {shown(text)!r} says no target, but there are shapes of it")
         if refers_to_nothing:
             polygons.setdefault(text, [])
-    for text in checked_list(content.get(TEXTS) or [], f"{where}: {TEXTS!r}"):
-        if checked_text(text, f"{where}: {TEXTS!r}") not in polygons:
+    for text in texts.texts:
+        if text not in polygons:
             raise DatasetError(
                 f"{where}: {shown_repr(text)} has no shape, and its flag is not set: draw its shapes, or set the flag "
-                "if it refers to nothing"
+                f"if it refers to nothing{renamed(shapes, text, texts)}"
             )
+    yield from _remarks(shapes, texts)
     yield from _lines(image, polygons, where, _drawn_by_labelme)
 
 
-def _label_studio_lines(task: dict[str, Any], folder: Path, where: str) -> Iterator[Line]:
+def _label_studio_lines(task: dict[str, Any], folders: Folders, where: str) -> Iterator[Line | Remark]:
     data = member(task, "data", checked_object, where)
-    image = folder / (data[FILE] if isinstance(data.get(FILE), str) else _path_of_url(_url(data, where), where))
-    height, width = image_size(image, where)
     annotations = [
         annotation
         for annotation in checked_list(task.get("annotations") or [], f"{where}: 'annotations'")
         if not checked_object(annotation, f"{where}: an annotation").get("was_cancelled")
     ]
     if not annotations:
-        return  # a task without annotations
-    texts = checked_list(data.get(TEXTS) or [], f"{where}: {TEXTS!r}")
-    polygons: dict[str, list[Polygon]] = {checked_text(text, f"{where}: {TEXTS!r}"): [] for text in texts}
+        yield Remark("tasks of Label Studio without an annotation that was submitted are left out", where)
+        return
+    image = _image_of_task(data, folders, where)
+    height, width = image_size(image, where)
+    texts = _texts(data, where)
+    polygons: dict[str, list[Polygon]] = {text: [] for text in texts.texts}
+    regions = []
     for index, region in enumerate(member(annotations[-1], "result", checked_list, where)):
         place = f"{where}, region {index + 1}"
         if not _is_polygon(region, place):
             continue
         value = member(region, "value", checked_object, place)
         points = member(value, "points", checked_list, place)
-        polygons.setdefault(_text_of_region(region, value, place), []).append(
-            _flat(points, width / 100, height / 100, place)
-        )
+        regions.append(_named_region(region, value, texts, place))
+        polygons.setdefault(regions[-1].expression(texts), []).append(_flat(points, width / 100, height / 100, place))
+    for text in texts.texts:
+        advice = "" if polygons[text] else renamed(regions, text, texts)
+        if advice:
+            raise DatasetError(
+                f"{where}: {shown_repr(text)} has no region, which says that it refers to nothing{advice}"
+            )
+    yield from _remarks(regions, texts)
     yield from _lines(image, polygons, where, _drawn_by_label_studio)
+
+
+def _texts(content: dict[str, Any], where: str) -> ListedTexts:
+    """Return the expressions that a file of LabelMe or a task of Label Studio lists."""
+    place = f"{where}: {TEXTS!r}"
+    return ListedTexts.of(checked_text(text, place) for text in checked_list(content.get(TEXTS) or [], place))
+
+
+def _remarks(shapes: Iterable[Named], texts: ListedTexts) -> Iterator[Remark]:
+    """Yield a remark about each description that is read as an expression, and may be a note instead."""
+    for shape in shapes:
+        if not texts and shape.description and same_words(shape.description) != same_words(shape.label):
+            text, label = shown_repr(shape.description), shown_repr(shape.label)
+            yield Remark(
+                "expressions are the description (LabelMe) or the meta text (Label Studio) of a shape with another "
+                "label, in files that sspsam did not write",
+                f"{shape.place}, {text} with the label {label}",
+            )
+
+
+def _image_of_task(data: dict[str, Any], folders: Folders, where: str) -> Path:
+    """Return the path of the image of a task: that of the file that sspsam wrote, or that of the URL."""
+    name, written, digest = (data.get(key) for key in (FILE, FOLDER, DIGEST))
+    if not isinstance(name, str):
+        return found_image(_path_of_url(_url(data, where), where), folders, where, advice=_ADVICE)
+    image_root, beside = folders
+    usual = (image_root, Path(written) if isinstance(written, str) else None, beside, beside / WORST_FOLDER)
+    stated = digest if isinstance(digest, str) else None
+    return found_image(name, usual, where, digest=stated, advice=_ADVICE)
 
 
 def _is_polygon(region: Any, place: str) -> bool:
@@ -131,15 +199,20 @@ def _is_polygon(region: Any, place: str) -> bool:
     return kind == _POLYGON
 
 
-def _text_of_region(region: dict[str, Any], value: dict[str, Any], place: str) -> str:
-    """Return the expression of a region: its meta text, else its label."""
+def _named_region(region: dict[str, Any], value: dict[str, Any], texts: ListedTexts, place: str) -> Named:
+    """Return a region with its label and its meta text."""
     meta = region.get("meta") or {}
-    texts = meta.get("text") if isinstance(meta, dict) else None
-    if not texts:
-        texts = member(value, "polygonlabels", checked_list, place)
-    if isinstance(texts, list) and texts:
-        return checked_text(texts[0], place)
-    return checked_text(texts, place)
+    notes = meta.get("text") if isinstance(meta, dict) else None
+    note = notes[0] if isinstance(notes, list) and notes else notes or ""
+    labels = checked_list(value.get("polygonlabels") or [], f"{place}: 'polygonlabels'")
+    if len(labels) > 1 and (texts or not note):
+        names = ", ".join(shown_repr(label) for label in labels)
+        raise DatasetError(f"{place} has {len(labels)} labels ({names}): draw one region for each expression")
+    if not (labels or note):
+        raise DatasetError(f"{place} has no label")
+    label = checked_text(labels[0] if labels else "", f"{place}: 'polygonlabels'")
+    text = checked_text(note, f"{place}: 'meta'")
+    return Named(label, text, texts.listed(text), place)  # Label Studio shows the label, and changes it alone
 
 
 def _url(data: dict[str, Any], where: str) -> str:

@@ -1,8 +1,9 @@
 """A fine-tuning as a user describes it, and its result."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -10,6 +11,9 @@ from sspsam.checkpoints.directory import CONFIG_NAME, WEIGHTS_NAME
 from sspsam.checkpoints.saving import check_destination
 from sspsam.config import CALIBRATION_NAME, ModelConfig
 from sspsam.errors import FinetuningError, StorageError
+from sspsam.evaluation.datasets.entry import Entry
+from sspsam.evaluation.datasets.masks import MaskFile
+from sspsam.finetuning.corrected_images import WORST_FOLDER
 from sspsam.finetuning.lines import DataSource
 from sspsam.finetuning.start import StartOptions
 from sspsam.finetuning.state import LOG_NAME, STATE_NAME
@@ -19,8 +23,14 @@ RUN_FOLDER: Final = "unfinished"  # in the output folder, while the training run
 REPORT_NAME: Final = "finetune.json"
 CURVES_NAME: Final = "curves.png"
 CARD_NAME: Final = "README.md"
-WORST_FOLDER: Final = "worst"  # replaced as a whole
-_REPLACED: Final = (REPORT_NAME, CURVES_NAME, CARD_NAME, LOG_NAME, CALIBRATION_NAME, WORST_FOLDER)
+_REPLACED: Final = (
+    REPORT_NAME,
+    CURVES_NAME,
+    CARD_NAME,
+    LOG_NAME,
+    CALIBRATION_NAME,
+    WORST_FOLDER,
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class FinetuneJob:
         negatives: phrases that refer to nothing in any image; None: foreign things where the model knows drawn shapes.
         skip_problems: whether to leave out lines with problems instead of refusing the data.
         overwrite: whether to replace a finished checkpoint, or the state of another training, in `output`.
-        worst: number of the worst lines to show in `output/worst`; 0: none.
+        worst: number of the worst lines to show in `output/worst`, which is replaced as a whole; 0: none.
     """
 
     data: DataSource
@@ -69,7 +79,8 @@ class Finetuned:
         config: of the checkpoint.
         before, after: metrics of each part of the data that never trained.
         steps: of the whole training.
-        best_step: step of the weights that were kept; 0: no step made the model better, and it is as before.
+        best_step: step of the weights that were kept; 0: no step made the model better, and the weights are those of
+            the starting point.
     """
 
     directory: Path
@@ -89,7 +100,7 @@ def check_output(job: FinetuneJob) -> None:
         StorageError: the folder holds files of another origin under a checkpoint's names.
     """
     check_destination(job.output)
-    _check_inputs(job)
+    _require_kept(job, (path for data in (job.data, job.held_out, job.rehearsal) if data for path in data.paths))
     if job.overwrite:
         return
     finished = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if os.path.exists(job.output / name)]
@@ -106,13 +117,22 @@ def check_output(job: FinetuneJob) -> None:
         )
 
 
-def _check_inputs(job: FinetuneJob) -> None:
-    """Refuse lines that the result would replace, such as corrected files in the folder of the worst lines."""
+def check_inputs(job: FinetuneJob, entries: Collection[Entry]) -> None:
+    """Refuse images and masks that the result would replace: corrected files elsewhere may refer to the worst lines.
+
+    Raises:
+        FinetuningError: an image or a mask lies under a name of the result.
+    """
+    masks = (entry.source.path for entry in entries if isinstance(entry.source, MaskFile))
+    _require_kept(job, dict.fromkeys(chain((entry.image for entry in entries), masks)))
+
+
+def _require_kept(job: FinetuneJob, paths: Iterable[Path]) -> None:
+    """Refuse inputs that the result would replace, such as corrected files in the folder of the worst lines."""
     replaced = [Path(os.path.realpath(job.output / name)) for name in _REPLACED]
-    for data in (job.data, job.held_out, job.rehearsal):
-        for path in () if data is None else data.paths:
-            if any(Path(os.path.realpath(path)).is_relative_to(name) for name in replaced):
-                raise FinetuningError(
-                    f"{shown(path)} is in the output folder and would be replaced by the result: choose another output "
-                    "folder"
-                )
+    for path in paths:
+        if any(Path(os.path.realpath(path)).is_relative_to(name) for name in replaced):
+            raise FinetuningError(
+                f"{shown(path)} is in the output folder and would be replaced by the result: choose another output "
+                "folder"
+            )

@@ -12,7 +12,7 @@ from sspsam.evaluation.datasets.entries import DATASETS, read_dataset
 from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.datasets.jsonl import Line
 from sspsam.evaluation.datasets.places import PLACES, Request
-from sspsam.finetuning.corrections import corrected_lines, is_corrected
+from sspsam.finetuning.corrections import Remark, corrected_lines, is_corrected
 from sspsam.utils.paths import shown, user_path
 
 JSONL: Final = "jsonl"
@@ -28,7 +28,7 @@ class DataSource:
         dataset: one of `sspsam.evaluation.datasets.entries.DATASETS`.
         split: of the data set; with `jsonl` only of a folder.
         split_by: see `read_dataset`.
-        image_root: folder of the images; None: the usual places.
+        image_root: folder of the images; those that are not there are looked for in the usual places.
     """
 
     paths: tuple[Path, ...]
@@ -60,8 +60,8 @@ class SourceLine:
     source: int
 
 
-def read_lines(data: DataSource) -> Iterator[SourceLine | DatasetError]:
-    """Yield every line, and an error in the place of each that is malformed.
+def read_lines(data: DataSource) -> Iterator[SourceLine | Remark | DatasetError]:
+    """Yield every line, remarks about corrected files, and an error in the place of each that is malformed.
 
     Raises:
         DatasetError: a file is missing or cannot be read at all.
@@ -69,10 +69,10 @@ def read_lines(data: DataSource) -> Iterator[SourceLine | DatasetError]:
     data = data.expanded()
     for number, path in enumerate(data.paths):
         for line in _of_path(data, path):
-            yield line if isinstance(line, DatasetError) else SourceLine(line, number)
+            yield SourceLine(line, number) if isinstance(line, Line) else line
 
 
-def _of_path(data: DataSource, path: Path) -> Iterator[Line | DatasetError]:
+def _of_path(data: DataSource, path: Path) -> Iterator[Line | Remark | DatasetError]:
     if not os.path.exists(path):
         raise DatasetMissingError(f"there is no file or folder {shown(path)}")
     if data.dataset != JSONL:
@@ -83,4 +83,5 @@ def _of_path(data: DataSource, path: Path) -> Iterator[Line | DatasetError]:
     elif is_corrected(path):
         yield from corrected_lines(path, data.image_root)
     else:
-        yield from jsonl.lines(Request(JSONL, data.split, "", path, data.image_root, PLACES[JSONL]))
+        request = Request(JSONL, data.split, "", path, data.image_root, PLACES[JSONL])
+        yield from jsonl.lines(request, usual_too=True)  # other paths may have their images elsewhere

@@ -54,6 +54,6 @@ def foreign_phrases(known_texts: Iterable[str], tokenizer: Tokenizer) -> list[st
         tokenizer: of the model.
     """
     frame = {int(token) for template in _TEMPLATES for token in tokenizer(template.format("x"))}
-    used = {int(token) for text in known_texts for token in tokenizer(text)} - frame
+    used = {int(token) for text in known_texts for token in tokenizer.read(text)[0]} - frame
     things = [thing for thing in FOREIGN if not used & {int(token) for token in tokenizer(thing)}]
     return [template.format(thing) for thing in things for template in _TEMPLATES]

@@ -28,12 +28,14 @@ class FinetuneOptions:
         warmup: share of the steps in which the rate rises.
         final_rate: rate at the end of the cosine.
         clip: largest norm of the gradient (authors).
-        decoder_frozen: share of the steps before the decoder begins to learn (authors).
+        decoder_frozen: share of the steps before the decoder begins to learn (authors); where nothing else learns, it
+            learns from the first step.
         dice, focal, l1, giou: weights of the losses (authors).
         focal_alpha, focal_gamma: of the focal loss, as DETR has them.
         held_out_share: share of the images that never train, when no file of held-out lines is given.
         eval_steps: steps between two evaluations; None: 10 in all, at least 25 steps apart.
-        patience: evaluations without a better score after which training stops; None: never.
+        patience: evaluations without a better score than that of the best step after which training stops, whether or
+            not that step is better than the starting point; None: never.
         rehearsal_share: share of each batch, with its negatives, that repeats what the model knows.
         rehearsal_scenes: drawn scenes for it, where the model knows drawn shapes.
         negatives_share: share of the images of a batch that also get a foreign phrase with an empty mask.

@@ -30,6 +30,10 @@ class Processes:
             from accelerate import Accelerator
         except ImportError as error:
             raise missing_extra("fine-tuning", "accelerate", "train", error) from error
+        if mixed_precision == "fp16" and device.type == "cpu":  # accelerate would compute without scaling the loss
+            raise FinetuningError(
+                "mixed_precision='fp16' (command line: --mixed-precision) needs a GPU: use bf16 or no"
+            )
         try:
             with _restored_environment():
                 self.accelerator: Any = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision)

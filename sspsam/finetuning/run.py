@@ -1,8 +1,6 @@
 """`finetune`: checked lines -> examples -> steps -> the best checkpoint with its model card."""
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,14 +12,16 @@ from sspsam.errors import FinetuningError
 from sspsam.finetuning.board import FOLDER as BOARD_FOLDER
 from sspsam.finetuning.board import Board
 from sspsam.finetuning.calibrating import calibrate_if_possible
+from sspsam.finetuning.corrected_images import WORST_FOLDER
 from sspsam.finetuning.embeddings import EmbeddingStore
 from sspsam.finetuning.examples import target_side
-from sspsam.finetuning.job import RUN_FOLDER, WORST_FOLDER, Finetuned, FinetuneJob, check_output
+from sspsam.finetuning.job import RUN_FOLDER, Finetuned, FinetuneJob, check_inputs, check_output
 from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.processes import Processes
 from sspsam.finetuning.reporting import Message, Reporter, described
 from sspsam.finetuning.results import write_result
 from sspsam.finetuning.sampling import Sampler
+from sspsam.finetuning.settings import Settings, lines_digest
 from sspsam.finetuning.setup import FOREIGN, HELD_OUT, Knowledge, Material, Preparation, evaluation_of, score_of
 from sspsam.finetuning.splitting import SplitLines, split_lines
 from sspsam.finetuning.start import Start
@@ -29,7 +29,7 @@ from sspsam.finetuning.state import LOG_NAME, Log, Progress, RunFolder, SavedSta
 from sspsam.finetuning.trainable import TrainableModel, default_parts
 from sspsam.finetuning.training import Evaluation, Trainer
 from sspsam.finetuning.validation import Validator
-from sspsam.finetuning.worst import worst_lines, write_worst
+from sspsam.finetuning.worst import remove_worst, worst_lines, write_worst
 from sspsam.utils.files import make_directory
 from sspsam.utils.paths import shown
 
@@ -81,7 +81,7 @@ class _Prepared:
         material: examples and questions.
         trainable: the network with the parts that learn.
         validator: answers questions with the network as it is.
-        settings: digest of everything that the bytes of the result depend on.
+        settings: everything that the bytes of the result depend on.
     """
 
     lines: SplitLines
@@ -90,7 +90,7 @@ class _Prepared:
     material: Material
     trainable: TrainableModel
     validator: Validator
-    settings: str
+    settings: Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +127,12 @@ class _Run:
                 prepared.trainable.load_state(folder.load_best(progress.best_step))
             after = evaluate()
             self.say(f"after:  {described(after.metrics)}")
-            if after.score < score_of(progress.before):
-                self.say("no step made the model better than it was before: look at the lines and at curves.png")
+            if progress.best_step == 0:
+                self.say(
+                    "no step made the model better than it was before, so that the new checkpoint has the weights of "
+                    "the starting point: lower the rates (--learning-rate, --decoder-rate, --token-rate), add lines, "
+                    "and look at curves.png"
+                )
             if not self.processes.is_first:
                 return None
             result = self._written(prepared, progress, after)
@@ -138,9 +142,11 @@ class _Run:
     def _prepared(self) -> _Prepared:
         start, device = self.start, self.processes.device
         lines = split_lines(self.job, self.options, start.tokenizer, self.say, self.show)
-        token_ids = torch.from_numpy(np.stack([start.tokenizer(text) for text in lines.all_texts]))
+        check_inputs(self.job, [line.entry for line in lines.every])
+        token_ids = torch.from_numpy(np.stack([start.tokenizer.read(text)[0] for text in lines.all_texts]))
         parts = self.options.train or default_parts(start.model, token_ids)
-        store = EmbeddingStore(start.predictor(device))
+        predictor = start.predictor(device)
+        store = EmbeddingStore(predictor)
         material = self._material(lines, store)
         trainable = TrainableModel(start.model, parts, token_ids)
         trainable.to(device)
@@ -148,7 +154,8 @@ class _Run:
         if "tokens" in parts and trainable.tokens is None:
             self.say("no token of the lines shares its row with others, so tokens have nothing to learn")
         validator = Validator(start.model, start.config, start.tokenizer, store, device)
-        return _Prepared(lines, parts, store, material, trainable, validator, self._settings(lines, parts))
+        settings = self._settings(lines, parts, predictor.dtype)
+        return _Prepared(lines, parts, store, material, trainable, validator, settings)
 
     def _open(self, folder: RunFolder) -> None:
         """Lock the folder, and clear it where the user gave up an earlier training."""
@@ -162,7 +169,7 @@ class _Run:
 
     def _trained(self, prepared: _Prepared, folder: RunFolder, evaluate: Callable[[], Evaluation]) -> Progress:
         """Take all steps that are left, and return the last position."""
-        progress, saved, log = self._begin(folder, evaluate, prepared.settings)
+        progress, saved, log = self._begin(folder, evaluate, prepared)
         board = None if log is None else Board(self.job.output / BOARD_FOLDER)
         trainer = Trainer(
             accelerator=self.processes.accelerator,
@@ -175,7 +182,7 @@ class _Run:
             evaluate=evaluate,
             run=folder if self.processes.is_first else None,
             log=log,
-            settings=prepared.settings,
+            settings=prepared.settings.digest,
             report=Reporter(self.say, board),
         )
         try:
@@ -191,7 +198,9 @@ class _Run:
         """Write all files of the result."""
         output, lines, material = self.job.output, prepared.lines, prepared.material
         result = write_result(output, self.start, lines, material, self.options, prepared.parts, progress, after)
-        if self.job.worst:
+        if not self.job.worst:
+            remove_worst(output / WORST_FOLDER)
+        else:
             bad = worst_lines(lines.train, lines.held_out, prepared.validator, self.job.worst)
             write_worst(output / WORST_FOLDER, bad)
             self.say(f"the {len(bad)} worst lines are in {shown(output / WORST_FOLDER)}")
@@ -230,38 +239,31 @@ class _Run:
             seed=self.options.seed,
         )
 
-    def _settings(self, lines: SplitLines, parts: Sequence[str]) -> str:
-        """Return a digest of everything that the bytes of the result depend on, as far as it is known."""
+    def _settings(self, lines: SplitLines, parts: Sequence[str], dtype: torch.dtype) -> Settings:
+        """Return everything that the bytes of the result depend on, as far as it is known."""
         numbers = dataclasses.asdict(self.options)
         numbers.pop("save_seconds")
-        digest = hashlib.sha256()
-        for part in (lines.train, lines.held_out, lines.rehearsal, lines.known):
-            for line in part:
-                mask = hashlib.sha256(np.packbits(line.entry.mask()).tobytes()).hexdigest()
-                of_line = f"{line.image}\t{line.entry.text}\t{line.entry.box}\t{mask}\n"
-                digest.update(of_line.encode(errors="surrogatepass"))
-            digest.update(b"\n")
         described = {
             "options": numbers,
             "parts": list(parts),
-            "lines": digest.hexdigest(),
+            "lines": lines_digest((lines.train, lines.held_out, lines.rehearsal, lines.known)),
             "negatives": None if self.job.negatives is None else list(self.job.negatives),
             "start": self.start.config.fingerprint,
             "device": self.processes.device.type,
             "processes": self.processes.count,
             "embedding_dtype": self.job.start.embedding_dtype,
         }
-        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        return Settings.of(described, dtype, self.processes.device)
 
     def _begin(
-        self, folder: RunFolder, evaluate: Callable[[], Evaluation], settings: str
+        self, folder: RunFolder, evaluate: Callable[[], Evaluation], prepared: _Prepared
     ) -> tuple[Progress, SavedState | None, Log | None]:
         """Return the position, the state and the log: of an interrupted training, or new ones."""
         saved = folder.load()
-        if saved is not None and saved.settings != settings:
+        if saved is not None and saved.settings != prepared.settings.digest:
             raise FinetuningError(
-                f"{shown(folder.folder)} is of a training with other lines or options: repeat them, choose another "
-                "folder, or start again with overwrite=True (command line: --overwrite)"
+                f"{shown(folder.folder)} is of a training with {prepared.settings.difference(saved.settings)}: repeat "
+                "it as it was, choose another folder, or start again with overwrite=True (command line: --overwrite)"
             )
         progress = Progress() if saved is None else saved.progress
         if saved is None:
@@ -271,6 +273,11 @@ class _Run:
             self.say(f"before: {described(before.metrics)}")
         else:
             self.say(f"continuing after step {progress.step:,}")
+        score = score_of(progress.before)
+        if progress.best_step != 0 and score >= progress.best_score:  # the starting weights, which are still there
+            progress.best_step, progress.best_score = 0, score
+            if self.processes.is_first:
+                folder.save_best(0, prepared.trainable.state())
         log = Log(self.job.output / LOG_NAME, progress.log_bytes) if self.processes.is_first else None
         return progress, saved, log
 
@@ -278,8 +285,8 @@ class _Run:
         """Calibrate on the held-out lines and the foreign phrases about their images."""
         questions = [question for name in (HELD_OUT, FOREIGN) for question in material.questions.get(name, [])]
         entries = [question.entry for question in questions]
-        device, cache = str(self.processes.device), self.job.start.cache()
-        self.say(calibrate_if_possible(self.job.output, entries, device, cache))
+        device, start = str(self.processes.device), self.job.start
+        self.say(calibrate_if_possible(self.job.output, entries, device, start.dtype, start.cache()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -171,7 +171,7 @@ class Preparation:
         return Example.of(key, entry.text, self._token_ids(entry.text), mask, box, geometry, self._config)
 
     def _token_ids(self, text: str) -> NDArray[np.int64]:
-        return self._tokenizer(text)
+        return self._tokenizer.read(text)[0]  # `check_lines` warned
 
     def _foreign(self, held_out: Sequence[CheckedLine], negatives: Negatives) -> list[Question]:
         """Ask about a random foreign phrase in each of the held-out images."""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sspsam.errors import FinetuningError
-from sspsam.finetuning.checks import CheckedData, CheckedLine, check_lines, same_words, split_by_image
+from sspsam.finetuning.checks import CheckedData, CheckedLine, check_lines, split_by_image
+from sspsam.finetuning.expressions import same_words
 from sspsam.finetuning.job import FinetuneJob
 from sspsam.finetuning.lines import DataSource, read_lines
 from sspsam.finetuning.options import FinetuneOptions
@@ -34,7 +35,12 @@ class SplitLines:
     @property
     def all_texts(self) -> list[str]:
         """Every expression."""
-        return [line.entry.text for line in (*self.train, *self.held_out, *self.rehearsal, *self.known)]
+        return [line.entry.text for line in self.every]
+
+    @property
+    def every(self) -> list[CheckedLine]:
+        """All lines."""
+        return [*self.train, *self.held_out, *self.rehearsal, *self.known]
 
 
 def split_lines(
@@ -61,6 +67,8 @@ def split_lines(
     rehearsal = None if job.rehearsal is None else check(job.rehearsal)
     given = None if job.held_out is None else check(job.held_out)
     every = [data for data in (checked, rehearsal, given) if data is not None]
+    for remark in (remark for data in every for remark in data.remarks):
+        say(remark)
     problems = [problem for data in every for problem in data.problems]
     if problems and not job.skip_problems:
         CheckedData([], problems, 0).require_no_problems()

@@ -35,9 +35,10 @@ class Progress:
         step: number of finished steps.
         steps: of the whole training; None: not decided yet, see `FinetuneOptions.time`.
         micro_batch: examples of one forward pass in this process; halved where memory runs out.
-        best_step: step of the best evaluation; None before the first one.
+        best_step: step of the best evaluation, 0: the starting weights; None before the first one.
         best_score: of that evaluation.
-        evaluations_since_best: evaluations after it.
+        highest_score: of the evaluations after the start.
+        evaluations_since_best: evaluations after the one with that score.
         seconds: of training, without evaluations.
         evaluation_seconds: of one evaluation, for the time budget.
         log_bytes: length of the log.
@@ -50,6 +51,7 @@ class Progress:
     micro_batch: int = 1 << 30
     best_step: int | None = None
     best_score: float = -1.0
+    highest_score: float = -1.0
     evaluations_since_best: int = 0
     seconds: float = 0.0
     evaluation_seconds: float = 0.0
@@ -134,7 +136,7 @@ class RunFolder:
         try:
             return SavedState(
                 content["settings"],
-                Progress(**content["progress"]),
+                Progress(**{"highest_score": content["progress"]["best_score"], **content["progress"]}),
                 content["weights"],
                 content["optimizer"],
                 content["scaler"],

@@ -90,7 +90,9 @@ class TrainableModel:
         return groups
 
     def set_decoder_frozen(self, frozen: bool) -> None:
-        """Leave the decoder out of the gradients, or take it in."""
+        """Leave the decoder out of the gradients, or take it in; it is never left out where nothing else learns."""
+        learning = [part for part, parameters in self.by_part.items() if parameters and part != "decoder"]
+        frozen = frozen and (bool(learning) or self.tokens is not None)
         for parameter in self.by_part.get("decoder", {}).values():
             parameter.requires_grad_(not frozen)
             if frozen:

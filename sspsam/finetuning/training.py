@@ -261,7 +261,9 @@ class Trainer:
         is_best = evaluation.score > progress.best_score
         if is_best:
             progress.best_step, progress.best_score = progress.step, evaluation.score
-        progress.evaluations_since_best = 0 if is_best else progress.evaluations_since_best + 1
+        is_highest = evaluation.score > progress.highest_score  # patience: a training may begin by getting worse
+        progress.highest_score = max(progress.highest_score, evaluation.score)
+        progress.evaluations_since_best = 0 if is_highest else progress.evaluations_since_best + 1
         if is_best and self.run is not None:
             self.run.save_best(progress.step, self.trainable.state())
         self._write({"step": progress.step, "score": evaluation.score, **evaluation.metrics})

@@ -113,7 +113,7 @@ class Validator:
         for first in range(0, len(entries), together):
             texts = [entry.text for entry in entries[first : first + together]]
             with inference_context(self._device), self._device:
-                token_ids = torch.stack([torch.from_numpy(self._tokenizer(text)) for text in texts])
+                token_ids = torch.stack([torch.from_numpy(self._tokenizer.read(text)[0]) for text in texts])
                 prediction = self._model.segment(prepared, self._model.encode_text(token_ids.to(self._device)))
                 answers = [self._answer(image, *row) for row in zip(prediction.low_res, prediction.box, strict=True)]
             yield from answers

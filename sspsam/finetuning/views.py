@@ -1,10 +1,9 @@
 """Mirrored images and crops as further examples, only where the expression stays true.
 
 A view is another image, which the encoders must see: mirrored images double the embeddings and their time, each crop
-adds as many again. The rules are about English words; an expression that the rules doubt gets no view.
+adds as many again. The rules about expressions are in `view_words.py`.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
@@ -12,23 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sspsam.evaluation.datasets.entry import Box, Mask, Size
+from sspsam.finetuning.view_words import stays_true_cropped, stays_true_mirrored
 from sspsam.images.loading import ImageInput, Pixels, load_image
 
 _Array = TypeVar("_Array", bound=NDArray[Any])
-# words that a mirrored image contradicts: sides, turns, and writing
-_SIDES: Final = """
-    left right leftmost rightmost lefthand righthand west east western eastern clockwise counterclockwise
-    anticlockwise letter letters word words text number numbers digit digits says reads written reading logo label
-    sign first second third last start end clock
-"""
-# words about the whole image or about other things in it, which a crop may lack
-_CONTEXT: Final = """
-    left right top bottom upper lower middle center centre central corner edge side up down above below under over
-    beside between behind front back near nearest next close far against beyond opposite first second third last
-    only alone other others except but besides than more less same one two three four five six seven eight nine ten
-    both several few many most no none
-"""
-_SUPERLATIVE: Final = re.compile(r"\w{2,}(est|most)")
 _SMALLEST: Final = 0.6  # side of a crop, divided by that of the image
 _LARGEST: Final = 0.9
 
@@ -69,17 +55,6 @@ class View:
         return cast(_Array, part[:, ::-1] if self.mirrored else part)
 
 
-def stays_true_mirrored(text: str) -> bool:
-    """Return whether an expression says nothing about left and right, turns or writing."""
-    return not set(_words(_SIDES)) & set(_words(text)) and '"' not in text
-
-
-def stays_true_cropped(text: str) -> bool:
-    """Return whether an expression says nothing about places, numbers, comparisons or other things in the image."""
-    words = _words(text)
-    return not set(_words(_CONTEXT)) & set(words) and not any(_SUPERLATIVE.fullmatch(word) for word in words)
-
-
 def image_views(size: Size, *, mirrored: bool, crops: int, rng: np.random.Generator) -> list[View]:
     """Return the further views of an image.
 
@@ -106,7 +81,3 @@ def _crop(size: Size, rng: np.random.Generator) -> tuple[int, int, int, int]:
     height, width = (max(1, round(side * float(rng.uniform(_SMALLEST, _LARGEST)))) for side in size)
     top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
     return left, top, left + width, top + height
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z]+", text.lower())

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sspsam.evaluation.datasets.entry import Entry, Mask
 from sspsam.finetuning.checks import CheckedLine
-from sspsam.finetuning.corrections import FILE, TEXTS
+from sspsam.finetuning.corrections import DIGEST, FILE, FOLDER, TEXTS
 from sspsam.finetuning.validation import CertainAnswer, Validator
 from sspsam.images.loading import Pixels, load_image
 from sspsam.segmentation.drawing import draw
@@ -82,6 +82,12 @@ def worst_lines(
     return sorted(bad, key=lambda line: line.goodness)[:count]
 
 
+def remove_worst(folder: Path) -> None:
+    """Remove what `write_worst` wrote for an earlier checkpoint."""
+    with storage_errors(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_worst(folder: Path, lines: Sequence[BadLine]) -> None:
     """Write `worst.jsonl`, overlays, files for LabelMe with their images, and tasks for Label Studio.
 
@@ -89,8 +95,7 @@ def write_worst(folder: Path, lines: Sequence[BadLine]) -> None:
         folder: replaced if it exists.
         lines: from `worst_lines`.
     """
-    with storage_errors(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+    remove_worst(folder)
     make_directory(folder / LABELME)
     names: dict[str, str] = {}
     annotations: dict[str, list[Segmentation]] = {}
@@ -107,7 +112,8 @@ def write_worst(folder: Path, lines: Sequence[BadLine]) -> None:
         listed.append(json.dumps(_listed(number, bad)))
     replace_file(folder / "worst.jsonl", "".join(f"{line}\n" for line in listed).encode())
     _write_labelme(folder / LABELME, annotations)
-    replace_file(folder / LABEL_STUDIO, (json.dumps(_tasks(annotations), indent=1) + "\n").encode())
+    tasks = _tasks(annotations, folder, {name: image for image, name in names.items()})
+    replace_file(folder / LABEL_STUDIO, (json.dumps(tasks, indent=1) + "\n").encode())
 
 
 def _name_of_copy(number: int, name: str) -> str:
@@ -135,14 +141,21 @@ def _write_labelme(folder: Path, annotations: dict[str, list[Segmentation]]) -> 
         replace_file(folder / name, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _tasks(annotations: dict[str, list[Segmentation]]) -> list[dict[str, Any]]:
-    """Return tasks of Label Studio for images that are served from the folder of LabelMe."""
+def _tasks(annotations: dict[str, list[Segmentation]], folder: Path, digests: dict[str, str]) -> list[dict[str, Any]]:
+    """Return tasks of Label Studio for images that are served from the folder of LabelMe.
+
+    Args:
+        annotations: by the name of the image.
+        folder: of the worst lines.
+        digests: SHA-256 of each image file, by its name.
+    """
     urls = {
         f"/data/local-files/?d={LABELME}/{quote(os.fsencode(name))}": results for name, results in annotations.items()
     }
     tasks = to_label_studio(urls, model_version="annotation")
     for task, (name, results) in zip(tasks, annotations.items(), strict=True):
-        task["data"] |= {FILE: f"{LABELME}/{name}", TEXTS: [result.text for result in results]}
+        written = {FILE: f"{LABELME}/{name}", FOLDER: os.path.abspath(folder), DIGEST: digests[name]}
+        task["data"] |= written | {TEXTS: [result.text for result in results]}
     return tasks
 
 

@@ -80,6 +80,24 @@ class Tokenizer:
         Warns:
             SSPSAMWarning: the expression has more than L tokens; the message quotes the words that are cut off.
         """
+        row, cut_off = self.read(text)
+        if cut_off is not None:
+            warn(self.cut_off_message(text, cut_off))
+        return row, cut_off
+
+    def cut_off_message(self, text: str, cut_off: str) -> str:
+        """Return a message about the words of an expression that are cut off."""
+        return (
+            f"the expression that begins {_shortened(text.strip()[:60])!r} is longer than {self.context_length} "
+            f"tokens; these words are not read: {_shortened(cut_off)!r}"
+        )
+
+    def read(self, text: str) -> tuple[NDArray[np.int64], str | None]:
+        """Return what `tokenize` returns, without a warning.
+
+        Raises:
+            TextError, TextTypeError: as `tokenize`.
+        """
         if not isinstance(text, str):
             raise TextTypeError(f"an expression must be a string, not {kind_name(text)}")
         _check_length(text, self.context_length - 2)
@@ -88,11 +106,6 @@ class Tokenizer:
             raise TextError(f"the expression {text!r} is empty; describe the target in words")
         room = self.context_length - 2
         cut_off = self._cut_off(ids[room:])
-        if cut_off is not None:
-            warn(
-                f"the expression that begins {_shortened(text.strip()[:60])!r} is longer than {self.context_length} "
-                f"tokens; these words are not read: {_shortened(cut_off)!r}"
-            )
         row = np.zeros(self.context_length, dtype=np.int64)  # (L,)
         row[: min(len(ids), room) + 2] = [self._bpe.sot_token_id, *ids[:room], self._bpe.eot_token_id]
         return row, cut_off

@@ -43,6 +43,40 @@ def test_a_shared_checkpoint_is_small_has_the_same_fingerprint_and_gives_the_sam
     assert json.loads((tmp_path / "complete" / "config.json").read_text())["format_version"] == 1
 
 
+def test_encoders_are_kept_for_a_checkpoint_that_was_moved_or_copied_and_loaded(
+    tiny_model: Path, tmp_path: Path, home: Path
+) -> None:
+    digest = load(tiny_model).save_pretrained(tmp_path / "small", shared=True).encoders.sha256
+    (tmp_path / "small").rename(tmp_path / "moved")
+    load(tmp_path / "moved")
+    shutil.copytree(tmp_path / "moved", tmp_path / "copy")
+    load(tmp_path / "copy" / "model.safetensors")
+    for name in ("moved", "copy"):
+        with pytest.raises(errors.StorageError, match=f"checkpoints? needs? the image encoders {digest[:16]}.*{name}"):
+            delete(f"encoders:{digest}", HubOptions())
+        load(tmp_path / name)
+        shutil.rmtree(tmp_path / name)
+    assert delete(f"encoders:{digest}", HubOptions())
+
+
+def test_a_checkpoint_is_noted_once_and_a_store_that_cannot_be_written_does_not_fail_its_loading(
+    tiny_model: Path, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(tiny_model).save_pretrained(tmp_path / "small", shared=True)
+    [note] = encoder_store(HubOptions()).glob("*.users.json")
+    before = note.stat().st_ino, note.stat().st_mtime_ns
+    load(tmp_path / "small")
+    assert (note.stat().st_ino, note.stat().st_mtime_ns) == before
+    (tmp_path / "small").rename(tmp_path / "moved")
+    monkeypatch.setattr("sspsam.checkpoints.encoders.FileLock", lambda *_, **__: refuse())
+    load(tmp_path / "moved")
+    assert (note.stat().st_ino, note.stat().st_mtime_ns) == before
+
+
+def refuse() -> None:
+    raise PermissionError(13, "read-only")
+
+
 @pytest.mark.slow
 def test_half_precision_of_a_shared_checkpoint_leaves_the_encoders_as_they_are(
     tiny_model: Path, image: np.ndarray, tmp_path: Path, home: Path
@@ -180,6 +214,21 @@ def test_the_store_keeps_shared_tensors_once_and_as_long_as_they_are_needed(
     assert encoders.exists()
     delete("ssp-sam-336-refcoco+", two_published)
     assert not encoders.exists()
+
+
+@pytest.mark.slow
+def test_encoders_outlive_the_last_conversion_where_a_moved_checkpoint_was_loaded_with_them(
+    two_published: HubOptions, tiny_model: Path, image: np.ndarray, tmp_path: Path
+) -> None:
+    [encoders] = encoder_store(two_published).glob("*.safetensors")
+    load(tiny_model).save_pretrained(tmp_path / "small", shared=True)
+    shutil.rmtree(encoder_store(HubOptions()))
+    (tmp_path / "small").rename(tmp_path / "moved")
+    load(tmp_path / "moved", cache_dir=two_published.cache)
+    for name in ("ssp-sam-336-refcoco", "ssp-sam-336-refcoco+"):
+        delete(name, two_published)
+    assert encoders.exists()
+    assert answers(load(tmp_path / "moved", cache_dir=two_published.cache), image=image)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sspsam.errors import DatasetError, DatasetMissingError, FinetuningError
+from sspsam.errors import DatasetError, DatasetMissingError, FinetuningError, SSPSAMWarning
 from sspsam.finetuning.checks import CheckedData, check_lines, split_by_image
 from sspsam.finetuning.lines import DataSource, read_lines
 from sspsam.text.tokenizer import Tokenizer
@@ -56,6 +56,41 @@ def test_all_problems_are_reported_at_once_each_with_its_line(tmp_path: Path) ->
             message,
         )
     assert "--skip-problems" in message
+
+
+def test_lines_that_contradict_themselves_and_folders_instead_of_images_are_problems(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    row = {"mask": None, "rle": None}  # of a table with a column for each kind
+    path = with_lines(
+        write_lines(tmp_path),
+        {"image": "1.png", "text": "a", "polygons": SQUARE, "mask": None},
+        {"image": "folder", "text": "a", "mask": None},
+        {"image": "2.png", "text": "a", "polygons": SQUARE, **row},
+    )
+    contradiction, folder = checked(path).problems
+    assert "line 13 has a mask, but 'mask' is null" in contradiction
+    assert folder.endswith("folder, which is a folder, not an image")
+
+
+def test_an_expression_that_is_too_long_is_named_once_with_its_line(tmp_path: Path) -> None:
+    path = with_lines(tmp_path / "lines.jsonl", {"image": "1.png", "text": "a cup " * 40, "mask": None})
+    write_lines(tmp_path / "images")
+    (tmp_path / "images" / "1.png").rename(tmp_path / "1.png")
+    with pytest.warns(SSPSAMWarning) as caught:
+        assert len(checked(path).lines) == 1
+    [warning] = [str(warning.message) for warning in caught if "not read" in str(warning.message)]
+    assert warning.startswith(f"{path}, line 1: the expression that begins 'a cup a cup")
+
+
+def test_replaced_lines_are_counted(tmp_path: Path) -> None:
+    path, again = write_lines(tmp_path), tmp_path / "again.jsonl"
+    assert checked(path).remarks == ()
+    lines = path.read_text().splitlines()
+    again.write_text("\n".join(lines[:3]) + '\n{"image": "1.png", "text": "a zebra", "mask": null}\n')
+    data = checked(path, again)
+    assert len(data.lines) == 13
+    [remark] = data.remarks
+    assert remark.startswith("3 lines of earlier files are replaced by those of later files")
 
 
 def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Files corrected by hand go straight back in."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from PIL import Image
 from sspsam.errors import DatasetError
 from sspsam.evaluation.datasets.entry import Mask
 from sspsam.evaluation.datasets.jsonl import Line
-from sspsam.finetuning.corrections import corrected_lines, is_corrected
+from sspsam.evaluation.datasets.masks import DrawnMask
+from sspsam.finetuning.corrections import Remark, corrected_lines, is_corrected
+from sspsam.finetuning.lines import DataSource, SourceLine, read_lines
 from sspsam.segmentation import Segmentation, to_label_studio, to_labelme
 from sspsam.segmentation.postprocessing import box_of_mask
 
@@ -108,7 +111,7 @@ def test_an_export_of_label_studio_is_read_in_percent_and_without_tasks_that_nob
     points = [[100 * x / 60, 100 * y / 40] for x, y in SQUARE]
     region = {
         "type": "polygonlabels",
-        "value": {"points": points, "polygonlabels": ["box"]},
+        "value": {"points": points, "polygonlabels": ["the box"]},
         "meta": {"text": ["the box"]},
     }
     plain = {"type": "polygonlabels", "value": {"points": points, "polygonlabels": ["the lid"]}}
@@ -121,8 +124,110 @@ def test_an_export_of_label_studio_is_read_in_percent_and_without_tasks_that_nob
     ]
     lines = lines_of(write(folder / "export.json", tasks))
     assert set(lines) == {"the box", "the lid", "a cup"}
+    [remark] = [line for line in corrected_lines(folder / "export.json") if isinstance(line, Remark)]
+    assert "without an annotation that was submitted" in remark.sentence
+    assert remark.where.endswith("export.json, task 2")
     assert int(lines["the box"].entry.mask().sum()) == 200
     assert lines["a cup"].entry.no_target
+
+
+TEXTS = ("the box", "The  lid")
+
+
+def labelme(*shapes: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {"imagePath": "a b.png", "flags": dict.fromkeys(TEXTS, False), "texts": TEXTS, "shapes": shapes, **changes}
+
+
+def listed(text: str, group: int, **changes: Any) -> dict[str, Any]:
+    """A shape as sspsam writes it."""
+    return {**shape(text, SQUARE, description=text, group_id=group), **changes}
+
+
+def region(label: str, note: str | None = None) -> dict[str, Any]:
+    value = {"points": [[10, 10], [30, 10], [30, 20]], "polygonlabels": [label]}
+    return {"type": "polygonlabels", "value": value, **({} if note is None else {"meta": {"text": [note]}})}
+
+
+def label_studio(*regions: dict[str, Any], **data: Any) -> list[dict[str, Any]]:
+    return [{"data": {"image": "a b.png", "texts": TEXTS, **data}, "annotations": [{"result": regions}]}]
+
+
+BOX, LID = listed("the box", 1), listed("The  lid", 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "shapes"),
+    [
+        (labelme(BOX, LID), {"the box": 1, "The  lid": 1}),
+        (labelme(BOX, {**LID, "label": "the box"}, flags={"The  lid": True}), {"the box": 2, "The  lid": 0}),
+        (labelme(BOX, {**LID, "description": "unsure, see 7"}), {"the box": 1, "The  lid": 1}),
+        (labelme(BOX, {**LID, "label": "the lid", "description": ""}), {"the box": 1, "The  lid": 1}),
+        (labelme(BOX, LID, {**LID, "label": "the red lid"}), {"the box": 1, "The  lid": 1, "the red lid": 1}),
+        (labelme(BOX, LID, shape("a cup", SQUARE, group_id=None)), {"the box": 1, "The  lid": 1, "a cup": 1}),
+        (labelme(BOX, LID, {**LID, "label": ""}), {"the box": 1, "The  lid": 2}),
+        (label_studio(region("the box", "the box"), region("the box", "The  lid")), {"the box": 2, "The  lid": 0}),
+        (label_studio(region("the box", "a note"), region("The  lid")), {"the box": 1, "The  lid": 1}),
+        (label_studio(region("cup", "the cup"), texts=[]), {"the cup": 1}),
+    ],
+)
+def test_a_label_that_was_changed_is_the_expression_and_a_note_is_not(
+    folder: Path, content: Any, shapes: dict[str, int]
+) -> None:
+    lines = lines_of(write(folder / "a b.json", content))
+    sources = {text: line.entry.source for text, line in lines.items()}
+    assert {text: 0 if line.entry.no_target else 1 for text, line in lines.items()} == {
+        text: min(1, count) for text, count in shapes.items()
+    }
+    for text, count in shapes.items():
+        assert len(drawn_polygons(sources[text])) == count, text
+
+
+def drawn_polygons(source: Any) -> list[Any]:
+    """The polygons of a mask of either program."""
+    if source is None:
+        return []
+    return list(source.polygons if isinstance(source, DrawnMask) else source.segmentations[0])
+
+
+def test_descriptions_of_other_files_are_read_as_expressions_and_the_user_hears_of_it(folder: Path) -> None:
+    content = {"imagePath": "a b.png", "shapes": [shape("cup", SQUARE, description="the red cup"), shape("b", SQUARE)]}
+    path = write(folder / "a b.json", content)
+    assert set(lines_of(path)) == {"the red cup", "b"}
+    [remark] = [line for line in corrected_lines(path) if isinstance(line, Remark)]
+    assert "shape 1, 'the red cup' with the label 'cup'" in remark.where
+
+
+def test_the_images_of_an_export_are_found_from_anywhere(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("downloads")
+    worst = elsewhere / "worst" / "labelme"
+    worst.mkdir(parents=True)
+    (folder / "labelme").mkdir()
+    image = (folder / "a b.png").rename(folder / "labelme" / "a b.png")
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    name, other = "labelme/a b.png", tmp_path_factory.mktemp("other")
+    for data, root in (({"folder": str(folder)}, None), ({"folder": str(folder)}, other), ({}, folder)):
+        path = write(elsewhere / "export.json", label_studio(file=name, sha256=digest, **data))
+        assert {line.entry.image for line in corrected_lines(path, root) if isinstance(line, Line)} == {image}
+    path = write(elsewhere / "export.json", label_studio(file=name, sha256=digest))
+    [error] = corrected_lines(path)
+    assert str(error).endswith("--image-root)")
+    assert "which does not exist: put the export into the folder worst/" in str(error)
+    (worst / "a b.png").write_bytes(b"of a later run")
+    [error] = corrected_lines(path)
+    assert "another image than the one that was annotated" in str(error)
+    image.rename(worst / "a b.png")
+    assert {line.entry.image for line in corrected_lines(path) if isinstance(line, Line)} == {worst / "a b.png"}
+
+
+def test_an_image_root_does_not_hide_images_beside_a_file(folder: Path, tmp_path: Path) -> None:
+    path = write(folder / "a b.json", labelme(BOX, LID))
+    assert all(isinstance(line, Line) for line in corrected_lines(path, tmp_path / "images"))
+    data = {"image": "a b.png", "text": "a cup", "mask": None}
+    path = write(folder / "lines.jsonl", data)
+    [line] = read_lines(DataSource((path,), image_root=tmp_path / "images"))
+    assert isinstance(line, SourceLine)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +249,21 @@ def test_an_export_of_label_studio_is_read_in_percent_and_without_tasks_that_nob
         ([{"data": {"image": "a b.png"}, "annotations": 5}], "'annotations' must be a list"),
         ([{"data": {"image": "a b.png", "texts": 5}, "annotations": [{"result": []}]}], "'texts' must be a list"),
         ([{"data": {"image": "http://[::1"}, "annotations": [{"result": []}]}], "http://[::1 is not a URL"),
+        (
+            labelme(BOX, {**LID, "description": "the box"}),
+            "shape 2 has the label 'The  lid' and the description 'the box', two expressions about this image: make",
+        ),
+        (labelme(BOX, {**LID, "label": "the box", "group_id": None}), "shape 2 has the label 'the box' and"),
+        (labelme(BOX, {**LID, "label": "a cup"}), "a shape of it has the label 'a cup' now: if that replaces the"),
+        (labelme(BOX, {**LID, "label": "", "description": ""}), "shape 2 has no label"),
+        (
+            label_studio(region("the box"), region("a cup", "The  lid")),
+            "'The  lid' has no region, which says that it refers to nothing; a shape of it has the label 'a cup' now",
+        ),
+        (
+            label_studio({**region("a"), "value": {"points": [], "polygonlabels": ["the box", "The  lid"]}}),
+            "region 1 has 2 labels ('the box', 'The  lid'): draw one region",
+        ),
         ([task_with("brushlabels")], "region 1 is of the type brushlabels; only polygons with labels"),
         ([task_with("rectanglelabels")], "region 1 is of the type rectanglelabels; only polygons with labels"),
         ([task_with("polygon")], "region 1 is of the type polygon; only polygons with labels"),

@@ -28,7 +28,7 @@ from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.run import finetune
 from sspsam.finetuning.state import read_log
 from sspsam.segmentation.rle import rle_encode
-from tests.support.finetuning import job, write_lines
+from tests.support.finetuning import job, weights, write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 OPTIONS = FinetuneOptions(
@@ -46,10 +46,6 @@ def finished(lines: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
     output = tmp_path_factory.mktemp("finished") / "new"
     assert finetune(job(lines, tiny_model, output, worst=3), OPTIONS) is not None
     return output
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "model.safetensors").read_bytes()
 
 
 def test_the_result_is_an_ordinary_checkpoint(finished: Path, lines: Path) -> None:
@@ -164,6 +160,11 @@ def test_where_memory_runs_out_the_batch_is_halved_and_the_weights_agree(
         torch.testing.assert_close(actual[name], tensor, atol=2e-4, rtol=1e-3)
 
 
+def test_the_decoder_alone_learns_from_the_first_step(lines: Path, tiny_model: Path, tmp_path: Path) -> None:
+    options = dataclasses.replace(OPTIONS, steps=2, eval_steps=None, train=("decoder", "tokens"), decoder_frozen=0.9)
+    assert finetune(job(lines, tiny_model, tmp_path / "new"), options) is not None
+
+
 def test_no_held_out_image_trains_even_if_it_is_among_the_lines(lines: Path, tiny_model: Path, tmp_path: Path) -> None:
     held_out = lines.parent / "held-out.jsonl"
     held_out.write_text("\n".join(lines.read_text().splitlines()[:2]) + "\n")
@@ -215,6 +216,24 @@ def test_corrected_files_in_the_output_folder_are_not_replaced(
     with pytest.raises(FinetuningError, match=r"labelme is in the output folder and would be replaced"):
         finetune(dataclasses.replace(again, data=data), OPTIONS)
     assert list((tmp_path / "new" / "worst" / "labelme").glob("*.json"))
+
+
+def test_an_old_folder_of_worst_lines_is_removed_unless_its_images_are_learned(
+    finished: Path, lines: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "new")
+    worst, again = tmp_path / "new" / "worst", job(lines, tiny_model, tmp_path / "new", overwrite=True)
+    tasks = json.loads((worst / "label-studio.json").read_text())
+    for task in tasks:
+        task["data"]["folder"] = str(worst)
+        task["annotations"] = [{"result": task["predictions"][0]["result"]}]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    data = DataSource((lines, tmp_path / "export.json"))
+    with pytest.raises(FinetuningError, match=r"worst/labelme/.* is in the output folder and would be replaced"):
+        finetune(dataclasses.replace(again, data=data), OPTIONS)
+    assert list((worst / "labelme").glob("*.png"))
+    finetune(again, dataclasses.replace(OPTIONS, steps=1))
+    assert not worst.exists()
 
 
 def test_weights_that_are_not_finite_are_an_error_and_no_answer_without_a_target(

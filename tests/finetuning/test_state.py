@@ -46,6 +46,15 @@ def test_the_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert torch.equal(loaded.weights["a"], weights["a"])
 
 
+def test_a_state_of_an_earlier_version_counts_patience_from_its_best_step(tmp_path: Path) -> None:
+    progress = {"step": 3, "best_step": 2, "best_score": 0.5}
+    content = {"version": 1, "settings": "", "progress": progress, "weights": {}, "optimizer": {}, "scaler": {}}
+    torch.save(content, tmp_path / "state.pt")
+    loaded = RunFolder(tmp_path).load()
+    assert loaded is not None
+    assert loaded.progress.highest_score == 0.5
+
+
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(b"PK damaged")
     with pytest.raises(FinetuningError, match=r"state.pt cannot be read .*--overwrite"):

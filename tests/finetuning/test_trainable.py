@@ -1,5 +1,6 @@
 """The parts that learn, and those that do not."""
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 from sspsam.checkpoints.format import load_checkpoint
 from sspsam.config import ModelConfig
 from sspsam.errors import FinetuningError
-from sspsam.finetuning.options import FinetuneOptions
+from sspsam.finetuning.options import PARTS, FinetuneOptions
 from sspsam.finetuning.trainable import TrainableModel, default_parts, shared_tokens
 from sspsam.models import SSPSAM
 from sspsam.text.encoder import tokenizer_for
@@ -87,6 +88,25 @@ def test_the_state_brings_back_everything_that_learns(sharing: tuple[SSPSAM, Mod
     trainable.load_state(state)
     assert all(torch.equal(tensor, trainable.state()[name]) for name, tensor in state.items())
     assert not [name for name in state if "iou_prediction_head" in name or "mlps.1" in name]
+
+
+PART_SETS = [parts for count in range(1, len(PARTS) + 1) for parts in combinations(PARTS, count)]
+
+
+@pytest.mark.parametrize("parts", PART_SETS, ids=",".join)
+@pytest.mark.parametrize("shares", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_whatever_learns_something_learns_while_the_decoder_is_frozen(
+    parts: tuple[str, ...], shares: bool, sharing: tuple[SSPSAM, ModelConfig], tiny_model: Path
+) -> None:
+    if parts == ("tokens",) and not shares:
+        return  # refused
+    model, config = sharing if shares else load_checkpoint(tiny_model)
+    trainable = TrainableModel(model, parts, ids_of(config, "the brown crescent"))
+    trainable.set_decoder_frozen(True)
+    assert any(parameter.requires_grad for parameter in trainable.parameters())
+    alone = parts == ("decoder",) or (parts == ("decoder", "tokens") and not shares)
+    decoder = trainable.by_part.get("decoder", {}).values()
+    assert {parameter.requires_grad for parameter in decoder} == ({alone} if "decoder" in parts else set())
 
 
 def test_a_frozen_decoder_has_no_gradient(tiny_model: Path) -> None:

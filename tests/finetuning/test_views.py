@@ -1,29 +1,11 @@
-"""Mirrored images and crops, where the expression stays true."""
+"""Mirrored images and crops."""
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from sspsam.finetuning.views import View, holds, image_views, stays_true_cropped, stays_true_mirrored
-
-
-@pytest.mark.parametrize(
-    "text", ["the cup on the left", "Leftmost dog", "the letter B", 'the sign "stop"', "turn clockwise"]
-)
-def test_expressions_about_sides_and_writing_are_not_mirrored(text: str) -> None:
-    assert not stays_true_mirrored(text)
-
-
-@pytest.mark.parametrize("text", ["the largest cup", "two dogs", "the cup next to the plate", "the man in the middle"])
-def test_expressions_about_other_things_are_not_cropped(text: str) -> None:
-    assert not stays_true_cropped(text)
-
-
-def test_plain_descriptions_have_both_views() -> None:
-    assert stays_true_mirrored("the red cup")
-    assert stays_true_cropped("the red cup")
+from sspsam.finetuning.views import View, holds, image_views
 
 
 def test_image_mask_and_box_of_a_view_stay_together(tmp_path: Path) -> None:

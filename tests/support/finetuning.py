@@ -34,3 +34,8 @@ def job(lines: Path, model: Path | str, output: Path, **changes: Any) -> Finetun
     """Return a job on the CPU whose embeddings lie beside the lines."""
     start = StartOptions(str(model), device="cpu", embeddings=lines.parent / "embeddings")
     return FinetuneJob(DataSource((lines,)), start, output, **changes)
+
+
+def weights(folder: Path) -> bytes:
+    """Return the bytes of the weights of a checkpoint."""
+    return (folder / "model.safetensors").read_bytes()

@@ -24,8 +24,10 @@ def image_size(path: Path, where: str) -> Size:
 
     Raises:
         DatasetMissingError: there is no such file.
-        DatasetError: it is no image.
+        DatasetError: it is no image, or a folder.
     """
+    if os.path.isdir(path):
+        raise DatasetError(f"{where} refers to {shown(path)}, which is a folder, not an image")
     if not os.path.isfile(path):
         raise DatasetMissingError(f"{where} refers to {shown(path)}, which does not exist")
     return image_file_size(path, where, shown(path))

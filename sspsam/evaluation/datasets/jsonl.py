@@ -55,15 +55,22 @@ class Line:
         entry: of the line.
         where: file and line, for messages.
         annotated: whether the line has a mask, which may be empty; False: null, the expression refers to nothing.
+        contradiction: a kind of mask that is null beside another that is not; None without one, and where all kinds are
+            there, as in the rows of a table.
     """
 
     entry: Entry
     where: str
     annotated: bool
+    contradiction: str | None = None
 
 
-def lines(request: Request) -> Iterator[Line | DatasetError]:
+def lines(request: Request, *, usual_too: bool = False) -> Iterator[Line | DatasetError]:
     """Yield what `entries` yields with its place, and an error in the place of each line that is malformed.
+
+    Args:
+        request: the file.
+        usual_too: whether images that the image root lacks are looked for where they are without one.
 
     Raises:
         DatasetError: the file cannot be read.
@@ -73,7 +80,7 @@ def lines(request: Request) -> Iterator[Line | DatasetError]:
     path = root if os.path.isfile(root) else request.files(f"{request.split}.jsonl")[0]
     folder = path.parent if os.path.isfile(root) else root
     usual = dict.fromkeys((path.parent, path.parent / "images", folder, folder / "images"))
-    images = tuple(usual) if request.image_root is None else (request.image_root,)
+    images = tuple(usual) if request.image_root is None else (request.image_root, *(usual if usual_too else ()))
     counts: dict[str, int] = {}
     sizes: dict[Path, Size] = {}
     for number, text in enumerate(_lines(path), 1):
@@ -83,7 +90,8 @@ def lines(request: Request) -> Iterator[Line | DatasetError]:
                 record = checked_object(_parsed(text, where), where)
                 key = str(member(record, "id", checked_identifier, where)) if "id" in record else str(number)
                 entry = _entry(record, unique_key(key, counts), images, path.parent, sizes, where)
-                yield Line(entry, where, _mask_kind(record, where) is not None)
+                kind = _mask_kind(record, where)
+                yield Line(entry, where, kind is not None, None if kind is None else _contradiction(record))
             except DatasetError as error:
                 yield error
 
@@ -112,6 +120,12 @@ def _mask_kind(record: dict[str, Any], where: str) -> str | None:
     if len(kinds) > 1:
         raise DatasetError(f"{where} must have only one of {' and '.join(repr(kind) for kind in kinds)}")
     return kinds[0] if kinds else None
+
+
+def _contradiction(record: dict[str, Any]) -> str | None:
+    """Return the kind of mask that is null although another is not, unless all kinds are there."""
+    there = [kind for kind in _MASK_KINDS if kind in record]
+    return None if there == list(_MASK_KINDS) else next((kind for kind in there if record[kind] is None), None)
 
 
 def _size(image: Path, kind: str | None, record: dict[str, Any], masks: Path, where: str) -> Size:
