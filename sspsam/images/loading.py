@@ -284,6 +284,8 @@ def _decoded(file: IO[bytes], head: bytes, name: str, max_pixels: int) -> Pixels
         except UnidentifiedImageError:
             raise ImageError(_unidentified(head, name)) from None
         with opened:
+            if opened.format == "EPS":  # Pillow would start Ghostscript, for which a PostScript file is a program
+                raise ImageError(f"{name} is PostScript, a program for Ghostscript, and is not run: convert it to PNG")
             _check_size(opened.width, opened.height, max_pixels, name)
             return _from_pil(opened, name, _checked_levels(opened, name))
 

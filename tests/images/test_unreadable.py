@@ -1,13 +1,14 @@
 """Files, bytes and paths that cannot be read: each is an `ImageError` that names the file and the reason."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from sspsam.errors import ImageError, ImageNotFoundError
 from sspsam.images.loading import load_image
@@ -32,6 +33,13 @@ def test_bytes_that_are_not_an_image_are_an_image_error(tmp_path: Path, data: by
         load_image(data)
     with pytest.raises(ImageError, match=r"no\.png"):
         load_image(path)
+
+
+def test_postscript_is_refused_and_no_program_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    with pytest.raises(ImageError, match="PostScript.*convert it to PNG"):
+        load_image(saved(noise(40, 50), "EPS"))
 
 
 def test_an_error_for_heic_names_the_plugin() -> None:
