@@ -38,7 +38,7 @@ def test_bytes_that_are_not_an_image_are_an_image_error(tmp_path: Path, data: by
 def test_postscript_is_refused_and_no_program_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("Ghostscript was started"))
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
-    with pytest.raises(ImageError, match="PostScript.*convert it to PNG"):
+    with pytest.raises(ImageError, match=r"PostScript.*convert it to PNG"):
         load_image(saved(noise(40, 50), "EPS"))
 
 
