@@ -13,7 +13,15 @@ from sspsam.errors import ConfigError
 from sspsam.serving import body_watch, connections
 from sspsam.serving.options import ServeOptions
 from tests.support.images import bomb, eps
-from tests.support.serving import GatedPredictor, image_file, json_question, received, running, wait_until
+from tests.support.serving import (
+    GatedPredictor,
+    image_file,
+    json_question,
+    one_response,
+    received,
+    running,
+    wait_until,
+)
 
 IMAGE = image_file()
 JSON_HEAD = b"POST /v1/segment HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
@@ -71,7 +79,7 @@ def test_slow_headers_end_the_connection_also_after_a_first_request(predictor: S
             with server.connect() as connection:
                 if first:
                     connection.sendall(first)
-                    assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+                    assert one_response(connection).startswith(b"HTTP/1.1 200")
                 start = time.monotonic()
                 connection.sendall(b"GET /readyz HTTP/1.1\r\n")
                 for _ in range(2):

@@ -8,9 +8,10 @@ import pytest
 
 from sspsam import SSPSAMPredictor
 from sspsam.errors import StorageError
+from sspsam.serving import server as server_module
 from sspsam.serving.server import bound_socket
 from sspsam.serving.syn_filter import refuse_new_connections
-from tests.support.serving import RunningServer, received, running
+from tests.support.serving import RunningServer, one_response, received, running
 from tests.support.sockets import sends_at_once
 
 REQUEST = b"GET /v1/model HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -39,7 +40,7 @@ class LateClients:
         self.server = server
         self.kept_alive, self.silent = server.connect(), server.connect()
         self.kept_alive.sendall(REQUEST)
-        assert self.kept_alive.recv(65536).startswith(b"HTTP/1.1 200")
+        assert one_response(self.kept_alive).startswith(b"HTTP/1.1 200")
         self.new: list[socket.socket] = []
         self.slow: socket.socket | None = None
         self.thread = threading.Thread(target=self._send_after_the_port_is_closed)
@@ -62,7 +63,10 @@ class LateClients:
         self.slow.sendall(REQUEST)
 
 
-def test_what_was_sent_before_the_port_is_closed_is_answered(predictor: SSPSAMPredictor) -> None:
+def test_what_was_sent_before_the_port_is_closed_is_answered(
+    predictor: SSPSAMPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_LAST_REQUEST_SECONDS", 3.0)  # the thread may get its turn late
     late: list[LateClients] = []
     with running(predictor, on_shutdown=lambda: late[0].send()) as server:
         late.append(LateClients(server))

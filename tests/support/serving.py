@@ -54,6 +54,18 @@ def received(connection: socket.socket) -> bytes:
     return answer
 
 
+def one_response(connection: socket.socket) -> bytes:
+    """Return one whole response; the connection stays open."""
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += connection.recv(65536)
+    head = answer.partition(b"\r\n\r\n")[0]
+    [length] = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+    while len(answer) < len(head) + 4 + length:
+        answer += connection.recv(65536)
+    return answer
+
+
 class _WatchedServer(GracefulServer):
     on_shutdown: Callable[[], None] | None = None
 
