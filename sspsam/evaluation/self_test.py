@@ -1,6 +1,7 @@
 """The self-test of a machine: are its answers those of float32 on a CPU, and how long do they take?"""
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -93,10 +94,10 @@ class ModelCheck:
     problems: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, with the entries of `differences` among the others."""
+        """Return plain values, with the entries of `differences` among the others; None for what is no number."""
         values = asdict(self)
         differences: dict[str, Any] = values.pop("differences")
-        return differences | values
+        return {name: value if math.isfinite(value) else None for name, value in differences.items()} | values
 
 
 _NO_CHECK: Final = ModelCheck("", "", "", Differences(), {}, None, [])

@@ -1,5 +1,7 @@
 """The self-test of a device, on the CPU and on a simulated accelerator."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,16 @@ def test_a_wrong_answer_is_measured_and_is_a_problem(short: None, monkeypatch: p
     assert report.bundled is not None
     assert report.bundled.differences.max_logit_difference == pytest.approx(0.01, abs=1e-3)
     assert report.problems == ["shapes: logits differ by 0.01, more than 0.001"]
+
+
+def test_a_difference_that_is_no_number_is_null_in_json(short: None) -> None:
+    report = run_self_test("cpu", "float32")
+    assert report.bundled is not None
+    wrong = dataclasses.replace(report.bundled.differences, max_logit_difference=float("nan"))
+    values = dataclasses.replace(report.bundled, differences=wrong).to_dict()
+    assert values["max_logit_difference"] is None
+    assert values == report.bundled.to_dict() | {"max_logit_difference": None}
+    json.dumps(values, allow_nan=False)
 
 
 def test_images_that_pillow_resizes_differently_are_noted(short: None) -> None:
