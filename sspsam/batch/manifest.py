@@ -259,8 +259,10 @@ def _joined(known: Task, task: Task) -> Task:
 
 
 def _tasks_of_folder(folder: Path, excluded: Sequence[Path], texts: tuple[str, ...], glob: str | None) -> Manifest:
-    output = folder if is_output_folder(folder) else output_folder_with(folder)
-    if glob is None and output is not None:
+    output = None
+    if glob is None:
+        output = folder if is_output_folder(folder) else output_folder_with(folder)
+    if output is not None:
         place = "is the output folder" if output is folder else f"belongs to {shown(output)}, the output folder"
         raise ManifestError(
             f"{shown(folder)} {place} of a batch, and its masks are not images to segment: give the folder of the "

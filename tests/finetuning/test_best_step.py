@@ -11,15 +11,11 @@ import torch
 from sspsam.checkpoints.format import load_checkpoint
 from sspsam.errors import FinetuningError
 from sspsam.finetuning import training
-from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.run import finetune
-from tests.support.finetuning import job, weights, write_lines
+from tests.support.finetuning import OPTIONS, job, weights, write_lines
 from tests.support.sharing import EncodedImages
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
-OPTIONS = FinetuneOptions(
-    steps=6, batch_size=4, eval_steps=3, learning_rate=3e-3, decoder_rate=3e-3, held_out_share=0.3
-)
 
 
 @pytest.fixture(scope="module")

@@ -28,12 +28,9 @@ from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.run import finetune
 from sspsam.finetuning.state import read_log
 from sspsam.segmentation.rle import rle_encode
-from tests.support.finetuning import job, weights, write_lines
+from tests.support.finetuning import OPTIONS, job, weights, write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
-OPTIONS = FinetuneOptions(
-    steps=6, batch_size=4, eval_steps=3, learning_rate=3e-3, decoder_rate=3e-3, held_out_share=0.3
-)
 
 
 @pytest.fixture(scope="module")

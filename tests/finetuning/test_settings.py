@@ -1,4 +1,4 @@
-"""What an interrupted training must have in common with the command that continues it."""
+"""Settings of an interrupted training that the command which continues it must repeat."""
 
 import pytest
 import torch

@@ -9,7 +9,12 @@ from PIL import Image
 
 from sspsam.finetuning.job import FinetuneJob
 from sspsam.finetuning.lines import DataSource
+from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.start import StartOptions
+
+OPTIONS = FinetuneOptions(
+    steps=6, batch_size=4, eval_steps=3, learning_rate=3e-3, decoder_rate=3e-3, held_out_share=0.3
+)
 
 
 def write_lines(folder: Path, images: int = 6) -> Path:
