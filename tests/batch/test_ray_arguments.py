@@ -2,12 +2,13 @@
 
 import inspect
 import sys
+import types
 from typing import Any, get_type_hints
 
 import pytest
 
 from sspsam import SSPSAMPredictor, errors
-from sspsam.batch.ray import PretrainedOptions, run_batch_on_ray
+from sspsam.batch.ray import Cluster, PretrainedOptions, run_batch_on_ray
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +36,15 @@ def test_arguments_that_do_not_exist_raise_before_anything_is_started(tmp_path, 
 def test_without_ray_the_error_names_the_extra(tmp_path) -> None:
     with pytest.raises(errors.MissingExtraError, match=r"sspsam\[ray\]"):
         run_batch_on_ray(tmp_path / "photos", tmp_path / "out", "x", model="shapes")
+
+
+def test_a_cluster_that_cannot_be_reached_is_one_line(tiny_model, images, tmp_path, monkeypatch) -> None:
+    def refusing(address: str, **_: object) -> None:
+        raise ValueError(f"Invalid address format: {address}\nmore lines")
+
+    ray = types.ModuleType("ray")
+    ray.data, ray.is_initialized, ray.init = types.ModuleType("ray.data"), lambda: False, refusing
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", ray.data)
+    with pytest.raises(errors.BatchError, match=r"^cannot connect to the cluster foo: Invalid address format: foo$"):
+        run_batch_on_ray(images, tmp_path / "out", "x", model=tiny_model, cluster=Cluster("foo"))

@@ -157,6 +157,13 @@ def test_protocol_and_kind_of_file_must_fit(entry, tmp_path: Path) -> None:
         list(score_predictions(tmp_path / "nothing.jsonl", [entry], STANDARD))
 
 
+def test_official_predictions_that_are_not_finite_name_the_file(entry, tmp_path: Path) -> None:
+    logits = np.full((1, 8, 8), np.nan, np.float32)
+    np.savez(tmp_path / "p.npz", low_res=logits, pred_box=np.zeros((1, 4), np.float32), clip_size=224)
+    with pytest.raises(EvaluationError, match=r"p\.npz: entry 0: the logits or the box are not finite"):
+        list(score_predictions(tmp_path / "p.npz", [entry], OFFICIAL))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -256,3 +256,16 @@ def test_missing_images_are_listed_before_the_work(predictor: SSPSAMPredictor, t
     with pytest.raises(DatasetMissingError, match=r"images of grefcoco are missing: .*train2014\.zip"):
         run_evaluation(missing, predictor=predictor, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("shard", "is_removed"), [((1, 1), True), ((1, 2), False)])
+def test_temporary_files_of_a_killed_run_are_removed_unless_another_shard_may_write_them(
+    data: Path, tmp_path: Path, shard: tuple[int, int], is_removed: bool
+) -> None:
+    source = predictions(tmp_path, data)
+    places = [tmp_path / "out", tmp_path / "out" / "worst"]
+    places[1].mkdir(parents=True)
+    for folder in places:
+        (folder / ".sspsam-00.tmp").write_text("incomplete")
+    run_evaluation(job(data, shard=shard), predictions=source, output=tmp_path / "out")
+    assert [(folder / ".sspsam-00.tmp").exists() for folder in places] == [not is_removed] * 2

@@ -115,6 +115,15 @@ def test_the_folder_of_another_data_set_is_not_read_as_this_one(tmp_path: Path) 
         read_dataset("refcoco+", "val", data_root=folder)
 
 
+def test_a_file_that_is_missing_is_named_in_the_folder_of_the_others(tmp_path: Path) -> None:
+    folder = write_refcoco(tmp_path, [ref()]) / "refcoco"
+    (folder / "instances.json").unlink()
+    (folder / "refcoco+").mkdir()
+    with pytest.raises(DatasetMissingError) as failure:
+        read_dataset("refcoco", "val", data_root=folder)
+    assert f"refcoco lacks {folder / 'instances.json'}: get" in str(failure.value)
+
+
 def test_missing_annotations_are_listed_with_their_source(tmp_path: Path) -> None:
     with pytest.raises(DatasetMissingError, match=r"refs\(unc\)\.p.*instances\.json.*lichengunc/refer"):
         read_dataset("refcoco", "val", data_root=tmp_path)
