@@ -76,3 +76,11 @@ def test_the_help_names_every_data_set() -> None:
 
 def test_the_protocols_of_the_option_are_those_of_the_library() -> None:
     assert PROTOCOLS == protocols.PROTOCOLS
+
+
+def test_subsets_that_need_the_lists_of_words_are_named_where_there_are_none(reference: Path) -> None:
+    arguments = ("eval", "--dataset", "phrasecut", "--split", "miniv", "--protocol", "phrasecut")
+    folder = reference / "evaluation"
+    result = run_command(*arguments, "--data-root", folder, "--from-predictions", folder / "phrasecut" / "predictions")
+    assert result.exit_code == 0, result.stderr
+    assert "they need --phrasecut-words FILE" in result.stderr
