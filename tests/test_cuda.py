@@ -184,9 +184,10 @@ def test_the_norm_kernels_give_the_results_of_pytorch(tokens: tuple[int, int], w
         total, narrow = fused.add_and_normalize(norm, x, update, dtype)
         assert torch.equal(total, x + update)
         assert (narrow - norm(total)).abs().max() < most
-        wide, narrow = fused.normalize_sum(norm, x[:1], update, dtype)
+        wide, narrow, placed = fused.normalize_sum(norm, x[:1], update, dtype, x[0])
         assert (wide - norm(x[:1] + update)).abs().max() < 1e-4
         assert (narrow - wide).abs().max() < most
+        assert ((placed - (wide + x[0])).abs() / (wide + x[0]).abs().clamp(min=1)).max() < most
         assert (fused.normalize(norm, x, dtype) - norm(x)).abs().max() < most
         assert (fused.quick_gelu(update) - update.float() * torch.sigmoid(1.702 * update.float())).abs().max() < most
 

@@ -29,8 +29,11 @@ def _add_and_normalize(  # type: ignore[no-untyped-def]
     total,  # (rows, width) float32, written: the sum
     wide,  # (rows, width) float32, written: the normalised sum
     narrow,  # (rows, width), written: the same; or in windows, with zeros as their padding
+    position,  # (position_rows, width) float32; repeated
+    placed,  # (rows, width), written: the normalised sum plus the position
     rows,
     x_rows,
+    position_rows,
     epsilon,
     grid,  # side of the grid of tokens
     windows,  # along one axis
@@ -42,6 +45,7 @@ def _add_and_normalize(  # type: ignore[no-untyped-def]
     has_update: tl.constexpr,
     writes_total: tl.constexpr,
     writes_wide: tl.constexpr,
+    writes_placed: tl.constexpr,
     gelu: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)  # of the result
@@ -79,6 +83,9 @@ def _add_and_normalize(  # type: ignore[no-untyped-def]
     if writes_wide:
         tl.store(wide + place, normalized, mask=result_mask)
     tl.store(narrow + place, normalized.to(narrow.dtype.element_ty), mask=result_mask)
+    if writes_placed:
+        added = tl.load(position + (row % position_rows)[:, None] * width + columns, mask=result_mask, other=0.0)
+        tl.store(placed + place, (normalized + added).to(placed.dtype.element_ty), mask=result_mask)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -126,19 +133,23 @@ def add_and_normalize(
     return total, narrow
 
 
-def normalize_sum(norm: Any, x: Tensor, update: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Compute `norm(x + update)` in float32 and in `dtype`.
+def normalize_sum(
+    norm: Any, x: Tensor, update: Tensor, dtype: torch.dtype, position: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Compute `norm(x + update)` in float32 and in `dtype`, and with a position added to it.
 
     Args:
         norm: with `weight`, `bias` and `eps`.
         x: (1 or E, tokens, width) float32.
         update: (E, tokens, width).
-        dtype: of the second result.
+        dtype: of the second and third result.
+        position: ([E,] tokens, width) float32; None: the third result is None.
     """
     wide = torch.empty(update.shape, dtype=torch.float32, device=x.device)
     narrow = torch.empty(update.shape, dtype=dtype, device=x.device)
-    _launch(norm, x, update, wide=wide, narrow=narrow)
-    return wide, narrow
+    placed = None if position is None else torch.empty_like(narrow)
+    _launch(norm, x, update, wide=wide, narrow=narrow, position=position, placed=placed)
+    return wide, narrow, placed
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -158,13 +169,16 @@ def _launch(
     total: Tensor | None = None,
     wide: Tensor | None = None,
     narrow: Tensor,
+    position: Tensor | None = None,
+    placed: Tensor | None = None,
     layout: int = _NO_WINDOWS,
     grid: int = 1,
     window: int = 0,
     gelu: bool = False,
 ) -> None:
-    """Launch the kernel; without `total`, `wide` or `update` it neither writes nor reads there."""
+    """Launch the kernel; without `total`, `wide`, `placed` or `update` it neither writes nor reads there."""
     x = x.contiguous()
+    position = x if position is None else position.contiguous()
     update = None if update is None else update.contiguous()
     width = x.shape[-1]
     rows, block = narrow.numel() // width, triton.next_power_of_2(width)
@@ -179,8 +193,11 @@ def _launch(
             x if total is None else total,
             x if wide is None else wide,
             narrow,
+            position,
+            narrow if placed is None else placed,
             rows,
             x.numel() // width,
+            position.numel() // width,
             norm.eps,
             grid,
             -(-grid // side),
@@ -192,6 +209,7 @@ def _launch(
             has_update=update is not None,
             writes_total=total is not None,
             writes_wide=wide is not None,
+            writes_placed=placed is not None,
             gelu=gelu,
             num_warps=max(1, min(8, block * tile // 256)),
         )

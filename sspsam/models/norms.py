@@ -24,10 +24,11 @@ _WINDOW: Final = 3  # side of the windows of these grids
 
 
 class Tokens(NamedTuple):
-    """The same tokens twice: for sums, and for products."""
+    """The same tokens for sums, for products, and with their position embedding."""
 
     wide: Tensor  # float32
     narrow: Tensor  # in the dtype of the products; or float32, which the products narrow themselves
+    placed: Tensor | None = None  # with the position added, as `narrow`; None: nobody has added it yet
 
 
 def normalize(norm: nn.LayerNorm, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -86,7 +87,9 @@ def add_and_normalize(
     return total, norm(total)
 
 
-def normalize_sum(norm: nn.LayerNorm, x: Tensor, update: Tensor, dtype: torch.dtype) -> Tokens:
+def normalize_sum(
+    norm: nn.LayerNorm, x: Tensor, update: Tensor, dtype: torch.dtype, position: Tensor | None = None
+) -> Tokens:
     """Add an update and normalise the sum, which is the next residual stream and the input of products in `dtype`.
 
     Args:
@@ -94,12 +97,24 @@ def normalize_sum(norm: nn.LayerNorm, x: Tensor, update: Tensor, dtype: torch.dt
         x: (1 or E, tokens, width).
         update: (E, tokens, width).
         dtype: of the products.
+        position: ([E,] tokens, width), for `Tokens.placed`; None: it is not added.
     """
     kernels = _kernels(x, dtype)
     if kernels is not None:
-        return Tokens(*kernels.normalize_sum(norm, x, update, dtype))
+        return Tokens(*kernels.normalize_sum(norm, x, update, dtype, position))
     normalized = norm(x + update)
-    return Tokens(normalized, normalized)
+    return Tokens(normalized, normalized, None if position is None else normalized + position)
+
+
+def with_position(tokens: Tokens, position: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `tokens.placed`, or add the position now.
+
+    Args:
+        tokens: (1 or E, tokens, width).
+        position: ([E,] tokens, width).
+        dtype: of the products.
+    """
+    return add_for_products(tokens.wide, position, dtype) if tokens.placed is None else tokens.placed
 
 
 def add_for_products(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
@@ -177,12 +192,12 @@ def _pairs(
     norm.bias.copy_(example(width) / 2)
     windows = -(-side // _WINDOW)
     x, in_windows = example(2, side, side, width), example(2 * windows**2, _WINDOW**2, width).to(dtype)
-    total, narrow = x + from_windows(in_windows, _WINDOW, side), x.to(dtype)
+    total, summed, narrow = x + from_windows(in_windows, _WINDOW, side), norm(x[:1] + x), x.to(dtype)
     return [
         (kernels.normalize(norm, x, dtype), norm(x)),
         (kernels.normalize(norm, x, dtype, gelu=True), F.gelu(norm(x))),
         (kernels.normalize_into_windows(norm, x, _WINDOW, dtype), to_windows(norm(x), _WINDOW)),
         *zip(kernels.add_and_normalize(norm, x, in_windows, dtype, _WINDOW), (total, norm(total)), strict=True),
-        *((result, norm(x[:1] + x)) for result in kernels.normalize_sum(norm, x[:1], x, dtype)),
+        *zip(kernels.normalize_sum(norm, x[:1], x, dtype, x[1]), (summed, summed, summed + x[1]), strict=True),
         (kernels.quick_gelu(narrow), narrow.float() * torch.sigmoid(1.702 * narrow.float())),
     ]

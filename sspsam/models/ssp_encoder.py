@@ -9,7 +9,7 @@ from sspsam.config import Architecture
 from sspsam.models.attention_adapters import LinguisticAttentionAdapter, LinguisticFeatures, VisualAttentionAdapter
 from sspsam.models.kernels import widened
 from sspsam.models.layers import MLP, Linear, MultiheadAttention
-from sspsam.models.norms import Tokens, add_for_products, normalize_sum
+from sspsam.models.norms import Tokens, normalize_sum, with_position
 
 
 class SSPOutput(NamedTuple):
@@ -43,10 +43,11 @@ class PromptGeneratorLayer(nn.Module):
             (E, count, D).
         """
         dtype = self.attention.in_proj_weight.dtype
-        x_with_position = add_for_products(x.wide, position, dtype)  # (E, tokens, D)
-        attended = self.attention.attend(x_with_position[:, :count], x_with_position, x.narrow)  # (E, count, D)
+        placed = with_position(x, position, dtype)  # (E, tokens, D)
+        attended = self.attention.attend(placed[:, :count], placed, x.narrow)  # (E, count, D)
         x = normalize_sum(self.norm1, x.wide[:, :count], attended, dtype)
-        return normalize_sum(self.norm2, x.wide, self.mlp(x.narrow), dtype)
+        next_position = position if count is None else None  # without all tokens there is no next layer
+        return normalize_sum(self.norm2, x.wide, self.mlp(x.narrow), dtype, next_position)
 
 
 class PromptGenerator(nn.Module):

@@ -16,7 +16,7 @@ from sspsam.config import SAMConfig
 from sspsam.models import stock
 from sspsam.models.kernels import attention, widened
 from sspsam.models.layers import Linear, MLPBlock
-from sspsam.models.norms import Tokens, add_for_products, normalize_sum
+from sspsam.models.norms import Tokens, normalize_sum, with_position
 
 
 class ImageProjections(NamedTuple):
@@ -118,21 +118,23 @@ class TwoWayAttentionBlock(stock.TwoWayAttentionBlock):
 
     def project_image(self, image: Tokens, position: Tensor) -> ImageProjections:
         """Project (1 or E, N, D) image tokens with their (N, D) position for `forward`."""
-        image_with_position = add_for_products(image.wide, position, self._dtype)
+        placed = with_position(image, position, self._dtype)
         return ImageProjections(
-            keys=self.cross_attn_token_to_image.k_proj(image_with_position),
+            keys=self.cross_attn_token_to_image.k_proj(placed),
             values=self.cross_attn_token_to_image.v_proj(image.narrow),
-            queries=self.cross_attn_image_to_token.q_proj(image_with_position),
+            queries=self.cross_attn_image_to_token.q_proj(placed),
         )
 
     def forward(
         self,
-        queries: Tensor,
+        queries: Tokens,
         tokens: Tensor,
         image: Tokens,
         position: Tensor,
         projections: ImageProjections | None = None,
-    ) -> tuple[Tensor, Tokens]:
+        *,
+        last: bool = True,
+    ) -> tuple[Tokens, Tokens]:
         """Update the queries and the image tokens.
 
         Args:
@@ -141,6 +143,7 @@ class TwoWayAttentionBlock(stock.TwoWayAttentionBlock):
             image: (1 or E, N, D) image tokens.
             position: (N, D) of the image tokens.
             projections: of the image tokens, from `project_image`; None: they are computed here.
+            last: whether no layer follows, which would need the image tokens with their position.
 
         Returns:
             The next queries (E, T, D) and image tokens (E, N, D).
@@ -149,24 +152,22 @@ class TwoWayAttentionBlock(stock.TwoWayAttentionBlock):
         if projections is None:
             projections = self.project_image(image, position)
         queries, dtype = self._self_attention(queries, tokens), self._dtype
-        with_position = add_for_products(queries, tokens, dtype)
-        attended = to_image.attend_projected(to_image.q_proj(with_position), projections.keys, projections.values)
-        updated = normalize_sum(self.norm2, queries, attended, dtype)
-        updated = normalize_sum(self.norm3, updated.wide, self.mlp(updated.narrow), dtype)
-        keys = to_prompts.k_proj(add_for_products(updated.wide, tokens, dtype))
-        attended = to_prompts.attend_projected(projections.queries, keys, to_prompts.v_proj(updated.narrow))
-        return updated.wide, normalize_sum(self.norm4, image.wide, attended, dtype)  # (E, T, D), (E, N, D)
+        projected = to_image.q_proj(with_position(queries, tokens, dtype))
+        attended = to_image.attend_projected(projected, projections.keys, projections.values)
+        queries = normalize_sum(self.norm2, queries.wide, attended, dtype)
+        queries = normalize_sum(self.norm3, queries.wide, self.mlp(queries.narrow), dtype, tokens)
+        keys = to_prompts.k_proj(with_position(queries, tokens, dtype))
+        attended = to_prompts.attend_projected(projections.queries, keys, to_prompts.v_proj(queries.narrow))
+        return queries, normalize_sum(self.norm4, image.wide, attended, dtype, None if last else position)
 
-    def _self_attention(self, queries: Tensor, tokens: Tensor) -> Tensor:
+    def _self_attention(self, queries: Tokens, tokens: Tensor) -> Tokens:
         """(E, T, D), (E, T, D) -> (E, T, D), with residual and norm."""
         if self.skip_first_layer_pe:
-            queries = widened(self.self_attn(queries, queries, queries))
-        else:
-            with_position = add_for_products(queries, tokens, self._dtype)
-            attended = self.self_attn(with_position, with_position, queries)
-            return normalize_sum(self.norm1, queries, attended, self._dtype).wide
-        normalized: Tensor = self.norm1(queries)
-        return normalized
+            normalized = self.norm1(widened(self.self_attn(queries.narrow, queries.narrow, queries.narrow)))
+            return Tokens(normalized, normalized)
+        placed = with_position(queries, tokens, self._dtype)
+        attended = self.self_attn(placed, placed, queries.narrow)
+        return normalize_sum(self.norm1, queries.wide, attended, self._dtype, tokens)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -216,9 +217,10 @@ class TwoWayTransformer(stock.TwoWayTransformer):
             The first tokens (E, outputs, D) and the image tokens (E, N, D), for products.
         """
         first_layer, *later_layers = self.layers
-        queries, updated = first_layer(tokens, tokens, Tokens(image, image), position, projections)
+        arguments = Tokens(tokens, tokens), tokens, Tokens(image, image), position, projections
+        queries, updated = first_layer(*arguments, last=not later_layers)
         for layer in later_layers:
-            queries, updated = layer(queries, tokens, updated, position)
-        queries, tokens = queries[:, :outputs], tokens[:, :outputs]
-        attended = self.final_attn_token_to_image.attend_to_image(queries + tokens, updated.narrow, position)
-        return self.norm_final_attn(queries + attended), updated.narrow
+            queries, updated = layer(queries, tokens, updated, position, last=layer is later_layers[-1])
+        placed = with_position(queries, tokens, self.final_attn_token_to_image.q_proj.weight.dtype)[:, :outputs]
+        attended = self.final_attn_token_to_image.attend_to_image(placed, updated.narrow, position)
+        return self.norm_final_attn(queries.wide[:, :outputs] + attended), updated.narrow

@@ -52,9 +52,16 @@ with torch.no_grad():
         total, narrow = kernels.add_and_normalize(norm, by_token, update, dtype)
         compare(f"total of strided {width}", total, x + update, wide=True)
         compare(f"of the total of strided {width}", narrow, norm(x + update))
-        wide, narrow = kernels.normalize_sum(norm, x[:1], update, dtype)  # one image, several expressions
+        wide, narrow, placed = kernels.normalize_sum(norm, x[:1], update, dtype)  # one image, several expressions
+        assert placed is None
         compare(f"wide {width}", wide, norm(x[:1] + update), wide=True)
         compare(f"narrow {width}", narrow, norm(x[:1] + update))
+        for positions in (1, 2):  # one for all expressions, or one for each
+            position = torch.randn(positions, 9, width).squeeze(0)
+            wide, narrow, placed = kernels.normalize_sum(norm, x, update, dtype, position)
+            compare(f"wide {width} {positions}", wide, norm(x + update), wide=True)
+            compare(f"narrow {width} {positions}", narrow, norm(x + update))
+            compare(f"placed {width} {positions}", placed, norm(x + update) + position)
         grid = torch.randn(2, 7, 7, width)
         for window in (3, 7):
             windows = kernels.normalize_into_windows(norm, grid, window, dtype)
@@ -104,7 +111,7 @@ def interpreted(program: str) -> str:
 @needs_triton
 def test_the_kernels_give_pytorch_s_results_in_the_interpreter() -> None:
     differences = json.loads(interpreted(INTERPRETED))
-    assert len(differences) == 34
+    assert len(differences) == 46
     assert {name: value for name, value in differences.items() if not value < 1e-3} == {}
 
 
@@ -128,6 +135,12 @@ def test_on_the_cpu_they_are_pytorch_s_operators_bit_for_bit() -> None:
     tokens = norms.normalize_sum(norm, x, update, dtype)
     assert tokens.wide is tokens.narrow
     assert torch.equal(tokens.wide, norm(x + update))
+    assert tokens.placed is None
+    position = torch.randn(6, 6, 16)
+    assert torch.equal(norms.with_position(tokens, position, dtype), tokens.wide + position)
+    placed = norms.normalize_sum(norm, x, update, dtype, position)
+    assert torch.equal(placed.placed, tokens.wide + position)
+    assert norms.with_position(placed, torch.zeros(6, 6, 16), dtype) is placed.placed
     assert torch.equal(norms.normalize(norm, x, dtype), norm(x))
     assert torch.equal(norms.normalize_with_gelu(norm, x, dtype), F.gelu(norm(x)))
     assert torch.equal(norms.add_for_products(x, update[:1, :1], dtype), x + update[:1, :1])
@@ -164,9 +177,10 @@ class Kernels:
         total = x + from_windows(update, window, x.shape[1])
         return self._spoil("total", total), self._spoil("norm of the total", norm(total).to(dtype))
 
-    def normalize_sum(self, norm, x, update, dtype):
+    def normalize_sum(self, norm, x, update, dtype, position=None):
         wide = norm(x + update)
-        return self._spoil("wide", wide), self._spoil("narrow", wide.to(dtype))
+        placed = self._spoil("placed", (wide + position).to(dtype))
+        return self._spoil("wide", wide), self._spoil("narrow", wide.to(dtype)), placed
 
     def quick_gelu(self, x):
         return self._spoil("quick gelu", (x.float() * torch.sigmoid(1.702 * x.float())).to(x.dtype))
@@ -187,7 +201,7 @@ def accepted(monkeypatch) -> Iterator[Callable[..., bool]]:
     norms.norm_kernels_on.cache_clear()
 
 
-RESULTS = ("norm", "gelu", "windows", "total", "norm of the total", "wide", "narrow", "quick gelu")
+RESULTS = ("norm", "gelu", "windows", "total", "norm of the total", "wide", "narrow", "placed", "quick gelu")
 
 
 def with_nan(value: torch.Tensor) -> torch.Tensor:
