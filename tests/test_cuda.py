@@ -14,6 +14,7 @@ from sspsam.errors import SSPSAMWarning
 from sspsam.images.preprocessing import clip_input, device_inputs, geometry_of, sam_input, staged_pixels
 from sspsam.models import kernels, norms
 from sspsam.models.column_attention import from_windows, to_windows
+from sspsam.models.gru import both_directions, fused_gru
 from sspsam.shapes import ask, draw_scene
 
 pytestmark = pytest.mark.cuda
@@ -157,7 +158,7 @@ def test_saved_weights_are_the_float32_originals(golden_model: Callable[[str], P
 @pytest.mark.parametrize("width", [128, 512])
 @pytest.mark.parametrize("count", [1, 3, 16, 33, 64])
 def test_the_gru_kernel_gives_the_states_of_pytorch_in_float32(width: int, count: int) -> None:
-    kernel = kernels.fused_gru(width, count, torch.float16, GPU)
+    kernel = fused_gru(width, count, torch.float16, GPU)
     if kernel is None:
         pytest.skip("the kernel does not run on this GPU, or Triton finds no C compiler")
     torch.manual_seed(count)
@@ -165,7 +166,7 @@ def test_the_gru_kernel_gives_the_states_of_pytorch_in_float32(width: int, count
     x = torch.randn(count, 77, width)
     with torch.no_grad():
         expected = gru(x)[0]
-        half = gru.to(GPU, torch.float16)
+        half = both_directions(gru.to(GPU, torch.float16))
         for _ in range(3):  # the counters and the exchanged states start anew in each call
             assert (kernel(half, x.to(GPU, torch.float16)).float().cpu() - expected).abs().max() < 3e-3
 
@@ -210,6 +211,17 @@ def test_the_answers_are_those_without_the_norm_kernels(monkeypatch: pytest.Monk
     monkeypatch.setattr(norms, "norm_kernels_on", lambda device, dtype: None)
     plain = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float16")
     assert_same_answers(answers(plain), expected, torch.float16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_products_with_relu_are_those_of_two_operators(dtype: torch.dtype) -> None:
+    assert kernels._relu_works(dtype, GPU)
+    for rows, width, out in ((1, 256, 256), (705, 256, 2048), (9216, 512, 512)):
+        x, weight = torch.randn(rows, width, device=GPU, dtype=dtype), torch.randn(out, width, device=GPU, dtype=dtype)
+        bias = torch.randn(out, device=GPU, dtype=dtype)
+        expected = torch.nn.functional.linear(x, weight, bias).relu()
+        difference = (kernels.product_with_relu(x, weight, bias) - expected).abs() / expected.clamp(min=1)
+        assert difference.max() < 8 * torch.finfo(dtype).eps
 
 
 def test_float32_attention_by_plain_products_is_that_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sspsam.models.kernels import fused_gru, linear, widened
-from sspsam.models.layers import MLP, Linear, MultiheadAttention
+from sspsam.models.gru import GRUWeights, both_directions, fused_gru
+from sspsam.models.kernels import linear, widened
+from sspsam.models.layers import MLP, FoldingModule, Linear, MultiheadAttention
 
 
 class LinguisticFeatures(NamedTuple):
@@ -31,13 +32,15 @@ class VisualFeatures(NamedTuple):
     verification: Tensor  # (E, G*G)
 
 
-class LinguisticAttentionAdapter(nn.Module):
+class LinguisticAttentionAdapter(FoldingModule):
     """Weights the words of an expression with a bidirectional GRU.
 
     Args:
         text_width: width of CLIP's word features.
         hidden_width: H.
     """
+
+    _both_directions: GRUWeights | None = None
 
     def __init__(self, text_width: int, hidden_width: int) -> None:
         super().__init__()
@@ -59,6 +62,11 @@ class LinguisticAttentionAdapter(nn.Module):
         sentence = torch.einsum("en,enh->eh", attention, widened(words[:, :length]))  # (E, H)
         return LinguisticFeatures(words, F.pad(attention, (0, words.shape[1] - length)), sentence)
 
+    def fold(self) -> None:
+        """Lay the weights of both directions together, for the kernel of a GPU; see `FoldingModule`."""
+        if self.gru.weight_ih_l0.dtype is torch.float16 and self.gru.weight_ih_l0.device.type == "cuda":
+            self._both_directions = both_directions(self.gru)
+
     def _gru_states(self, words: Tensor, length: int) -> Tensor:
         """Run the GRU in both directions, (E, L, H) -> (E, n, 2H) for the first `length` words.
 
@@ -68,8 +76,10 @@ class LinguisticAttentionAdapter(nn.Module):
         gru = self.gru
         if length == words.shape[1]:  # both directions at once, as a GPU computes them fastest
             fused = fused_gru(gru.hidden_size, len(words), words.dtype, words.device)
-            states: Tensor = gru(words)[0] if fused is None or torch.is_grad_enabled() else fused(gru, words)
-            return states
+            if fused is None or torch.is_grad_enabled():
+                states: Tensor = gru(words)[0]
+                return states
+            return fused(self._both_directions or both_directions(gru), words)
         start = words.new_zeros(1, len(words), gru.hidden_size)  # (1, E, H)
         forward, backward = (
             torch.gru(direction, start, _gru_weights(gru, suffix), True, 1, 0.0, False, False, True)[0]
@@ -78,7 +88,7 @@ class LinguisticAttentionAdapter(nn.Module):
         return torch.cat([forward, backward.flip(1)[:, :length]], dim=-1)
 
 
-class VisualAttentionAdapter(nn.Module):
+class VisualAttentionAdapter(FoldingModule):
     """Weights the patches of an image by the sentence, then by the words with a Gaussian-like mapping.
 
     Args:
@@ -87,6 +97,8 @@ class VisualAttentionAdapter(nn.Module):
         heads: of the attention from patches to words.
         projection_layers: depth of the image projection.
     """
+
+    _context_bias: Tensor | None = None
 
     def __init__(self, embed_dim: int, hidden_width: int, heads: int, projection_layers: int) -> None:
         super().__init__()
@@ -97,6 +109,14 @@ class VisualAttentionAdapter(nn.Module):
         self.norm = nn.LayerNorm(hidden_width)
         self.scale = nn.Parameter(torch.ones(1))
         self.sigma = nn.Parameter(torch.full((1,), 0.5))
+
+    def fold(self) -> None:
+        """Compute what depends on weights alone; see `FoldingModule`."""
+        self._context_bias = self._compute_context_bias()
+
+    def _compute_context_bias(self) -> Tensor:
+        """(H,), what the bias of the attention's output becomes in `verify_words`."""
+        return self.verify_words(self.word_attention.out_proj.bias)
 
     def project(self, features: Tensor) -> Tensor:
         """Multiply the patches with the first layer of the image projection, (G*G, C) -> (G*G, H), without its bias.
@@ -161,11 +181,13 @@ class VisualAttentionAdapter(nn.Module):
         bias = (keys * query_bias).view(count, length, heads, width).sum(dim=-1).transpose(1, 2)  # (E, heads, n)
         bias = bias.masked_fill(padding.unsqueeze(1), -torch.inf).view(count, 1, heads * length)
         scores = torch.baddbmm(bias, patches, folded_keys.transpose(1, 2))  # (E, G*G, heads*n)
-        weights = widened(scores).view(count, -1, heads, length).softmax(dim=-1).flatten(2)  # (E, G*G, heads*n)
+        # (E, G*G, heads*n); of half precision, too, PyTorch computes it in float32
+        weights = scores.view(count, -1, heads, length).softmax(dim=-1).flatten(2)
         values = linear(words, value_weight, value_bias)  # (E, n, H)
         output_weight = attention.out_proj.weight.T.view(heads, width, hidden)
         folded_values = self.verify_words.without_bias(_multiply_per_head(values, output_weight))  # (E, heads*n, H)
-        return torch.baddbmm(self.verify_words(attention.out_proj.bias), weights.to(folded_values.dtype), folded_values)
+        bias = self._compute_context_bias() if self._context_bias is None else self._context_bias
+        return torch.baddbmm(bias, weights.to(folded_values.dtype), folded_values)
 
 
 def _multiply_per_head(x: Tensor, weight: Tensor) -> Tensor:

@@ -8,15 +8,15 @@ direction exchange their parts of the hidden state through memory, and wait for 
 Blocks that wait must all run at the same time, or they would wait for ever. A cooperative launch guarantees that: it
 fails if not all blocks fit on the device. At 512 units a block needs 112 to 128 KB of shared memory, so that each takes
 a multiprocessor of its own: up to 32 expressions take 32 multiprocessors, more take 64. GPUs of compute capability 8.6,
-8.9 and 12.0 have 99 KB for a block. `kernels.fused_gru` tries which variants a device can launch.
+8.9 and 12.0 have 99 KB for a block. `gru.fused_gru` tries which variants a device can launch.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 _FEWEST_ROWS: Final = 16  # of a product on tensor cores
@@ -81,21 +81,18 @@ def _bidirectional_gru(  # type: ignore[no-untyped-def]
         tl.debug_barrier()
 
 
-def bidirectional_gru(gru: nn.GRU, x: Tensor) -> Tensor:
+def bidirectional_gru(
+    x: Tensor, of_inputs: Tensor, bias_of_inputs: Tensor, of_states: Tensor, bias_of_states: Tensor
+) -> Tensor:
     """Compute `gru(x)[0]` in half precision; (E, L, H) -> (E, L, 2H).
 
     Args:
-        gru: one bidirectional layer with biases, on the GPU; H inputs and H hidden units, a power of two from 32 on.
-        x: float16, on the GPU; E is at most 64.
+        x: float16, on the GPU; E is at most 64, and H (inputs and hidden units) a power of two from 32 on.
+        of_inputs, bias_of_inputs, of_states, bias_of_states: weights of both directions, see `gru.GRUWeights`.
     """
     count, length, width = x.shape
-    directions = ("", "_reverse")
-
-    def both(name: str) -> Any:
-        return torch.stack([getattr(gru, f"{name}_l0{suffix}") for suffix in directions])
-
-    gates = F.linear(x, both("weight_ih").flatten(0, 1), both("bias_ih").flatten())  # (E, L, 2*3H)
-    rows = max(_FEWEST_ROWS, 1 << (count - 1).bit_length())  # 16, 32 or 64, as in `kernels.fused_gru`
+    gates = F.linear(x, of_inputs, bias_of_inputs)  # (E, L, 2*3H)
+    rows = max(_FEWEST_ROWS, 1 << (count - 1).bit_length())  # 16, 32 or 64, as in `gru.fused_gru`
     units, warps = (32, 4) if rows <= 32 else (16, 8)  # the fastest on an H200
     exchange = x.new_zeros(2, 2, rows, width)
     counters = torch.zeros(2 * _COUNTER_STRIDE, dtype=torch.int32, device=x.device)
@@ -104,8 +101,8 @@ def bidirectional_gru(gru: nn.GRU, x: Tensor) -> Tensor:
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         _bidirectional_gru[(2 * blocks,)](
             gates,
-            both("weight_hh"),
-            both("bias_hh"),
+            of_states,
+            bias_of_states,
             states,
             exchange,
             counters,

@@ -1,4 +1,4 @@
-"""Operators that only one backend has: oneDNN's products on a CPU, and the choice of fused attention on a GPU.
+"""Operators that only one backend has: oneDNN's products on a CPU, cuBLAS's with a ReLU and attention on a GPU.
 
 On the CPU PyTorch multiplies float32 matrices with MKL, which is slow on processors that Intel did not make. oneDNN,
 which PyTorch uses for half precision and for convolutions, is fast there too, and it applies an activation while the
@@ -14,14 +14,14 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import cache
 from typing import Final, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from sspsam.utils.switches import switched_on
+from sspsam.models.trials import works_on
 
 _LOG: Final = logging.getLogger(__name__)
 Activation = Literal["none", "relu", "gelu"]
@@ -30,9 +30,6 @@ ACTIVATIONS: Final[Mapping[Activation, Callable[[Tensor], Tensor]]] = types.Mapp
 )
 _EXACT_GELU: Final = "none"  # oneDNN's algorithm for "gelu": the error function, not the approximation by tanh
 _MOST_PLAIN_SCORES: Final = 2**23  # 32 MB of float32
-SWITCH: Final = "SSPSAM_TRITON"  # environment variable; 0 turns the kernels of this package for a GPU off
-_GRU_ROWS: Final = (16, 32, 64)  # of the variants of the GRU kernel, see `gru_kernel.bidirectional_gru`
-_MOST_GRU_DIFFERENCE: Final = 1e-2  # in float16; states lie between -1 and 1
 _PACKED_FOR_ROWS: Final = 77  # weights are packed for the rows of CLIP's texts, where packing gains most
 
 
@@ -117,8 +114,10 @@ def linear(
         x = x.to(weight.dtype)
     product = onednn_product() if _onednn_can_multiply(x) else None
     if product is None:
-        # PyTorch splits a product with a tensor that is not contiguous into many, and copies the weight for each
-        return ACTIVATIONS[activation](F.linear(x.contiguous(), weight, bias))
+        x = x.contiguous()  # PyTorch splits a product with other tensors into many, and copies the weight for each
+        if activation == "relu" and bias is not None and _can_apply_relu(x):
+            return product_with_relu(x, weight, bias)
+        return ACTIVATIONS[activation](F.linear(x, weight, bias))
     if packed is not None and x.numel() >= 2 * x.shape[-1]:  # a single row reads the weight once: packing gains nothing
         weight = packed.of(weight)
     return product(x, weight, bias, activation, [], _EXACT_GELU)
@@ -130,6 +129,36 @@ def _onednn_can_multiply(x: Tensor) -> bool:
         return False
     plain = x.device.type == "cpu" and x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
     return plain and not torch.is_grad_enabled() and bool(torch.backends.mkldnn.enabled)
+
+
+def product_with_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Compute `relu(x @ weight.T + bias)` with PyTorch's private operator; (..., in) -> (..., out).
+
+    cuBLAS applies the ReLU before it writes the product, where PyTorch's public operators launch a kernel for it.
+    """
+    return torch._addmm_activation(bias, x.flatten(0, -2), weight.T).view(*x.shape[:-1], -1)
+
+
+def _can_apply_relu(x: Tensor) -> bool:
+    """Half precision on a GPU, outside mixed precision, and without gradients: the operator has no derivative."""
+    if x.device.type != "cuda" or x.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cuda"):
+        return False
+    return _relu_works(x.dtype, x.device)
+
+
+@cache
+def _relu_works(dtype: torch.dtype, device: torch.device) -> bool:
+    """Return True if `product_with_relu` gives the results of two operators on a device."""
+
+    def difference() -> float:
+        x, weight, bias = (tensor.to(device, dtype) for tensor in (_example(2, 8), _example(16, 8), _example(1, 16)[0]))
+        result = product_with_relu(x.unsqueeze(0), weight, bias)
+        return float((result - F.linear(x, weight, bias).relu()).abs().max())
+
+    name = f"products with ReLU in {str(dtype).removeprefix('torch.')}"
+    return works_on(device, name, "two operators", difference, 1e-2)
 
 
 @cache
@@ -170,89 +199,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tenso
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend by two products with the matrix of scores between them; (..., tokens, d) each -> the same."""
     return (q / math.sqrt(q.shape[-1]) @ k.mT).softmax(dim=-1) @ v
-
-
-def fused_gru(
-    width: int, count: int, dtype: torch.dtype, device: torch.device
-) -> Callable[[nn.GRU, Tensor], Tensor] | None:
-    """Return a function with the results of `gru(x)[0]` that launches `gru_kernel.bidirectional_gru`, or None.
-
-    The kernel needs float16, Triton with its compiler, and an NVIDIA GPU of compute capability 8.0 or later. It has a
-    variant for up to 16, 32 and 64 expressions, with other numbers of blocks and other needs of shared memory. Each
-    variant is compared once with PyTorch's GRU. Where the one for `count` expressions does not work, a smaller one
-    computes them in parts.
-
-    Args:
-        width: of inputs and hidden state.
-        count: E, of the inputs.
-        dtype: of both.
-        device: of both.
-    """
-    powers = 32 <= width <= 1024 and width & (width - 1) == 0
-    if device.type != "cuda" or dtype is not torch.float16 or not powers or torch.version.cuda is None:
-        return None
-    wanted = next((rows for rows in _GRU_ROWS if rows >= count), _GRU_ROWS[-1])
-    for rows in reversed(_GRU_ROWS[: _GRU_ROWS.index(wanted) + 1]):
-        if _gru_works(width, rows, dtype, device):
-            return partial(_gru_in_parts, rows=rows)
-    return None
-
-
-def _gru_in_parts(gru: nn.GRU, x: Tensor, rows: int) -> Tensor:
-    """Compute `gru(x)[0]` for (E, L, H), at most `rows` expressions in one launch."""
-    from sspsam.models.gru_kernel import bidirectional_gru
-
-    states = [bidirectional_gru(gru, part) for part in torch.split(x, rows)]
-    return states[0] if len(states) == 1 else torch.cat(states)
-
-
-@cache
-def _gru_works(width: int, rows: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Return True if the variant of the GRU kernel for up to `rows` expressions works on a device."""
-
-    def difference() -> float:
-        if torch.cuda.get_device_capability(device) < (8, 0):
-            raise RuntimeError("needs compute capability 8.0")
-        from sspsam.models.gru_kernel import bidirectional_gru
-
-        generator = torch.Generator("cpu").manual_seed(0)  # the application's generator is left alone
-        gru = nn.GRU(width, width, batch_first=True, bidirectional=True, device="meta").to_empty(device="cpu")
-        for parameter in gru.parameters():
-            parameter.uniform_(-(width**-0.5), width**-0.5, generator=generator)
-        gru = gru.to(device, dtype)
-        x = torch.randn(rows - 3, 21, width, generator=generator)  # the last rows of the kernel's product are padding
-        x = x.to(device, dtype)
-        return float((bidirectional_gru(gru, x) - gru(x)[0]).abs().max())
-
-    return works_on(device, f"GRU of up to {rows} expressions", "cuDNN", difference, _MOST_GRU_DIFFERENCE)
-
-
-def works_on(device: torch.device, name: str, instead: str, difference: Callable[[], float], most: float) -> bool:
-    """Try a kernel of this package on a device; where it does not work, the log says why.
-
-    The environment variable `SSPSAM_TRITON` turns all of them off where it is 0; see `switched_on`.
-
-    Args:
-        device: to try it on.
-        name: of what the kernel computes.
-        instead: name of what computes it otherwise.
-        difference: returns the largest difference between the results of both for an example; raises an error of any
-            kind where the kernel cannot run, for example because Triton finds no C compiler.
-        most: largest difference of a kernel that works.
-    """
-    if not switched_on(SWITCH):
-        return False
-    try:
-        # tensors are made on the CPU: another thread may be recording a graph, in which the device's generator takes
-        # part
-        with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
-            largest = difference()
-        works, reason = largest < most, f"its results differ by {largest}"  # False for NaN
-    except Exception as error:
-        works, reason = False, f"{type(error).__name__}: {error}"
-    if not works:
-        _LOG.info("%s: %s on %s, the kernel of sspsam does not work there: %.300s", name, instead, device, reason)
-    return works
 
 
 @cache

@@ -37,6 +37,14 @@ def release_packed_weights(model: nn.Module) -> None:
             module.packed_weight.drop()
 
 
+class FoldingModule(nn.Module):
+    """A module that computes something from its weights alone, in every call or, where they never change, once."""
+
+    def fold(self) -> None:
+        """Compute it now and keep it; the weights must not change afterwards."""
+        raise NotImplementedError
+
+
 class Linear(PackingLayer, nn.Linear):
     """A linear layer with bias that multiplies with `kernels.linear`.
 

@@ -6,7 +6,7 @@ and `forward` computes only the one mask and its predicted IoU.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sspsam.config import SAMConfig
 from sspsam.models import stock
 from sspsam.models.kernels import Activation, linear, widened
-from sspsam.models.layers import MLP
+from sspsam.models.layers import MLP, FoldingModule
 from sspsam.models.norms import normalize_with_gelu
 from sspsam.models.transformer import ImageProjections, TwoWayTransformer
 
@@ -27,7 +27,21 @@ class DecoderImage(NamedTuple):
     projections: ImageProjections  # of the tokens, in the first layer
 
 
-class MaskDecoder(stock.MaskDecoder):
+class _Matrix(NamedTuple):
+    """A transposed convolution of 2 x 2 with stride 2, as a product for each pixel."""
+
+    weight: Tensor  # (4*c', c), the four output pixels in their order
+    bias: Tensor | None  # (4*c',)
+
+
+class _Constants(NamedTuple):
+    """All that the decoder computes from its weights alone."""
+
+    output_tokens: Tensor  # (1 + mask tokens, D)
+    upscaling: tuple[_Matrix, _Matrix]
+
+
+class MaskDecoder(FoldingModule, stock.MaskDecoder):
     """SAM's mask decoder for mask token 0.
 
     Args:
@@ -37,6 +51,8 @@ class MaskDecoder(stock.MaskDecoder):
     transformer: TwoWayTransformer
     iou_token: nn.Embedding  # (1, D)
     mask_tokens: nn.Embedding  # (mask tokens, D)
+    output_upscaling: nn.Sequential
+    _constants: _Constants | None = None
 
     def __init__(self, config: SAMConfig) -> None:
         width = config.prompt_width
@@ -51,6 +67,16 @@ class MaskDecoder(stock.MaskDecoder):
             MLP(width, width, width // 8, 3) for _ in range(config.mask_tokens)
         )
         self.iou_prediction_head = MLP(width, config.iou_head_width, config.mask_tokens, config.iou_head_layers)
+
+    def fold(self) -> None:
+        """Compute what depends on weights alone; see `FoldingModule`."""
+        self._constants = self._compute_constants()
+
+    def _compute_constants(self) -> _Constants:
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        convolutions = self.output_upscaling[0], self.output_upscaling[3]
+        first, second = (_matrix(cast(nn.ConvTranspose2d, convolution)) for convolution in convolutions)
+        return _Constants(output_tokens, (first, second))
 
     def prepare(self, embedding: Tensor, position: Tensor, no_mask: Tensor) -> DecoderImage:
         """Compute what does not depend on prompts.
@@ -74,15 +100,15 @@ class MaskDecoder(stock.MaskDecoder):
         Returns:
             Low-resolution logits (E, M, M) and the predicted IoU (E,), both of mask token 0.
         """
-        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # (1 + mask tokens, D)
-        tokens = torch.cat([output_tokens.expand(len(prompts), -1, -1), prompts], dim=1)  # (E, T, D)
+        constants = self._constants or self._compute_constants()
+        tokens = torch.cat([constants.output_tokens.expand(len(prompts), -1, -1), prompts], dim=1)  # (E, T, D)
         # the first two outputs are the IoU token and mask token 0
         outputs, keys = self.transformer(tokens, image.tokens, image.position, image.projections, outputs=2)
         iou = widened(self.iou_prediction_head(outputs[:, 0])[:, 0])  # (E,)
         mask_weights = self.output_hypernetworks_mlps[0](outputs[:, 1])  # (E, D/8)
-        return widened(self._mask_logits(keys, mask_weights)), iou
+        return widened(self._mask_logits(keys, mask_weights, constants.upscaling)), iou
 
-    def _mask_logits(self, keys: Tensor, mask_weights: Tensor) -> Tensor:
+    def _mask_logits(self, keys: Tensor, mask_weights: Tensor, upscaling: tuple[_Matrix, _Matrix]) -> Tensor:
         """Upsample the image tokens by four and multiply them with the weights of the mask.
 
         A transposed convolution of 2 x 2 with stride 2 is one product for each token; its four outputs are then
@@ -91,11 +117,13 @@ class MaskDecoder(stock.MaskDecoder):
         Args:
             keys: (E, N, D).
             mask_weights: (E, D/8).
+            upscaling: the two convolutions of `output_upscaling`.
 
         Returns:
             (E, M, M).
         """
-        first, norm, _, second, _ = self.output_upscaling
+        norm = self.output_upscaling[1]
+        first, second = upscaling
         count, side = len(keys), math.isqrt(keys.shape[1])
         x = _upsample(keys, first)  # (E, N, 4, D/4)
         x = normalize_with_gelu(norm, x, second.weight.dtype)
@@ -106,8 +134,11 @@ class MaskDecoder(stock.MaskDecoder):
         return mask.permute(0, 1, 3, 5, 2, 4, 6).reshape(count, 4 * side, 4 * side)  # (E, M, M)
 
 
-def _upsample(x: Tensor, convolution: nn.ConvTranspose2d, activation: Activation = "none") -> Tensor:
+def _matrix(convolution: nn.ConvTranspose2d) -> _Matrix:
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    return _Matrix(weight, None if convolution.bias is None else convolution.bias.repeat(4))
+
+
+def _upsample(x: Tensor, matrix: _Matrix, activation: Activation = "none") -> Tensor:
     """(..., c) features of a pixel -> (..., 4, c') features of the 2 x 2 pixels that replace it."""
-    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4*c', c)
-    bias = None if convolution.bias is None else convolution.bias.repeat(4)  # (4*c',)
-    return linear(x, weight, bias, activation).view(*x.shape[:-1], 4, -1)
+    return linear(x, *matrix, activation).view(*x.shape[:-1], 4, -1)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspsam.models.column_attention import from_windows, to_windows
-from sspsam.models.kernels import widened, works_on
+from sspsam.models.kernels import widened
+from sspsam.models.trials import own_kernel_works_on
 
 _MOST_ROUNDINGS: Final = 4  # distances between numbers in half precision by which a kernel's results may differ
 # widths and sides of the grids on which the kernels are tried: one row in a block of few and of many threads, and
@@ -156,7 +157,9 @@ def norm_kernels_on(device: torch.device, dtype: torch.dtype) -> types.ModuleTyp
         return max_difference([pair for size in _TRIED_SIZES for pair in _pairs(norm_kernels, *size, dtype, device)])
 
     name = f"norms in {str(dtype).removeprefix('torch.')}"
-    if not works_on(device, name, "PyTorch's operators", difference, _MOST_ROUNDINGS * torch.finfo(dtype).eps):
+    if not own_kernel_works_on(
+        device, name, "PyTorch's operators", difference, _MOST_ROUNDINGS * torch.finfo(dtype).eps
+    ):
         return None
     from sspsam.models import norm_kernels
 

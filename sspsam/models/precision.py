@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sspsam.models.clip import TextTransformer, VisionTransformer
 from sspsam.models.image_encoder import Attention
+from sspsam.models.layers import FoldingModule
 from sspsam.models.sspsam import SSPSAM
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -79,7 +80,8 @@ def network_on_device(
 ) -> SSPSAM:
     """Return a copy for one device and precision; tensors that need no conversion are shared with the model.
 
-    Each matrix is narrowed before it is moved, so that the device never holds the float32 matrices.
+    Each matrix is narrowed before it is moved, so that the device never holds the float32 matrices. What the network
+    computes from weights alone is computed now, so the weights of the copy must not change.
 
     Args:
         model: in float32 and in evaluation mode.
@@ -95,6 +97,9 @@ def network_on_device(
     for module in network.modules():
         if isinstance(module, nn.GRU):
             module.flatten_parameters()  # cuDNN would otherwise copy the weights for every call
+        elif isinstance(module, FoldingModule):
+            with torch.no_grad():
+                module.fold()
     return network
 
 

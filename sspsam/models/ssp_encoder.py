@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sspsam.config import Architecture
 from sspsam.models.attention_adapters import LinguisticAttentionAdapter, LinguisticFeatures, VisualAttentionAdapter
 from sspsam.models.kernels import widened
-from sspsam.models.layers import MLP, Linear, MultiheadAttention
+from sspsam.models.layers import MLP, FoldingModule, Linear, MultiheadAttention
 from sspsam.models.norms import Tokens, normalize_sum, with_position
 
 
@@ -50,7 +50,7 @@ class PromptGeneratorLayer(nn.Module):
         return normalize_sum(self.norm2, x.wide, self.mlp(x.narrow), dtype, next_position)
 
 
-class PromptGenerator(nn.Module):
+class PromptGenerator(FoldingModule):
     """Turns fused patches into prompt tokens for SAM and one token for the box.
 
     Args:
@@ -62,6 +62,8 @@ class PromptGenerator(nn.Module):
         mlp_width: hidden width of each layer's feed-forward part.
     """
 
+    _learned_tokens: Tensor | None = None
+
     def __init__(self, width: int, prompts: int, patches: int, layers: int, heads: int, mlp_width: int) -> None:
         super().__init__()
         self.prompts = prompts
@@ -71,9 +73,16 @@ class PromptGenerator(nn.Module):
         self.layers = nn.ModuleList(PromptGeneratorLayer(width, heads, mlp_width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
+    def fold(self) -> None:
+        """Compute what depends on weights alone; see `FoldingModule`."""
+        self._learned_tokens = self._compute_learned_tokens()
+
+    def _compute_learned_tokens(self) -> Tensor:
+        return torch.cat([self.box_token.weight, self.prompt_tokens.weight])  # (1+P, D)
+
     def forward(self, fused: Tensor) -> tuple[Tensor, Tensor]:
         """(E, G*G, D) fused patches -> the box token (E, D) and the prompts (E, P, D)."""
-        learned = torch.cat([self.box_token.weight, self.prompt_tokens.weight])  # (1+P, D)
+        learned = self._compute_learned_tokens() if self._learned_tokens is None else self._learned_tokens
         tokens = torch.cat([learned.expand(len(fused), -1, -1), fused], dim=1)  # (E, 1+P+G*G, D)
         x = Tokens(tokens, tokens)
         *earlier_layers, last_layer = self.layers

@@ -77,7 +77,7 @@ class Attention(stock.TwoWayAttention):
         image, position = image.to(q.dtype), position.to(q.dtype)
         q = (q / math.sqrt(q.shape[-1]) @ key_weight).flatten(1, 2)  # (E, heads*Q, D)
         scores = torch.baddbmm(q @ position.T, q, image.transpose(1, 2))  # (E, heads*Q, N)
-        weights = widened(scores).softmax(dim=-1).to(image.dtype)  # (E, heads*Q, N)
+        weights = scores.softmax(dim=-1)  # (E, heads*Q, N); PyTorch computes it in float32
         context = (weights @ image).view(count, self.num_heads, length, width)  # (E, heads, Q, D)
         context = context @ value_weight.transpose(1, 2)  # (E, heads, Q, d/heads)
         return self.out_proj(context.transpose(1, 2).flatten(2) + self.v_proj.bias)

@@ -9,6 +9,7 @@ from sspsam.config import IMAGE_ENCODERS
 from sspsam.errors import OutOfMemoryError
 from sspsam.models import SSPSAM, DeviceModel, Prediction, device_model, image_encoder
 from sspsam.models.cuda_graphs import RecordedFunctions
+from sspsam.models.layers import FoldingModule
 from sspsam.models.precision import WHOLE_NETWORK, matrix_names, network_on_demand, network_on_device
 from tests.support.recording import CPURecorder
 
@@ -76,6 +77,19 @@ def test_only_the_image_encoders_are_narrow_in_bfloat16_and_the_rest_is_shared(m
     assert narrow
     assert all(name.startswith(IMAGE_ENCODERS) for name in narrow)
     assert network.ssp.fusion.weight is model.ssp.fusion.weight
+
+
+def test_a_copy_computes_once_what_depends_on_weights_alone(model, inputs, monkeypatch) -> None:
+    expected = computed(model, inputs)
+    copied = network_on_device(model, CPU, torch.float32)
+    folding = [module for module in copied.modules() if isinstance(module, FoldingModule)]
+    assert len(folding) == 4
+    for name in ("_compute_constants", "_compute_learned_tokens", "_compute_context_bias"):
+        for kind in {type(module) for module in folding}:
+            if hasattr(kind, name):
+                monkeypatch.delattr(kind, name)
+    for ours, original in zip(computed(copied, inputs), expected, strict=True):
+        assert torch.equal(ours, original)
 
 
 def test_half_precision_everywhere_is_close_to_float32(model, inputs) -> None:

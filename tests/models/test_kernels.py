@@ -3,10 +3,7 @@
 import copy
 import math
 import pickle
-import sys
 import threading
-import types
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -279,83 +276,34 @@ def test_attention_by_plain_products_is_that_of_pytorch() -> None:
     )  # the fused kernel on a CPU
 
 
-@pytest.mark.parametrize(
-    ("width", "dtype", "device"),
-    [
-        (512, torch.float16, "cpu"),
-        (512, torch.float32, "cuda"),
-        (96, torch.float16, "cuda"),
-        (16, torch.float16, "cuda"),
-    ],
-)
-def test_the_gru_kernel_is_for_float16_and_certain_widths_on_a_gpu(width, dtype, device) -> None:
-    assert kernels.fused_gru(width, 1, dtype, torch.device(device)) is None
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_product_with_relu_is_that_of_two_operators(dtype: torch.dtype) -> None:
+    x, layer = torch.randn(2, 5, 7, dtype=dtype), Linear(7, 9).to(dtype).requires_grad_(False)
+    result = kernels.product_with_relu(x, layer.weight, layer.bias)
+    assert torch.allclose(result, F.linear(x, layer.weight, layer.bias).relu(), atol=1e-2)
+    assert (result == 0).any()
 
 
-@pytest.fixture
-def gpu(monkeypatch) -> torch.device:
-    """A simulated GPU of NVIDIA, of compute capability 8.0."""
-    if torch.cuda.is_available():
-        pytest.skip("a CUDA GPU cannot be simulated where there is one")
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    device = torch.device("cuda", 0)
-    kernels._gru_works.cache_clear()  # the device is another one in every test
-    with simulated_device("cuda"):
-        yield device
-    kernels._gru_works.cache_clear()
+@pytest.mark.parametrize(("dtype", "calls"), [(torch.float16, 1), (torch.bfloat16, 1), (torch.float32, 0)])
+def test_a_gpu_applies_relu_within_products_of_half_precision(dtype: torch.dtype, calls: int) -> None:
+    kernels._relu_works.cache_clear()
+    with simulated_device("cuda") as record, torch.no_grad():
+        x, layer = torch.randn(2, 5, 7), Linear(7, 9)
+        expected = layer.to(dtype)(x.to(dtype), "relu")
+        x, layer = x.to("cuda", dtype), layer.to("cuda")
+        layer(x, "relu")  # its trial is over
+        record.clear()
+        result = layer(x, "relu")
+        assert record.operators["aten._addmm_activation.default"] == calls
+        assert record.operators["aten.relu.default"] == 1 - calls
+        assert torch.allclose(result.cpu(), expected, atol=1e-2)
+    kernels._relu_works.cache_clear()
 
 
-def gru_kernel_that_launches(monkeypatch, works: Callable[[int], bool]) -> list[int]:
-    """Replace the GRU kernel by PyTorch's GRU, and return the numbers of expressions of its successful launches.
-
-    Args:
-        works: says whether the device can launch the kernel for E expressions.
-    """
-    launched = []
-
-    def bidirectional_gru(gru: nn.GRU, x: torch.Tensor) -> torch.Tensor:
-        if not works(len(x)):
-            raise RuntimeError("Triton Error [CUDA]: too many blocks in cooperative launch")
-        launched.append(len(x))
-        return gru(x)[0]
-
-    module = types.SimpleNamespace(bidirectional_gru=bidirectional_gru)
-    monkeypatch.setitem(sys.modules, "sspsam.models.gru_kernel", module)
-    return launched
-
-
-@pytest.mark.parametrize(
-    ("most", "count", "parts"),
-    [(64, 1, [1]), (64, 40, [40]), (64, 70, [64, 6]), (32, 32, [32]), (32, 64, [32, 32]), (16, 33, [16, 16, 1])],
-)
-def test_a_gpu_that_is_too_small_for_many_expressions_runs_the_gru_kernel_in_parts(
-    gpu, monkeypatch, most, count, parts
-) -> None:
-    """With 32 to 63 multiprocessors there is no room for the blocks of more than 32 expressions."""
-    launched = gru_kernel_that_launches(monkeypatch, lambda expressions: expressions <= most)
-    width = 64
-    gru = nn.GRU(width, width, batch_first=True, bidirectional=True).to(gpu, torch.float16)
-    x = torch.randn(count, 3, width).to(gpu, torch.float16)
-    kernel = kernels.fused_gru(width, count, torch.float16, gpu)
-    launched.clear()
-    with torch.no_grad():
-        assert torch.allclose(kernel(gru, x).float().cpu(), gru(x)[0].float().cpu(), atol=2e-3)
-    assert launched == parts
-
-
-def test_gru_kernels_that_fail_for_every_count_are_logged_and_not_used(gpu, monkeypatch, caplog) -> None:
-    gru_kernel_that_launches(monkeypatch, lambda expressions: False)
+def test_a_product_with_relu_that_pytorch_computes_wrongly_is_not_used(monkeypatch, caplog) -> None:
+    kernels._relu_works.cache_clear()
+    monkeypatch.setattr(torch, "_addmm_activation", lambda bias, x, weight: x @ weight + bias)
     with caplog.at_level("INFO"):
-        assert kernels.fused_gru(64, 33, torch.float16, gpu) is None
-    for rows in (16, 32, 64):
-        assert f"GRU of up to {rows} expressions: cuDNN on cuda:0" in caplog.text
-    assert "too many blocks in cooperative launch" in caplog.text
-
-
-def test_an_environment_variable_turns_the_kernels_off(monkeypatch) -> None:
-    device = torch.device("cuda")
-    assert kernels.works_on(device, "sums", "PyTorch", lambda: 0.0, 1.0)
-    for off in ("0", "off"):
-        monkeypatch.setenv(kernels.SWITCH, off)
-        assert not kernels.works_on(device, "sums", "PyTorch", lambda: 0.0, 1.0)
+        assert not kernels._relu_works(torch.float16, torch.device("cpu"))
+    assert "products with ReLU in float16: two operators" in caplog.text
+    kernels._relu_works.cache_clear()

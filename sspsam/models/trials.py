@@ -1,0 +1,46 @@
+"""Kernels of a GPU are compared with PyTorch's operators before their first use on a device."""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import torch
+
+from sspsam.utils.switches import switched_on
+
+_LOG: Final = logging.getLogger(__name__)
+SWITCH: Final = "SSPSAM_TRITON"  # environment variable; 0 turns the kernels of this package for a GPU off
+
+
+def works_on(device: torch.device, name: str, instead: str, difference: Callable[[], float], most: float) -> bool:
+    """Try a kernel on a device; where it does not work, the log says why.
+
+    Args:
+        device: to try it on.
+        name: of what the kernel computes.
+        instead: name of what computes it otherwise.
+        difference: returns the largest difference between the results of both for an example; raises an error of any
+            kind where the kernel cannot run, for example because Triton finds no C compiler.
+        most: largest difference of a kernel that works.
+    """
+    try:
+        # tensors are made on the CPU: another thread may be recording a graph, in which the device's generator takes
+        # part
+        with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+            largest = difference()
+        works, reason = largest < most, f"its results differ by {largest}"  # False for NaN
+    except Exception as error:
+        works, reason = False, f"{type(error).__name__}: {error}"
+    if not works:
+        _LOG.info("%s: %s on %s, the kernel does not work there: %.300s", name, instead, device, reason)
+    return works
+
+
+def own_kernel_works_on(
+    device: torch.device, name: str, instead: str, difference: Callable[[], float], most: float
+) -> bool:
+    """Try a kernel of this package, as `works_on` does.
+
+    The environment variable `SSPSAM_TRITON` turns all of them off where it is 0; see `switched_on`.
+    """
+    return switched_on(SWITCH) and works_on(device, name, instead, difference, most)
