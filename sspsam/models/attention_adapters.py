@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from sspsam.models.gru import GRUWeights, both_directions, fused_gru
 from sspsam.models.kernels import linear, widened
 from sspsam.models.layers import MLP, FoldingModule, Linear, MultiheadAttention
+from sspsam.models.patch_weights import weigh_by_sentence, weigh_by_words
 
 
 class LinguisticFeatures(NamedTuple):
@@ -27,7 +28,7 @@ class LinguisticFeatures(NamedTuple):
 class VisualFeatures(NamedTuple):
     """The output of the visual attention adapter for one image and E expressions."""
 
-    patches: Tensor  # (E, G*G, H)
+    patches: Tensor  # (E, G*G, H), gated by the sentence; for the product that fuses them
     similarity: Tensor  # (E, G*G), in [0, 1]
     verification: Tensor  # (E, G*G)
 
@@ -127,7 +128,13 @@ class VisualAttentionAdapter(FoldingModule):
         return self.image_projection.first_layer.without_bias(features)
 
     def forward(
-        self, features: Tensor, projected: Tensor, sentence: Tensor, words: Tensor, padding: Tensor
+        self,
+        features: Tensor,
+        projected: Tensor,
+        sentence: Tensor,
+        language: LinguisticFeatures,
+        padding: Tensor,
+        dtype: torch.dtype,
     ) -> VisualFeatures:
         """Attend to the patches.
 
@@ -135,22 +142,23 @@ class VisualAttentionAdapter(FoldingModule):
             features: (G*G, C) of one image, from CLIP; or (E, G*G, C), an image for each expression.
             projected: (G*G, H) or (E, G*G, H), from `project`.
             sentence: (E, C), from CLIP.
-            words: (E, L, H), from the linguistic attention adapter.
+            language: from the linguistic attention adapter.
             padding: (E, L) bool, True at padding.
+            dtype: of the product that fuses the patches.
         """
         one_image = features.ndim == 2
-        similarity = sentence @ features.T if one_image else torch.einsum("ec,enc->en", sentence, features)  # (E, G*G)
-        low, high = similarity.amin(dim=-1, keepdim=True), similarity.amax(dim=-1, keepdim=True)  # (E, 1)
-        similarity = (similarity - low) / (high - low)  # (E, G*G)
+        products = sentence @ features.T if one_image else torch.einsum("ec,enc->en", sentence, features)  # (E, G*G)
         _, *later_layers = self.image_projection.layers
-        first_bias = self.image_projection.first_layer.bias  # (H,)
-        patches = torch.addcmul(first_bias, similarity.unsqueeze(-1), projected)  # (E, G*G, H)
+        first_bias, narrow = self.image_projection.first_layer.bias, self.verify_image.weight.dtype
+        similarity, patches = weigh_by_sentence(products, projected, first_bias, narrow, relu=bool(later_layers))
         for layer in later_layers:
-            patches = layer(F.relu(patches))
-        context = self._verification_context(patches, words, padding)  # (E, G*G, H)
-        cosine = F.cosine_similarity(widened(self.verify_image(patches)), widened(context), dim=-1)  # (E, G*G)
-        verification = self.scale * torch.exp(-((1 - cosine) ** 2) / (2 * self.sigma**2))  # (E, G*G)
-        return VisualFeatures(self.norm(widened(patches)) * verification.unsqueeze(-1), similarity, verification)
+            patches = layer(patches, "none" if layer is later_layers[-1] else "relu")  # (E, G*G, H)
+        context = self._verification_context(patches, language.words, padding)  # (E, G*G, H)
+        image = self.verify_image(patches)  # (E, G*G, H)
+        verification, patches = weigh_by_words(
+            *(self.norm, self.scale, self.sigma, image, context, patches, language.sentence, dtype)
+        )
+        return VisualFeatures(patches, similarity, verification)
 
     def _verification_context(self, patches: Tensor, words: Tensor, padding: Tensor) -> Tensor:
         """Compute `verify_words(word_attention(patches, words, words))`.

@@ -5,7 +5,6 @@ and narrow at once (`norm_kernels.py`): for a single expression their number mat
 """
 
 import types
-from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from sspsam.models.column_attention import from_windows, to_windows
 from sspsam.models.kernels import widened
-from sspsam.models.trials import own_kernel_works_on
+from sspsam.models.trials import max_difference, own_kernel_works_on, own_kernels_apply
 
 _MOST_ROUNDINGS: Final = 4  # distances between numbers in half precision by which a kernel's results may differ
 # widths and sides of the grids on which the kernels are tried: one row in a block of few and of many threads, and
@@ -134,22 +133,13 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 def _kernels(x: Tensor, dtype: torch.dtype) -> types.ModuleType | None:
-    """Return the module of the kernels where they compute `dtype` from `x`, or None.
-
-    They have no derivative, and PyTorch's compiler writes such kernels itself.
-    """
-    if x.device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
-        return None
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cuda"):
-        return None
-    return norm_kernels_on(x.device, dtype)
+    """Return the module of the kernels where they compute `dtype` from `x`, or None."""
+    return norm_kernels_on(x.device, dtype) if own_kernels_apply(x.device, dtype) else None
 
 
 @cache
 def norm_kernels_on(device: torch.device, dtype: torch.dtype) -> types.ModuleType | None:
     """Return the module `norm_kernels` if its kernels give PyTorch's results in a dtype on a device, or None."""
-    if torch.version.cuda is None:
-        return None
 
     def difference() -> float:
         from sspsam.models import norm_kernels
@@ -164,21 +154,6 @@ def norm_kernels_on(device: torch.device, dtype: torch.dtype) -> types.ModuleTyp
     from sspsam.models import norm_kernels
 
     return norm_kernels
-
-
-def max_difference(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Return the largest difference of results and expected values; NaN where a result is NaN.
-
-    Differences are relative to expected values above 1.
-
-    Args:
-        pairs: results with the values expected, of the same shape.
-    """
-    differences = [
-        ((result.float() - expected.float()).abs() / expected.float().abs().clamp(min=1)).max()
-        for result, expected in pairs
-    ]
-    return float(torch.stack(differences).max())  # Python's `max` would lose NaN
 
 
 def _pairs(

@@ -130,8 +130,9 @@ class SSPEncoder(nn.Module):
             language: from the linguistic attention adapter.
             padding: (E, L) bool, True at padding.
         """
-        visual = self.visual_attention_adapter(features, projected, sentence, language.words, padding)
-        fused = self.fusion(visual.patches.tanh() * language.sentence.tanh().unsqueeze(1))  # (E, G*G, D)
+        dtype = self.fusion.weight.dtype
+        visual = self.visual_attention_adapter(features, projected, sentence, language, padding, dtype)
+        fused = self.fusion(visual.patches)  # (E, G*G, D)
         box_token, prompts = self.prompt_generator(fused)  # (E, D), (E, P, D)
         box = widened(self.box_head(box_token)).sigmoid()  # (E, 4)
         return SSPOutput(prompts, box, visual.similarity, visual.verification)

@@ -1,10 +1,11 @@
 """Kernels of a GPU are compared with PyTorch's operators before their first use on a device."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from sspsam.utils.switches import switched_on
 
@@ -44,3 +45,28 @@ def own_kernel_works_on(
     The environment variable `SSPSAM_TRITON` turns all of them off where it is 0; see `switched_on`.
     """
     return switched_on(SWITCH) and works_on(device, name, instead, difference, most)
+
+
+def own_kernels_apply(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return True where kernels of this package may compute results in half precision: on a GPU of NVIDIA.
+
+    They have no derivative, and PyTorch's compiler writes such kernels itself.
+    """
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or torch.version.cuda is None:
+        return False
+    return not (torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cuda"))
+
+
+def max_difference(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Return the largest difference of results and expected values; NaN where a result is NaN.
+
+    Differences are relative to expected values above 1.
+
+    Args:
+        pairs: results with the values expected, of the same shape.
+    """
+    differences = [
+        ((result.float() - expected.float()).abs() / expected.float().abs().clamp(min=1)).max()
+        for result, expected in pairs
+    ]
+    return float(torch.stack(differences).max())  # Python's `max` would lose NaN

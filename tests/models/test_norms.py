@@ -1,9 +1,6 @@
 """Sums, norms and QuickGELU: PyTorch's operators on the CPU, and the kernels for a GPU in Triton's interpreter."""
 
-import importlib.util
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
@@ -15,6 +12,7 @@ from torch.nn import functional as F
 import sspsam.models
 from sspsam.models import norms
 from sspsam.models.column_attention import from_windows, to_windows
+from tests.support.triton_interpreter import interpreted, needs_triton
 
 # run where Triton interprets kernels on the CPU, which it decides when it is imported
 INTERPRETED = """
@@ -82,7 +80,6 @@ json.dump(differences, sys.stdout)
 TRIAL = """
 import torch
 from sspsam.models import norm_kernels, norms
-torch.version.cuda = "13.0"
 for dtype in (torch.float16, torch.bfloat16):
     assert norms.norm_kernels_on(torch.device("cpu"), dtype) is norm_kernels, dtype
 """
@@ -93,19 +90,6 @@ def layer_norm(width: int) -> nn.LayerNorm:
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     return norm
-
-
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-
-
-def interpreted(program: str) -> str:
-    """Return the output of a program for which Triton interprets kernels."""
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    process = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
 
 
 @needs_triton
@@ -189,7 +173,6 @@ class Kernels:
 @pytest.fixture
 def accepted(monkeypatch) -> Iterator[Callable[..., bool]]:
     """A function that says whether kernels are used after their trial, which runs on the CPU here."""
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
 
     def is_accepted(kernels: object, dtype: torch.dtype) -> bool:
         monkeypatch.setitem(sys.modules, "sspsam.models.norm_kernels", kernels)
@@ -237,10 +220,3 @@ def test_kernels_that_fail_are_logged_and_not_used(accepted, caplog) -> None:
         assert not accepted(Kernels("total", lambda value: 1 / 0), torch.float16)
     assert "norms in float16: PyTorch's operators on cpu" in caplog.text
     assert "ZeroDivisionError" in caplog.text
-
-
-def test_without_cuda_there_are_no_kernels(monkeypatch) -> None:
-    monkeypatch.setattr(torch.version, "cuda", None)  # ROCm's devices are called "cuda" too
-    norms.norm_kernels_on.cache_clear()
-    assert norms.norm_kernels_on(torch.device("cuda"), torch.float16) is None
-    norms.norm_kernels_on.cache_clear()

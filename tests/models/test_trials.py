@@ -1,5 +1,8 @@
 """Kernels are tried before they are used."""
 
+import math
+
+import pytest
 import torch
 
 from sspsam.models import trials
@@ -11,3 +14,26 @@ def test_an_environment_variable_turns_the_kernels_off(monkeypatch) -> None:
     for off in ("0", "off"):
         monkeypatch.setenv(trials.SWITCH, off)
         assert not trials.own_kernel_works_on(device, "sums", "PyTorch", lambda: 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "version", "applies"),
+    [
+        ("cuda", torch.float16, "13.0", True),
+        ("cuda", torch.bfloat16, "13.0", True),
+        ("cuda", torch.float32, "13.0", False),
+        ("cpu", torch.float16, "13.0", False),
+        ("cuda", torch.float16, None, False),  # ROCm's devices are called "cuda" too
+    ],
+)
+def test_own_kernels_are_for_half_precision_on_gpus_of_nvidia(monkeypatch, device, dtype, version, applies) -> None:
+    monkeypatch.setattr(torch.version, "cuda", version)
+    with torch.no_grad():
+        assert trials.own_kernels_apply(torch.device(device), dtype) is applies
+    assert not trials.own_kernels_apply(torch.device(device), dtype)  # with gradients
+
+
+def test_the_largest_difference_is_relative_above_1_and_keeps_nan() -> None:
+    near, far = torch.tensor([0.5, 100.0]), torch.tensor([0.25, 110.0])
+    assert trials.max_difference([(near, near), (near, far)]) == pytest.approx(0.25)
+    assert math.isnan(trials.max_difference([(torch.tensor([torch.nan, 1.0]), near), (near, far)]))

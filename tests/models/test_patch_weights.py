@@ -1,0 +1,162 @@
+"""The weights of patches: PyTorch's operators on the CPU, and the kernels for a GPU in Triton's interpreter."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+
+import sspsam.models
+from sspsam.models import patch_weights
+from tests.support.triton_interpreter import interpreted, needs_triton
+
+INTERPRETED = """
+import json, sys, torch
+from torch import nn
+from sspsam.models import patch_kernels as kernels, patch_weights
+
+torch.manual_seed(0)
+dtype, differences = torch.float16, {}
+
+def compare(name, result, expected, wide=False):
+    assert result.shape == expected.shape, name
+    assert result.dtype == (torch.float32 if wide else dtype), name
+    difference = (result.float() - expected.float()).abs() / expected.float().abs().clamp(min=1)
+    differences[name] = float(difference.max()) * (100 if wide else 1)
+
+with torch.no_grad():
+    for expressions, count, width in ((1, 9, 32), (3, 25, 48), (2, 7, 512)):
+        name = f"{expressions} {count} {width}"
+        projected, bias = torch.randn(count, width).to(dtype), torch.randn(width).to(dtype)
+        products = torch.randn(count, expressions).T  # strided
+        for relu in (False, True):
+            by_sentence = products, projected, bias
+            expected = patch_weights.weigh_by_sentence(*by_sentence, torch.float32, relu=relu)
+            similarity, weighted = kernels.weigh_by_sentence(*by_sentence, dtype, relu=relu)
+            compare(f"similarity {name} {relu}", similarity, expected[0], wide=True)
+            compare(f"weighted {name} {relu}", weighted, expected[1])
+        norm = nn.LayerNorm(width)
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        image, patches = (torch.randn(expressions, count, width).to(dtype) * 3 for _ in range(2))
+        context = (image + torch.randn(expressions, count, width).to(dtype)).contiguous()
+        context[0, 1] = 0  # has no direction
+        sentence = torch.randn(expressions, width)
+        for sigma in (0.5, 0.05, -0.3):
+            by_words = norm, torch.tensor([1.3]), torch.tensor([sigma]), image, context, patches, sentence
+            expected = patch_weights.weigh_by_words(*by_words, torch.float32)
+            verification, gated = kernels.weigh_by_words(*by_words, dtype)
+            compare(f"verification {name} {sigma}", verification, expected[0], wide=True)
+            compare(f"gated {name} {sigma}", gated, expected[1])
+    products[0, 3] = torch.nan
+    similarity, _ = kernels.weigh_by_sentence(products, projected, bias, dtype, relu=True)
+    assert similarity[0].isnan().any() and similarity[1].isfinite().all()
+    patches[1, 2, 3] = torch.nan
+    _, gated = kernels.weigh_by_words(*by_words, dtype)
+    assert gated.isnan().any(dim=-1).nonzero().tolist() == [[1, 2]]
+json.dump(differences, sys.stdout)
+"""
+
+TRIAL = """
+import torch
+from sspsam.models import patch_kernels, patch_weights
+for dtype in (torch.float16, torch.bfloat16):
+    assert patch_weights.patch_kernels_on(torch.device("cpu"), dtype) is patch_kernels, dtype
+"""
+
+
+@needs_triton
+def test_the_kernels_give_pytorch_s_results_in_the_interpreter() -> None:
+    differences = json.loads(interpreted(INTERPRETED))
+    assert len(differences) == 30
+    assert {name: value for name, value in differences.items() if not value < 1e-3} == {}
+
+
+@needs_triton
+@pytest.mark.slow
+def test_the_kernels_pass_their_own_trial_in_the_interpreter() -> None:
+    interpreted(TRIAL)
+
+
+def test_on_the_cpu_they_follow_the_definition() -> None:
+    """docs/method.md, section 3."""
+    products, projected, bias = torch.randn(2, 5).double(), torch.randn(5, 8).double(), torch.randn(8).double()
+    similarity, weighted = patch_weights.weigh_by_sentence(products, projected, bias, torch.float64, relu=True)
+    assert torch.equal(similarity.amin(1), torch.zeros(2))
+    assert torch.equal(similarity.amax(1), torch.ones(2))
+    assert torch.allclose(weighted, (similarity[:, :, None] * projected + bias).relu())
+    by_image = projected.expand(2, -1, -1)  # an image for each expression
+    _, other = patch_weights.weigh_by_sentence(products, by_image, bias, torch.float64, relu=False)
+    assert torch.allclose(other.relu(), weighted)
+    norm = nn.LayerNorm(8).double()
+    image, context, patches = (torch.randn(2, 5, 8).double() for _ in range(3))
+    sentence, scale, sigma = torch.randn(2, 8).double(), torch.tensor([1.5]).double(), torch.tensor([0.4]).double()
+    verification, gated = patch_weights.weigh_by_words(
+        norm, scale, sigma, image, context, patches, sentence, torch.float64
+    )
+    cosine = (image * context).sum(-1) / (image.norm(dim=-1) * context.norm(dim=-1))
+    assert torch.allclose(verification, 1.5 * (-((1 - cosine) ** 2) / (2 * 0.4**2)).exp())
+    expected = (norm(patches) * verification[..., None]).tanh() * sentence.tanh()[:, None]
+    assert torch.allclose(gated, expected)
+
+
+class Kernels:
+    """The results of the kernels, computed by PyTorch, of which one may be spoilt.
+
+    Args:
+        wrong: name of the result.
+        spoilt: returns what takes the place of its value.
+    """
+
+    def __init__(self, wrong: str = "none", spoilt: Callable[[torch.Tensor], torch.Tensor] = lambda x: x) -> None:
+        self._wrong, self._spoilt = wrong, spoilt
+
+    def _spoil(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        return self._spoilt(value) if name == self._wrong else value
+
+    def weigh_by_sentence(self, *arguments, relu):
+        *others, dtype = arguments
+        similarity, weighted = patch_weights.weigh_by_sentence(*others, torch.float32, relu=relu)
+        name = "weighted with relu" if relu else "weighted"
+        return self._spoil("similarity", similarity), self._spoil(name, weighted.to(dtype))
+
+    def weigh_by_words(self, *arguments):
+        *others, dtype = arguments
+        verification, gated = patch_weights.weigh_by_words(*others, torch.float32)
+        return self._spoil("verification", verification), self._spoil("gated", gated.to(dtype))
+
+
+@pytest.fixture
+def accepted(monkeypatch) -> Iterator[Callable[..., bool]]:
+    """A function that says whether kernels are used after their trial, which runs on the CPU here."""
+
+    def is_accepted(kernels: object, dtype: torch.dtype) -> bool:
+        monkeypatch.setitem(sys.modules, "sspsam.models.patch_kernels", kernels)
+        monkeypatch.setattr(sspsam.models, "patch_kernels", kernels, raising=False)
+        patch_weights.patch_kernels_on.cache_clear()
+        return patch_weights.patch_kernels_on(torch.device("cpu"), dtype) is kernels
+
+    yield is_accepted
+    patch_weights.patch_kernels_on.cache_clear()
+
+
+def with_nan(value: torch.Tensor) -> torch.Tensor:
+    value = value.clone()
+    value.view(-1)[-1] = torch.nan
+    return value
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("wrong", ["similarity", "weighted", "weighted with relu", "verification", "gated"])
+def test_kernels_of_which_one_result_is_nan_or_wrong_are_refused(accepted, dtype, wrong, caplog) -> None:
+    assert accepted(Kernels(), dtype)
+    with caplog.at_level("INFO"):
+        assert not accepted(Kernels(wrong, with_nan), dtype)
+        assert "its results differ by nan" in caplog.messages[-1]
+        assert not accepted(Kernels(wrong, lambda value: value.flip(0, 1)), dtype)
+        # in one of the two sizes of the trial only
+        assert not accepted(Kernels(wrong, lambda value: value + 1 if value.shape[1] == 576 else value), dtype)
+        assert not accepted(Kernels(wrong, lambda value: value + 1 if value.shape[1] != 576 else value), dtype)
+    assert len(caplog.messages) == 4
