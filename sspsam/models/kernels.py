@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sspsam.models.trials import works_on
+from sspsam.models.trials import HALF_PRECISION, works_on
 
 _LOG: Final = logging.getLogger(__name__)
 Activation = Literal["none", "relu", "gelu"]
@@ -88,7 +88,7 @@ class PackedWeight:
 
 def widened(x: Tensor) -> Tensor:
     """Return half-precision values in float32, for what half precision cannot hold; others as they are."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in HALF_PRECISION else x
 
 
 def linear(
@@ -141,7 +141,7 @@ def product_with_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _can_apply_relu(x: Tensor) -> bool:
     """Half precision on a GPU, outside mixed precision, and without gradients: the operator has no derivative."""
-    if x.device.type != "cuda" or x.dtype not in (torch.float16, torch.bfloat16):
+    if x.device.type != "cuda" or x.dtype not in HALF_PRECISION:
         return False
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cuda"):
         return False

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from sspsam.models.column_attention import from_windows, to_windows
 from sspsam.models.kernels import widened
-from sspsam.models.trials import max_difference, own_kernel_works_on, own_kernels_apply
+from sspsam.models.trials import HALF_PRECISION, max_difference, own_kernel_works_on, own_kernels_apply
 
 _MOST_ROUNDINGS: Final = 4  # distances between numbers in half precision by which a kernel's results may differ
 # widths and sides of the grids on which the kernels are tried: one row in a block of few and of many threads, and
@@ -134,7 +134,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def _kernels(x: Tensor, dtype: torch.dtype) -> types.ModuleType | None:
     """Return the module of the kernels where they compute `dtype` from `x`, or None."""
-    return norm_kernels_on(x.device, dtype) if own_kernels_apply(x.device, dtype) else None
+    return norm_kernels_on(x.device, dtype) if dtype in HALF_PRECISION and own_kernels_apply(x.device) else None
 
 
 @cache

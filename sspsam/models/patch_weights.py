@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspsam.models.kernels import widened
-from sspsam.models.trials import max_difference, own_kernel_works_on, own_kernels_apply
+from sspsam.models.trials import HALF_PRECISION, max_difference, own_kernel_works_on, own_kernels_apply
 
 _MOST_ROUNDINGS: Final = 4  # distances between numbers in half precision by which a kernel's results may differ
 _TRIED_SIZES: Final = ((2, 9, 48), (1, 576, 512))  # expressions, patches and width of the trial
@@ -80,7 +80,7 @@ def weigh_by_words(
 
 def _kernels(x: Tensor, dtype: torch.dtype) -> types.ModuleType | None:
     """Return the module of the kernels where they compute `dtype` from `x`, or None."""
-    return patch_kernels_on(x.device, dtype) if own_kernels_apply(x.device, dtype) else None
+    return patch_kernels_on(x.device, dtype) if dtype in HALF_PRECISION and own_kernels_apply(x.device) else None
 
 
 @cache

@@ -10,6 +10,7 @@ from torch import Tensor
 from sspsam.utils.switches import switched_on
 
 _LOG: Final = logging.getLogger(__name__)
+HALF_PRECISION: Final = (torch.float16, torch.bfloat16)
 SWITCH: Final = "SSPSAM_TRITON"  # environment variable; 0 turns the kernels of this package for a GPU off
 
 
@@ -47,12 +48,12 @@ def own_kernel_works_on(
     return switched_on(SWITCH) and works_on(device, name, instead, difference, most)
 
 
-def own_kernels_apply(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return True where kernels of this package may compute results in half precision: on a GPU of NVIDIA.
+def own_kernels_apply(device: torch.device) -> bool:
+    """Return True where kernels of this package may take the place of PyTorch's operators: on a GPU of NVIDIA.
 
     They have no derivative, and PyTorch's compiler writes such kernels itself.
     """
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or torch.version.cuda is None:
+    if device.type != "cuda" or torch.version.cuda is None:
         return False
     return not (torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cuda"))
 

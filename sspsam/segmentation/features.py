@@ -61,7 +61,7 @@ def answer_features(
     """Return the features of E answers, (E, F), in the order of `FEATURES`.
 
     Args:
-        table: (E, any), rows of `transfer.summarize`.
+        table: (E, any), rows of `summary.summarize`.
         foreground: (E, M, M) bool, the low-resolution logits that are 0 or more.
         geometry: of the image.
         sam_size: side of SAM's square, pixels.

@@ -25,7 +25,8 @@ from sspsam.models.device_model import MOST_EXPRESSIONS
 from sspsam.segmentation.answers import AnswerSettings, to_segmentation
 from sspsam.segmentation.presence import Calibration, TargetRule
 from sspsam.segmentation.result import Segmentation
-from sspsam.segmentation.transfer import HostAnswer, host_answers, summarize
+from sspsam.segmentation.summary import summarize
+from sspsam.segmentation.transfer import HostAnswer, host_answers
 from sspsam.text.encoder import TextEncoder, TokenizedExpression, tokenizer_for
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven, whole_number

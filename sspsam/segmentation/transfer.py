@@ -8,12 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sspsam.config import ModelConfig
 from sspsam.devices import host_buffer
 from sspsam.images.preprocessing import Geometry
-from sspsam.models import Prediction
-from sspsam.segmentation.features import feature_columns
-from sspsam.segmentation.postprocessing import box_of_mask, box_of_occupied, foreground_pixels, logits_on_image
+from sspsam.segmentation.postprocessing import box_of_mask, box_of_occupied, logits_on_image
 
 _LOGITS_BYTES: Final = 256 * 2**20  # of logits at the size of the image that a GPU computes together
 _MASK_BYTES: Final = 256 * 2**20  # of masks in one transfer
@@ -65,22 +62,6 @@ class HostAnswer(NamedTuple):
     presence: float | None
 
 
-def summarize(prediction: Prediction, config: ModelConfig) -> Tensor:
-    """Return the numbers behind the answers, on the device: (E, 7 + `features.COLUMNS`).
-
-    They are whether all values are finite (0 or 1), the foreground pixels in the authors' frame, the predicted IoU, the
-    four numbers of the box head, and the columns of `feature_columns`.
-    """
-    low_res = prediction.low_res
-    finite = low_res.flatten(1).isfinite().all(dim=1) & prediction.box.isfinite().all(dim=1)  # (E,)
-    finite = finite & prediction.iou.isfinite()
-    foreground = foreground_pixels(
-        low_res, config.architecture.sam.image_size, config.postprocessing.no_target_frame
-    )  # (E,); float32 holds it exactly
-    numbers = torch.stack([finite.float(), foreground.float(), prediction.iou], dim=1)  # (E, 3)
-    return torch.cat([numbers, prediction.box, feature_columns(prediction)], dim=1)
-
-
 def host_answers(
     low_res: Tensor,
     summary: Tensor,
@@ -94,7 +75,7 @@ def host_answers(
 
     Args:
         low_res: (E, M, M) logits.
-        summary: (E, any), from `summarize`.
+        summary: (E, any), from `summary.summarize`.
         geometry: of the image.
         sam_size: side of SAM's square, pixels.
         threshold: logit from which a pixel of the mask is foreground.

@@ -1,0 +1,86 @@
+"""The numbers behind the answers, computed on the device: a prediction -> one row of numbers for each expression."""
+
+import types
+from functools import cache
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from sspsam.config import ModelConfig
+from sspsam.models import Prediction
+from sspsam.models.trials import max_difference, own_kernel_works_on, own_kernels_apply
+from sspsam.segmentation.features import feature_columns
+from sspsam.segmentation.postprocessing import foreground_pixels
+
+_MOST_DIFFERENCE: Final = 1e-4  # of the kernels' results, relative above 1
+
+
+def summarize(prediction: Prediction, config: ModelConfig) -> Tensor:
+    """Return the numbers behind the answers, on the device: (E, 7 + `features.COLUMNS`).
+
+    They are whether all values are finite (0 or 1), the foreground pixels in the authors' frame, the predicted IoU, the
+    four numbers of the box head, and the columns of `feature_columns`.
+
+    Args:
+        prediction: about E expressions.
+        config: of the model.
+    """
+    low_res = prediction.low_res
+    pixels_in_frame = foreground_pixels(
+        low_res, config.architecture.sam.image_size, config.postprocessing.no_target_frame
+    )  # (E,)
+    kernel = summary_kernel_on(low_res.device) if own_kernels_apply(low_res.device) else None
+    if kernel is None:
+        return by_operators(prediction, pixels_in_frame)
+    summary: Tensor = kernel.summarize(prediction, pixels_in_frame)
+    return summary
+
+
+def by_operators(prediction: Prediction, pixels_in_frame: Tensor) -> Tensor:
+    """Return the numbers of `summarize`, by PyTorch's operators.
+
+    Args:
+        prediction: about E expressions.
+        pixels_in_frame: (E,), the foreground pixels in the authors' frame.
+    """
+    finite = prediction.low_res.flatten(1).isfinite().all(dim=1) & prediction.box.isfinite().all(dim=1)  # (E,)
+    finite = finite & prediction.iou.isfinite()
+    # float32 holds the number of pixels exactly
+    numbers = torch.stack([finite.float(), pixels_in_frame.float(), prediction.iou], dim=1)  # (E, 3)
+    return torch.cat([numbers, prediction.box, feature_columns(prediction)], dim=1)
+
+
+@cache
+def summary_kernel_on(device: torch.device) -> types.ModuleType | None:
+    """Return the module `summary_kernel` if its kernels give PyTorch's results on a device, or None."""
+
+    def difference() -> float:
+        from sspsam.segmentation import summary_kernel
+
+        example, pixels_in_frame = _example(device)
+        summary, expected = summary_kernel.summarize(example, pixels_in_frame), by_operators(example, pixels_in_frame)
+        finite = expected[:, 0] == 1  # otherwise the other numbers mean nothing
+        return max_difference([(summary[:, 0], expected[:, 0]), (summary[finite], expected[finite])])
+
+    if not own_kernel_works_on(device, "numbers behind answers", "PyTorch's operators", difference, _MOST_DIFFERENCE):
+        return None
+    from sspsam.segmentation import summary_kernel
+
+    return summary_kernel
+
+
+def _example(device: torch.device) -> tuple[Prediction, Tensor]:
+    """Return a prediction in which masks are ordinary, empty and full and values are not finite, and pixel counts."""
+    waves = [(torch.arange(7 * count, device="cpu") * 0.37).sin().view(7, -1) for count in (90 * 90, 4, 1, 600)]
+    logits, box, iou, maps = (values.to(device) for values in waves)
+    logits = logits.view(7, 90, 90) * 3
+    logits[0, :20] = logits[0, 70:] = logits[0, :, :8] = logits[0, :, 77:] = -1.0
+    logits[1, :5] = logits[1, 12:] = logits[1, :, :30] = logits[1, :, 41:] = -1.0
+    logits[2], logits[3] = logits[2] - 9, logits[3] + 9
+    logits[4, 80, 3], box[5, 2], iou[6] = torch.nan, torch.inf, -torch.inf
+    similarity = maps.view(7, 20, 30)
+    verification = (similarity + torch.arange(7, device="cpu").to(device).view(7, 1, 1)).square()
+    # the prompts and the words take no part
+    prediction = Prediction(logits, iou.view(7), box, iou, similarity, iou, verification)
+    return prediction, torch.arange(7, device="cpu").to(device) * 40_000
