@@ -100,9 +100,13 @@ class MultiheadAttention(PackingLayer, nn.MultiheadAttention):
             (E, Q, width).
         """
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        projections = zip((queries, keys, values), weights, biases, strict=True)
-        q, k, v = (self._by_head(linear(*projection)) for projection in projections)
-        return self.attend_projected(q, k, v)
+        if queries is keys:
+            width = 2 * keys.shape[-1]
+            q, k = linear(keys, self.in_proj_weight[:width], self.in_proj_bias[:width]).chunk(2, dim=-1)
+        else:
+            q, k = (linear(*inputs) for inputs in zip((queries, keys), weights[:2], biases[:2], strict=True))
+        v = linear(values, weights[2], biases[2])
+        return self.attend_projected(self._by_head(q), self._by_head(k), self._by_head(v))
 
     def self_attend(self, x: Tensor, *, causal: bool = False) -> Tensor:
         """Attend from every token to all tokens, or, if `causal`, to those not after it; (E, L, width) -> the same."""
