@@ -7,8 +7,9 @@
 The checks compare with the golden files (those in `tests/data`, and those in the folder that `--reference` or
 `SSPSAM_REFERENCE` names), recorded graphs with eager execution, threads with one thread, and half precision with
 float32. The times are compared with the authors' way (`benchmarks/authors_way.py`) in float32, in the same run, with
-TF32 where PyTorch uses it by default. Each stage prints its numbers when they are measured; a stage that fails prints
-the end of its traceback, and the next one starts. The exit status is 1 if a stage failed.
+TF32 where PyTorch uses it by default, and those of the package's own kernels with PyTorch's operators. Each stage
+prints its numbers when they are measured; a stage that fails prints the end of its traceback, and the next one starts.
+The exit status is 1 if a stage failed.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import torch
 
 from benchmarks.gpu_bench import Bench, Numbers, Stage
 from benchmarks.gpu_checks import CHECKS
+from benchmarks.gpu_kernels import KERNELS
 from benchmarks.gpu_times import TIMES
 
 STAGE_SECONDS: Final = 75
@@ -98,7 +100,7 @@ def describe(device: torch.device) -> str:
 
 def main() -> None:
     """Parse the command line, run the stages, and print the table."""
-    stages: dict[str, Stage] = {**CHECKS, **TIMES}
+    stages: dict[str, Stage] = {**CHECKS, **TIMES, **KERNELS}
     parser = _parser(list(stages))
     arguments = parser.parse_args()
     chosen = arguments.stages.split(",") if arguments.stages else list(stages)

@@ -12,9 +12,10 @@ import torch
 from sspsam import Segmentation, SSPSAMPredictor
 from sspsam.errors import SSPSAMWarning
 from sspsam.images.preprocessing import clip_input, device_inputs, geometry_of, sam_input, staged_pixels
-from sspsam.models import kernels, norms
+from sspsam.models import Prediction, kernels, norms, patch_weights, trials
 from sspsam.models.column_attention import from_windows, to_windows
 from sspsam.models.gru import both_directions, fused_gru
+from sspsam.segmentation import summary
 from sspsam.shapes import ask, draw_scene
 
 pytestmark = pytest.mark.cuda
@@ -206,11 +207,59 @@ def test_the_norm_kernels_move_the_tokens_of_windows() -> None:
         assert (narrow - norm(total)).abs().max() < 8e-3
 
 
-def test_the_answers_are_those_without_the_norm_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = answers(SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float16"))
-    monkeypatch.setattr(norms, "norm_kernels_on", lambda device, dtype: None)
-    plain = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype="float16")
-    assert_same_answers(answers(plain), expected, torch.float16)
+@pytest.mark.parametrize("expressions", [1, 3, 16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_kernels_that_weight_patches_give_the_results_of_pytorch(expressions: int, dtype: torch.dtype) -> None:
+    fused = patch_weights.patch_kernels_on(GPU, dtype)
+    if fused is None:
+        pytest.skip("the kernels do not run on this GPU, or Triton finds no C compiler")
+    torch.manual_seed(expressions)
+    count, width, most = 576, 512, 8 * torch.finfo(dtype).eps
+    norm = torch.nn.LayerNorm(width).requires_grad_(False).to(GPU)
+    image, patches = (torch.randn(expressions, count, width, device=GPU).to(dtype) for _ in range(2))
+    context, sentence = image + patches / 2, torch.randn(expressions, width, device=GPU)
+    scale, sigma = torch.full((1,), 1.2, device=GPU), torch.full((1,), 0.5, device=GPU)
+    products, bias = torch.randn(expressions, count, device=GPU), torch.randn(width, device=GPU).to(dtype)
+    by_words, by_sentence = (norm, scale, sigma, image, context, patches, sentence), (products, patches[0], bias)
+    with torch.no_grad():
+        results = (
+            *fused.weigh_by_words(*by_words, dtype),
+            *fused.weigh_by_sentence(*by_sentence, dtype, relu=True),
+        )
+        expected = (
+            *patch_weights.weigh_by_words(*by_words, torch.float32),
+            *patch_weights.weigh_by_sentence(*by_sentence, torch.float32, relu=True),
+        )
+    pairs = list(zip(results, expected, strict=True))
+    assert trials.max_difference(pairs) < most
+    assert trials.max_difference([pairs[0], pairs[2]]) < 1e-5  # verification and similarity are float32
+
+
+@pytest.mark.parametrize(("expressions", "side", "grid"), [(1, 256, 24), (16, 256, 24), (3, 90, 7)])
+def test_the_kernels_behind_answers_give_the_numbers_of_pytorch(expressions: int, side: int, grid: int) -> None:
+    fused = summary.summary_kernel_on(GPU)
+    if fused is None:
+        pytest.skip("the kernels do not run on this GPU, or Triton finds no C compiler")
+    torch.manual_seed(side)
+    iou, box = torch.rand(expressions, 4, device=GPU)[:, 1], torch.rand(expressions, 4, device=GPU)
+    maps = [torch.rand(expressions, grid, grid, device=GPU) for _ in range(2)]
+    pixels = torch.arange(expressions, device=GPU)
+    for offset in (-9.0, -3.0, 0.0, 9.0):  # from empty to full masks
+        logits = torch.randn(expressions, side, side, device=GPU) + offset
+        prediction = Prediction(logits, iou, box, iou, maps[0], iou, maps[1])
+        pairs = [(fused.summarize(prediction, pixels), summary.by_operators(prediction, pixels))]
+        assert trials.max_difference(pairs) < 1e-5
+    logits[-1, 3, 4] = torch.nan
+    assert fused.summarize(prediction, pixels)[:, 0].tolist() == [1] * (expressions - 1) + [0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_answers_are_those_without_the_kernels_of_this_package(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = answers(SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype=dtype))
+    for module in (norms, patch_weights, summary):
+        monkeypatch.setattr(module, "own_kernels_apply", lambda device: False)
+    plain = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype=dtype)
+    assert_same_answers(answers(plain), expected, plain.dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

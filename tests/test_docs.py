@@ -163,7 +163,7 @@ def test_the_serve_benchmark_runs() -> None:
 
 @pytest.mark.slow
 def test_the_gpu_benchmark_runs_without_a_gpu() -> None:
-    stages = "memory,parity,speed,authors,resize"
+    stages = "memory,parity,speed,authors,resize,kernels"
     output = run([sys.executable, "-m", "benchmarks.gpu", "--quick", "--device", "cpu", "--stages", stages], ROOT)
     assert "failed: none" in output
     assert "bits of Pillow" in output

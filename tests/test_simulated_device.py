@@ -13,15 +13,17 @@ import torch
 
 from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor
 from sspsam.errors import OutOfMemoryError, SSPSAMWarning
-from sspsam.models import SSPSAM, ExpressionFeatures, ImageFeatures, Prediction, PreparedImage
+from sspsam.models import SSPSAM, ExpressionFeatures, ImageFeatures, Prediction, PreparedImage, norms, patch_weights
 from sspsam.models.precision import network_on_device
-from sspsam.segmentation import transfer
+from sspsam.segmentation import summary, transfer
 from sspsam.segmentation.postprocessing import box_of_mask
 from sspsam.shapes import draw_scene
 from tests.support.calibrations import calibration_with
 from tests.support.device_mode import Record, operators_without_mps, simulated_device
+from tests.support.own_kernels import NormKernels, PatchKernels, SummaryKernels
 
 TEXTS = ["the red circle", "every shape", "the largest thing on the left"]
+NORMS_OF_ENCODERS = {"norm", "total", "norm of the total", "quick gelu"}  # without fused attention: no windows
 Accelerator = tuple[str, Record]
 PIXELS = draw_scene(3, (192, 256)).pixels
 
@@ -202,6 +204,33 @@ def test_cuda_in_float16_has_the_whole_network_in_half_precision_and_the_masks_o
     expected = predictor.predict(TEXTS, image=PIXELS, return_logits="low_res")
     half = SSPSAMPredictor(predictor._model, predictor.config, device="cuda", dtype="float16")
     check_answers(half.predict(TEXTS, image=PIXELS, return_logits="low_res"), expected, 2.0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_cuda_with_the_kernels_of_this_package_has_the_masks_of_the_cpu(
+    predictor: SSPSAMPredictor, cuda: Record, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """PyTorch computes the results of the kernels, in their dtypes."""
+    expected = predictor.predict(TEXTS, image=PIXELS, return_logits="low_res", explain=True, return_features=True)
+    norm, patch, numbers = NormKernels(), PatchKernels(), SummaryKernels()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(norms, "norm_kernels_on", lambda device, dtype: norm)
+    monkeypatch.setattr(patch_weights, "patch_kernels_on", lambda device, dtype: patch)
+    monkeypatch.setattr(summary, "summary_kernel_on", lambda device: numbers)
+    on_gpu = SSPSAMPredictor(predictor._model, predictor.config, device="cuda", dtype=dtype)
+    results = on_gpu.predict(TEXTS, image=PIXELS, return_logits="low_res", explain=True, return_features=True)
+    check_answers(results, expected, 1e-3 if dtype == "float32" else 2.0)
+    for result, answer in zip(results, expected, strict=True):
+        assert np.abs(result.explanation.similarity - answer.explanation.similarity).max() < 2e-2
+        assert np.abs(result.explanation.verification - answer.explanation.verification).max() < 2e-2
+        assert result.features == pytest.approx(answer.features, rel=2e-2, abs=5e-2)
+    # the encoders of an image are narrow in both, words and masks in float16 only
+    in_words = {"gelu", "wide", "narrow", "placed"}
+    of_norms = {"float16": in_words | NORMS_OF_ENCODERS, "bfloat16": NORMS_OF_ENCODERS, "float32": set()}
+    assert set(norm.results) == of_norms[dtype]
+    of_patches = {"similarity", "weighted with relu", "verification", "gated"}
+    assert set(patch.results) == (of_patches if dtype == "float16" else set())
+    assert numbers.results["0"] == 1
 
 
 def test_an_answer_that_overflows_in_half_precision_is_computed_again_in_float32(

@@ -30,7 +30,13 @@ def summarize(prediction: Prediction, config: ModelConfig) -> Tensor:
     pixels_in_frame = foreground_pixels(
         low_res, config.architecture.sam.image_size, config.postprocessing.no_target_frame
     )  # (E,)
-    kernel = summary_kernel_on(low_res.device) if own_kernels_apply(low_res.device) else None
+    return with_pixels(prediction, pixels_in_frame)
+
+
+def with_pixels(prediction: Prediction, pixels_in_frame: Tensor) -> Tensor:
+    """Return the numbers of `summarize` when the foreground pixels are known; see `by_operators`."""
+    device = prediction.low_res.device
+    kernel = summary_kernel_on(device) if own_kernels_apply(device) else None
     if kernel is None:
         return by_operators(prediction, pixels_in_frame)
     summary: Tensor = kernel.summarize(prediction, pixels_in_frame)
@@ -38,7 +44,7 @@ def summarize(prediction: Prediction, config: ModelConfig) -> Tensor:
 
 
 def by_operators(prediction: Prediction, pixels_in_frame: Tensor) -> Tensor:
-    """Return the numbers of `summarize`, by PyTorch's operators.
+    """Return the same by PyTorch's operators.
 
     Args:
         prediction: about E expressions.

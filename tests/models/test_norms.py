@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import sspsam.models
 from sspsam.models import norms
 from sspsam.models.column_attention import from_windows, to_windows
+from tests.support.own_kernels import NormKernels
 from tests.support.triton_interpreter import interpreted, needs_triton
 
 # run where Triton interprets kernels on the CPU, which it decides when it is imported
@@ -136,40 +137,6 @@ def test_windows_of_half_precision_are_narrow_before_they_are_moved() -> None:
     assert norms.normalize_into_windows(norm, x, 4, torch.bfloat16).dtype is torch.bfloat16
 
 
-class Kernels:
-    """The results of the kernels, computed by PyTorch, of which one may be spoilt.
-
-    Args:
-        wrong: name of the result.
-        spoilt: returns what takes the place of its value.
-    """
-
-    def __init__(self, wrong: str = "none", spoilt: Callable[[torch.Tensor], torch.Tensor] = lambda x: x) -> None:
-        self._wrong, self._spoilt = wrong, spoilt
-
-    def _spoil(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        return self._spoilt(value) if name == self._wrong else value
-
-    def normalize(self, norm, x, dtype, *, gelu=False):
-        name, value = ("gelu", F.gelu(norm(x))) if gelu else ("norm", norm(x))
-        return self._spoil(name, value.to(dtype))
-
-    def normalize_into_windows(self, norm, x, window, dtype):
-        return self._spoil("windows", to_windows(norm(x), window).to(dtype))
-
-    def add_and_normalize(self, norm, x, update, dtype, window=0):
-        total = x + from_windows(update, window, x.shape[1])
-        return self._spoil("total", total), self._spoil("norm of the total", norm(total).to(dtype))
-
-    def normalize_sum(self, norm, x, update, dtype, position=None):
-        wide = norm(x + update)
-        placed = self._spoil("placed", (wide + position).to(dtype))
-        return self._spoil("wide", wide), self._spoil("narrow", wide.to(dtype)), placed
-
-    def quick_gelu(self, x):
-        return self._spoil("quick gelu", (x.float() * torch.sigmoid(1.702 * x.float())).to(x.dtype))
-
-
 @pytest.fixture
 def accepted(monkeypatch) -> Iterator[Callable[..., bool]]:
     """A function that says whether kernels are used after their trial, which runs on the CPU here."""
@@ -199,12 +166,12 @@ def last_row_swapped(value: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_kernels_of_which_one_result_is_nan_or_wrong_are_refused(accepted, dtype, caplog) -> None:
-    assert accepted(Kernels(), dtype)
+    assert accepted(NormKernels(), dtype)
     with caplog.at_level("INFO"):
         for wrong in RESULTS:
-            assert not accepted(Kernels(wrong, with_nan), dtype), wrong
+            assert not accepted(NormKernels(wrong, with_nan), dtype), wrong
             assert "its results differ by nan" in caplog.messages[-1]
-            assert not accepted(Kernels(wrong, last_row_swapped), dtype), wrong
+            assert not accepted(NormKernels(wrong, last_row_swapped), dtype), wrong
     assert len(caplog.messages) == 2 * len(RESULTS)
 
 
@@ -212,11 +179,11 @@ def test_kernels_of_which_one_result_is_nan_or_wrong_are_refused(accepted, dtype
 def test_the_trial_covers_several_rows_in_a_block_and_many_threads(accepted, is_tried) -> None:
     """The kernels give a block several rows from 2,048 on, and 8 groups of threads above a width of 1,024."""
     for wrong in RESULTS:
-        assert not accepted(Kernels(wrong, lambda x: x + 1 if is_tried(x) else x), torch.float16), wrong
+        assert not accepted(NormKernels(wrong, lambda x: x + 1 if is_tried(x) else x), torch.float16), wrong
 
 
 def test_kernels_that_fail_are_logged_and_not_used(accepted, caplog) -> None:
     with caplog.at_level("INFO"):
-        assert not accepted(Kernels("total", lambda value: 1 / 0), torch.float16)
+        assert not accepted(NormKernels("total", lambda value: 1 / 0), torch.float16)
     assert "norms in float16: PyTorch's operators on cpu" in caplog.text
     assert "ZeroDivisionError" in caplog.text

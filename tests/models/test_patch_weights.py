@@ -10,6 +10,7 @@ from torch import nn
 
 import sspsam.models
 from sspsam.models import patch_weights
+from tests.support.own_kernels import PatchKernels
 from tests.support.triton_interpreter import interpreted, needs_triton
 
 INTERPRETED = """
@@ -102,32 +103,6 @@ def test_on_the_cpu_they_follow_the_definition() -> None:
     assert torch.allclose(gated, expected)
 
 
-class Kernels:
-    """The results of the kernels, computed by PyTorch, of which one may be spoilt.
-
-    Args:
-        wrong: name of the result.
-        spoilt: returns what takes the place of its value.
-    """
-
-    def __init__(self, wrong: str = "none", spoilt: Callable[[torch.Tensor], torch.Tensor] = lambda x: x) -> None:
-        self._wrong, self._spoilt = wrong, spoilt
-
-    def _spoil(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        return self._spoilt(value) if name == self._wrong else value
-
-    def weigh_by_sentence(self, *arguments, relu):
-        *others, dtype = arguments
-        similarity, weighted = patch_weights.weigh_by_sentence(*others, torch.float32, relu=relu)
-        name = "weighted with relu" if relu else "weighted"
-        return self._spoil("similarity", similarity), self._spoil(name, weighted.to(dtype))
-
-    def weigh_by_words(self, *arguments):
-        *others, dtype = arguments
-        verification, gated = patch_weights.weigh_by_words(*others, torch.float32)
-        return self._spoil("verification", verification), self._spoil("gated", gated.to(dtype))
-
-
 @pytest.fixture
 def accepted(monkeypatch) -> Iterator[Callable[..., bool]]:
     """A function that says whether kernels are used after their trial, which runs on the CPU here."""
@@ -151,12 +126,12 @@ def with_nan(value: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("wrong", ["similarity", "weighted", "weighted with relu", "verification", "gated"])
 def test_kernels_of_which_one_result_is_nan_or_wrong_are_refused(accepted, dtype, wrong, caplog) -> None:
-    assert accepted(Kernels(), dtype)
+    assert accepted(PatchKernels(), dtype)
     with caplog.at_level("INFO"):
-        assert not accepted(Kernels(wrong, with_nan), dtype)
+        assert not accepted(PatchKernels(wrong, with_nan), dtype)
         assert "its results differ by nan" in caplog.messages[-1]
-        assert not accepted(Kernels(wrong, lambda value: value.flip(0, 1)), dtype)
+        assert not accepted(PatchKernels(wrong, lambda value: value.flip(0, 1)), dtype)
         # in one of the two sizes of the trial only
-        assert not accepted(Kernels(wrong, lambda value: value + 1 if value.shape[1] == 576 else value), dtype)
-        assert not accepted(Kernels(wrong, lambda value: value + 1 if value.shape[1] != 576 else value), dtype)
+        assert not accepted(PatchKernels(wrong, lambda value: value + 1 if value.shape[1] == 576 else value), dtype)
+        assert not accepted(PatchKernels(wrong, lambda value: value + 1 if value.shape[1] != 576 else value), dtype)
     assert len(caplog.messages) == 4

@@ -13,6 +13,7 @@ from benchmarks.authors_checkpoint import tiny_architecture
 from sspsam.config import ModelConfig
 from sspsam.models import Prediction
 from sspsam.segmentation import summary
+from tests.support.own_kernels import SummaryKernels
 from tests.support.triton_interpreter import interpreted, needs_triton
 
 INTERPRETED = """
@@ -94,19 +95,6 @@ def test_values_that_are_not_finite_are_noticed_in_their_row(field: str, value: 
     assert table[:, 0].tolist() == [1, 0]
 
 
-class Kernels:
-    """The kernels' results, computed by PyTorch, of which one column may be spoilt."""
-
-    def __init__(self, column: int | None = None, spoilt: Callable[[torch.Tensor], torch.Tensor] = lambda x: x) -> None:
-        self._column, self._spoilt = column, spoilt
-
-    def summarize(self, prediction: Prediction, pixels: torch.Tensor) -> torch.Tensor:
-        table = summary.by_operators(prediction, pixels)
-        if self._column is not None:
-            table[:, self._column] = self._spoilt(table[:, self._column])
-        return table
-
-
 @pytest.fixture
 def accepted(monkeypatch) -> Iterator[Callable[[object], bool]]:
     """A function that says whether kernels are used after their trial, which runs on the CPU here."""
@@ -123,13 +111,17 @@ def accepted(monkeypatch) -> Iterator[Callable[[object], bool]]:
 
 @pytest.mark.parametrize("column", range(18))
 def test_kernels_of_which_one_number_is_wrong_are_refused(accepted, column: int) -> None:
-    assert accepted(Kernels())
-    assert not accepted(Kernels(column, lambda values: values + 1))
-    assert not accepted(Kernels(column, lambda values: values.roll(1)))
-    assert not accepted(Kernels(column, lambda values: values * torch.nan))
+    assert accepted(SummaryKernels())
+    assert not accepted(SummaryKernels(str(column), lambda values: values + 1))
+    assert not accepted(SummaryKernels(str(column), lambda values: values.roll(1)))
+    assert not accepted(SummaryKernels(str(column), lambda values: values * torch.nan))
 
 
 def test_the_trial_notices_wrong_numbers_of_empty_masks_and_values_that_are_not_finite(accepted) -> None:
+
+    def wrong_where_empty(values: torch.Tensor) -> torch.Tensor:
+        return torch.where(values == values[2], values + 1, values)
+
     for column in (8, 14, 16):
-        assert not accepted(Kernels(column, lambda values: torch.where(values == values[2], values + 1, values)))
-    assert not accepted(Kernels(0, torch.ones_like))
+        assert not accepted(SummaryKernels(str(column), wrong_where_empty))
+    assert not accepted(SummaryKernels("0", torch.ones_like))

@@ -1,0 +1,77 @@
+"""Stand-ins for the kernels of a GPU: PyTorch computes their results, in the dtypes of the kernels."""
+
+from collections import Counter
+from collections.abc import Callable
+
+from torch import Tensor, float32, sigmoid
+from torch.nn import functional as F
+
+from sspsam.models import Prediction, patch_weights
+from sspsam.models.column_attention import from_windows, to_windows
+from sspsam.segmentation import summary
+
+
+class _Kernels:
+    """The results of kernels, computed by PyTorch, of which one may be spoilt; the calls are counted by name.
+
+    Args:
+        wrong: name of the result.
+        spoilt: returns what takes the place of its value.
+    """
+
+    def __init__(self, wrong: str = "none", spoilt: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+        self._wrong, self._spoilt = wrong, spoilt
+        self.results: Counter[str] = Counter()
+
+    def _spoil(self, name: str, value: Tensor) -> Tensor:
+        self.results[name] += 1
+        return self._spoilt(value) if name == self._wrong else value
+
+
+class NormKernels(_Kernels):
+    """In the place of `sspsam.models.norm_kernels`."""
+
+    def normalize(self, norm, x, dtype, *, gelu=False):
+        value = F.layer_norm(x.float(), x.shape[-1:], norm.weight, norm.bias, norm.eps)
+        name, value = ("gelu", F.gelu(value)) if gelu else ("norm", value)
+        return self._spoil(name, value.to(dtype))
+
+    def normalize_into_windows(self, norm, x, window, dtype):
+        return self._spoil("windows", to_windows(norm(x), window).to(dtype))
+
+    def add_and_normalize(self, norm, x, update, dtype, window=0):
+        total = x + (from_windows(update, window, x.shape[1]) if window else update.view(x.shape))
+        return self._spoil("total", total), self._spoil("norm of the total", norm(total).to(dtype))
+
+    def normalize_sum(self, norm, x, update, dtype, position=None):
+        wide = norm(x + update)
+        placed = None if position is None else self._spoil("placed", (wide + position).to(dtype))
+        return self._spoil("wide", wide), self._spoil("narrow", wide.to(dtype)), placed
+
+    def quick_gelu(self, x):
+        return self._spoil("quick gelu", (x.float() * sigmoid(1.702 * x.float())).to(x.dtype))
+
+
+class PatchKernels(_Kernels):
+    """In the place of `sspsam.models.patch_kernels`."""
+
+    def weigh_by_sentence(self, *arguments, relu):
+        *others, dtype = arguments
+        similarity, weighted = patch_weights.weigh_by_sentence(*others, float32, relu=relu)
+        name = "weighted with relu" if relu else "weighted"
+        return self._spoil("similarity", similarity), self._spoil(name, weighted.to(dtype))
+
+    def weigh_by_words(self, *arguments):
+        *others, dtype = arguments
+        verification, gated = patch_weights.weigh_by_words(*others, float32)
+        return self._spoil("verification", verification), self._spoil("gated", gated.to(dtype))
+
+
+class SummaryKernels(_Kernels):
+    """In the place of `sspsam.segmentation.summary_kernel`; the name of a result is the number of its column."""
+
+    def summarize(self, prediction: Prediction, pixels: Tensor) -> Tensor:
+        table = summary.by_operators(prediction, pixels)
+        for column in range(table.shape[1]):
+            table[:, column] = self._spoil(str(column), table[:, column])
+        return table
