@@ -90,6 +90,7 @@ def _steps(
     )
     image, image_update = noise(1, sam.grid**2, width), noise(count, sam.grid**2, width).to(dtype)
     grid, words = noise(1, sam.grid, sam.grid, sam.width), noise(count, clip.context_length, hidden).to(dtype)
+    grid_update = noise(*grid.shape).to(dtype)
     text_norm, tokens_norm, grid_norm, patch_norm = map(norm, (clip.text_width, width, sam.width, hidden))
     gates = noise(count, clip.context_length, clip.text_mlp_width).to(dtype)
     projected, context = noise(patches, hidden).to(dtype), noise(count, patches, hidden).to(dtype)
@@ -111,7 +112,7 @@ def _steps(
             tokens_norm, tokens, tokens_update, dtype, tokens[0]
         ),
         "sum and norm of image tokens": lambda: norms.normalize_sum(tokens_norm, image, image_update, dtype),
-        "norm into windows": lambda: norms.normalize_into_windows(grid_norm, grid, WINDOW, dtype),
+        "sum and norm into windows": lambda: norms.normalize_into_windows(grid_norm, grid, grid_update, WINDOW, dtype),
         "patches by sentence": lambda: patch_weights.weigh_by_sentence(products, projected, bias, dtype, relu=True),
         "patches by words": lambda: patch_weights.weigh_by_words(
             *(patch_norm, scale, sigma, context, context, context, sentence, dtype)

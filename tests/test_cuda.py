@@ -200,8 +200,11 @@ def test_the_norm_kernels_move_the_tokens_of_windows() -> None:
         pytest.skip("the kernels do not run on this GPU, or Triton finds no C compiler")
     norm, x = torch.nn.LayerNorm(1280).requires_grad_(False).to(GPU), torch.randn(2, 64, 64, 1280, device=GPU)
     with torch.no_grad():
-        windows = fused.normalize_into_windows(norm, x, 14, torch.float16)
+        _, windows = fused.normalize_into_windows(norm, x, None, 14, torch.float16)
         assert (windows - to_windows(norm(x), 14)).abs().max() < 8e-3
+        total, windows = fused.normalize_into_windows(norm, x, x.half(), 14, torch.float16)
+        assert torch.equal(total, x + x.half())
+        assert (windows - to_windows(norm(total), 14)).abs().max() < 8e-3
         total, narrow = fused.add_and_normalize(norm, x, windows, torch.float16, 14)
         assert torch.equal(total, x + from_windows(windows, 14, 64))
         assert (narrow - norm(total)).abs().max() < 8e-3

@@ -13,7 +13,16 @@ import torch
 
 from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor
 from sspsam.errors import OutOfMemoryError, SSPSAMWarning
-from sspsam.models import SSPSAM, ExpressionFeatures, ImageFeatures, Prediction, PreparedImage, norms, patch_weights
+from sspsam.models import (
+    SSPSAM,
+    ExpressionFeatures,
+    ImageFeatures,
+    Prediction,
+    PreparedImage,
+    image_encoder,
+    norms,
+    patch_weights,
+)
 from sspsam.models.precision import network_on_device
 from sspsam.segmentation import summary, transfer
 from sspsam.segmentation.postprocessing import box_of_mask
@@ -23,7 +32,8 @@ from tests.support.device_mode import Record, operators_without_mps, simulated_d
 from tests.support.own_kernels import NormKernels, PatchKernels, SummaryKernels
 
 TEXTS = ["the red circle", "every shape", "the largest thing on the left"]
-NORMS_OF_ENCODERS = {"norm", "total", "norm of the total", "quick gelu"}  # without fused attention: no windows
+IN_WINDOWS = {"windows", "total before windows", "windows of the total"}
+NORMS_OF_ENCODERS = {"norm", "total", "norm of the total", "quick gelu"} | IN_WINDOWS
 Accelerator = tuple[str, Record]
 PIXELS = draw_scene(3, (192, 256)).pixels
 
@@ -217,6 +227,7 @@ def test_cuda_with_the_kernels_of_this_package_has_the_masks_of_the_cpu(
     monkeypatch.setattr(norms, "norm_kernels_on", lambda device, dtype: norm)
     monkeypatch.setattr(patch_weights, "patch_kernels_on", lambda device, dtype: patch)
     monkeypatch.setattr(summary, "summary_kernel_on", lambda device: numbers)
+    monkeypatch.setattr(image_encoder, "fused_attention_accepts", lambda width, dtype, device: device.type == "cuda")
     on_gpu = SSPSAMPredictor(predictor._model, predictor.config, device="cuda", dtype=dtype)
     results = on_gpu.predict(TEXTS, image=PIXELS, return_logits="low_res", explain=True, return_features=True)
     check_answers(results, expected, 1e-3 if dtype == "float32" else 2.0)

@@ -29,7 +29,7 @@ from sspsam.models.column_attention import (
 )
 from sspsam.models.kernels import fused_attention_accepts, linear
 from sspsam.models.layers import Linear, MLPBlock
-from sspsam.models.norms import add_and_normalize, normalize, normalize_into_windows
+from sspsam.models.norms import add_and_normalize, normalize_into_windows
 
 _BAND_ROWS: Final = 7  # rows of the grid in a band, in a block without windows, on a CPU
 _MAX_BIAS_BYTES: Final = 30_000_000  # of the heads that a CPU computes together; below the 32 MB of the allocator
@@ -160,7 +160,8 @@ class Block(stock.ImageBlock):
     def forward(self, x: Tensor, buffer: Tensor | None = None) -> Tensor:
         """(B, g, g, width) -> (B, g, g, width); `buffer`: from `Attention.column_buffer`."""
         if buffer is not None:
-            return self._forward_with_columns(x, buffer)
+            residual, update = self.forward_with_columns(x, None, buffer)
+            return residual + update
         bands = torch.split(x, _rows_at_once(x, self.window_size), dim=1)  # (B, rows, g, width) each
         qkv_bands = (self.attn.qkv(self.norm1(band)) for band in bands)
         outputs = []
@@ -169,19 +170,28 @@ class Block(stock.ImageBlock):
             outputs.append(residual + self.mlp(self.norm2(residual)))
         return _concatenate(outputs)
 
-    def _forward_with_columns(self, x: Tensor, buffer: Tensor) -> Tensor:
-        """Compute the whole grid at once, with relative positions as columns."""
+    def forward_with_columns(self, x: Tensor, update: Tensor | None, buffer: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the whole grid at once, with relative positions as columns; the last sum is left to the next block.
+
+        Args:
+            x: (B, g, g, width).
+            update: of the same shape, from the block before; None: none.
+            buffer: from `Attention.column_buffer`.
+
+        Returns:
+            The next tokens as two terms of a sum.
+        """
         window, (_, grid, _, width) = self.window_size, x.shape
         dtype = self.attn.qkv.weight.dtype
         if window:
             # unlike in bands, the padding is multiplied too: to move it three times as wide would take longer
-            squares = normalize_into_windows(self.norm1, x, window, dtype)
+            x, squares = normalize_into_windows(self.norm1, x, update, window, dtype)
         else:
-            squares = normalize(self.norm1, x, dtype).view(-1, grid * grid, width)
+            x, normalized = add_and_normalize(self.norm1, x, update, dtype)
+            squares = normalized.view(-1, grid * grid, width)
         attended = self.attn.attend_with_columns(squares, buffer)
-        residual, normalized = add_and_normalize(self.norm2, x, attended, dtype, window)
-        output: Tensor = residual + self.mlp(normalized)
-        return output
+        x, normalized = add_and_normalize(self.norm2, x, attended, dtype, window)
+        return x, self.mlp(normalized)
 
     def _attend(self, qkv_bands: Iterator[Tensor]) -> Iterator[Tensor]:
         """(B, rows, g, 3*width) -> (B, rows, g, width), band by band."""
@@ -217,8 +227,14 @@ class ImageEncoderViT(stock.ImageEncoderViT):
         # a convolution's output is laid out by channels; every norm would copy it, and every sum would be strided
         x = x.contiguous()
         buffers = self._column_buffers(x)
+        update = None
         for block in cast(Sequence[Block], self.blocks):
-            x = block(x, buffers[block.window_size])
+            buffer = buffers[block.window_size]
+            if buffer is not None and isinstance(block, Block):  # neither compiled nor on demand
+                x, update = block.forward_with_columns(x, update, buffer)
+            else:
+                x, update = block(x if update is None else x + update, buffer), None
+        x = x if update is None else x + update
         reduction, first_norm, convolution, last_norm = self.neck
         # a 1 x 1 convolution is a product; unlike the convolution it gives the same bits for any number of threads
         x = linear(x, reduction.weight.flatten(1)).permute(0, 3, 1, 2)  # (B, D, g, g)

@@ -26,7 +26,7 @@ def _add_and_normalize(  # type: ignore[no-untyped-def]
     update,  # (rows, width), or in windows
     weight,  # (width,)
     bias,  # (width,)
-    total,  # (rows, width) float32, written: the sum
+    total,  # (x_rows or rows, width) float32, written: the sum, never in windows
     wide,  # (rows, width) float32, written: the normalised sum
     narrow,  # (rows, width), written: the same; or in windows, with zeros as their padding
     position,  # (position_rows, width) float32; repeated
@@ -58,6 +58,7 @@ def _add_and_normalize(  # type: ignore[no-untyped-def]
         down = (number // windows) % windows * window + inside // window
         across = number % windows * window + inside % window
         source = (number // (windows * windows) * grid + down) * grid + across
+        update_row = source
         has_source = is_row & (down < grid) & (across < grid)
     if layout == 2:  # _UPDATE_IN_WINDOWS
         down, across = row // grid % grid, row % grid
@@ -70,7 +71,8 @@ def _add_and_normalize(  # type: ignore[no-untyped-def]
     place = row[:, None] * width + columns
     result_mask = is_row[:, None] & in_width
     if writes_total:
-        tl.store(total + place, value, mask=result_mask)
+        total_row = source if layout == 1 else row
+        tl.store(total + total_row[:, None] * width + columns, value, mask=mask)
     mean = tl.sum(value, axis=1) / width
     centered = tl.where(in_width, value - mean[:, None], 0.0)
     variance = tl.sum(centered * centered, axis=1) / width
@@ -103,16 +105,27 @@ def normalize(norm: Any, x: Tensor, dtype: torch.dtype, *, gelu: bool = False) -
     return narrow
 
 
-def normalize_into_windows(norm: Any, x: Tensor, window: int, dtype: torch.dtype) -> Tensor:
-    """Compute `norm(x)` in `dtype`, in windows; (B, g, g, width) float32 -> (B*windows*windows, window*window, width).
+def normalize_into_windows(
+    norm: Any, x: Tensor, update: Tensor | None, window: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Compute `x + update` in float32 and its norm in `dtype`, in windows whose padding is zeros.
 
-    The padding of the windows is zeros.
+    Args:
+        norm: with `weight`, `bias` and `eps`.
+        x: (B, g, g, width) float32.
+        update: of the same shape; None: the sum is `x`.
+        window: side of a window.
+        dtype: of the normalised sum.
+
+    Returns:
+        The sum, and the normalised sum as (B*windows*windows, window*window, width).
     """
     count, grid, _, width = x.shape
     windows = -(-grid // window)
     narrow = torch.empty(count * windows**2, window**2, width, dtype=dtype, device=x.device)
-    _launch(norm, x, narrow=narrow, layout=_RESULT_IN_WINDOWS, grid=grid, window=window)
-    return narrow
+    total = None if update is None else torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    _launch(norm, x, update, total=total, narrow=narrow, layout=_RESULT_IN_WINDOWS, grid=grid, window=window)
+    return x if total is None else total, narrow
 
 
 def add_and_normalize(

@@ -38,13 +38,27 @@ def normalize(norm: nn.LayerNorm, x: Tensor, dtype: torch.dtype) -> Tensor:
     return result
 
 
-def normalize_into_windows(norm: nn.LayerNorm, x: Tensor, window: int, dtype: torch.dtype) -> Tensor:
-    """Compute `norm(x)` in `dtype` and split it into windows; see `column_attention.to_windows`."""
+def normalize_into_windows(
+    norm: nn.LayerNorm, x: Tensor, update: Tensor | None, window: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Add an update to the residual stream, normalise the sum in `dtype` and split it into windows.
+
+    Args:
+        norm: of the sum.
+        x: (B, g, g, width).
+        update: of the same shape; None: nothing is added.
+        window: side of a window.
+        dtype: of the normalised sum.
+
+    Returns:
+        The sum, and the windows of the normalised sum; see `column_attention.to_windows`.
+    """
     kernels = _kernels(x, dtype)
-    if kernels is None:
-        return to_windows(norm(x).to(dtype), window)
-    result: Tensor = kernels.normalize_into_windows(norm, x, window, dtype)
-    return result
+    if kernels is not None:
+        total, windows = kernels.normalize_into_windows(norm, x, update, window, dtype)
+        return total, windows
+    total = x if update is None else x + update
+    return total, to_windows(norm(total).to(dtype), window)
 
 
 def normalize_with_gelu(norm: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -171,10 +185,12 @@ def _pairs(
     windows = -(-side // _WINDOW)
     x, in_windows = example(2, side, side, width), example(2 * windows**2, _WINDOW**2, width).to(dtype)
     total, summed, narrow = x + from_windows(in_windows, _WINDOW, side), norm(x[:1] + x), x.to(dtype)
+    in_new_windows = x + narrow, to_windows(norm(x + narrow), _WINDOW)
     return [
         (kernels.normalize(norm, x, dtype), norm(x)),
         (kernels.normalize(norm, x, dtype, gelu=True), F.gelu(norm(x))),
-        (kernels.normalize_into_windows(norm, x, _WINDOW, dtype), to_windows(norm(x), _WINDOW)),
+        (kernels.normalize_into_windows(norm, x, None, _WINDOW, dtype)[1], to_windows(norm(x), _WINDOW)),
+        *zip(kernels.normalize_into_windows(norm, x, narrow, _WINDOW, dtype), in_new_windows, strict=True),
         *zip(kernels.add_and_normalize(norm, x, in_windows, dtype, _WINDOW), (total, norm(total)), strict=True),
         *zip(kernels.normalize_sum(norm, x[:1], x, dtype, x[1]), (summed, summed, summed + x[1]), strict=True),
         (kernels.quick_gelu(narrow), narrow.float() * torch.sigmoid(1.702 * narrow.float())),

@@ -63,8 +63,13 @@ with torch.no_grad():
             compare(f"placed {width} {positions}", placed, norm(x + update) + position)
         grid = torch.randn(2, 7, 7, width)
         for window in (3, 7):
-            windows = kernels.normalize_into_windows(norm, grid, window, dtype)
+            total, windows = kernels.normalize_into_windows(norm, grid, None, window, dtype)
+            assert total is grid
             compare(f"windows of {window}, {width}", windows, to_windows(norm(grid), window))
+            update = torch.randn(2, 7, 7, width).to(dtype)
+            total, windows = kernels.normalize_into_windows(norm, grid, update, window, dtype)
+            compare(f"total before windows of {window}, {width}", total, grid + update, wide=True)
+            compare(f"windows of the total of {window}, {width}", windows, to_windows(norm(grid + update), window))
             update = torch.randn(windows.shape).to(dtype)
             total, narrow = kernels.add_and_normalize(norm, grid, update, dtype, window)
             expected = grid + from_windows(update, window, 7)
@@ -96,7 +101,7 @@ def layer_norm(width: int) -> nn.LayerNorm:
 @needs_triton
 def test_the_kernels_give_pytorch_s_results_in_the_interpreter() -> None:
     differences = json.loads(interpreted(INTERPRETED))
-    assert len(differences) == 46
+    assert len(differences) == 54
     assert {name: value for name, value in differences.items() if not value < 1e-3} == {}
 
 
@@ -112,8 +117,12 @@ def test_on_the_cpu_they_are_pytorch_s_operators_bit_for_bit() -> None:
     total, normalized = norms.add_and_normalize(norm, x, update, dtype)
     assert torch.equal(total, x + update)
     assert torch.equal(normalized, norm(x + update))
-    windows = norms.normalize_into_windows(norm, x, 4, dtype)
+    total, windows = norms.normalize_into_windows(norm, x, None, 4, dtype)
+    assert total is x
     assert torch.equal(windows, to_windows(norm(x), 4))
+    total, of_the_sum = norms.normalize_into_windows(norm, x, update, 4, dtype)
+    assert torch.equal(total, x + update)
+    assert torch.equal(of_the_sum, to_windows(norm(x + update), 4))
     total, normalized = norms.add_and_normalize(norm, x, windows, dtype, 4)
     assert torch.equal(total, x + from_windows(windows, 4, 6))
     assert torch.equal(normalized, norm(total))
@@ -134,7 +143,7 @@ def test_on_the_cpu_they_are_pytorch_s_operators_bit_for_bit() -> None:
 
 def test_windows_of_half_precision_are_narrow_before_they_are_moved() -> None:
     norm, x = layer_norm(16), torch.randn(1, 5, 5, 16)
-    assert norms.normalize_into_windows(norm, x, 4, torch.bfloat16).dtype is torch.bfloat16
+    assert norms.normalize_into_windows(norm, x, None, 4, torch.bfloat16)[1].dtype is torch.bfloat16
 
 
 @pytest.fixture
@@ -151,7 +160,19 @@ def accepted(monkeypatch) -> Iterator[Callable[..., bool]]:
     norms.norm_kernels_on.cache_clear()
 
 
-RESULTS = ("norm", "gelu", "windows", "total", "norm of the total", "wide", "narrow", "placed", "quick gelu")
+RESULTS = (
+    "norm",
+    "gelu",
+    "windows",
+    "total before windows",
+    "windows of the total",
+    "total",
+    "norm of the total",
+    "wide",
+    "narrow",
+    "placed",
+    "quick gelu",
+)
 
 
 def with_nan(value: torch.Tensor) -> torch.Tensor:

@@ -36,8 +36,11 @@ class NormKernels(_Kernels):
         name, value = ("gelu", F.gelu(value)) if gelu else ("norm", value)
         return self._spoil(name, value.to(dtype))
 
-    def normalize_into_windows(self, norm, x, window, dtype):
-        return self._spoil("windows", to_windows(norm(x), window).to(dtype))
+    def normalize_into_windows(self, norm, x, update, window, dtype):
+        if update is None:
+            return x, self._spoil("windows", to_windows(norm(x), window).to(dtype))
+        total = self._spoil("total before windows", x + update)
+        return total, self._spoil("windows of the total", to_windows(norm(x + update), window).to(dtype))
 
     def add_and_normalize(self, norm, x, update, dtype, window=0):
         total = x + (from_windows(update, window, x.shape[1]) if window else update.view(x.shape))
