@@ -36,7 +36,22 @@ def column_buffer(
     return buffer
 
 
-def attend_with_columns(buffer: Tensor, qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
+def table_of_distances(rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
+    """Lay both tables of relative positions together for one product with the queries.
+
+    Args:
+        rel_pos_h, rel_pos_w: (2s-1, d), see `attend_with_columns`.
+
+    Returns:
+        (2*(2s-1 + spare), d): rows, then columns, each from the first distance on and padded with zeros.
+    """
+    spare = -len(rel_pos_h) % 4  # a GPU multiplies fast where the width of the product is a multiple of 8
+    return F.pad(torch.stack((rel_pos_h, rel_pos_w)).flip(1), (0, 0, 0, spare)).flatten(0, 1)
+
+
+def attend_with_columns(
+    buffer: Tensor, qkv: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, table: Tensor | None = None
+) -> Tensor:
     """Attend inside X squares of s x s tokens.
 
     Args:
@@ -44,6 +59,7 @@ def attend_with_columns(buffer: Tensor, qkv: Tensor, rel_pos_h: Tensor, rel_pos_
         qkv: (X, s*s, 3*heads*d).
         rel_pos_h: (2s-1, d), embeddings of the distances s-1 ... -(s-1) between rows, query minus key, from the last.
         rel_pos_w: (2s-1, d), the same between columns.
+        table: from `table_of_distances`; None: it is made here.
 
     Returns:
         (X, s*s, heads*d).
@@ -54,9 +70,9 @@ def attend_with_columns(buffer: Tensor, qkv: Tensor, rel_pos_h: Tensor, rel_pos_
     side, head_width = math.isqrt(tokens), rel_pos_h.shape[-1]
     copy_rows(buffer[..., :head_width], qkv.view(count, tokens, 3, heads, head_width).permute(2, 0, 3, 1, 4))
     q, k, v = buffer.unbind()  # (X, heads, s*s, width)
-    spare = -len(rel_pos_h) % 4  # a GPU multiplies fast where the width of the product is a multiple of 8
-    table = F.pad(torch.stack((rel_pos_h, rel_pos_w)).flip(1), (0, 0, 0, spare))  # (2, 2s-1+spare, d)
-    products = (q[..., :head_width] @ table.flatten(0, 1).T).contiguous()  # (X, heads, s*s, 2*(2s-1+spare))
+    if table is None:
+        table = table_of_distances(rel_pos_h, rel_pos_w)
+    products = (q[..., :head_width] @ table.T).contiguous()  # (X, heads, s*s, 2*(2s-1+spare))
     columns = q.view(count, heads, side, side, width)[..., head_width : head_width + 2 * side]
     columns[..., :side] = _terms_of_rows(products, side)
     columns[..., side:] = _terms_of_columns(products, side)

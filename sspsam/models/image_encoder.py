@@ -25,17 +25,18 @@ from sspsam.models import stock
 from sspsam.models.column_attention import (
     attend_with_columns,
     column_buffer,
+    table_of_distances,
     width_with_columns,
 )
 from sspsam.models.kernels import fused_attention_accepts, linear
-from sspsam.models.layers import Linear, MLPBlock
+from sspsam.models.layers import FoldingModule, Linear, MLPBlock
 from sspsam.models.norms import add_and_normalize, normalize_into_windows
 
 _BAND_ROWS: Final = 7  # rows of the grid in a band, in a block without windows, on a CPU
 _MAX_BIAS_BYTES: Final = 30_000_000  # of the heads that a CPU computes together; below the 32 MB of the allocator
 
 
-class Attention(stock.ImageAttention):
+class Attention(FoldingModule, stock.ImageAttention):
     """Attention with relative positions, to a whole grid or inside windows.
 
     Args:
@@ -47,11 +48,16 @@ class Attention(stock.ImageAttention):
     num_heads: int
     rel_pos_h: nn.Parameter  # (2s-1, d) with d = width/heads
     rel_pos_w: nn.Parameter  # (2s-1, d)
+    _table: Tensor | None = None
 
     def __init__(self, width: int, heads: int, side: int) -> None:
         super().__init__(width, heads, use_rel_pos=True, input_size=(side, side))
         self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width)
+
+    def fold(self) -> None:
+        """Compute the table of `column_attention`; see `FoldingModule`."""
+        self._table = table_of_distances(self.rel_pos_h, self.rel_pos_w)
 
     def column_buffer(self, count: int, device: torch.device) -> Tensor | None:
         """Return the buffer of `column_attention` for `count` squares; None where relative positions are a bias.
@@ -66,7 +72,7 @@ class Attention(stock.ImageAttention):
 
     def attend_with_columns(self, x: Tensor, buffer: Tensor) -> Tensor:
         """Attend inside X squares; (X, s*s, width) -> (X, s*s, width), with both projections."""
-        attended = attend_with_columns(buffer, self.qkv(x), self.rel_pos_h, self.rel_pos_w)
+        attended = attend_with_columns(buffer, self.qkv(x), self.rel_pos_h, self.rel_pos_w, self._table)
         return self.proj(attended)
 
     def attend_globally(self, qkv_bands: Sequence[Tensor]) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sspsam.config import SAMConfig
-from sspsam.models import image_encoder, kernels
+from sspsam.models import column_attention, image_encoder, kernels
 from sspsam.models.image_encoder import ImageEncoderViT
 
 
@@ -98,6 +98,19 @@ def test_relative_positions_as_columns_give_the_embedding_of_the_stock_encoder(
     assert fused_attention
     assert all(width % 8 == 0 and width_dtype is dtype for width, width_dtype in fused_attention)
     assert torch.allclose(embedding, expected.to(embedding.dtype), atol=2e-5)
+
+
+def test_folded_relative_positions_give_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, fused_attention: list[object]
+) -> None:
+    ours, pixels = encoder(15, 6), torch.randn(1, 3, 60, 60)
+    with torch.no_grad():
+        expected = ours(pixels)
+        for block in ours.blocks:
+            block.attn.fold()
+        monkeypatch.setattr(column_attention, "table_of_distances", None)  # is not called any more
+        assert torch.equal(ours(pixels), expected)
+    assert fused_attention
 
 
 def test_columns_are_for_inference_only_since_blocks_share_their_memory(
