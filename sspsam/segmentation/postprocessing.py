@@ -1,7 +1,6 @@
 """Low-resolution logits -> logits, mask and box on the image's own pixels (`docs/method.md`, section 5)."""
 
 import math
-from typing import cast
 
 import numpy as np
 import torch
@@ -64,13 +63,18 @@ def box_on_image(box: NDArray[np.float64], geometry: Geometry, clip_size: int) -
     Returns:
         x0, y0, x1, y1 in pixels of the upright image, inside it.
     """
-    centre, half = box[:2], box[2:] / 2
-    corners = np.concatenate([centre - half, centre + half]) * clip_size  # x0, y0, x1, y1 in CLIP's square
-    offset = np.array([geometry.clip_left, geometry.clip_top] * 2)
-    ratio = np.array([geometry.clip_width / geometry.width, geometry.clip_height / geometry.height] * 2)
-    limit = np.array([geometry.width, geometry.height] * 2)
-    inside = np.minimum(np.maximum(corners - offset, 0) / ratio, limit)
-    return cast(tuple[float, float, float, float], tuple(inside.tolist()))
+    centre_x, centre_y, width, height = box.tolist()
+    ratio_x, ratio_y = geometry.clip_width / geometry.width, geometry.clip_height / geometry.height
+
+    def on_image(fraction: float, offset: int, ratio: float, limit: int) -> float:
+        return min(max(fraction * clip_size - offset, 0.0) / ratio, float(limit))  # in this order NaN stays NaN
+
+    return (
+        on_image(centre_x - width / 2, geometry.clip_left, ratio_x, geometry.width),
+        on_image(centre_y - height / 2, geometry.clip_top, ratio_y, geometry.height),
+        on_image(centre_x + width / 2, geometry.clip_left, ratio_x, geometry.width),
+        on_image(centre_y + height / 2, geometry.clip_top, ratio_y, geometry.height),
+    )
 
 
 def box_of_mask(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
