@@ -76,12 +76,13 @@ def _works(width: int, rows: int, dtype: torch.dtype, device: torch.device) -> b
         from sspsam.models.gru_kernel import bidirectional_gru
 
         generator = torch.Generator("cpu").manual_seed(0)  # the application's generator is left alone
-        gru = nn.GRU(width, width, batch_first=True, bidirectional=True, device="meta").to_empty(device="cpu")
+        gru = nn.GRU(width, width, batch_first=True, bidirectional=True, device="meta", dtype=torch.float32)
+        gru = gru.to_empty(device="cpu")
         for parameter in gru.parameters():
             parameter.uniform_(-(width**-0.5), width**-0.5, generator=generator)
         gru = gru.to(device, dtype)
-        x = torch.randn(rows - 3, 21, width, generator=generator)  # the last rows of the kernel's product are padding
-        x = x.to(device, dtype)
+        # the last rows of the kernel's product are padding
+        x = torch.randn(rows - 3, 21, width, generator=generator, dtype=torch.float32).to(device, dtype)
         return float((bidirectional_gru(x, *both_directions(gru)) - gru(x)[0]).abs().max())
 
     return own_kernel_works_on(device, f"GRU of up to {rows} expressions", "cuDNN", difference, _MOST_DIFFERENCE)

@@ -97,6 +97,8 @@ def linear(
     bias: Tensor | None = None,
     activation: Activation = "none",
     packed: PackedWeight | None = None,
+    *,
+    residual: bool = False,
 ) -> Tensor:
     """Compute `activation(x @ weight.T + bias)` in the weight's dtype, with the fastest product for the device.
 
@@ -106,10 +108,14 @@ def linear(
         bias: (out,), or None.
         activation: applied to the product; "gelu" is the exact one.
         packed: keeps the packed weight between calls; None: the weight is not packed.
+        residual: whether `x` is also added to the result of the layers. Then products may apply a ReLU themselves: they
+            turn NaN into 0, so that NaN would go unnoticed without the residual.
 
     Returns:
         (..., out).
     """
+    if activation == "relu" and not residual:
+        return F.relu(linear(x, weight, bias, packed=packed))
     if not torch.is_autocast_enabled(x.device.type):  # which casts both
         x = x.to(weight.dtype)
     product = onednn_product() if _onednn_can_multiply(x) else None

@@ -179,7 +179,7 @@ def _pairs(
         count = torch.Size(shape).numel()
         return (torch.arange(count, dtype=torch.float32, device="cpu") * 0.7).sin().view(shape).to(device)
 
-    norm = nn.LayerNorm(width).requires_grad_(False).to(device)
+    norm = nn.LayerNorm(width, dtype=torch.float32).requires_grad_(False).to(device)
     norm.weight.copy_(example(width))
     norm.bias.copy_(example(width) / 2)
     windows = -(-side // _WINDOW)

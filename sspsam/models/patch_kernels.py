@@ -36,7 +36,8 @@ def _weigh_by_sentence(  # type: ignore[no-untyped-def]
     high = tl.max(tl.where(is_patch, product, float("-inf")), axis=0)
     own = tl.program_id(0) * tile + tl.arange(0, tile)
     is_own = own < count
-    weight = (tl.load(products + row * count + own, mask=is_own, other=0.0) - low) / (high - low)
+    product = tl.load(products + row * count + own, mask=is_own, other=0.0)
+    weight = tl.div_rn(product - low, high - low)  # the largest is exactly 1
     tl.store(similarity + row * count + own, weight, mask=is_own)
     columns = tl.arange(0, block)[None, :]
     in_width = columns < width

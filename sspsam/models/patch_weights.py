@@ -111,7 +111,7 @@ def _pairs(
         numbers = torch.arange(torch.Size(shape).numel(), dtype=torch.float32, device="cpu")
         return (numbers * step).sin().view(shape).to(device)
 
-    norm = nn.LayerNorm(width).requires_grad_(False).to(device)
+    norm = nn.LayerNorm(width, dtype=torch.float32).requires_grad_(False).to(device)
     norm.weight.copy_(example(width))
     norm.bias.copy_(example(width, step=0.4))
     scale, sigma = example(1) + 1.2, example(1) + 0.5

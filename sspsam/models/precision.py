@@ -94,12 +94,15 @@ def network_on_device(
     network = copy_with(
         model, lambda name, tensor: tensor.to(dtype if name in narrowed else tensor.dtype).to(device), parts
     )
+    finished = {module for part in parts.values() for module in part.modules()}
     for module in network.modules():
         if isinstance(module, nn.GRU):
             module.flatten_parameters()  # cuDNN would otherwise copy the weights for every call
-        elif isinstance(module, FoldingModule):
+        elif isinstance(module, FoldingModule) and module not in finished:  # recorded graphs read what it has folded
             with torch.no_grad():
                 module.fold()
+    if device.type == "cuda" and torch.cuda.is_available():
+        torch.cuda.current_stream(device).synchronize()  # threads with other streams may use the network at once
     return network
 
 

@@ -78,7 +78,10 @@ def summary_kernel_on(device: torch.device) -> types.ModuleType | None:
 
 def _example(device: torch.device) -> tuple[Prediction, Tensor]:
     """Return a prediction in which masks are ordinary, empty and full and values are not finite, and pixel counts."""
-    waves = [(torch.arange(7 * count, device="cpu") * 0.37).sin().view(7, -1) for count in (90 * 90, 4, 1, 600)]
+    waves = [
+        (torch.arange(7 * count, dtype=torch.float32, device="cpu") * 0.37).sin().view(7, -1)
+        for count in (90 * 90, 4, 1, 600)
+    ]
     logits, box, iou, maps = (values.to(device) for values in waves)
     logits = logits.view(7, 90, 90) * 3
     logits[0, :20] = logits[0, 70:] = logits[0, :, :8] = logits[0, :, 77:] = -1.0
@@ -86,7 +89,8 @@ def _example(device: torch.device) -> tuple[Prediction, Tensor]:
     logits[2], logits[3] = logits[2] - 9, logits[3] + 9
     logits[4, 80, 3], box[5, 2], iou[6] = torch.nan, torch.inf, -torch.inf
     similarity = maps.view(7, 20, 30)
-    verification = (similarity + torch.arange(7, device="cpu").to(device).view(7, 1, 1)).square()
+    rows = torch.arange(7, device="cpu").to(device)
+    verification = (similarity + rows.view(7, 1, 1)).square()
     # the prompts and the words take no part
     prediction = Prediction(logits, iou.view(7), box, iou, similarity, iou, verification)
-    return prediction, torch.arange(7, device="cpu").to(device) * 40_000
+    return prediction, rows * 40_000

@@ -119,8 +119,8 @@ def summarize(prediction: Prediction, pixels_in_frame: Tensor) -> Tensor:
     logits = prediction.low_res.contiguous()  # (E, M, M)
     count, side, _ = logits.shape
     part_count = triton.cdiv(side * side, _PART)
-    parts = torch.empty(count, part_count, _NUMBERS_OF_A_PART, device=logits.device)
-    summary = torch.empty(count, NUMBERS, device=logits.device)
+    parts = logits.new_empty(count, part_count, _NUMBERS_OF_A_PART)
+    summary = logits.new_empty(count, NUMBERS)
     similarity, verification = prediction.similarity.contiguous(), prediction.verification.contiguous()
     patch_count = similarity[0].numel()
     with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from sspsam import Segmentation, SSPSAMPredictor
 from sspsam.demo.limits import Limits
+from sspsam.shapes import Scene
 from tests.support.demo_server import Page, demo_process
 from tests.support.images import bomb
 
@@ -53,7 +54,12 @@ def page(address: str) -> Page:
     return Page(address, "first")
 
 
-def test_a_visitor_gets_overlays_and_a_no_target_answer_without_a_browser(page: Page, png: bytes) -> None:
+def test_a_visitor_gets_overlays_and_a_no_target_answer_without_a_browser(page: Page, scene: Scene) -> None:
+    pixels = scene.pixels.copy()
+    pixels[0, 0] ^= 1  # an image that no other test has encoded
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    png = buffer.getvalue()
     view = page.results(png, "the heart\nthe red square\nthe purple star")
     assert view.count('class="demo-overlay"') == 2
     assert view.count("No target") == 1

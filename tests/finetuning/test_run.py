@@ -154,7 +154,8 @@ def test_where_memory_runs_out_the_batch_is_halved_and_the_weights_agree(
         finetune(job(lines, tiny_model, tmp_path / "new"), OPTIONS)
     expected, actual = (load_checkpoint(path)[0].state_dict() for path in (finished, tmp_path / "new"))
     for name, tensor in expected.items():
-        torch.testing.assert_close(actual[name], tensor, atol=2e-4, rtol=1e-3)
+        # as a whole: Adam makes full steps of gradients that are nothing but rounding
+        assert (actual[name] - tensor).norm() <= 1e-3 * tensor.norm(), name
 
 
 def test_the_decoder_alone_learns_from_the_first_step(lines: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -92,6 +92,17 @@ def test_a_copy_computes_once_what_depends_on_weights_alone(model, inputs, monke
         assert torch.equal(ours, original)
 
 
+def test_shared_encoders_keep_what_they_have_folded(model) -> None:
+    """Recorded graphs read the memory of the first model's tables."""
+    first = DeviceModel.of(model, CPU, torch.bfloat16)
+    attentions = [block.attn for block in first._network.sam.image_encoder.blocks]
+    tables = [attention._table for attention in attentions]
+    second = DeviceModel.of(model, CPU, torch.bfloat16, encoders_of=first)
+    assert second._network.sam.image_encoder is first._network.sam.image_encoder
+    assert all(attention._table is table for attention, table in zip(attentions, tables, strict=True))
+    assert second._network.sam.mask_decoder is not first._network.sam.mask_decoder
+
+
 def test_half_precision_everywhere_is_close_to_float32(model, inputs) -> None:
     half = network_on_device(model, CPU, torch.float16, WHOLE_NETWORK)
     exact, narrow = computed(model, inputs), computed(half, inputs)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sspsam.models import kernels
 from sspsam.models.kernels import PackedWeight, linear
-from sspsam.models.layers import Linear, MultiheadAttention
+from sspsam.models.layers import MLP, Linear, MLPBlock, MultiheadAttention
 from tests.support.device_mode import simulated_device
 
 needs_packing = pytest.mark.skipif(kernels.onednn_packing() is None, reason="PyTorch has no oneDNN here")
@@ -284,16 +284,29 @@ def test_a_product_with_relu_is_that_of_two_operators(dtype: torch.dtype) -> Non
     assert (result == 0).any()
 
 
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
+def test_nan_stays_nan_without_a_residual(activation: kernels.Activation) -> None:
+    """oneDNN's and cuBLAS's products with a ReLU turn it into 0; an answer that is not finite would go unnoticed."""
+    layer, x = Linear(7, 9), torch.randn(3, 7)
+    x[1, 2] = torch.nan
+    with torch.no_grad():
+        assert layer(x, activation)[1].isnan().all()
+        assert MLP(7, 9, 4, 3)(x)[1].isnan().all()
+        block = MLPBlock(7, 9, "relu")
+        assert (x + block(x))[1, 2].isnan()
+        assert torch.allclose(block(x)[0], block.lin2(block.lin1(x).relu())[0], atol=1e-6)
+
+
 @pytest.mark.parametrize(("dtype", "calls"), [(torch.float16, 1), (torch.bfloat16, 1), (torch.float32, 0)])
 def test_a_gpu_applies_relu_within_products_of_half_precision(dtype: torch.dtype, calls: int) -> None:
     kernels._relu_works.cache_clear()
     with simulated_device("cuda") as record, torch.no_grad():
         x, layer = torch.randn(2, 5, 7), Linear(7, 9)
-        expected = layer.to(dtype)(x.to(dtype), "relu")
+        expected = layer.to(dtype)(x.to(dtype), "relu", residual=True)
         x, layer = x.to("cuda", dtype), layer.to("cuda")
-        layer(x, "relu")  # its trial is over
+        layer(x, "relu", residual=True)  # its trial is over
         record.clear()
-        result = layer(x, "relu")
+        result = layer(x, "relu", residual=True)
         assert record.operators["aten._addmm_activation.default"] == calls
         assert record.operators["aten.relu.default"] == 1 - calls
         assert torch.allclose(result.cpu(), expected, atol=1e-2)

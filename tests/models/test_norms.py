@@ -87,6 +87,7 @@ TRIAL = """
 import torch
 from sspsam.models import norm_kernels, norms
 for dtype in (torch.float16, torch.bfloat16):
+    torch.set_default_dtype(dtype)  # of an application
     assert norms.norm_kernels_on(torch.device("cpu"), dtype) is norm_kernels, dtype
 """
 

@@ -64,6 +64,7 @@ TRIAL = """
 import torch
 from sspsam.models import patch_kernels, patch_weights
 for dtype in (torch.float16, torch.bfloat16):
+    torch.set_default_dtype(dtype)  # of an application
     assert patch_weights.patch_kernels_on(torch.device("cpu"), dtype) is patch_kernels, dtype
 """
 

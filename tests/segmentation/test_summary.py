@@ -51,6 +51,7 @@ json.dump(differences, sys.stdout)
 TRIAL = """
 import torch
 from sspsam.segmentation import summary, summary_kernel
+torch.set_default_dtype(torch.float16)  # of an application
 assert summary.summary_kernel_on(torch.device("cpu")) is summary_kernel
 """
 
