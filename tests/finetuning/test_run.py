@@ -152,10 +152,12 @@ def test_where_memory_runs_out_the_batch_is_halved_and_the_weights_agree(
     monkeypatch.setattr(training, "collate", limited)
     with pytest.warns(SSPSAMWarning, match="accumulated over 2 examples"):
         finetune(job(lines, tiny_model, tmp_path / "new"), OPTIONS)
-    expected, actual = (load_checkpoint(path)[0].state_dict() for path in (finished, tmp_path / "new"))
-    for name, tensor in expected.items():
-        # as a whole: Adam makes full steps of gradients that are nothing but rounding
-        assert (actual[name] - tensor).norm() <= 1e-3 * tensor.norm(), name
+    start, expected, actual = (
+        torch.cat([tensor.flatten() for tensor in load_checkpoint(path)[0].state_dict().values()])
+        for path in (tiny_model, finished, tmp_path / "new")
+    )
+    # as a whole: where a gradient is nothing but rounding, Adam makes a full step of it
+    assert (actual - expected).norm() < 0.05 * (expected - start).norm()
 
 
 def test_the_decoder_alone_learns_from_the_first_step(lines: Path, tiny_model: Path, tmp_path: Path) -> None:
