@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from benchmarks.gpu_bench import Bench, Numbers, Stage
 from benchmarks.workload import architecture
 from sspsam.config import Architecture
-from sspsam.models import Prediction, kernels, norms, patch_weights
-from sspsam.models.gru import both_directions, fused_gru
+from sspsam.models import Prediction, gru, kernels, norms, patch_weights
+from sspsam.models.trials import gpu_kernels_allowed
 from sspsam.segmentation import summary
 
 EXPRESSIONS: Final = (1, 16)
 CALLS: Final = 20  # in one graph, so that the time of its launch does not count
 ROUNDS: Final = 9
-CHOOSERS: Final = (norms, patch_weights, summary)  # modules that ask whether kernels of this package apply
+CHOOSERS: Final = (gru, kernels, norms, patch_weights, summary)  # modules that ask whether such kernels may be used
 WINDOW: Final = 14
 
 Step = Callable[[], object]
@@ -30,7 +30,7 @@ def pytorchs_operators() -> Iterator[None]:
     """Compute with PyTorch's operators wherever there is a choice."""
     with ExitStack() as stack:
         for module in CHOOSERS:
-            stack.enter_context(mock.patch.object(module, "own_kernels_apply", return_value=False))
+            stack.enter_context(mock.patch.object(module, "gpu_kernels_allowed", return_value=False))
         yield
 
 
@@ -40,16 +40,31 @@ def own_kernels(bench: Bench) -> Numbers:
     The kernels' results are in half precision. Those of PyTorch's operators are in float32, and the products that
     follow narrow them, which is not measured here.
     """
-    numbers: Numbers = {}
     dtype = getattr(torch, bench.half_dtype)
+    numbers: Numbers = {"not used": _not_used(architecture(bench.size).ssp.hidden_width, dtype, bench.device)}
+    bench.say(f"kernels that are not used on {bench.device}: {', '.join(numbers['not used']) or 'none'}")
     for count in EXPRESSIONS:
-        for name, (ours, theirs) in _steps(architecture(bench.size), count, dtype, bench.device).items():
-            own = _microseconds(bench, ours)
+        for name, step in _steps(architecture(bench.size), count, dtype, bench.device).items():
+            own = _microseconds(bench, step)
             with pytorchs_operators():
-                other = _microseconds(bench, theirs)
+                other = _microseconds(bench, step)
             numbers[f"{name}, {count}"] = {"own": own, "PyTorch": other}
             bench.say(f"{name}, E = {count}: {own:.1f} us, PyTorch's operators {other:.1f} us, ratio {other / own:.2f}")
     return numbers
+
+
+def _not_used(width: int, dtype: torch.dtype, device: torch.device) -> list[str]:
+    """Return the kernels that do not work on a device, where PyTorch's operators are timed twice."""
+    with torch.no_grad():
+        allowed = gpu_kernels_allowed(device)
+        works = {
+            "norms": allowed and norms.norm_kernels_on(device, dtype) is not None,
+            "patches": allowed and patch_weights.patch_kernels_on(device, dtype) is not None,
+            "statistics": allowed and summary.summary_kernel_on(device) is not None,
+            "GRU": gru.fused_gru(width, 1, dtype, device) is not None,
+            "products with ReLU": kernels._can_apply_relu(torch.empty(1, 1, dtype=dtype, device=device)),
+        }
+    return [name for name, used in works.items() if not used]
 
 
 def _microseconds(bench: Bench, step: Step) -> float:
@@ -69,44 +84,45 @@ def _microseconds(bench: Bench, step: Step) -> float:
         return 1e6 * statistics.median(bench.timed(graph.replay) for _ in range(ROUNDS)) / CALLS
 
 
-def _steps(
-    sizes: Architecture, count: int, dtype: torch.dtype, device: torch.device
-) -> Mapping[str, tuple[Step, Step]]:
-    """Return each step of the network as it is computed, and as PyTorch's operators compute it."""
+def _steps(sizes: Architecture, count: int, dtype: torch.dtype, device: torch.device) -> Mapping[str, Step]:
+    """Return the steps of the network for which this package has kernels."""
     generator = torch.Generator("cpu").manual_seed(0)
 
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(device)
+    def noise(*shape: int, kind: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device, kind)
 
     def norm(width: int) -> nn.LayerNorm:
         return nn.LayerNorm(width).requires_grad_(False).to(device)
 
     clip, sam, ssp = sizes.clip, sizes.sam, sizes.ssp
-    hidden, width, patches = ssp.hidden_width, sam.prompt_width, clip.grid**2
-    text, text_update = noise(count, clip.context_length, clip.text_width), noise(count, 77, clip.text_width).to(dtype)
-    tokens, tokens_update = (
-        noise(count, 1 + ssp.prompts + patches, width),
-        noise(count, 1 + ssp.prompts + patches, width),
-    )
-    image, image_update = noise(1, sam.grid**2, width), noise(count, sam.grid**2, width).to(dtype)
-    grid, words = noise(1, sam.grid, sam.grid, sam.width), noise(count, clip.context_length, hidden).to(dtype)
-    grid_update = noise(*grid.shape).to(dtype)
+    length, hidden, width, patches = clip.context_length, ssp.hidden_width, sam.prompt_width, clip.grid**2
+    text, text_update = noise(count, length, clip.text_width), noise(count, length, clip.text_width, kind=dtype)
+    gates, words = noise(count, length, clip.text_mlp_width, kind=dtype), noise(count, length, hidden, kind=dtype)
+    tokens = noise(count, 1 + ssp.prompts + patches, width)
+    tokens_update, narrow_tokens = tokens.flip(1).to(dtype), tokens.to(dtype)
+    image, image_update = noise(1, sam.grid**2, width), noise(count, sam.grid**2, width, kind=dtype)
+    grid = noise(1, sam.grid, sam.grid, sam.width)
+    grid_update = grid.flip(1).to(dtype)
     text_norm, tokens_norm, grid_norm, patch_norm = map(norm, (clip.text_width, width, sam.width, hidden))
-    gates = noise(count, clip.context_length, clip.text_mlp_width).to(dtype)
-    projected, context = noise(patches, hidden).to(dtype), noise(count, patches, hidden).to(dtype)
-    products, sentence, bias = noise(count, patches), noise(count, hidden), noise(hidden).to(dtype)
+    projected = noise(patches, hidden, kind=dtype)
+    verified, context, weighted = (noise(count, patches, hidden, kind=dtype) for _ in range(3))
+    products, sentence, bias = noise(count, patches), noise(count, hidden), noise(hidden, kind=dtype)
     scale, sigma = torch.ones(1, device=device), torch.full((1,), 0.5, device=device)
-    gru = nn.GRU(hidden, hidden, batch_first=True, bidirectional=True).eval().requires_grad_(False)
-    gru = gru.to(device, dtype)
-    fused, directions = fused_gru(hidden, count, dtype, device), both_directions(gru)
-    weight, weight_bias = noise(ssp.generator_mlp_width, width).to(dtype), noise(ssp.generator_mlp_width).to(dtype)
-    narrow_tokens, tokens_update = tokens.to(dtype), tokens_update.to(dtype)
+    stock_gru = nn.GRU(hidden, hidden, batch_first=True, bidirectional=True).eval().requires_grad_(False)
+    stock_gru = stock_gru.to(device, dtype)
+    directions = gru.stack_directions(stock_gru)
+    weight, weight_bias = noise(ssp.generator_mlp_width, width, kind=dtype), noise(ssp.generator_mlp_width, kind=dtype)
     side = 4 * sam.grid
     maps = [noise(count, clip.grid, clip.grid) for _ in range(2)]
     prediction = Prediction(noise(count, side, side), noise(count), noise(count, 4), text, maps[0], text, maps[1])
     pixels = torch.zeros(count, dtype=torch.long, device=device)
 
-    both: dict[str, Step] = {
+    def read() -> Tensor:
+        fused = gru.fused_gru(hidden, count, dtype, device)
+        states: Tensor = stock_gru(words)[0] if fused is None else fused(directions, words)
+        return states
+
+    return {
         "sum and norm of a text": lambda: norms.add_and_normalize(text_norm, text, text_update, dtype),
         "QuickGELU of a text": lambda: norms.quick_gelu(gates),
         "sum, norm and position of prompts": lambda: norms.normalize_sum(
@@ -114,19 +130,13 @@ def _steps(
         ),
         "sum and norm of image tokens": lambda: norms.normalize_sum(tokens_norm, image, image_update, dtype),
         "sum and norm into windows": lambda: norms.normalize_into_windows(grid_norm, grid, grid_update, WINDOW, dtype),
-        "patches by sentence": lambda: patch_weights.weigh_by_sentence(products, projected, bias, dtype, relu=True),
-        "patches by words": lambda: patch_weights.weigh_by_words(
-            *(patch_norm, scale, sigma, context, context, context, sentence, dtype)
+        "patches by sentence": lambda: patch_weights.weight_by_sentence(products, projected, bias, dtype, relu=True),
+        "patches by words": lambda: patch_weights.weight_by_words(
+            patch_norm, scale, sigma, verified, context, weighted, sentence, dtype
         ),
-        "numbers behind answers": lambda: summary.with_pixels(prediction, pixels),
-    }
-    return {
-        **{name: (step, step) for name, step in both.items()},
-        "GRU": (lambda: gru(words) if fused is None else fused(directions, words), lambda: gru(words)),
-        "product with ReLU": (
-            lambda: kernels.product_with_relu(narrow_tokens, weight, weight_bias),
-            lambda: kernels.linear(narrow_tokens, weight, weight_bias).relu(),
-        ),
+        "statistics of answers": lambda: summary.summarize_with_pixels(prediction, pixels),
+        "GRU": read,
+        "product with ReLU": lambda: kernels.linear(narrow_tokens, weight, weight_bias, "relu", residual=True),
     }
 
 

@@ -12,9 +12,9 @@ import torch
 from sspsam import Segmentation, SSPSAMPredictor
 from sspsam.errors import SSPSAMWarning
 from sspsam.images.preprocessing import clip_input, device_inputs, geometry_of, sam_input, staged_pixels
-from sspsam.models import Prediction, kernels, norms, patch_weights, trials
+from sspsam.models import Prediction, gru, kernels, norms, patch_weights, trials
 from sspsam.models.column_attention import from_windows, to_windows
-from sspsam.models.gru import both_directions, fused_gru
+from sspsam.models.gru import fused_gru, stack_directions
 from sspsam.segmentation import summary
 from sspsam.shapes import ask, draw_scene
 
@@ -163,11 +163,11 @@ def test_the_gru_kernel_gives_the_states_of_pytorch_in_float32(width: int, count
     if kernel is None:
         pytest.skip("the kernel does not run on this GPU, or Triton finds no C compiler")
     torch.manual_seed(count)
-    gru = torch.nn.GRU(width, width, batch_first=True, bidirectional=True)
+    stock = torch.nn.GRU(width, width, batch_first=True, bidirectional=True)
     x = torch.randn(count, 77, width)
     with torch.no_grad():
-        expected = gru(x)[0]
-        half = both_directions(gru.to(GPU, torch.float16))
+        expected = stock(x)[0]
+        half = stack_directions(stock.to(GPU, torch.float16))
         for _ in range(3):  # the counters and the exchanged states start anew in each call
             assert (kernel(half, x.to(GPU, torch.float16)).float().cpu() - expected).abs().max() < 3e-3
 
@@ -186,10 +186,10 @@ def test_the_norm_kernels_give_the_results_of_pytorch(tokens: tuple[int, int], w
         total, narrow = fused.add_and_normalize(norm, x, update, dtype)
         assert torch.equal(total, x + update)
         assert (narrow - norm(total)).abs().max() < most
-        wide, narrow, placed = fused.normalize_sum(norm, x[:1], update, dtype, x[0])
+        wide, narrow, positioned = fused.normalize_sum(norm, x[:1], update, dtype, x[0])
         assert (wide - norm(x[:1] + update)).abs().max() < 1e-4
         assert (narrow - wide).abs().max() < most
-        assert ((placed - (wide + x[0])).abs() / (wide + x[0]).abs().clamp(min=1)).max() < most
+        assert ((positioned - (wide + x[0])).abs() / (wide + x[0]).abs().clamp(min=1)).max() < most
         assert (fused.normalize(norm, x, dtype) - norm(x)).abs().max() < most
         assert (fused.quick_gelu(update) - update.float() * torch.sigmoid(1.702 * update.float())).abs().max() < most
 
@@ -226,12 +226,12 @@ def test_the_kernels_that_weight_patches_give_the_results_of_pytorch(expressions
     by_words, by_sentence = (norm, scale, sigma, image, context, patches, sentence), (products, patches[0], bias)
     with torch.no_grad():
         results = (
-            *fused.weigh_by_words(*by_words, dtype),
-            *fused.weigh_by_sentence(*by_sentence, dtype, relu=True),
+            *fused.weight_by_words(*by_words, dtype),
+            *fused.weight_by_sentence(*by_sentence, dtype, relu=True),
         )
         expected = (
-            *patch_weights.weigh_by_words(*by_words, torch.float32),
-            *patch_weights.weigh_by_sentence(*by_sentence, torch.float32, relu=True),
+            *patch_weights.weight_by_words(*by_words, torch.float32),
+            *patch_weights.weight_by_sentence(*by_sentence, torch.float32, relu=True),
         )
     pairs = list(zip(results, expected, strict=True))
     assert trials.max_difference(pairs) < most
@@ -250,7 +250,7 @@ def test_the_kernels_behind_answers_give_the_numbers_of_pytorch(expressions: int
     for offset in (-9.0, -3.0, 0.0, 9.0):  # from empty to full masks
         logits = torch.randn(expressions, side, side, device=GPU) + offset
         prediction = Prediction(logits, iou, box, iou, maps[0], iou, maps[1])
-        pairs = [(fused.summarize(prediction, pixels), summary.by_operators(prediction, pixels))]
+        pairs = [(fused.summarize(prediction, pixels), summary.summarize_with_pytorch(prediction, pixels))]
         assert trials.max_difference(pairs) < 1e-5
     logits[-1, 3, 4] = torch.nan
     assert fused.summarize(prediction, pixels)[:, 0].tolist() == [1] * (expressions - 1) + [0]
@@ -259,8 +259,8 @@ def test_the_kernels_behind_answers_give_the_numbers_of_pytorch(expressions: int
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_the_answers_are_those_without_the_kernels_of_this_package(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = answers(SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype=dtype))
-    for module in (norms, patch_weights, summary):
-        monkeypatch.setattr(module, "own_kernels_apply", lambda device: False)
+    for module in (gru, kernels, norms, patch_weights, summary):
+        monkeypatch.setattr(module, "gpu_kernels_allowed", lambda device: False)
     plain = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype=dtype)
     assert_same_answers(answers(plain), expected, plain.dtype)
 

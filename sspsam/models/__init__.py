@@ -6,8 +6,10 @@ image for SAM. `attention_adapters.py` and `ssp_encoder.py` turn CLIP's features
 `sspsam.py` the whole network. `device_model.py` is the network on one device in one precision: `precision.py` narrows
 and moves its weights, `cuda_graphs.py` records its computation, `compilation.py` compiles SAM's blocks, and
 `streams.py` orders the work of several CUDA streams. `layers.py` holds the layers that several networks share,
-`norms.py` the sums and norms between products, `kernels.py` the operators that only one backend has, `stock.py` the
-imports from open_clip and segment_anything.
+`stock.py` the imports from open_clip and segment_anything, and `kernels.py` the operators that only one backend has.
+`norms.py` (the sums and norms between products), `patch_weights.py` and `gru.py` choose between PyTorch's operators and
+kernels for a GPU in Triton, which `norm_kernels.py`, `patch_kernels.py` and `gru_kernel.py` define and `trials.py`
+tries before their use.
 
 Shape letters, used in every comment and docstring of this package:
 

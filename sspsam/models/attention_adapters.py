@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sspsam.models.gru import GRUWeights, both_directions, fused_gru
+from sspsam.models.gru import GRUWeights, fused_gru, stack_directions
 from sspsam.models.kernels import linear, widened
 from sspsam.models.layers import MLP, FoldingModule, Linear, MultiheadAttention
-from sspsam.models.patch_weights import weigh_by_sentence, weigh_by_words
+from sspsam.models.patch_weights import weight_by_sentence, weight_by_words
 
 
 class LinguisticFeatures(NamedTuple):
@@ -41,7 +41,7 @@ class LinguisticAttentionAdapter(FoldingModule):
         hidden_width: H.
     """
 
-    _both_directions: GRUWeights | None = None
+    _stacked: GRUWeights | None = None
 
     def __init__(self, text_width: int, hidden_width: int) -> None:
         super().__init__()
@@ -64,9 +64,9 @@ class LinguisticAttentionAdapter(FoldingModule):
         return LinguisticFeatures(words, F.pad(attention, (0, words.shape[1] - length)), sentence)
 
     def fold(self) -> None:
-        """Lay the weights of both directions together, for the kernel of a GPU; see `FoldingModule`."""
+        """Stack the weights of both directions, for the kernel of a GPU; see `FoldingModule`."""
         if self.gru.weight_ih_l0.dtype is torch.float16 and self.gru.weight_ih_l0.device.type == "cuda":
-            self._both_directions = both_directions(self.gru)
+            self._stacked = stack_directions(self.gru)
 
     def _gru_states(self, words: Tensor, length: int) -> Tensor:
         """Run the GRU in both directions, (E, L, H) -> (E, n, 2H) for the first `length` words.
@@ -77,10 +77,10 @@ class LinguisticAttentionAdapter(FoldingModule):
         gru = self.gru
         if length == words.shape[1]:  # both directions at once, as a GPU computes them fastest
             fused = fused_gru(gru.hidden_size, len(words), words.dtype, words.device)
-            if fused is None or torch.is_grad_enabled():
-                states: Tensor = gru(words)[0]
-                return states
-            return fused(self._both_directions or both_directions(gru), words)
+            if fused is not None:
+                return fused(self._stacked or stack_directions(gru), words)
+            states: Tensor = gru(words)[0]
+            return states
         start = words.new_zeros(1, len(words), gru.hidden_size)  # (1, E, H)
         forward, backward = (
             torch.gru(direction, start, _gru_weights(gru, suffix), True, 1, 0.0, False, False, True)[0]
@@ -150,13 +150,13 @@ class VisualAttentionAdapter(FoldingModule):
         products = sentence @ features.T if one_image else torch.einsum("ec,enc->en", sentence, features)  # (E, G*G)
         _, *later_layers = self.image_projection.layers
         first_bias, narrow = self.image_projection.first_layer.bias, self.verify_image.weight.dtype
-        similarity, patches = weigh_by_sentence(products, projected, first_bias, narrow, relu=bool(later_layers))
+        similarity, patches = weight_by_sentence(products, projected, first_bias, narrow, relu=bool(later_layers))
         for layer in later_layers:
             patches = layer(patches, "none" if layer is later_layers[-1] else "relu")  # (E, G*G, H)
         context = self._verification_context(patches, language.words, padding)  # (E, G*G, H)
         image = self.verify_image(patches)  # (E, G*G, H)
-        verification, patches = weigh_by_words(
-            *(self.norm, self.scale, self.sigma, image, context, patches, language.sentence, dtype)
+        verification, patches = weight_by_words(
+            self.norm, self.scale, self.sigma, image, context, patches, language.sentence, dtype
         )
         return VisualFeatures(patches, similarity, verification)
 

@@ -7,29 +7,29 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sspsam.models.trials import own_kernel_works_on
+from sspsam.models.trials import gpu_kernels_allowed, triton_kernel_works_on
 
 _ROWS: Final = (16, 32, 64)  # of the variants of the GRU kernel, see `gru_kernel.bidirectional_gru`
 _MOST_DIFFERENCE: Final = 1e-2  # in float16; states lie between -1 and 1
 
 
 class GRUWeights(NamedTuple):
-    """The weights of both directions of a GRU, the forward direction first; the gates are in PyTorch's order."""
+    """The weights of both directions of a GRU, the forward direction first; names and gates as in `torch.nn.GRU`."""
 
-    of_inputs: Tensor  # (2*3H, H)
-    bias_of_inputs: Tensor  # (2*3H,)
-    of_states: Tensor  # (2, 3H, H)
-    bias_of_states: Tensor  # (2, 3H)
+    weight_ih: Tensor  # (2*3H, H)
+    bias_ih: Tensor  # (2*3H,)
+    weight_hh: Tensor  # (2, 3H, H)
+    bias_hh: Tensor  # (2, 3H)
 
 
-def both_directions(gru: nn.GRU) -> GRUWeights:
+def stack_directions(gru: nn.GRU) -> GRUWeights:
     """Copy the weights of a bidirectional GRU with one layer."""
 
     def stacked(name: str) -> Tensor:
         return torch.stack([getattr(gru, f"{name}_l0{suffix}") for suffix in ("", "_reverse")])
 
-    of_inputs, bias_of_inputs = stacked("weight_ih").flatten(0, 1), stacked("bias_ih").flatten()
-    return GRUWeights(of_inputs, bias_of_inputs, stacked("weight_hh"), stacked("bias_hh"))
+    weight_ih, bias_ih = stacked("weight_ih").flatten(0, 1), stacked("bias_ih").flatten()
+    return GRUWeights(weight_ih, bias_ih, stacked("weight_hh"), stacked("bias_hh"))
 
 
 def fused_gru(
@@ -49,7 +49,7 @@ def fused_gru(
         device: of both.
     """
     powers = 32 <= width <= 1024 and width & (width - 1) == 0
-    if device.type != "cuda" or dtype is not torch.float16 or not powers or torch.version.cuda is None:
+    if dtype is not torch.float16 or not powers or not gpu_kernels_allowed(device):
         return None
     wanted = next((rows for rows in _ROWS if rows >= count), _ROWS[-1])
     for rows in reversed(_ROWS[: _ROWS.index(wanted) + 1]):
@@ -83,6 +83,6 @@ def _works(width: int, rows: int, dtype: torch.dtype, device: torch.device) -> b
         gru = gru.to(device, dtype)
         # the last rows of the kernel's product are padding
         x = torch.randn(rows - 3, 21, width, generator=generator, dtype=torch.float32).to(device, dtype)
-        return float((bidirectional_gru(x, *both_directions(gru)) - gru(x)[0]).abs().max())
+        return float((bidirectional_gru(x, *stack_directions(gru)) - gru(x)[0]).abs().max())
 
-    return own_kernel_works_on(device, f"GRU of up to {rows} expressions", "cuDNN", difference, _MOST_DIFFERENCE)
+    return triton_kernel_works_on(device, f"GRU of up to {rows} expressions", "cuDNN", difference, _MOST_DIFFERENCE)

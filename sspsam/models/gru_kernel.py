@@ -81,17 +81,15 @@ def _bidirectional_gru(  # type: ignore[no-untyped-def]
         tl.debug_barrier()
 
 
-def bidirectional_gru(
-    x: Tensor, of_inputs: Tensor, bias_of_inputs: Tensor, of_states: Tensor, bias_of_states: Tensor
-) -> Tensor:
+def bidirectional_gru(x: Tensor, weight_ih: Tensor, bias_ih: Tensor, weight_hh: Tensor, bias_hh: Tensor) -> Tensor:
     """Compute `gru(x)[0]` in half precision; (E, L, H) -> (E, L, 2H).
 
     Args:
         x: float16, on the GPU; E is at most 64, and H (inputs and hidden units) a power of two from 32 on.
-        of_inputs, bias_of_inputs, of_states, bias_of_states: weights of both directions, see `gru.GRUWeights`.
+        weight_ih, bias_ih, weight_hh, bias_hh: weights of both directions, see `gru.GRUWeights`.
     """
     count, length, width = x.shape
-    gates = F.linear(x, of_inputs, bias_of_inputs)  # (E, L, 2*3H)
+    gates = F.linear(x, weight_ih, bias_ih)  # (E, L, 2*3H)
     rows = max(_FEWEST_ROWS, 1 << (count - 1).bit_length())  # 16, 32 or 64, as in `gru.fused_gru`
     units, warps = (32, 4) if rows <= 32 else (16, 8)  # the fastest on an H200
     exchange = x.new_zeros(2, 2, rows, width)
@@ -101,8 +99,8 @@ def bidirectional_gru(
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         _bidirectional_gru[(2 * blocks,)](
             gates,
-            of_states,
-            bias_of_states,
+            weight_hh,
+            bias_hh,
             states,
             exchange,
             counters,

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sspsam.models.trials import HALF_PRECISION, works_on
+from sspsam.models.trials import HALF_PRECISION, gpu_kernels_allowed, works_on
 
 _LOG: Final = logging.getLogger(__name__)
 Activation = Literal["none", "relu", "gelu"]
@@ -142,16 +142,12 @@ def product_with_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     cuBLAS applies the ReLU before it writes the product, where PyTorch's public operators launch a kernel for it.
     """
-    return torch._addmm_activation(bias, x.flatten(0, -2), weight.T).view(*x.shape[:-1], -1)
+    return torch._addmm_activation(bias, x.reshape(-1, x.shape[-1]), weight.T).view(*x.shape[:-1], len(weight))
 
 
 def _can_apply_relu(x: Tensor) -> bool:
-    """Half precision on a GPU, outside mixed precision, and without gradients: the operator has no derivative."""
-    if x.device.type != "cuda" or x.dtype not in HALF_PRECISION:
-        return False
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cuda"):
-        return False
-    return _relu_works(x.dtype, x.device)
+    """Half precision on a GPU, where the operator works."""
+    return x.dtype in HALF_PRECISION and gpu_kernels_allowed(x.device) and _relu_works(x.dtype, x.device)
 
 
 @cache

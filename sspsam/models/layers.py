@@ -41,7 +41,7 @@ class FoldingModule(nn.Module):
     """A module that computes something from its weights alone, in every call or, where they never change, once."""
 
     def fold(self) -> None:
-        """Compute it now and keep it; the weights must not change afterwards."""
+        """Compute and keep what depends on weights alone; the weights must not change afterwards."""
         raise NotImplementedError
 
 

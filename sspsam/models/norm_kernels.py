@@ -30,7 +30,7 @@ def _add_and_normalize(  # type: ignore[no-untyped-def]
     wide,  # (rows, width) float32, written: the normalised sum
     narrow,  # (rows, width), written: the same; or in windows, with zeros as their padding
     position,  # (position_rows, width) float32; repeated
-    placed,  # (rows, width), written: the normalised sum plus the position
+    positioned,  # (rows, width), written: the normalised sum plus the position
     rows,
     x_rows,
     position_rows,
@@ -45,7 +45,7 @@ def _add_and_normalize(  # type: ignore[no-untyped-def]
     has_update: tl.constexpr,
     writes_total: tl.constexpr,
     writes_wide: tl.constexpr,
-    writes_placed: tl.constexpr,
+    writes_positioned: tl.constexpr,
     gelu: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)  # of the result
@@ -85,9 +85,9 @@ def _add_and_normalize(  # type: ignore[no-untyped-def]
     if writes_wide:
         tl.store(wide + place, normalized, mask=result_mask)
     tl.store(narrow + place, normalized.to(narrow.dtype.element_ty), mask=result_mask)
-    if writes_placed:
+    if writes_positioned:
         added = tl.load(position + (row % position_rows)[:, None] * width + columns, mask=result_mask, other=0.0)
-        tl.store(placed + place, (normalized + added).to(placed.dtype.element_ty), mask=result_mask)
+        tl.store(positioned + place, (normalized + added).to(positioned.dtype.element_ty), mask=result_mask)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -160,9 +160,9 @@ def normalize_sum(
     """
     wide = torch.empty(update.shape, dtype=torch.float32, device=x.device)
     narrow = torch.empty(update.shape, dtype=dtype, device=x.device)
-    placed = None if position is None else torch.empty_like(narrow)
-    _launch(norm, x, update, wide=wide, narrow=narrow, position=position, placed=placed)
-    return wide, narrow, placed
+    positioned = None if position is None else torch.empty_like(narrow)
+    _launch(norm, x, update, wide=wide, narrow=narrow, position=position, positioned=positioned)
+    return wide, narrow, positioned
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -183,13 +183,13 @@ def _launch(
     wide: Tensor | None = None,
     narrow: Tensor,
     position: Tensor | None = None,
-    placed: Tensor | None = None,
+    positioned: Tensor | None = None,
     layout: int = _NO_WINDOWS,
     grid: int = 1,
     window: int = 0,
     gelu: bool = False,
 ) -> None:
-    """Launch the kernel; without `total`, `wide`, `placed` or `update` it neither writes nor reads there."""
+    """Launch the kernel; without `total`, `wide`, `positioned` or `update` it neither writes nor reads there."""
     x = x.contiguous()
     position = x if position is None else position.contiguous()
     update = None if update is None else update.contiguous()
@@ -207,7 +207,7 @@ def _launch(
             x if wide is None else wide,
             narrow,
             position,
-            narrow if placed is None else placed,
+            narrow if positioned is None else positioned,
             rows,
             x.numel() // width,
             position.numel() // width,
@@ -222,7 +222,7 @@ def _launch(
             has_update=update is not None,
             writes_total=total is not None,
             writes_wide=wide is not None,
-            writes_placed=placed is not None,
+            writes_positioned=positioned is not None,
             gelu=gelu,
             num_warps=max(1, min(8, block * tile // 256)),
         )

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from sspsam.models.column_attention import from_windows, to_windows
 from sspsam.models.kernels import widened
-from sspsam.models.trials import HALF_PRECISION, max_difference, own_kernel_works_on, own_kernels_apply
+from sspsam.models.trials import HALF_PRECISION, gpu_kernels_allowed, tried_module
 
 _MOST_ROUNDINGS: Final = 4  # distances between numbers in half precision by which a kernel's results may differ
 # widths and sides of the grids on which the kernels are tried: one row in a block of few and of many threads, and
@@ -24,11 +24,11 @@ _WINDOW: Final = 3  # side of the windows of these grids
 
 
 class Tokens(NamedTuple):
-    """The same tokens for sums, for products, and with their position embedding."""
+    """The same tokens for sums, for products, and with their position encoding."""
 
     wide: Tensor  # float32
     narrow: Tensor  # in the dtype of the products; or float32, which the products narrow themselves
-    placed: Tensor | None = None  # with the position added, as `narrow`; None: nobody has added it yet
+    positioned: Tensor | None = None  # with the position added, as `narrow`; None: not computed
 
 
 def normalize(norm: nn.LayerNorm, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -111,7 +111,7 @@ def normalize_sum(
         x: (1 or E, tokens, width).
         update: (E, tokens, width).
         dtype: of the products.
-        position: ([E,] tokens, width), for `Tokens.placed`; None: it is not added.
+        position: ([E,] tokens, width), for `Tokens.positioned`; None: it is not added.
     """
     kernels = _kernels(x, dtype)
     if kernels is not None:
@@ -121,14 +121,14 @@ def normalize_sum(
 
 
 def with_position(tokens: Tokens, position: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return `tokens.placed`, or add the position now.
+    """Return `tokens.positioned`, or add the position now.
 
     Args:
         tokens: (1 or E, tokens, width).
         position: ([E,] tokens, width).
         dtype: of the products.
     """
-    return add_for_products(tokens.wide, position, dtype) if tokens.placed is None else tokens.placed
+    return add_for_products(tokens.wide, position, dtype) if tokens.positioned is None else tokens.positioned
 
 
 def add_for_products(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
@@ -148,23 +148,21 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def _kernels(x: Tensor, dtype: torch.dtype) -> types.ModuleType | None:
     """Return the module of the kernels where they compute `dtype` from `x`, or None."""
-    return norm_kernels_on(x.device, dtype) if dtype in HALF_PRECISION and own_kernels_apply(x.device) else None
+    return norm_kernels_on(x.device, dtype) if dtype in HALF_PRECISION and gpu_kernels_allowed(x.device) else None
 
 
 @cache
 def norm_kernels_on(device: torch.device, dtype: torch.dtype) -> types.ModuleType | None:
     """Return the module `norm_kernels` if its kernels give PyTorch's results in a dtype on a device, or None."""
 
-    def difference() -> float:
-        from sspsam.models import norm_kernels
-
-        return max_difference([pair for size in _TRIED_SIZES for pair in _pairs(norm_kernels, *size, dtype, device)])
+    def pairs(kernels: types.ModuleType) -> list[tuple[Tensor, Tensor]]:
+        return [pair for size in _TRIED_SIZES for pair in _pairs(kernels, *size, dtype, device)]
 
     name = f"norms in {str(dtype).removeprefix('torch.')}"
-    if not own_kernel_works_on(
-        device, name, "PyTorch's operators", difference, _MOST_ROUNDINGS * torch.finfo(dtype).eps
-    ):
-        return None
+    return tried_module(_load_kernels, device, name, pairs, _MOST_ROUNDINGS * torch.finfo(dtype).eps)
+
+
+def _load_kernels() -> types.ModuleType:
     from sspsam.models import norm_kernels
 
     return norm_kernels

@@ -15,7 +15,7 @@ _ELEMENTS: Final = 2048  # of the patches in a block
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _weigh_by_sentence(  # type: ignore[no-untyped-def]
+def _weight_by_sentence(  # type: ignore[no-untyped-def]
     products,  # (E, N) float32
     projected,  # (N, width)
     bias,  # (width,)
@@ -51,7 +51,7 @@ def _weigh_by_sentence(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _weigh_by_words(  # type: ignore[no-untyped-def]
+def _weight_by_words(  # type: ignore[no-untyped-def]
     image,  # (E * N, width)
     context,  # (E * N, width)
     patches,  # (E * N, width)
@@ -97,10 +97,10 @@ def _weigh_by_words(  # type: ignore[no-untyped-def]
     tl.store(result + place, value.to(result.dtype.element_ty), mask=mask)
 
 
-def weigh_by_sentence(
+def weight_by_sentence(
     products: Tensor, projected: Tensor, bias: Tensor, dtype: torch.dtype, *, relu: bool
 ) -> tuple[Tensor, Tensor]:
-    """Compute the same as `patch_weights.weigh_by_sentence`; the patches are in `dtype`.
+    """Compute the same as `patch_weights.weight_by_sentence`; the patches are in `dtype`.
 
     Args:
         products: (E, N) float32.
@@ -116,7 +116,7 @@ def weigh_by_sentence(
     block = triton.next_power_of_2(width)
     tile = max(1, _ELEMENTS // block)
     with torch.cuda.device_of(products):  # type: ignore[no-untyped-call]
-        _weigh_by_sentence[(triton.cdiv(count, tile), expressions)](
+        _weight_by_sentence[(triton.cdiv(count, tile), expressions)](
             products.contiguous(),
             projected.contiguous(),
             bias,
@@ -132,7 +132,7 @@ def weigh_by_sentence(
     return similarity, weighted
 
 
-def weigh_by_words(
+def weight_by_words(
     norm: Any,
     scale: Tensor,
     sigma: Tensor,
@@ -142,7 +142,7 @@ def weigh_by_words(
     sentence: Tensor,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the same as `patch_weights.weigh_by_words`; the patches are in `dtype`.
+    """Compute the same as `patch_weights.weight_by_words`; the patches are in `dtype`.
 
     Args:
         norm: with `weight`, `bias` and `eps`.
@@ -157,7 +157,7 @@ def weigh_by_words(
     rows, block = expressions * count, triton.next_power_of_2(width)
     tile = max(1, _ELEMENTS // block) if expressions > 1 else 1
     with torch.cuda.device_of(patches):  # type: ignore[no-untyped-call]
-        _weigh_by_words[(triton.cdiv(rows, tile),)](
+        _weight_by_words[(triton.cdiv(rows, tile),)](
             image.contiguous(),
             context.contiguous(),
             patches.contiguous(),

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspsam.models.kernels import widened
-from sspsam.models.trials import HALF_PRECISION, max_difference, own_kernel_works_on, own_kernels_apply
+from sspsam.models.trials import HALF_PRECISION, gpu_kernels_allowed, tried_module
 
 _MOST_ROUNDINGS: Final = 4  # distances between numbers in half precision by which a kernel's results may differ
 _TRIED_SIZES: Final = ((2, 9, 48), (1, 576, 512))  # expressions, patches and width of the trial
 
 
-def weigh_by_sentence(
+def weight_by_sentence(
     products: Tensor, projected: Tensor, bias: Tensor, dtype: torch.dtype, *, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """Scale the products of sentence and patches to [0, 1], and weight the projected patches by them.
@@ -36,7 +36,7 @@ def weigh_by_sentence(
     """
     kernels = _kernels(products, dtype) if projected.ndim == 2 else None
     if kernels is not None:
-        similarity, weighted = kernels.weigh_by_sentence(products, projected, bias, dtype, relu=relu)
+        similarity, weighted = kernels.weight_by_sentence(products, projected, bias, dtype, relu=relu)
         return similarity, weighted
     low, high = products.amin(dim=-1, keepdim=True), products.amax(dim=-1, keepdim=True)  # (E, 1)
     similarity = (products - low) / (high - low)  # (E, N)
@@ -44,7 +44,7 @@ def weigh_by_sentence(
     return similarity, F.relu(weighted) if relu else weighted
 
 
-def weigh_by_words(
+def weight_by_words(
     norm: nn.LayerNorm,
     scale: Tensor,
     sigma: Tensor,
@@ -59,8 +59,8 @@ def weigh_by_words(
     Args:
         norm: of the patches.
         scale, sigma: (1,), height and width of the Gaussian-like mapping of the cosine.
-        image: (E, N, H), the patches as the words see them.
-        context: (E, N, H), the words of each patch.
+        image: (E, N, H), output of `verify_image` for the patches.
+        context: (E, N, H), output of `verify_words` for the words of each patch.
         patches: (E, N, H).
         sentence: (E, H).
         dtype: of the product that follows; on most devices the result stays in float32.
@@ -70,7 +70,7 @@ def weigh_by_words(
     """
     kernels = _kernels(patches, dtype)
     if kernels is not None:
-        verification, result = kernels.weigh_by_words(norm, scale, sigma, image, context, patches, sentence, dtype)
+        verification, result = kernels.weight_by_words(norm, scale, sigma, image, context, patches, sentence, dtype)
         return verification, result
     cosine = F.cosine_similarity(widened(image), widened(context), dim=-1)  # (E, N)
     verification = scale * torch.exp(-((1 - cosine) ** 2) / (2 * sigma**2))  # (E, N)
@@ -80,23 +80,21 @@ def weigh_by_words(
 
 def _kernels(x: Tensor, dtype: torch.dtype) -> types.ModuleType | None:
     """Return the module of the kernels where they compute `dtype` from `x`, or None."""
-    return patch_kernels_on(x.device, dtype) if dtype in HALF_PRECISION and own_kernels_apply(x.device) else None
+    return patch_kernels_on(x.device, dtype) if dtype in HALF_PRECISION and gpu_kernels_allowed(x.device) else None
 
 
 @cache
 def patch_kernels_on(device: torch.device, dtype: torch.dtype) -> types.ModuleType | None:
     """Return the module `patch_kernels` if its kernels give PyTorch's results in a dtype on a device, or None."""
 
-    def difference() -> float:
-        from sspsam.models import patch_kernels
-
-        return max_difference([pair for size in _TRIED_SIZES for pair in _pairs(patch_kernels, *size, dtype, device)])
+    def pairs(kernels: types.ModuleType) -> list[tuple[Tensor, Tensor]]:
+        return [pair for size in _TRIED_SIZES for pair in _pairs(kernels, *size, dtype, device)]
 
     name = f"weights of patches in {str(dtype).removeprefix('torch.')}"
-    if not own_kernel_works_on(
-        device, name, "PyTorch's operators", difference, _MOST_ROUNDINGS * torch.finfo(dtype).eps
-    ):
-        return None
+    return tried_module(_load_kernels, device, name, pairs, _MOST_ROUNDINGS * torch.finfo(dtype).eps)
+
+
+def _load_kernels() -> types.ModuleType:
     from sspsam.models import patch_kernels
 
     return patch_kernels
@@ -120,10 +118,10 @@ def _pairs(
     products, sentence = example(expressions, count), example(expressions, width)
     bias = example(width, step=0.3).to(dtype)
     by_words = norm, scale, sigma, patches, context, patches, sentence
-    expected = weigh_by_words(*by_words, torch.float32)
-    pairs = list(zip(kernels.weigh_by_words(*by_words, dtype), expected, strict=True))
+    expected = weight_by_words(*by_words, torch.float32)
+    pairs = list(zip(kernels.weight_by_words(*by_words, dtype), expected, strict=True))
     for relu in (False, True):
         by_sentence = products, patches[0], bias
-        expected = weigh_by_sentence(*by_sentence, torch.float32, relu=relu)  # by PyTorch's operators
-        pairs += zip(kernels.weigh_by_sentence(*by_sentence, dtype, relu=relu), expected, strict=True)
+        expected = weight_by_sentence(*by_sentence, torch.float32, relu=relu)  # by PyTorch's operators
+        pairs += zip(kernels.weight_by_sentence(*by_sentence, dtype, relu=relu), expected, strict=True)
     return pairs

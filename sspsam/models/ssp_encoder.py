@@ -43,9 +43,9 @@ class PromptGeneratorLayer(nn.Module):
             (E, count, D).
         """
         dtype = self.attention.in_proj_weight.dtype
-        placed = with_position(x, position, dtype)  # (E, tokens, D)
-        queries = placed if count is None else placed[:, :count]
-        attended = self.attention.attend(queries, placed, x.narrow)  # (E, count, D)
+        positioned = with_position(x, position, dtype)  # (E, tokens, D)
+        queries = positioned if count is None else positioned[:, :count]
+        attended = self.attention.attend(queries, positioned, x.narrow)  # (E, count, D)
         x = normalize_sum(self.norm1, x.wide[:, :count], attended, dtype)
         next_position = position if count is None else None  # without all tokens there is no next layer
         return normalize_sum(self.norm2, x.wide, self.mlp(x.narrow), dtype, next_position)

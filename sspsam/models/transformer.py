@@ -118,11 +118,11 @@ class TwoWayAttentionBlock(stock.TwoWayAttentionBlock):
 
     def project_image(self, image: Tokens, position: Tensor) -> ImageProjections:
         """Project (1 or E, N, D) image tokens with their (N, D) position for `forward`."""
-        placed = with_position(image, position, self._dtype)
+        positioned = with_position(image, position, self._dtype)
         return ImageProjections(
-            keys=self.cross_attn_token_to_image.k_proj(placed),
+            keys=self.cross_attn_token_to_image.k_proj(positioned),
             values=self.cross_attn_token_to_image.v_proj(image.narrow),
-            queries=self.cross_attn_image_to_token.q_proj(placed),
+            queries=self.cross_attn_image_to_token.q_proj(positioned),
         )
 
     def forward(
@@ -143,7 +143,7 @@ class TwoWayAttentionBlock(stock.TwoWayAttentionBlock):
             image: (1 or E, N, D) image tokens.
             position: (N, D) of the image tokens.
             projections: of the image tokens, from `project_image`; None: they are computed here.
-            last: whether no layer follows, which would need the image tokens with their position.
+            last: True for the last layer, after which nothing needs the image tokens with their position.
 
         Returns:
             The next queries (E, T, D) and image tokens (E, N, D).
@@ -165,8 +165,8 @@ class TwoWayAttentionBlock(stock.TwoWayAttentionBlock):
         if self.skip_first_layer_pe:
             normalized = self.norm1(widened(self.self_attn(queries.narrow, queries.narrow, queries.narrow)))
             return Tokens(normalized, normalized)
-        placed = with_position(queries, tokens, self._dtype)
-        attended = self.self_attn(placed, placed, queries.narrow)
+        positioned = with_position(queries, tokens, self._dtype)
+        attended = self.self_attn(positioned, positioned, queries.narrow)
         return normalize_sum(self.norm1, queries.wide, attended, self._dtype, tokens)
 
     @property
@@ -217,10 +217,11 @@ class TwoWayTransformer(stock.TwoWayTransformer):
             The first tokens (E, outputs, D) and the image tokens (E, N, D), for products.
         """
         first_layer, *later_layers = self.layers
-        arguments = Tokens(tokens, tokens), tokens, Tokens(image, image), position, projections
-        queries, updated = first_layer(*arguments, last=not later_layers)
+        queries, updated = first_layer(
+            Tokens(tokens, tokens), tokens, Tokens(image, image), position, projections, last=not later_layers
+        )
         for layer in later_layers:
             queries, updated = layer(queries, tokens, updated, position, last=layer is later_layers[-1])
-        placed = with_position(queries, tokens, self.final_attn_token_to_image.q_proj.weight.dtype)[:, :outputs]
-        attended = self.final_attn_token_to_image.attend_to_image(placed, updated.narrow, position)
+        positioned = with_position(queries, tokens, self.final_attn_token_to_image.q_proj.weight.dtype)[:, :outputs]
+        attended = self.final_attn_token_to_image.attend_to_image(positioned, updated.narrow, position)
         return self.norm_final_attn(queries.wide[:, :outputs] + attended), updated.narrow

@@ -1,6 +1,7 @@
 """Kernels of a GPU are compared with PyTorch's operators before their first use on a device."""
 
 import logging
+import types
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -14,44 +15,68 @@ HALF_PRECISION: Final = (torch.float16, torch.bfloat16)
 SWITCH: Final = "SSPSAM_TRITON"  # environment variable; 0 turns the kernels of this package for a GPU off
 
 
-def works_on(device: torch.device, name: str, instead: str, difference: Callable[[], float], most: float) -> bool:
+def works_on(device: torch.device, name: str, fallback: str, difference: Callable[[], float], tolerance: float) -> bool:
     """Try a kernel on a device; where it does not work, the log says why.
 
     Args:
         device: to try it on.
         name: of what the kernel computes.
-        instead: name of what computes it otherwise.
+        fallback: name of what computes it otherwise.
         difference: returns the largest difference between the results of both for an example; raises an error of any
             kind where the kernel cannot run, for example because Triton finds no C compiler.
-        most: largest difference of a kernel that works.
+        tolerance: the difference of a kernel that works is smaller.
     """
     try:
         # tensors are made on the CPU: another thread may be recording a graph, in which the device's generator takes
         # part
         with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
             largest = difference()
-        works, reason = largest < most, f"its results differ by {largest}"  # False for NaN
+        works, reason = largest < tolerance, f"its results differ by {largest}"  # False for NaN
     except Exception as error:
         works, reason = False, f"{type(error).__name__}: {error}"
     if not works:
-        _LOG.info("%s: %s on %s, the kernel does not work there: %.300s", name, instead, device, reason)
+        _LOG.info("%s: %s on %s, the kernel does not work there: %.300s", name, fallback, device, reason)
     return works
 
 
-def own_kernel_works_on(
-    device: torch.device, name: str, instead: str, difference: Callable[[], float], most: float
+def triton_kernel_works_on(
+    device: torch.device, name: str, fallback: str, difference: Callable[[], float], tolerance: float
 ) -> bool:
     """Try a kernel of this package, as `works_on` does.
 
     The environment variable `SSPSAM_TRITON` turns all of them off where it is 0; see `switched_on`.
     """
-    return switched_on(SWITCH) and works_on(device, name, instead, difference, most)
+    return switched_on(SWITCH) and works_on(device, name, fallback, difference, tolerance)
 
 
-def own_kernels_apply(device: torch.device) -> bool:
-    """Return True where kernels of this package may take the place of PyTorch's operators: on a GPU of NVIDIA.
+def tried_module(
+    load: Callable[[], types.ModuleType],
+    device: torch.device,
+    name: str,
+    pairs: Callable[[types.ModuleType], Sequence[tuple[Tensor, Tensor]]],
+    tolerance: float,
+) -> types.ModuleType | None:
+    """Return a module of kernels, or None where Triton is missing or a kernel does not give PyTorch's results.
 
-    They have no derivative, and PyTorch's compiler writes such kernels itself.
+    Args:
+        load: imports the module.
+        device: to try the kernels on.
+        name: of what they compute.
+        pairs: returns results of the kernels, each with that of PyTorch's operators.
+        tolerance: see `works_on`; differences are those of `max_difference`.
+    """
+
+    def difference() -> float:
+        return max_difference(pairs(load()))
+
+    works = triton_kernel_works_on(device, name, "PyTorch's operators", difference, tolerance)
+    return load() if works else None
+
+
+def gpu_kernels_allowed(device: torch.device) -> bool:
+    """Return True where kernels for a GPU of NVIDIA may take the place of PyTorch's operators.
+
+    They have no derivative and know nothing of autocast, and PyTorch's compiler writes such kernels itself.
     """
     if device.type != "cuda" or torch.version.cuda is None:
         return False

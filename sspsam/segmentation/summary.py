@@ -1,4 +1,4 @@
-"""The numbers behind the answers, computed on the device: a prediction -> one row of numbers for each expression."""
+"""Statistics of the answers, computed on the device: a prediction -> one row of numbers for each expression."""
 
 import types
 from functools import cache
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sspsam.config import ModelConfig
 from sspsam.models import Prediction
-from sspsam.models.trials import max_difference, own_kernel_works_on, own_kernels_apply
+from sspsam.models.trials import gpu_kernels_allowed, tried_module
 from sspsam.segmentation.features import feature_columns
 from sspsam.segmentation.postprocessing import foreground_pixels
 
@@ -17,7 +17,7 @@ _MOST_DIFFERENCE: Final = 1e-4  # of the kernels' results, relative above 1
 
 
 def summarize(prediction: Prediction, config: ModelConfig) -> Tensor:
-    """Return the numbers behind the answers, on the device: (E, 7 + `features.COLUMNS`).
+    """Return statistics of E answers, on the device: (E, 7 + `features.COLUMNS`).
 
     They are whether all values are finite (0 or 1), the foreground pixels in the authors' frame, the predicted IoU, the
     four numbers of the box head, and the columns of `feature_columns`.
@@ -30,20 +30,20 @@ def summarize(prediction: Prediction, config: ModelConfig) -> Tensor:
     pixels_in_frame = foreground_pixels(
         low_res, config.architecture.sam.image_size, config.postprocessing.no_target_frame
     )  # (E,)
-    return with_pixels(prediction, pixels_in_frame)
+    return summarize_with_pixels(prediction, pixels_in_frame)
 
 
-def with_pixels(prediction: Prediction, pixels_in_frame: Tensor) -> Tensor:
-    """Return the numbers of `summarize` when the foreground pixels are known; see `by_operators`."""
+def summarize_with_pixels(prediction: Prediction, pixels_in_frame: Tensor) -> Tensor:
+    """Return the numbers of `summarize` when the foreground pixels are known; see `summarize_with_pytorch`."""
     device = prediction.low_res.device
-    kernel = summary_kernel_on(device) if own_kernels_apply(device) else None
+    kernel = summary_kernel_on(device) if gpu_kernels_allowed(device) else None
     if kernel is None:
-        return by_operators(prediction, pixels_in_frame)
+        return summarize_with_pytorch(prediction, pixels_in_frame)
     summary: Tensor = kernel.summarize(prediction, pixels_in_frame)
     return summary
 
 
-def by_operators(prediction: Prediction, pixels_in_frame: Tensor) -> Tensor:
+def summarize_with_pytorch(prediction: Prediction, pixels_in_frame: Tensor) -> Tensor:
     """Return the same by PyTorch's operators.
 
     Args:
@@ -61,16 +61,17 @@ def by_operators(prediction: Prediction, pixels_in_frame: Tensor) -> Tensor:
 def summary_kernel_on(device: torch.device) -> types.ModuleType | None:
     """Return the module `summary_kernel` if its kernels give PyTorch's results on a device, or None."""
 
-    def difference() -> float:
-        from sspsam.segmentation import summary_kernel
-
+    def pairs(kernels: types.ModuleType) -> list[tuple[Tensor, Tensor]]:
         example, pixels_in_frame = _example(device)
-        summary, expected = summary_kernel.summarize(example, pixels_in_frame), by_operators(example, pixels_in_frame)
+        summary = kernels.summarize(example, pixels_in_frame)
+        expected = summarize_with_pytorch(example, pixels_in_frame)
         finite = expected[:, 0] == 1  # otherwise the other numbers mean nothing
-        return max_difference([(summary[:, 0], expected[:, 0]), (summary[finite], expected[finite])])
+        return [(summary[:, 0], expected[:, 0]), (summary[finite], expected[finite])]
 
-    if not own_kernel_works_on(device, "numbers behind answers", "PyTorch's operators", difference, _MOST_DIFFERENCE):
-        return None
+    return tried_module(_load_kernels, device, "statistics of answers", pairs, _MOST_DIFFERENCE)
+
+
+def _load_kernels() -> types.ModuleType:
     from sspsam.segmentation import summary_kernel
 
     return summary_kernel

@@ -1,4 +1,4 @@
-"""The numbers behind the answers as two kernels, in Triton; imported where Triton is there.
+"""Statistics of the answers as two kernels, in Triton; imported where Triton is there.
 
 PyTorch needs more than fifty operators for them, each a kernel that takes longer to launch than to run. Here the blocks
 of the first kernel summarise a part of the logits of one expression each, and the second puts the parts together.
@@ -110,7 +110,7 @@ def _summarize(  # type: ignore[no-untyped-def]
 
 
 def summarize(prediction: Prediction, pixels_in_frame: Tensor) -> Tensor:
-    """Compute the same as `summary.by_operators`.
+    """Compute the same as `summary.summarize_with_pytorch`.
 
     Args:
         prediction: in float32, about E expressions, on a GPU.

@@ -100,6 +100,21 @@ def test_relative_positions_as_columns_give_the_embedding_of_the_stock_encoder(
     assert torch.allclose(embedding, expected.to(embedding.dtype), atol=2e-5)
 
 
+@pytest.mark.parametrize("widest", [True, False])
+def test_columns_and_a_bias_may_take_turns(monkeypatch: pytest.MonkeyPatch, widest: bool) -> None:
+    """A device may have a fused kernel for the narrower heads of blocks with windows only."""
+    ours, pixels, widths = encoder(15, 6), torch.randn(1, 3, 60, 60), set[int]()
+    ours.blocks.extend([ours.blocks[1], ours.blocks[0], ours.blocks[1]])
+    with torch.no_grad():
+        expected = ours(pixels)
+        monkeypatch.setattr(image_encoder, "fused_attention_accepts", lambda width, *_: widths.add(width) is not None)
+        ours(pixels)
+        chosen = max(widths) if widest else min(widths)
+        monkeypatch.setattr(image_encoder, "fused_attention_accepts", lambda width, *_: width == chosen)
+        assert torch.allclose(ours(pixels), expected, atol=2e-5)
+    assert len(widths) == 2
+
+
 def test_folded_relative_positions_give_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, fused_attention: list[object]
 ) -> None:

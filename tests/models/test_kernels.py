@@ -309,6 +309,9 @@ def test_a_gpu_applies_relu_within_products_of_half_precision(dtype: torch.dtype
         result = layer(x, "relu", residual=True)
         assert record.operators["aten._addmm_activation.default"] == calls
         assert record.operators["aten.relu.default"] == 1 - calls
+        with torch.enable_grad():
+            layer(x, "relu", residual=True)
+        assert record.operators["aten._addmm_activation.default"] == calls
         assert torch.allclose(result.cpu(), expected, atol=1e-2)
     kernels._relu_works.cache_clear()
 

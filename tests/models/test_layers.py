@@ -33,3 +33,5 @@ def test_attention_is_that_of_the_stock_module(causal: bool, packed: bool) -> No
         assert torch.allclose(ours.self_attend(queries, causal=causal), expected, atol=1e-5)
         expected, _ = stock(queries, keys, values, need_weights=False)
         assert torch.allclose(ours.attend(queries, keys, values), expected, atol=1e-5)
+        expected, _ = stock(queries, queries, values, need_weights=False)
+        assert torch.allclose(ours.attend(queries, queries, values), expected, atol=1e-5)

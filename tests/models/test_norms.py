@@ -51,16 +51,16 @@ with torch.no_grad():
         total, narrow = kernels.add_and_normalize(norm, by_token, update, dtype)
         compare(f"total of strided {width}", total, x + update, wide=True)
         compare(f"of the total of strided {width}", narrow, norm(x + update))
-        wide, narrow, placed = kernels.normalize_sum(norm, x[:1], update, dtype)  # one image, several expressions
-        assert placed is None
+        wide, narrow, positioned = kernels.normalize_sum(norm, x[:1], update, dtype)  # one image, several expressions
+        assert positioned is None
         compare(f"wide {width}", wide, norm(x[:1] + update), wide=True)
         compare(f"narrow {width}", narrow, norm(x[:1] + update))
         for positions in (1, 2):  # one for all expressions, or one for each
-            position = torch.randn(positions, 9, width).squeeze(0)
-            wide, narrow, placed = kernels.normalize_sum(norm, x, update, dtype, position)
+            position = torch.randn(9, positions, width).transpose(0, 1).squeeze(0)
+            wide, narrow, positioned = kernels.normalize_sum(norm, x, update, dtype, position)
             compare(f"wide {width} {positions}", wide, norm(x + update), wide=True)
             compare(f"narrow {width} {positions}", narrow, norm(x + update))
-            compare(f"placed {width} {positions}", placed, norm(x + update) + position)
+            compare(f"positioned {width} {positions}", positioned, norm(x + update) + position)
         grid = torch.randn(2, 7, 7, width)
         for window in (3, 7):
             total, windows = kernels.normalize_into_windows(norm, grid, None, window, dtype)
@@ -130,12 +130,12 @@ def test_on_the_cpu_they_are_pytorch_s_operators_bit_for_bit() -> None:
     tokens = norms.normalize_sum(norm, x, update, dtype)
     assert tokens.wide is tokens.narrow
     assert torch.equal(tokens.wide, norm(x + update))
-    assert tokens.placed is None
+    assert tokens.positioned is None
     position = torch.randn(6, 6, 16)
     assert torch.equal(norms.with_position(tokens, position, dtype), tokens.wide + position)
-    placed = norms.normalize_sum(norm, x, update, dtype, position)
-    assert torch.equal(placed.placed, tokens.wide + position)
-    assert norms.with_position(placed, torch.zeros(6, 6, 16), dtype) is placed.placed
+    positioned = norms.normalize_sum(norm, x, update, dtype, position)
+    assert torch.equal(positioned.positioned, tokens.wide + position)
+    assert norms.with_position(positioned, torch.zeros(6, 6, 16), dtype) is positioned.positioned
     assert torch.equal(norms.normalize(norm, x, dtype), norm(x))
     assert torch.equal(norms.normalize_with_gelu(norm, x, dtype), F.gelu(norm(x)))
     assert torch.equal(norms.add_for_products(x, update[:1, :1], dtype), x + update[:1, :1])
@@ -171,7 +171,7 @@ RESULTS = (
     "norm of the total",
     "wide",
     "narrow",
-    "placed",
+    "positioned",
     "quick gelu",
 )
 

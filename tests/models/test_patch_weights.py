@@ -34,8 +34,8 @@ with torch.no_grad():
         products = torch.randn(count, expressions).T  # strided
         for relu in (False, True):
             by_sentence = products, projected, bias
-            expected = patch_weights.weigh_by_sentence(*by_sentence, torch.float32, relu=relu)
-            similarity, weighted = kernels.weigh_by_sentence(*by_sentence, dtype, relu=relu)
+            expected = patch_weights.weight_by_sentence(*by_sentence, torch.float32, relu=relu)
+            similarity, weighted = kernels.weight_by_sentence(*by_sentence, dtype, relu=relu)
             compare(f"similarity {name} {relu}", similarity, expected[0], wide=True)
             compare(f"weighted {name} {relu}", weighted, expected[1])
         norm = nn.LayerNorm(width)
@@ -44,18 +44,20 @@ with torch.no_grad():
         image, patches = (torch.randn(expressions, count, width).to(dtype) * 3 for _ in range(2))
         context = (image + torch.randn(expressions, count, width).to(dtype)).contiguous()
         context[0, 1] = 0  # has no direction
-        sentence = torch.randn(expressions, width)
+        context = context.transpose(0, 1).contiguous().transpose(0, 1)  # strided
+        sentence = torch.randn(width, expressions).T
         for sigma in (0.5, 0.05, -0.3):
             by_words = norm, torch.tensor([1.3]), torch.tensor([sigma]), image, context, patches, sentence
-            expected = patch_weights.weigh_by_words(*by_words, torch.float32)
-            verification, gated = kernels.weigh_by_words(*by_words, dtype)
+            expected = patch_weights.weight_by_words(*by_words, torch.float32)
+            verification, gated = kernels.weight_by_words(*by_words, dtype)
             compare(f"verification {name} {sigma}", verification, expected[0], wide=True)
             compare(f"gated {name} {sigma}", gated, expected[1])
     products[0, 3] = torch.nan
-    similarity, _ = kernels.weigh_by_sentence(products, projected, bias, dtype, relu=True)
+    similarity, weighted = kernels.weight_by_sentence(products, projected, bias, dtype, relu=True)
     assert similarity[0].isnan().any() and similarity[1].isfinite().all()
+    assert weighted[0, 3].isnan().all() and weighted[1].isfinite().all()
     patches[1, 2, 3] = torch.nan
-    _, gated = kernels.weigh_by_words(*by_words, dtype)
+    _, gated = kernels.weight_by_words(*by_words, dtype)
     assert gated.isnan().any(dim=-1).nonzero().tolist() == [[1, 2]]
 json.dump(differences, sys.stdout)
 """
@@ -85,23 +87,36 @@ def test_the_kernels_pass_their_own_trial_in_the_interpreter() -> None:
 def test_on_the_cpu_they_follow_the_definition() -> None:
     """docs/method.md, section 3."""
     products, projected, bias = torch.randn(2, 5).double(), torch.randn(5, 8).double(), torch.randn(8).double()
-    similarity, weighted = patch_weights.weigh_by_sentence(products, projected, bias, torch.float64, relu=True)
+    similarity, weighted = patch_weights.weight_by_sentence(products, projected, bias, torch.float64, relu=True)
     assert torch.equal(similarity.amin(1), torch.zeros(2))
     assert torch.equal(similarity.amax(1), torch.ones(2))
     assert torch.allclose(weighted, (similarity[:, :, None] * projected + bias).relu())
     by_image = projected.expand(2, -1, -1)  # an image for each expression
-    _, other = patch_weights.weigh_by_sentence(products, by_image, bias, torch.float64, relu=False)
+    _, other = patch_weights.weight_by_sentence(products, by_image, bias, torch.float64, relu=False)
     assert torch.allclose(other.relu(), weighted)
     norm = nn.LayerNorm(8).double()
     image, context, patches = (torch.randn(2, 5, 8).double() for _ in range(3))
     sentence, scale, sigma = torch.randn(2, 8).double(), torch.tensor([1.5]).double(), torch.tensor([0.4]).double()
-    verification, gated = patch_weights.weigh_by_words(
+    verification, gated = patch_weights.weight_by_words(
         norm, scale, sigma, image, context, patches, sentence, torch.float64
     )
     cosine = (image * context).sum(-1) / (image.norm(dim=-1) * context.norm(dim=-1))
     assert torch.allclose(verification, 1.5 * (-((1 - cosine) ** 2) / (2 * 0.4**2)).exp())
     expected = (norm(patches) * verification[..., None]).tanh() * sentence.tanh()[:, None]
     assert torch.allclose(gated, expected)
+
+
+def test_an_image_for_each_expression_is_weighted_by_pytorch_s_operators(monkeypatch) -> None:
+    kernels = PatchKernels()
+    monkeypatch.setattr(patch_weights, "_kernels", lambda x, dtype: kernels if dtype is torch.float16 else None)
+    products, projected, bias = torch.randn(2, 5), torch.randn(5, 8), torch.randn(8)
+    _, expected = patch_weights.weight_by_sentence(products, projected, bias, torch.float16, relu=False)
+    assert set(kernels.results) == {"similarity", "weighted"}
+    kernels.results.clear()
+    by_image = projected.expand(2, -1, -1)
+    _, weighted = patch_weights.weight_by_sentence(products, by_image, bias, torch.float16, relu=False)
+    assert not kernels.results
+    assert torch.allclose(weighted, expected.float(), atol=1e-2)
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from sspsam.models import trials
 
 def test_an_environment_variable_turns_the_kernels_off(monkeypatch) -> None:
     device = torch.device("cuda")
-    assert trials.own_kernel_works_on(device, "sums", "PyTorch", lambda: 0.0, 1.0)
+    assert trials.triton_kernel_works_on(device, "sums", "PyTorch", lambda: 0.0, 1.0)
     for off in ("0", "off"):
         monkeypatch.setenv(trials.SWITCH, off)
-        assert not trials.own_kernel_works_on(device, "sums", "PyTorch", lambda: 0.0, 1.0)
+        assert not trials.triton_kernel_works_on(device, "sums", "PyTorch", lambda: 0.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,29 @@ def test_an_environment_variable_turns_the_kernels_off(monkeypatch) -> None:
 def test_own_kernels_are_for_gpus_of_nvidia_without_gradients(monkeypatch, device, version, applies) -> None:
     monkeypatch.setattr(torch.version, "cuda", version)
     with torch.no_grad():
-        assert trials.own_kernels_apply(torch.device(device)) is applies
-    assert not trials.own_kernels_apply(torch.device(device))
+        assert trials.gpu_kernels_allowed(torch.device(device)) is applies
+    assert not trials.gpu_kernels_allowed(torch.device(device))
+
+
+@pytest.mark.parametrize(("module", "question"), [(torch.compiler, "is_compiling"), (torch, "is_autocast_enabled")])
+def test_own_kernels_are_neither_for_the_compiler_nor_for_mixed_precision(monkeypatch, module, question) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(module, question, lambda *_: True)
+    with torch.no_grad():
+        assert not trials.gpu_kernels_allowed(torch.device("cuda"))
+
+
+def test_a_trial_does_not_depend_on_the_modes_of_the_application() -> None:
+    modes = []
+
+    def difference() -> float:
+        modes.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.empty(1).device.type))
+        return 0.0
+
+    with torch.inference_mode(), torch.device("meta"):
+        assert trials.works_on(torch.device("cpu"), "sums", "PyTorch", difference, 1.0)
+    assert trials.works_on(torch.device("cpu"), "sums", "PyTorch", difference, 1.0)
+    assert modes == [(False, False, "cpu")] * 2
 
 
 def test_the_largest_difference_is_relative_above_1_and_keeps_nan() -> None:

@@ -48,8 +48,8 @@ class NormKernels(_Kernels):
 
     def normalize_sum(self, norm, x, update, dtype, position=None):
         wide = norm(x + update)
-        placed = None if position is None else self._spoil("placed", (wide + position).to(dtype))
-        return self._spoil("wide", wide), self._spoil("narrow", wide.to(dtype)), placed
+        positioned = None if position is None else self._spoil("positioned", (wide + position).to(dtype))
+        return self._spoil("wide", wide), self._spoil("narrow", wide.to(dtype)), positioned
 
     def quick_gelu(self, x):
         return self._spoil("quick gelu", (x.float() * sigmoid(1.702 * x.float())).to(x.dtype))
@@ -58,15 +58,15 @@ class NormKernels(_Kernels):
 class PatchKernels(_Kernels):
     """In the place of `sspsam.models.patch_kernels`."""
 
-    def weigh_by_sentence(self, *arguments, relu):
+    def weight_by_sentence(self, *arguments, relu):
         *others, dtype = arguments
-        similarity, weighted = patch_weights.weigh_by_sentence(*others, float32, relu=relu)
+        similarity, weighted = patch_weights.weight_by_sentence(*others, float32, relu=relu)
         name = "weighted with relu" if relu else "weighted"
         return self._spoil("similarity", similarity), self._spoil(name, weighted.to(dtype))
 
-    def weigh_by_words(self, *arguments):
+    def weight_by_words(self, *arguments):
         *others, dtype = arguments
-        verification, gated = patch_weights.weigh_by_words(*others, float32)
+        verification, gated = patch_weights.weight_by_words(*others, float32)
         return self._spoil("verification", verification), self._spoil("gated", gated.to(dtype))
 
 
@@ -74,7 +74,7 @@ class SummaryKernels(_Kernels):
     """In the place of `sspsam.segmentation.summary_kernel`; the name of a result is the number of its column."""
 
     def summarize(self, prediction: Prediction, pixels: Tensor) -> Tensor:
-        table = summary.by_operators(prediction, pixels)
+        table = summary.summarize_with_pytorch(prediction, pixels)
         for column in range(table.shape[1]):
             table[:, column] = self._spoil(str(column), table[:, column])
         return table
