@@ -28,6 +28,7 @@ from sspsam.evaluation.stored_answers import (
     load_answers,
 )
 from sspsam.images.loading import Pixels
+from sspsam.models.trials import failed_trials
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.paths import first_line
@@ -197,6 +198,8 @@ def run_self_test(
                 )
     except (DeviceError, NumericalError, OutOfMemoryError) as failure:
         error = str(failure)
+    if chosen.type == "cuda":
+        notes = [*notes, *failed_trials(chosen)]
     return CheckReport(
         str(chosen), device_name(chosen), dtype_name(precision), bundled, checked, notes, error, versions()
     )

@@ -8,10 +8,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from sspsam.utils.paths import first_line
 from sspsam.utils.switches import switched_on
 
 _LOG: Final = logging.getLogger(__name__)
 HALF_PRECISION: Final = (torch.float16, torch.bfloat16)
+_FAILED: Final[dict[tuple[str, str], str]] = {}  # messages of failed trials, by device and name
 SWITCH: Final = "SSPSAM_TRITON"  # environment variable; 0 turns the kernels of this package for a GPU off
 
 
@@ -33,10 +35,21 @@ def works_on(device: torch.device, name: str, fallback: str, difference: Callabl
             largest = difference()
         works, reason = largest < tolerance, f"its results differ by {largest}"  # False for NaN
     except Exception as error:
-        works, reason = False, f"{type(error).__name__}: {error}"
+        works, reason = False, f"{type(error).__name__}: {first_line(error)}"
     if not works:
-        _LOG.info("%s: %s on %s, the kernel does not work there: %.300s", name, fallback, device, reason)
+        message = f"{name}: {fallback} on {device}, the kernel does not work there: {reason:.300}"
+        _LOG.info("%s", message)
+        _FAILED[str(device), name] = message
     return works
+
+
+def failed_trials(device: torch.device) -> list[str]:
+    """Return a message for each kernel that does not work on a device, of those tried in this process so far."""
+    tried_on = {str(device), str(torch.device(device.type, device.index or 0))}
+    messages = [message for (name_of_device, _), message in _FAILED.items() if name_of_device in tried_on]
+    if device.type == "cuda" and not switched_on(SWITCH):
+        messages.append(f"the environment variable {SWITCH} turns the kernels of sspsam off")
+    return messages
 
 
 def triton_kernel_works_on(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sspsam import errors
+from sspsam import SSPSAMPredictor, errors
 from sspsam.evaluation import self_test
 from sspsam.evaluation.environment import device_name, memory_bytes, versions
 from sspsam.evaluation.self_test import Checkpoint, ImageQuestions, run_self_test
@@ -68,6 +68,25 @@ def test_a_difference_that_is_no_number_is_null_in_json(short: None) -> None:
 def test_images_that_pillow_resizes_differently_are_noted(short: None) -> None:
     [note] = run_self_test("cpu", "bfloat16").notes
     assert "Pillow" in note
+
+
+class Bundled:
+    """The bundled predictor, on the CPU whatever device is asked for."""
+
+    @staticmethod
+    def from_pretrained(name: str, **options: object) -> SSPSAMPredictor:
+        return SSPSAMPredictor.from_pretrained(name, device="cpu")
+
+
+def test_kernels_that_do_not_work_on_a_gpu_are_noted(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = "norms in float16: PyTorch's operators on cuda:0, the kernel does not work there"
+    monkeypatch.setattr(self_test, "failed_trials", lambda device: [failed])
+    monkeypatch.setattr(self_test, "checked_device", torch.device)
+    monkeypatch.setattr(self_test, "device_name", str)
+    monkeypatch.setattr(self_test, "_check", lambda *_: None)
+    monkeypatch.setattr(self_test, "SSPSAMPredictor", Bundled)
+    assert run_self_test("cuda", "float16").notes[-1] == failed
+    assert failed not in run_self_test("cpu", "float32").notes
 
 
 @pytest.mark.slow

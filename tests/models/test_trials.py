@@ -48,6 +48,26 @@ def test_a_trial_does_not_depend_on_the_modes_of_the_application() -> None:
     assert modes == [(False, False, "cpu")] * 2
 
 
+def test_failed_trials_are_remembered_for_their_device_in_one_line(monkeypatch) -> None:
+    monkeypatch.setattr(trials, "_FAILED", {})
+
+    def fails() -> float:
+        raise RuntimeError("Triton finds no C compiler\nin many words")
+
+    assert not trials.works_on(torch.device("cuda", 0), "sums", "PyTorch", fails, 1.0)
+    assert not trials.works_on(torch.device("cuda", 1), "norms", "PyTorch", lambda: 0.5, 0.1)
+    assert trials.works_on(torch.device("cuda", 0), "others", "PyTorch", lambda: 0.0, 0.1)
+    [message] = trials.failed_trials(torch.device("cuda"))
+    assert trials.failed_trials(torch.device("cuda", 0)) == [message]
+    assert message.startswith("sums: PyTorch on cuda:0, the kernel does not work there: RuntimeError: Triton finds no")
+    assert "\n" not in message
+    [message] = trials.failed_trials(torch.device("cuda", 1))
+    assert message.endswith("its results differ by 0.5")
+    assert trials.failed_trials(torch.device("cpu")) == []
+    monkeypatch.setenv(trials.SWITCH, "0")
+    assert trials.SWITCH in trials.failed_trials(torch.device("cuda"))[-1]
+
+
 def test_the_largest_difference_is_relative_above_1_and_keeps_nan() -> None:
     near, far = torch.tensor([0.5, 100.0]), torch.tensor([0.25, 110.0])
     assert trials.max_difference([(near, near), (near, far)]) == pytest.approx(0.25)
