@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from benchmarks.gpu_bench import Bench, Numbers, Stage
 from benchmarks.workload import architecture
 from sspsam.config import Architecture
-from sspsam.models import Prediction, gru, kernels, norms, patch_weights
+from sspsam.models import Prediction, gru, norms, patch_weights
 from sspsam.models.trials import gpu_kernels_allowed
 from sspsam.segmentation import summary
 
 EXPRESSIONS: Final = (1, 16)
 CALLS: Final = 20  # in one graph, so that the time of its launch does not count
 ROUNDS: Final = 9
-CHOOSERS: Final = (gru, kernels, norms, patch_weights, summary)  # modules that ask whether such kernels may be used
+CHOOSERS: Final = (gru, norms, patch_weights, summary)  # modules that ask whether such kernels may be used
 WINDOW: Final = 14
 
 Step = Callable[[], object]
@@ -62,7 +62,6 @@ def _not_used(width: int, dtype: torch.dtype, device: torch.device) -> list[str]
             "patches": allowed and patch_weights.patch_kernels_on(device, dtype) is not None,
             "statistics": allowed and summary.summary_kernel_on(device) is not None,
             "GRU": gru.fused_gru(width, 1, dtype, device) is not None,
-            "products with ReLU": kernels._can_apply_relu(torch.empty(1, 1, dtype=dtype, device=device)),
         }
     return [name for name, used in works.items() if not used]
 
@@ -99,7 +98,7 @@ def _steps(sizes: Architecture, count: int, dtype: torch.dtype, device: torch.de
     text, text_update = noise(count, length, clip.text_width), noise(count, length, clip.text_width, kind=dtype)
     gates, words = noise(count, length, clip.text_mlp_width, kind=dtype), noise(count, length, hidden, kind=dtype)
     tokens = noise(count, 1 + ssp.prompts + patches, width)
-    tokens_update, narrow_tokens = tokens.flip(1).to(dtype), tokens.to(dtype)
+    tokens_update = tokens.flip(1).to(dtype)
     image, image_update = noise(1, sam.grid**2, width), noise(count, sam.grid**2, width, kind=dtype)
     grid = noise(1, sam.grid, sam.grid, sam.width)
     grid_update = grid.flip(1).to(dtype)
@@ -111,7 +110,6 @@ def _steps(sizes: Architecture, count: int, dtype: torch.dtype, device: torch.de
     stock_gru = nn.GRU(hidden, hidden, batch_first=True, bidirectional=True).eval().requires_grad_(False)
     stock_gru = stock_gru.to(device, dtype)
     directions = gru.stack_directions(stock_gru)
-    weight, weight_bias = noise(ssp.generator_mlp_width, width, kind=dtype), noise(ssp.generator_mlp_width, kind=dtype)
     side = 4 * sam.grid
     maps = [noise(count, clip.grid, clip.grid) for _ in range(2)]
     prediction = Prediction(noise(count, side, side), noise(count), noise(count, 4), text, maps[0], text, maps[1])
@@ -136,7 +134,6 @@ def _steps(sizes: Architecture, count: int, dtype: torch.dtype, device: torch.de
         ),
         "statistics of answers": lambda: summary.summarize_with_pixels(prediction, pixels),
         "GRU": read,
-        "product with ReLU": lambda: kernels.linear(narrow_tokens, weight, weight_bias, "relu", residual=True),
     }
 
 

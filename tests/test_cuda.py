@@ -259,21 +259,10 @@ def test_the_kernels_behind_answers_give_the_numbers_of_pytorch(expressions: int
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_the_answers_are_those_without_the_kernels_of_this_package(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = answers(SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype=dtype))
-    for module in (gru, kernels, norms, patch_weights, summary):
+    for module in (gru, norms, patch_weights, summary):
         monkeypatch.setattr(module, "gpu_kernels_allowed", lambda device: False)
     plain = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype=dtype)
     assert_same_answers(answers(plain), expected, plain.dtype)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_products_with_relu_are_those_of_two_operators(dtype: torch.dtype) -> None:
-    assert kernels._relu_works(dtype, GPU)
-    for rows, width, out in ((1, 256, 256), (705, 256, 2048), (9216, 512, 512)):
-        x, weight = torch.randn(rows, width, device=GPU, dtype=dtype), torch.randn(out, width, device=GPU, dtype=dtype)
-        bias = torch.randn(out, device=GPU, dtype=dtype)
-        expected = torch.nn.functional.linear(x, weight, bias).relu()
-        difference = (kernels.product_with_relu(x, weight, bias) - expected).abs() / expected.clamp(min=1)
-        assert difference.max() < 8 * torch.finfo(dtype).eps
 
 
 def test_float32_attention_by_plain_products_is_that_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sspsam.models.trials import gpu_kernels_allowed, triton_kernel_works_on
+from sspsam.models.trials import gpu_kernels_allowed, works_on
 
 _ROWS: Final = (16, 32, 64)  # of the variants of the GRU kernel, see `gru_kernel.bidirectional_gru`
 _MOST_DIFFERENCE: Final = 1e-2  # in float16; states lie between -1 and 1
@@ -85,4 +85,4 @@ def _works(width: int, rows: int, dtype: torch.dtype, device: torch.device) -> b
         x = torch.randn(rows - 3, 21, width, generator=generator, dtype=torch.float32).to(device, dtype)
         return float((bidirectional_gru(x, *stack_directions(gru)) - gru(x)[0]).abs().max())
 
-    return triton_kernel_works_on(device, f"GRU of up to {rows} expressions", "cuDNN", difference, _MOST_DIFFERENCE)
+    return works_on(device, f"GRU of up to {rows} expressions", "cuDNN", difference, _MOST_DIFFERENCE)

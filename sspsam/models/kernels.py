@@ -1,4 +1,4 @@
-"""Operators that only one backend has: oneDNN's products on a CPU, cuBLAS's with a ReLU and attention on a GPU.
+"""Operators that only one backend has: oneDNN's products on a CPU, and the choice of fused attention on a GPU.
 
 On the CPU PyTorch multiplies float32 matrices with MKL, which is slow on processors that Intel did not make. oneDNN,
 which PyTorch uses for half precision and for convolutions, is fast there too, and it applies an activation while the
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sspsam.models.trials import HALF_PRECISION, gpu_kernels_allowed, works_on
+from sspsam.models.trials import HALF_PRECISION
 
 _LOG: Final = logging.getLogger(__name__)
 Activation = Literal["none", "relu", "gelu"]
@@ -97,8 +97,6 @@ def linear(
     bias: Tensor | None = None,
     activation: Activation = "none",
     packed: PackedWeight | None = None,
-    *,
-    residual: bool = False,
 ) -> Tensor:
     """Compute `activation(x @ weight.T + bias)` in the weight's dtype, with the fastest product for the device.
 
@@ -108,24 +106,20 @@ def linear(
         bias: (out,), or None.
         activation: applied to the product; "gelu" is the exact one.
         packed: keeps the packed weight between calls; None: the weight is not packed.
-        residual: whether `x` is also added to the result of the layers. Then products may apply a ReLU themselves: they
-            turn NaN into 0, so that NaN would go unnoticed without the residual.
 
     Returns:
         (..., out).
     """
-    if activation == "relu" and not residual:
-        return F.relu(linear(x, weight, bias, packed=packed))
     if not torch.is_autocast_enabled(x.device.type):  # which casts both
         x = x.to(weight.dtype)
     product = onednn_product() if _onednn_can_multiply(x) else None
     if product is None:
-        x = x.contiguous()  # PyTorch splits a product with other tensors into many, and copies the weight for each
-        if activation == "relu" and bias is not None and _can_apply_relu(x):
-            return product_with_relu(x, weight, bias)
-        return ACTIVATIONS[activation](F.linear(x, weight, bias))
+        # PyTorch splits a product with a tensor that is not contiguous into many, and copies the weight for each
+        return ACTIVATIONS[activation](F.linear(x.contiguous(), weight, bias))
     if packed is not None and x.numel() >= 2 * x.shape[-1]:  # a single row reads the weight once: packing gains nothing
         weight = packed.of(weight)
+    if activation == "relu":  # oneDNN's own turns NaN into 0, as cuBLAS's does: damaged weights would go unnoticed
+        return product(x, weight, bias, "none", [], _EXACT_GELU).relu_()
     return product(x, weight, bias, activation, [], _EXACT_GELU)
 
 
@@ -135,32 +129,6 @@ def _onednn_can_multiply(x: Tensor) -> bool:
         return False
     plain = x.device.type == "cpu" and x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
     return plain and not torch.is_grad_enabled() and bool(torch.backends.mkldnn.enabled)
-
-
-def product_with_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Compute `relu(x @ weight.T + bias)` with PyTorch's private operator; (..., in) -> (..., out).
-
-    cuBLAS applies the ReLU before it writes the product, where PyTorch's public operators launch a kernel for it.
-    """
-    return torch._addmm_activation(bias, x.reshape(-1, x.shape[-1]), weight.T).view(*x.shape[:-1], len(weight))
-
-
-def _can_apply_relu(x: Tensor) -> bool:
-    """Half precision on a GPU, where the operator works."""
-    return x.dtype in HALF_PRECISION and gpu_kernels_allowed(x.device) and _relu_works(x.dtype, x.device)
-
-
-@cache
-def _relu_works(dtype: torch.dtype, device: torch.device) -> bool:
-    """Return True if `product_with_relu` gives the results of two operators on a device."""
-
-    def difference() -> float:
-        x, weight, bias = (tensor.to(device, dtype) for tensor in (_example(2, 8), _example(16, 8), _example(1, 16)[0]))
-        result = product_with_relu(x.unsqueeze(0), weight, bias)
-        return float((result - F.linear(x, weight, bias).relu()).abs().max())
-
-    name = f"products with ReLU in {str(dtype).removeprefix('torch.')}"
-    return works_on(device, name, "two operators", difference, 1e-2)
 
 
 @cache

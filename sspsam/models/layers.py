@@ -61,9 +61,9 @@ class Linear(PackingLayer, nn.Linear):
         if packed:
             self.packed_weight = PackedWeight()
 
-    def forward(self, x: Tensor, activation: Activation = "none", *, residual: bool = False) -> Tensor:
-        """(..., in) -> (..., out); `residual`: see `kernels.linear`."""
-        return linear(x, self.weight, self.bias, activation, self.packed_weight_in_evaluation(), residual=residual)
+    def forward(self, x: Tensor, activation: Activation = "none") -> Tensor:
+        """(..., in) -> (..., out)."""
+        return linear(x, self.weight, self.bias, activation, self.packed_weight_in_evaluation())
 
     def without_bias(self, x: Tensor) -> Tensor:
         """Multiply with the weight alone, (..., in) -> (..., out)."""
@@ -137,16 +137,12 @@ class MLP(nn.Module):
         width_hidden: width of every layer but the last.
         width_out: width of the output.
         layers: number of linear layers.
-        residual: whether the input is added to the output; see `kernels.linear`.
     """
 
     __call__: Callable[..., Tensor]
 
-    def __init__(
-        self, width_in: int, width_hidden: int, width_out: int, layers: int, *, residual: bool = False
-    ) -> None:
+    def __init__(self, width_in: int, width_hidden: int, width_out: int, layers: int) -> None:
         super().__init__()
-        self._residual = residual
         widths = [width_in, *[width_hidden] * (layers - 1), width_out]
         self.layers = nn.ModuleList(Linear(a, b, packed=True) for a, b in pairwise(widths))
 
@@ -159,12 +155,12 @@ class MLP(nn.Module):
         """(..., width_in) -> (..., width_out)."""
         activations = ["relu"] * (len(self.layers) - 1) + ["none"]
         for layer, activation in zip(self.layers, activations, strict=True):
-            x = layer(x, activation, residual=self._residual)  # (..., width_hidden), at last (..., width_out)
+            x = layer(x, activation)  # (..., width_hidden), at last (..., width_out)
         return x
 
 
 class MLPBlock(nn.Module):
-    """The feed-forward part of SAM's transformers, added to its input; parameter names as in `segment_anything`.
+    """The feed-forward part of SAM's transformers; parameter names as in `segment_anything`.
 
     Args:
         width: width of the input and the output.
@@ -183,4 +179,4 @@ class MLPBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
-        return self.lin2(self.lin1(x, self.activation, residual=True))
+        return self.lin2(self.lin1(x, self.activation))

@@ -28,7 +28,7 @@ class PromptGeneratorLayer(nn.Module):
         super().__init__()
         self.attention = MultiheadAttention(width, heads, packed=True)
         self.norm1 = nn.LayerNorm(width)
-        self.mlp = MLP(width, mlp_width, width, 2, residual=True)
+        self.mlp = MLP(width, mlp_width, width, 2)
         self.norm2 = nn.LayerNorm(width)
 
     def forward(self, x: Tokens, position: Tensor, count: int | None = None) -> Tokens:

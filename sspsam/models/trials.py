@@ -18,7 +18,9 @@ SWITCH: Final = "SSPSAM_TRITON"  # environment variable; 0 turns the kernels of 
 
 
 def works_on(device: torch.device, name: str, fallback: str, difference: Callable[[], float], tolerance: float) -> bool:
-    """Try a kernel on a device; where it does not work, the log says why.
+    """Try a kernel of this package on a device; where it does not work, the log says why.
+
+    The environment variable `SSPSAM_TRITON` turns all of them off where it is 0; see `switched_on`.
 
     Args:
         device: to try it on.
@@ -28,6 +30,8 @@ def works_on(device: torch.device, name: str, fallback: str, difference: Callabl
             kind where the kernel cannot run, for example because Triton finds no C compiler.
         tolerance: the difference of a kernel that works is smaller.
     """
+    if not switched_on(SWITCH):
+        return False
     try:
         # tensors are made on the CPU: another thread may be recording a graph, in which the device's generator takes
         # part
@@ -52,16 +56,6 @@ def failed_trials(device: torch.device) -> list[str]:
     return messages
 
 
-def triton_kernel_works_on(
-    device: torch.device, name: str, fallback: str, difference: Callable[[], float], tolerance: float
-) -> bool:
-    """Try a kernel of this package, as `works_on` does.
-
-    The environment variable `SSPSAM_TRITON` turns all of them off where it is 0; see `switched_on`.
-    """
-    return switched_on(SWITCH) and works_on(device, name, fallback, difference, tolerance)
-
-
 def tried_module(
     load: Callable[[], types.ModuleType],
     device: torch.device,
@@ -82,7 +76,7 @@ def tried_module(
     def difference() -> float:
         return max_difference(pairs(load()))
 
-    works = triton_kernel_works_on(device, name, "PyTorch's operators", difference, tolerance)
+    works = works_on(device, name, "PyTorch's operators", difference, tolerance)
     return load() if works else None
 
 

@@ -10,10 +10,10 @@ from sspsam.models import trials
 
 def test_an_environment_variable_turns_the_kernels_off(monkeypatch) -> None:
     device = torch.device("cuda")
-    assert trials.triton_kernel_works_on(device, "sums", "PyTorch", lambda: 0.0, 1.0)
+    assert trials.works_on(device, "sums", "PyTorch", lambda: 0.0, 1.0)
     for off in ("0", "off"):
         monkeypatch.setenv(trials.SWITCH, off)
-        assert not trials.triton_kernel_works_on(device, "sums", "PyTorch", lambda: 0.0, 1.0)
+        assert not trials.works_on(device, "sums", "PyTorch", lambda: 0.0, 1.0)
 
 
 @pytest.mark.parametrize(
