@@ -118,7 +118,7 @@ def linear(
         return ACTIVATIONS[activation](F.linear(x.contiguous(), weight, bias))
     if packed is not None and x.numel() >= 2 * x.shape[-1]:  # a single row reads the weight once: packing gains nothing
         weight = packed.of(weight)
-    if activation == "relu":  # oneDNN's own turns NaN into 0, as cuBLAS's does: damaged weights would go unnoticed
+    if activation == "relu":  # oneDNN's own turns NaN into 0: damaged weights would go unnoticed
         return product(x, weight, bias, "none", [], _EXACT_GELU).relu_()
     return product(x, weight, bias, activation, [], _EXACT_GELU)
 
