@@ -5,7 +5,7 @@ and narrow at once (`norm_kernels.py`): for a single expression their number mat
 """
 
 import types
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from sspsam.models.column_attention import from_windows, to_windows
 from sspsam.models.kernels import widened
-from sspsam.models.trials import HALF_PRECISION, gpu_kernels_allowed, tried_module
+from sspsam.models.trials import HALF_PRECISION, gpu_kernels_allowed, tried_module, wave
 
 _MOST_ROUNDINGS: Final = 4  # distances between numbers in half precision by which a kernel's results may differ
 # widths and sides of the grids on which the kernels are tried: one row in a block of few and of many threads, and
@@ -172,11 +172,7 @@ def _pairs(
     kernels: types.ModuleType, width: int, side: int, dtype: torch.dtype, device: torch.device
 ) -> list[tuple[Tensor, Tensor]]:
     """Return the results of each kernel for two grids of `side` x `side` tokens, each with that of PyTorch."""
-
-    def example(*shape: int) -> Tensor:
-        count = torch.Size(shape).numel()
-        return (torch.arange(count, dtype=torch.float32, device="cpu") * 0.7).sin().view(shape).to(device)
-
+    example = partial(wave, device=device)
     norm = nn.LayerNorm(width, dtype=torch.float32).requires_grad_(False).to(device)
     norm.weight.copy_(example(width))
     norm.bias.copy_(example(width) / 2)

@@ -5,7 +5,7 @@ On most devices these are PyTorch's operators. In mixed precision on an NVIDIA G
 """
 
 import types
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspsam.models.kernels import widened
-from sspsam.models.trials import HALF_PRECISION, gpu_kernels_allowed, tried_module
+from sspsam.models.trials import HALF_PRECISION, gpu_kernels_allowed, tried_module, wave
 
 _MOST_ROUNDINGS: Final = 4  # distances between numbers in half precision by which a kernel's results may differ
 _TRIED_SIZES: Final = ((2, 9, 48), (1, 576, 512))  # expressions, patches and width of the trial
@@ -104,11 +104,7 @@ def _pairs(
     kernels: types.ModuleType, expressions: int, count: int, width: int, dtype: torch.dtype, device: torch.device
 ) -> list[tuple[Tensor, Tensor]]:
     """Return the results of each kernel, each with that of PyTorch for the same patches in half precision."""
-
-    def example(*shape: int, step: float = 0.7) -> Tensor:
-        numbers = torch.arange(torch.Size(shape).numel(), dtype=torch.float32, device="cpu")
-        return (numbers * step).sin().view(shape).to(device)
-
+    example = partial(wave, device=device)
     norm = nn.LayerNorm(width, dtype=torch.float32).requires_grad_(False).to(device)
     norm.weight.copy_(example(width))
     norm.bias.copy_(example(width, step=0.4))

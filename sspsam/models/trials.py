@@ -13,7 +13,7 @@ from sspsam.utils.switches import switched_on
 
 _LOG: Final = logging.getLogger(__name__)
 HALF_PRECISION: Final = (torch.float16, torch.bfloat16)
-_FAILED: Final[dict[tuple[str, str], str]] = {}  # messages of failed trials, by device and name
+_FAILED: Final[dict[tuple[torch.device, str], str]] = {}  # messages of failed trials, by device and name
 SWITCH: Final = "SSPSAM_TRITON"  # environment variable; 0 turns the kernels of this package for a GPU off
 
 
@@ -43,14 +43,21 @@ def works_on(device: torch.device, name: str, fallback: str, difference: Callabl
     if not works:
         message = f"{name}: {fallback} on {device}, the kernel does not work there: {reason:.300}"
         _LOG.info("%s", message)
-        _FAILED[str(device), name] = message
+        _FAILED[device, name] = message
     return works
 
 
 def failed_trials(device: torch.device) -> list[str]:
-    """Return a message for each kernel that does not work on a device, of those tried in this process so far."""
-    tried_on = {str(device), str(torch.device(device.type, device.index or 0))}
-    messages = [message for (name_of_device, _), message in _FAILED.items() if name_of_device in tried_on]
+    """Return a message for each kernel that does not work on a device, of those tried in this process so far.
+
+    Args:
+        device: without an index, all devices of its type.
+    """
+    messages = [
+        message
+        for (tried_on, _), message in _FAILED.items()
+        if tried_on.type == device.type and device.index in (None, tried_on.index)
+    ]
     if device.type == "cuda" and not switched_on(SWITCH):
         messages.append(f"the environment variable {SWITCH} turns the kernels of sspsam off")
     return messages
@@ -88,6 +95,12 @@ def gpu_kernels_allowed(device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.cuda is None:
         return False
     return not (torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cuda"))
+
+
+def wave(*shape: int, device: torch.device, step: float = 0.7) -> Tensor:
+    """Return example values between -1 and 1 in float32, the same on every device: sines of multiples of `step`."""
+    numbers = torch.arange(torch.Size(shape).numel(), dtype=torch.float32, device="cpu")
+    return (numbers * step).sin().view(shape).to(device)
 
 
 def max_difference(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:

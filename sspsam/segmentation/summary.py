@@ -1,7 +1,7 @@
 """Statistics of the answers, computed on the device: a prediction -> one row of numbers for each expression."""
 
 import types
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sspsam.config import ModelConfig
 from sspsam.models import Prediction
-from sspsam.models.trials import gpu_kernels_allowed, tried_module
+from sspsam.models.trials import gpu_kernels_allowed, tried_module, wave
 from sspsam.segmentation.features import feature_columns
 from sspsam.segmentation.postprocessing import foreground_pixels
 
@@ -79,19 +79,14 @@ def _load_kernels() -> types.ModuleType:
 
 def _example(device: torch.device) -> tuple[Prediction, Tensor]:
     """Return a prediction in which masks are ordinary, empty and full and values are not finite, and pixel counts."""
-    waves = [
-        (torch.arange(7 * count, dtype=torch.float32, device="cpu") * 0.37).sin().view(7, -1)
-        for count in (90 * 90, 4, 1, 600)
-    ]
-    logits, box, iou, maps = (values.to(device) for values in waves)
-    logits = logits.view(7, 90, 90) * 3
+    example = partial(wave, device=device, step=0.37)
+    logits, box, iou, similarity = example(7, 90, 90) * 3, example(7, 4), example(7), example(7, 20, 30)
     logits[0, :20] = logits[0, 70:] = logits[0, :, :8] = logits[0, :, 77:] = -1.0
     logits[1, :5] = logits[1, 12:] = logits[1, :, :30] = logits[1, :, 41:] = -1.0
     logits[2], logits[3] = logits[2] - 9, logits[3] + 9
     logits[4, 80, 3], box[5, 2], iou[6] = torch.nan, torch.inf, -torch.inf
-    similarity = maps.view(7, 20, 30)
     rows = torch.arange(7, device="cpu").to(device)
     verification = (similarity + rows.view(7, 1, 1)).square()
     # the prompts and the words take no part
-    prediction = Prediction(logits, iou.view(7), box, iou, similarity, iou, verification)
+    prediction = Prediction(logits, iou, box, iou, similarity, iou, verification)
     return prediction, rows * 40_000

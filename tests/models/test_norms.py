@@ -1,7 +1,6 @@
 """Sums, norms and QuickGELU: PyTorch's operators on the CPU, and the kernels for a GPU in Triton's interpreter."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,29 +8,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import sspsam.models
 from sspsam.models import norms
 from sspsam.models.column_attention import from_windows, to_windows
-from tests.support.own_kernels import NormKernels
-from tests.support.triton_interpreter import interpreted, needs_triton
+from tests.support.own_kernels import NormKernels, acceptance, with_nan
+from tests.support.triton_interpreter import COMPARE, interpreted, needs_triton
 
 # run where Triton interprets kernels on the CPU, which it decides when it is imported
-INTERPRETED = """
-import json, sys, torch
-from torch import nn
+INTERPRETED = (
+    COMPARE
+    + """
 from torch.nn import functional as F
 from sspsam.models import norm_kernels as kernels
 from sspsam.models.column_attention import from_windows, to_windows
-
-torch.manual_seed(0)
-dtype, differences = torch.float16, {}
-
-def compare(name, result, expected, wide=False):
-    assert result.shape == expected.shape, name
-    assert result.dtype == (torch.float32 if wide else dtype), name
-    # relative to float16, whose numbers from 1 to 2 are 2**-10 apart
-    difference = (result.float() - expected.float()).abs() / expected.float().abs().clamp(min=1)
-    differences[name] = float(difference.max()) * (100 if wide else 1)
 
 with torch.no_grad():
     for width in (32, 48):  # 48: the kernel's block is wider
@@ -82,6 +70,7 @@ with torch.no_grad():
     compare("quick gelu", kernels.quick_gelu(x), x.float() * torch.sigmoid(1.702 * x.float()))
 json.dump(differences, sys.stdout)
 """
+)
 
 TRIAL = """
 import torch
@@ -149,16 +138,7 @@ def test_windows_of_half_precision_are_narrow_before_they_are_moved() -> None:
 
 @pytest.fixture
 def accepted(monkeypatch) -> Iterator[Callable[..., bool]]:
-    """A function that says whether kernels are used after their trial, which runs on the CPU here."""
-
-    def is_accepted(kernels: object, dtype: torch.dtype) -> bool:
-        monkeypatch.setitem(sys.modules, "sspsam.models.norm_kernels", kernels)
-        monkeypatch.setattr(sspsam.models, "norm_kernels", kernels, raising=False)
-        norms.norm_kernels_on.cache_clear()
-        return norms.norm_kernels_on(torch.device("cpu"), dtype) is kernels
-
-    yield is_accepted
-    norms.norm_kernels_on.cache_clear()
+    yield from acceptance(monkeypatch, norms, norms.norm_kernels_on)
 
 
 RESULTS = (
@@ -174,12 +154,6 @@ RESULTS = (
     "positioned",
     "quick gelu",
 )
-
-
-def with_nan(value: torch.Tensor) -> torch.Tensor:
-    value = value.clone()
-    value.view(-1)[-1] = torch.nan
-    return value
 
 
 def last_row_swapped(value: torch.Tensor) -> torch.Tensor:

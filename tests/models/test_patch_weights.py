@@ -1,31 +1,20 @@
 """The weights of patches: PyTorch's operators on the CPU, and the kernels for a GPU in Triton's interpreter."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import nn
 
-import sspsam.models
 from sspsam.models import patch_weights
-from tests.support.own_kernels import PatchKernels
-from tests.support.triton_interpreter import interpreted, needs_triton
+from tests.support.own_kernels import PatchKernels, acceptance, with_nan
+from tests.support.triton_interpreter import COMPARE, interpreted, needs_triton
 
-INTERPRETED = """
-import json, sys, torch
-from torch import nn
+INTERPRETED = (
+    COMPARE
+    + """
 from sspsam.models import patch_kernels as kernels, patch_weights
-
-torch.manual_seed(0)
-dtype, differences = torch.float16, {}
-
-def compare(name, result, expected, wide=False):
-    assert result.shape == expected.shape, name
-    assert result.dtype == (torch.float32 if wide else dtype), name
-    difference = (result.float() - expected.float()).abs() / expected.float().abs().clamp(min=1)
-    differences[name] = float(difference.max()) * (100 if wide else 1)
 
 with torch.no_grad():
     for expressions, count, width in ((1, 9, 32), (3, 25, 48), (2, 7, 512)):
@@ -61,6 +50,7 @@ with torch.no_grad():
     assert gated.isnan().any(dim=-1).nonzero().tolist() == [[1, 2]]
 json.dump(differences, sys.stdout)
 """
+)
 
 TRIAL = """
 import torch
@@ -121,22 +111,7 @@ def test_an_image_for_each_expression_is_weighted_by_pytorch_s_operators(monkeyp
 
 @pytest.fixture
 def accepted(monkeypatch) -> Iterator[Callable[..., bool]]:
-    """A function that says whether kernels are used after their trial, which runs on the CPU here."""
-
-    def is_accepted(kernels: object, dtype: torch.dtype) -> bool:
-        monkeypatch.setitem(sys.modules, "sspsam.models.patch_kernels", kernels)
-        monkeypatch.setattr(sspsam.models, "patch_kernels", kernels, raising=False)
-        patch_weights.patch_kernels_on.cache_clear()
-        return patch_weights.patch_kernels_on(torch.device("cpu"), dtype) is kernels
-
-    yield is_accepted
-    patch_weights.patch_kernels_on.cache_clear()
-
-
-def with_nan(value: torch.Tensor) -> torch.Tensor:
-    value = value.clone()
-    value.view(-1)[-1] = torch.nan
-    return value
+    yield from acceptance(monkeypatch, patch_weights, patch_weights.patch_kernels_on)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,19 +1,17 @@
 """The numbers behind the answers: PyTorch's operators, and the kernels for a GPU in Triton's interpreter."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 
-import sspsam.segmentation
 from benchmarks.authors_checkpoint import tiny_architecture
 from sspsam.config import ModelConfig
 from sspsam.models import Prediction
 from sspsam.segmentation import summary
-from tests.support.own_kernels import SummaryKernels
+from tests.support.own_kernels import SummaryKernels, acceptance
 from tests.support.triton_interpreter import interpreted, needs_triton
 
 INTERPRETED = """
@@ -100,17 +98,8 @@ def test_values_that_are_not_finite_are_noticed_in_their_row(field: str, value: 
 
 
 @pytest.fixture
-def accepted(monkeypatch) -> Iterator[Callable[[object], bool]]:
-    """A function that says whether kernels are used after their trial, which runs on the CPU here."""
-
-    def is_accepted(kernels: object) -> bool:
-        monkeypatch.setitem(sys.modules, "sspsam.segmentation.summary_kernel", kernels)
-        monkeypatch.setattr(sspsam.segmentation, "summary_kernel", kernels, raising=False)
-        summary.summary_kernel_on.cache_clear()
-        return summary.summary_kernel_on(torch.device("cpu")) is kernels
-
-    yield is_accepted
-    summary.summary_kernel_on.cache_clear()
+def accepted(monkeypatch) -> Iterator[Callable[..., bool]]:
+    yield from acceptance(monkeypatch, summary, summary.summary_kernel_on)
 
 
 @pytest.mark.parametrize("column", range(18))

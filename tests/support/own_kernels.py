@@ -1,14 +1,20 @@
 """Stand-ins for the kernels of a GPU: PyTorch computes their results, in the dtypes of the kernels."""
 
+import types
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import nan
+from typing import Any, Final
 
-from torch import Tensor, float32, sigmoid
+import pytest
+from torch import Tensor, device, float32, sigmoid
 from torch.nn import functional as F
 
 from sspsam.models import Prediction, patch_weights
 from sspsam.models.column_attention import from_windows, to_windows
 from sspsam.segmentation import summary
+
+CPU: Final = device("cpu")
 
 
 class _Kernels:
@@ -78,3 +84,28 @@ class SummaryKernels(_Kernels):
         for column in range(table.shape[1]):
             table[:, column] = self._spoil(str(column), table[:, column])
         return table
+
+
+def acceptance(monkeypatch: pytest.MonkeyPatch, module: types.ModuleType, choose: Any) -> Iterator[Callable[..., bool]]:
+    """Yield a function that says whether kernels are used after their trial, which runs on the CPU here.
+
+    Args:
+        monkeypatch: of the test.
+        module: that loads the kernels.
+        choose: its cached function that tries them; called with the CPU and the other arguments of the yielded one.
+    """
+
+    def is_accepted(kernels: object, *arguments: object) -> bool:
+        monkeypatch.setattr(module, "_load_kernels", lambda: kernels)
+        choose.cache_clear()
+        return choose(CPU, *arguments) is kernels
+
+    yield is_accepted
+    choose.cache_clear()
+
+
+def with_nan(value: Tensor) -> Tensor:
+    """Return a copy whose last value is NaN."""
+    value = value.clone()
+    value.view(-1)[-1] = nan
+    return value

@@ -7,6 +7,21 @@ import sys
 
 import pytest
 
+# the beginning of programs that compare float16 results of kernels with float32 values, and collect the differences
+COMPARE = """
+import json, sys, torch
+from torch import nn
+
+torch.manual_seed(0)
+dtype, differences = torch.float16, {}
+
+def compare(name, result, expected, wide=False):
+    assert result.shape == expected.shape, name
+    assert result.dtype == (torch.float32 if wide else dtype), name
+    # relative to float16, whose numbers from 1 to 2 are 2**-10 apart
+    difference = (result.float() - expected.float()).abs() / expected.float().abs().clamp(min=1)
+    differences[name] = float(difference.max()) * (100 if wide else 1)
+"""
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
