@@ -32,6 +32,8 @@ from benchmarks.gpu_bench import Bench, Numbers, Stage
 from benchmarks.gpu_checks import CHECKS
 from benchmarks.gpu_kernels import KERNELS
 from benchmarks.gpu_times import TIMES
+from sspsam.devices import checked_device
+from sspsam.errors import DeviceError
 
 STAGE_SECONDS: Final = 75
 
@@ -106,7 +108,10 @@ def main() -> None:
     chosen = arguments.stages.split(",") if arguments.stages else list(stages)
     if unknown := set(chosen) - set(stages):
         parser.error(f"--stages: there is no {', '.join(sorted(unknown))}; the stages are {', '.join(stages)}")
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        device = checked_device(arguments.device)
+    except DeviceError as error:
+        parser.error(str(error))
     bench = Bench(device, "336", arguments.reference)
     if arguments.quick:
         bench = Bench(device, "quick", arguments.reference, seconds=0.2, fewest=1)

@@ -1,5 +1,7 @@
 """The network on a device in a precision: narrowed copies, recordings of E expressions, float32 on demand."""
 
+import types
+
 import pytest
 import torch
 import torch._dynamo
@@ -11,6 +13,7 @@ from sspsam.models import SSPSAM, DeviceModel, Prediction, device_model, image_e
 from sspsam.models.cuda_graphs import RecordedFunctions
 from sspsam.models.layers import FoldingModule
 from sspsam.models.precision import WHOLE_NETWORK, matrix_names, network_on_demand, network_on_device
+from tests.support.device_mode import simulated_device
 from tests.support.recording import CPURecorder
 
 CPU = torch.device("cpu")
@@ -101,6 +104,19 @@ def test_shared_encoders_keep_what_they_have_folded(model) -> None:
     assert second._network.sam.image_encoder is first._network.sam.image_encoder
     assert all(attention._table is table for attention, table in zip(attentions, tables, strict=True))
     assert second._network.sam.mask_decoder is not first._network.sam.mask_decoder
+
+
+def test_the_weights_are_complete_before_other_streams_of_a_gpu_read_them(model, monkeypatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA GPU cannot be simulated where there is one")
+    waits, gpu = [], torch.device("cuda", 0)
+    stream = types.SimpleNamespace(synchronize=lambda: waits.append("waited"))
+    with simulated_device("cuda"):
+        monkeypatch.setattr(torch.nn.GRU, "flatten_parameters", lambda gru: None)  # asks the driver
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+        network_on_device(model, gpu, torch.float16)
+    assert waits == ["waited"]
 
 
 def test_half_precision_everywhere_is_close_to_float32(model, inputs) -> None:
