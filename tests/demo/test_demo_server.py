@@ -163,7 +163,9 @@ def test_a_client_that_sends_far_too_much_reads_the_message(
     with httpx.Client(base_url=address, trust_env=False, timeout=60) as client:
         response = client.post(path, content=content, headers={"Content-Type": kind, "Accept": "application/json"})
     assert response.status_code == 413
-    assert "larger than the limit of" in response.json()["detail"]
+    # an upload in chunks may reach Gradio's limit of a file before the limit of a body is noticed
+    of_gradio = is_chunked and "upload" in path and "exceeded maximum allowed size" in response.text
+    assert of_gradio or "larger than the limit of" in response.json()["detail"]
 
 
 def test_the_name_of_an_upload_leaves_the_folder_in_no_form(page: Page, demo_folder: Path, png: bytes) -> None:
