@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.support.pages import ROOT
+
 # the beginning of programs that compare float16 results of kernels with float32 values, and collect the differences
 COMPARE = """
 import json, sys, torch
@@ -26,13 +28,14 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 
 def interpreted(program: str) -> str:
-    """Return the output of a Python program for which Triton interprets kernels.
+    """Return the output of a Python program for which Triton interprets kernels, and checks their use of memory.
 
     It runs in a process of its own: Triton decides when it is imported.
     """
     environment = os.environ | {"TRITON_INTERPRET": "1"}
+    checked = f"from tests.support.triton_memory import check_memory\ncheck_memory()\n{program}"
     process = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", checked], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert process.returncode == 0, process.stderr
     return process.stdout
