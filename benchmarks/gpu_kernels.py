@@ -62,6 +62,7 @@ def _not_used(width: int, dtype: torch.dtype, device: torch.device) -> list[str]
             "patches": allowed and patch_weights.patch_kernels_on(device, dtype) is not None,
             "statistics": allowed and summary.summary_kernel_on(device) is not None,
             "GRU": gru.fused_gru(width, 1, dtype, device) is not None,
+            "GRU in float32": gru.fused_gru(width, 1, torch.float32, device) is not None,
         }
     return [name for name, used in works.items() if not used]
 
@@ -107,18 +108,10 @@ def _steps(sizes: Architecture, count: int, dtype: torch.dtype, device: torch.de
     verified, context, weighted = (noise(count, patches, hidden, kind=dtype) for _ in range(3))
     products, sentence, bias = noise(count, patches), noise(count, hidden), noise(hidden, kind=dtype)
     scale, sigma = torch.ones(1, device=device), torch.full((1,), 0.5, device=device)
-    stock_gru = nn.GRU(hidden, hidden, batch_first=True, bidirectional=True).eval().requires_grad_(False)
-    stock_gru = stock_gru.to(device, dtype)
-    directions = gru.stack_directions(stock_gru)
     side = 4 * sam.grid
     maps = [noise(count, clip.grid, clip.grid) for _ in range(2)]
     prediction = Prediction(noise(count, side, side), noise(count), noise(count, 4), text, maps[0], text, maps[1])
     pixels = torch.zeros(count, dtype=torch.long, device=device)
-
-    def read() -> Tensor:
-        fused = gru.fused_gru(hidden, count, dtype, device)
-        states: Tensor = stock_gru(words)[0] if fused is None else fused(directions, words)
-        return states
 
     return {
         "sum and norm of a text": lambda: norms.add_and_normalize(text_norm, text, text_update, dtype),
@@ -133,8 +126,24 @@ def _steps(sizes: Architecture, count: int, dtype: torch.dtype, device: torch.de
             patch_norm, scale, sigma, verified, context, weighted, sentence, dtype
         ),
         "statistics of answers": lambda: summary.summarize_with_pixels(prediction, pixels),
-        "GRU": read,
+        "GRU": _gru_step(words),
+        "GRU in float32": _gru_step(words.float()),
     }
+
+
+def _gru_step(words: Tensor) -> Step:
+    """Return the step that runs a GRU over (E, L, H) words, in their dtype."""
+    count, _, hidden = words.shape
+    stock_gru = nn.GRU(hidden, hidden, batch_first=True, bidirectional=True).eval().requires_grad_(False)
+    stock_gru = stock_gru.to(words.device, words.dtype)
+    directions = gru.stack_directions(stock_gru)
+
+    def step() -> Tensor:
+        fused = gru.fused_gru(hidden, count, words.dtype, words.device)
+        states: Tensor = stock_gru(words)[0] if fused is None else fused(directions, words)
+        return states
+
+    return step
 
 
 KERNELS: Final[dict[str, Stage]] = {"kernels": own_kernels}

@@ -65,7 +65,7 @@ class LinguisticAttentionAdapter(FoldingModule):
 
     def fold(self) -> None:
         """Stack the weights of both directions, for the kernel of a GPU; see `FoldingModule`."""
-        if self.gru.weight_ih_l0.dtype is torch.float16 and self.gru.weight_ih_l0.device.type == "cuda":
+        if self.gru.weight_ih_l0.device.type == "cuda":
             self._stacked = stack_directions(self.gru)
 
     def _gru_states(self, words: Tensor, length: int) -> Tensor:

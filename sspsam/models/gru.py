@@ -1,6 +1,7 @@
-"""The GRU that reads an expression: on a GPU in float16 a kernel of this package where it works (`gru_kernel.py`)."""
+"""The GRU that reads an expression: on a GPU a kernel of this package where it works (`gru_kernel.py`)."""
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Final, NamedTuple
 
@@ -9,8 +10,22 @@ from torch import Tensor, nn
 
 from sspsam.models.trials import gpu_kernels_allowed, works_on
 
-_ROWS: Final = (16, 32, 64)  # of the variants of the GRU kernel, see `gru_kernel.bidirectional_gru`
-_MOST_DIFFERENCE: Final = 1e-2  # in float16; states lie between -1 and 1
+
+class _Variants(NamedTuple):
+    """The kernel for one dtype; see `gru_kernel.bidirectional_gru`."""
+
+    widths: tuple[int, ...]  # powers of two, of which the weights fit into registers and shared memory
+    rows: tuple[int, ...]  # most expressions of each variant
+    in_parts: bool  # whether several launches take more expressions
+    most_difference: float  # from PyTorch's states, which lie between -1 and 1
+
+
+_VARIANTS: Final[Mapping[torch.dtype, _Variants]] = types.MappingProxyType(
+    {
+        torch.float16: _Variants((32, 64, 128, 256, 512, 1024), (16, 32, 64), True, 1e-2),
+        torch.float32: _Variants((32, 64, 128, 256, 512), (4,), False, 1e-5),
+    }
+)
 
 
 class GRUWeights(NamedTuple):
@@ -35,12 +50,12 @@ def stack_directions(gru: nn.GRU) -> GRUWeights:
 def fused_gru(
     width: int, count: int, dtype: torch.dtype, device: torch.device
 ) -> Callable[[GRUWeights, Tensor], Tensor] | None:
-    """Return a function with the results of `gru(x)[0]` that launches `gru_kernel.bidirectional_gru`, or None.
+    """Return a function with the results of `gru(x)[0]` that launches a kernel of `gru_kernel`, or None.
 
-    The kernel needs float16, Triton with its compiler, and an NVIDIA GPU of compute capability 8.0 or later. It has a
-    variant for up to 16, 32 and 64 expressions, with other numbers of blocks and other needs of shared memory. Each
-    variant is compared once with PyTorch's GRU. Where the one for `count` expressions does not work, a smaller one
-    computes them in parts.
+    The kernels need Triton with its compiler, and an NVIDIA GPU of compute capability 8.0 or later. That for float16
+    has a variant for up to 16, 32 and 64 expressions, with other numbers of blocks and other needs of shared memory;
+    where the one for `count` expressions does not work, a smaller one computes them in parts. That for float32 takes a
+    few expressions. Each variant is compared once with PyTorch's GRU.
 
     Args:
         width: of inputs and hidden state.
@@ -48,11 +63,14 @@ def fused_gru(
         dtype: of both.
         device: of both.
     """
-    powers = 32 <= width <= 1024 and width & (width - 1) == 0
-    if dtype is not torch.float16 or not powers or not gpu_kernels_allowed(device):
+    kinds = _VARIANTS.get(dtype)
+    if kinds is None or width not in kinds.widths or not gpu_kernels_allowed(device):
         return None
-    wanted = next((rows for rows in _ROWS if rows >= count), _ROWS[-1])
-    for rows in reversed(_ROWS[: _ROWS.index(wanted) + 1]):
+    largest = kinds.rows[-1]
+    if count > largest and not kinds.in_parts:
+        return None
+    wanted = next((rows for rows in kinds.rows if rows >= count), largest)
+    for rows in reversed(kinds.rows[: kinds.rows.index(wanted) + 1]):
         if _works(width, rows, dtype, device):
             return partial(_in_parts, rows=rows)
     return None
@@ -80,9 +98,14 @@ def _works(width: int, rows: int, dtype: torch.dtype, device: torch.device) -> b
         gru = gru.to_empty(device="cpu")
         for parameter in gru.parameters():
             parameter.uniform_(-(width**-0.5), width**-0.5, generator=generator)
+        # the last rows of the product in half precision are padding
+        count = rows - 3 if dtype is torch.float16 else rows
+        x = torch.randn(count, 21, width, generator=generator, dtype=torch.float32)
+        expected = gru(x)[0]  # on the CPU: cuDNN may compute float32 with fewer digits
         gru = gru.to(device, dtype)
-        # the last rows of the kernel's product are padding
-        x = torch.randn(rows - 3, 21, width, generator=generator, dtype=torch.float32).to(device, dtype)
-        return float((bidirectional_gru(x, *stack_directions(gru)) - gru(x)[0]).abs().max())
+        states = bidirectional_gru(x.to(device, dtype), *stack_directions(gru))
+        return float((states.cpu() - expected).abs().max())
 
-    return works_on(device, f"GRU of up to {rows} expressions", "cuDNN", difference, _MOST_DIFFERENCE)
+    kind = str(dtype).removeprefix("torch.")
+    name = f"GRU of up to {rows} expressions in {kind}"
+    return works_on(device, name, "cuDNN", difference, _VARIANTS[dtype].most_difference)

@@ -1,6 +1,8 @@
-"""The choice of the GRU kernel, with a simulated GPU."""
+"""The GRU kernels in Triton's interpreter, and the choice between them and cuDNN on a simulated GPU."""
 
 import copy
+import json
+import math
 import sys
 import types
 from collections.abc import Callable
@@ -13,19 +15,57 @@ from sspsam.models import LinguisticAttentionAdapter, attention_adapters
 from sspsam.models import gru as gru_module
 from sspsam.models.gru import fused_gru, stack_directions
 from tests.support.device_mode import simulated_device
+from tests.support.triton_interpreter import interpreted, needs_triton
+
+# The interpreter runs one block after the other, so none may wait for a later one: either a direction has one block, or
+# the counters say from the beginning that all have finished the only step.
+INTERPRETED = """
+import json, sys, torch
+from torch import nn
+from torch.nn import functional as F
+from sspsam.models import gru_kernel
+from sspsam.models.gru import stack_directions
+
+torch.manual_seed(0)
+differences = {}
+with torch.no_grad():
+    for width, count, length in ((32, 3, 5), (64, 1, 4)):
+        gru = nn.GRU(width, width, batch_first=True, bidirectional=True)
+        directions, x = stack_directions(gru), torch.randn(count, length, width)
+
+        def states(kernel, dtype, gates, units, exchange, finished, **sizes):
+            result = torch.full((*gates.shape[:2], 2 * width), torch.nan, dtype=dtype)
+            counters = torch.full((64,), finished, dtype=torch.int32)
+            weights = gates.to(dtype), directions.weight_hh.to(dtype), directions.bias_hh.to(dtype)
+            blocks = width // units
+            kernel[(2 * blocks,)](
+                *weights, result, exchange, counters, gates.shape[1], count,
+                width=width, units=units, blocks=blocks, counter_stride=32, **sizes,
+            )
+            return result.float()
+
+        gates, expected = F.linear(x, directions.weight_ih, directions.bias_ih), gru(x)[0]
+        exchange = torch.zeros(2, 2, 16, width, dtype=torch.float16)
+        half = states(gru_kernel._bidirectional_gru, torch.float16, gates, width, exchange, 0, padded_count=16)
+        differences[f"float16, {count}"] = float((half - expected).abs().max()) / 1000
+        in_turn = gru_kernel._bidirectional_gru_in_turn
+        full = states(in_turn, torch.float32, gates, width, torch.zeros(2, 2, count, width), 0)
+        differences[f"float32, {count}"] = float((full - expected).abs().max())
+        start = torch.randn(2, count, width)
+        exchange = torch.stack([start, torch.zeros_like(start)])
+        step = states(in_turn, torch.float32, gates[:, :1].contiguous(), 16, exchange, 1000)
+        expected, last = gru(x[:, :1], start)
+        differences[f"one step of several blocks, {count}"] = float((step - expected).abs().max())
+        differences[f"exchanged, {count}"] = float((exchange[1] - last).abs().max())
+json.dump(differences, sys.stdout)
+"""
 
 
-@pytest.mark.parametrize(
-    ("width", "dtype", "device"),
-    [
-        (512, torch.float16, "cpu"),
-        (512, torch.float32, "cuda"),
-        (96, torch.float16, "cuda"),
-        (16, torch.float16, "cuda"),
-    ],
-)
-def test_the_gru_kernel_is_for_float16_and_certain_widths_on_a_gpu(width, dtype, device) -> None:
-    assert fused_gru(width, 1, dtype, torch.device(device)) is None
+@needs_triton
+def test_the_kernels_give_pytorch_s_states_in_the_interpreter() -> None:
+    differences = json.loads(interpreted(INTERPRETED))
+    assert len(differences) == 8
+    assert {name: value for name, value in differences.items() if not value < 2e-6} == {}
 
 
 @pytest.fixture
@@ -67,6 +107,22 @@ def gru_kernel_that_launches(monkeypatch, works: Callable[[int], bool], error: f
 
 
 @pytest.mark.parametrize(
+    ("width", "dtype", "device"),
+    [
+        (512, torch.float16, "cpu"),
+        (512, torch.float32, "cpu"),
+        (512, torch.bfloat16, "cuda"),
+        (96, torch.float16, "cuda"),
+        (16, torch.float16, "cuda"),
+        (1024, torch.float32, "cuda"),
+    ],
+)
+def test_the_gru_kernels_are_for_certain_dtypes_and_widths_on_a_gpu(gpu, monkeypatch, width, dtype, device) -> None:
+    gru_kernel_that_launches(monkeypatch, lambda expressions: True)
+    assert fused_gru(width, 1, dtype, torch.device(device)) is None
+
+
+@pytest.mark.parametrize(
     ("most", "count", "parts"),
     [(64, 1, [1]), (64, 40, [40]), (64, 70, [64, 6]), (32, 32, [32]), (32, 64, [32, 32]), (16, 33, [16, 16, 1])],
 )
@@ -90,15 +146,32 @@ def test_gru_kernels_that_fail_for_every_count_are_logged_and_not_used(gpu, monk
     with caplog.at_level("INFO"):
         assert fused_gru(64, 33, torch.float16, gpu) is None
     for rows in (16, 32, 64):
-        assert f"GRU of up to {rows} expressions: cuDNN on cuda:0" in caplog.text
+        assert f"GRU of up to {rows} expressions in float16: cuDNN on cuda:0" in caplog.text
     assert "too many blocks in cooperative launch" in caplog.text
 
 
-def test_a_gru_kernel_with_wrong_results_is_not_used(gpu, monkeypatch, caplog) -> None:
-    gru_kernel_that_launches(monkeypatch, lambda expressions: True, error=0.02)
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 0.02), (torch.float32, 2e-5), (torch.float32, math.nan)])
+def test_a_gru_kernel_with_wrong_results_is_not_used(gpu, monkeypatch, caplog, dtype, error) -> None:
+    gru_kernel_that_launches(monkeypatch, lambda expressions: True, error=error)
     with caplog.at_level("INFO"):
-        assert fused_gru(64, 1, torch.float16, gpu) is None
-    assert "its results differ by 0.0" in caplog.text
+        assert fused_gru(64, 1, dtype, gpu) is None
+    assert "its results differ by" in caplog.text
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_few_expressions_are_read_by_the_kernel_in_float32(gpu, monkeypatch, count) -> None:
+    launched = gru_kernel_that_launches(monkeypatch, lambda expressions: True)
+    gru = nn.GRU(64, 64, batch_first=True, bidirectional=True).to(gpu)
+    x = torch.randn(count, 3, 64).to(gpu)
+    kernel = fused_gru(64, count, torch.float32, gpu)
+    launched.clear()
+    assert torch.allclose(kernel(stack_directions(gru), x).cpu(), gru(x)[0].cpu(), atol=1e-6)
+    assert launched == [count]
+
+
+def test_many_expressions_are_read_by_cudnn_in_float32(gpu, monkeypatch) -> None:
+    gru_kernel_that_launches(monkeypatch, lambda expressions: True)
+    assert fused_gru(64, 5, torch.float32, gpu) is None
 
 
 def test_gpus_before_compute_capability_8_use_cudnn(gpu, monkeypatch) -> None:
