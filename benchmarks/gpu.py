@@ -71,7 +71,7 @@ def run_stage(bench: Bench, name: str, stage: Stage) -> None:
 
 
 def table(numbers: dict[str, Numbers]) -> str:
-    """Times and ratios as the Markdown table of the README; a dash where nothing was measured."""
+    """Times and ratios as the Markdown table of docs/speed.md; a dash where nothing was measured."""
     ways = {"mixed half": "speed", "mixed half, compiled": "compiled", "float32": "float32"}
     rows = {"i": "new image, first expression", "ii": "a further expression", "iii": "16 expressions"}
     rows["iv"] = "folder, 3 expressions each: per image"

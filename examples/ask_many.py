@@ -1,6 +1,6 @@
 """Encode an image once, store its embedding, and answer many expressions from it.
 
-python examples/ask_many.py MODEL_DIRECTORY IMAGE EMBEDDING_FILE TEXT ...
+python examples/ask_many.py MODEL IMAGE EMBEDDING_FILE TEXT ...
 """
 
 import sys

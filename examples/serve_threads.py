@@ -1,6 +1,6 @@
 """Share one predictor between threads, as a server does: each thread passes its own embedding.
 
-python examples/serve_threads.py MODEL_DIRECTORY TEXT IMAGE ...
+python examples/serve_threads.py MODEL TEXT IMAGE ...
 """
 
 import json
