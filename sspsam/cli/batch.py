@@ -21,16 +21,16 @@ from sspsam.cli.batch_options import (
     text_options,
 )
 from sspsam.cli.image_messages import messages_with_names_of_images
+from sspsam.cli.loading import load_predictor, pretrained_options
 from sspsam.cli.options import CalibrationOptions, ModelOptions, calibration_options, model_options, required_model
 from sspsam.cli.output import complain, failing_cleanly
 from sspsam.cli.paths import UserPath
-from sspsam.cli.verbosity import detail, inform, model_message, shows_progress
+from sspsam.cli.verbosity import inform, shows_progress
 
 if TYPE_CHECKING:
     from sspsam.batch import BatchOptions, BatchSummary
     from sspsam.batch.ray import PretrainedOptions
     from sspsam.images.cache import EmbeddingCache
-    from sspsam.predictor import SSPSAMPredictor
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,10 @@ def batch(
 
         hub.check_name(model)  # an unknown name is answered before PyTorch is imported
         options = _batch_options(run_options, prediction_options)
-        pretrained = _pretrained_options(model_options, prediction_options, cache_options)
-        pretrained["calibration"] = calibration_options.choice
+        pretrained = pretrained_options(
+            model_options, dtype=prediction_options.dtype, calibration=calibration_options.choice
+        )
+        pretrained["embedding_cache"] = _embedding_cache(cache_options)
         job = _BatchJob(source, output, text_options, model, pretrained, options)
         try:
             if ray_options.address is None:
@@ -128,15 +130,6 @@ def _batch_options(run: RunOptions, prediction: PredictionOptions) -> "BatchOpti
     )
 
 
-def _pretrained_options(model: ModelOptions, prediction: PredictionOptions, cache: CacheOptions) -> "PretrainedOptions":
-    return {
-        "revision": model.revision,
-        "cache_dir": model.cache_dir,
-        "dtype": prediction.dtype,
-        "embedding_cache": _embedding_cache(cache),
-    }
-
-
 def _embedding_cache(options: CacheOptions) -> "EmbeddingCache | None":
     from sspsam.images.cache import EmbeddingCache
 
@@ -146,19 +139,11 @@ def _embedding_cache(options: CacheOptions) -> "EmbeddingCache | None":
     return EmbeddingCache(options.cache, max_bytes=max_bytes, dtype=options.cache_dtype or "float32")
 
 
-def _load_predictor(model: str, device: str | None, pretrained: "PretrainedOptions") -> "SSPSAMPredictor":
-    from sspsam.predictor import SSPSAMPredictor
-
-    predictor = SSPSAMPredictor.from_pretrained(model, device=device, **pretrained)
-    detail(model_message(predictor))
-    return predictor
-
-
 def _run_locally(job: _BatchJob, device: str | None) -> "BatchSummary":
     from sspsam.batch import run_batch
     from sspsam.images.loading import pillow_pixel_limit
 
-    predictor = _load_predictor(job.model, device, job.pretrained)
+    predictor = load_predictor(job.model, device, job.pretrained)
     with messages_with_names_of_images(), pillow_pixel_limit(job.options.max_pixels):
         return run_batch(
             *(job.source, job.output, job.text.texts),

@@ -1,17 +1,13 @@
 """`sspsam demo`: a page in the browser on which people try a model."""
 
 import os
-import time
-from typing import TYPE_CHECKING
 
 import click
 
+from sspsam.cli.loading import load_predictor, pretrained_options
 from sspsam.cli.options import ModelOptions, dtype_option, model_options
 from sspsam.cli.output import failing_cleanly, print_row
-from sspsam.cli.verbosity import detail, inform, model_message
-
-if TYPE_CHECKING:
-    from sspsam.predictor import SSPSAMPredictor
+from sspsam.cli.verbosity import inform
 
 
 @click.command()
@@ -34,7 +30,7 @@ def demo(port: int, mcp: bool, model_options: ModelOptions, dtype: str | None) -
         require_gradio(mcp)
         listener = open_port(port)  # before the model is loaded, which may take long
         try:
-            predictor = _load_predictor(name, model_options, dtype)
+            predictor = load_predictor(name, model_options.device, pretrained_options(model_options, dtype=dtype))
             serve_demo(predictor, DemoOptions(name, port, mcp), listener, lambda address: _announce(address, mcp))
         except KeyboardInterrupt:
             inform("stopped")
@@ -54,17 +50,6 @@ def _checked_name(model: str | None) -> str:
     name = os.path.expanduser(model)
     hub.check_name(name)
     return name
-
-
-def _load_predictor(name: str, options: ModelOptions, dtype: str | None) -> "SSPSAMPredictor":
-    from sspsam.predictor import SSPSAMPredictor
-
-    start = time.perf_counter()
-    predictor = SSPSAMPredictor.from_pretrained(
-        name, revision=options.revision, device=options.device, dtype=dtype, cache_dir=options.cache_dir
-    )
-    detail(f"{model_message(predictor)}, loaded in {time.perf_counter() - start:.1f} s")
-    return predictor
 
 
 def _announce(address: str, mcp: bool) -> None:

@@ -3,11 +3,12 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from sspsam.cli.batch_options import parsed_shard
+from sspsam.cli.loading import load_predictor, pretrained_options
 from sspsam.cli.options import (
     CalibrationOptions,
     ModelOptions,
@@ -19,10 +20,10 @@ from sspsam.cli.options import (
 )
 from sspsam.cli.output import complain, failing_cleanly
 from sspsam.cli.paths import UserPath, WholeRange
-from sspsam.cli.verbosity import detail, inform, model_message, shows_progress
+from sspsam.cli.verbosity import inform, shows_progress
 
 if TYPE_CHECKING:
-    from sspsam.predictor import SSPSAMPredictor
+    from sspsam.evaluation.run import Evaluation
 
 # those of `sspsam.evaluation.protocols`, whose import would load NumPy; a test compares them
 PROTOCOLS: Final = ("standard", "official", "rela", "phrasecut")
@@ -30,7 +31,7 @@ PROTOCOLS: Final = ("standard", "official", "rela", "phrasecut")
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Values of the options about the data set and the protocol."""
+    """Values of the options about the data set and the protocol; the fields of `EvaluationJob`."""
 
     dataset: str
     split: str
@@ -130,55 +131,35 @@ def evaluate(
         raise click.UsageError("--torchvision-017 changes nothing without --protocol official: leave it out")
     with failing_cleanly():
         try:
-            calibration = calibration_options.choice
-            _evaluate(data_options, model_options, calibration, model, dtype, predictions, output, worst, overwrite)
+            from sspsam import hub
+
+            if model is not None:
+                hub.check_name(model)  # an unknown name is answered before PyTorch is imported
+            from sspsam.evaluation.job import EvaluationJob
+            from sspsam.evaluation.run import run_evaluation
+
+            pretrained = pretrained_options(model_options, dtype=dtype, calibration=calibration_options.choice)
+            evaluation = run_evaluation(
+                EvaluationJob(**vars(data_options)),
+                predictor=None if model is None else load_predictor(model, model_options.device, pretrained),
+                predictions=predictions,
+                output=output,
+                overwrite=overwrite,
+                worst=worst,
+                progress=shows_progress(),
+            )
+            _print(evaluation, data_options)
         except KeyboardInterrupt:
             hint = "" if output is None else "; the same command without --overwrite resumes the run"
             complain(f"interrupted{hint}")
             sys.exit(130)
 
 
-def _evaluate(
-    data: DataOptions,
-    options: ModelOptions,
-    calibration: "Path | Literal[False] | None",
-    model: str | None,
-    dtype: str | None,
-    predictions: Path | None,
-    output: Path | None,
-    worst: int,
-    overwrite: bool,
-) -> None:
-    from sspsam import hub
-
-    if model is not None:
-        hub.check_name(model)  # an unknown name is answered before PyTorch is imported
-    from sspsam.evaluation.job import EvaluationJob
+def _print(evaluation: "Evaluation", data: DataOptions) -> None:
+    """Print the metrics, or the reason why there are none yet."""
     from sspsam.evaluation.protocols import PHRASECUT
     from sspsam.evaluation.report import markdown_table
-    from sspsam.evaluation.run import run_evaluation
 
-    job = EvaluationJob(
-        dataset=data.dataset,
-        split=data.split,
-        data_root=data.data_root,
-        split_by=data.split_by,
-        image_root=data.image_root,
-        limit=data.limit,
-        protocol=data.protocol,
-        torchvision_017=data.torchvision_017,
-        phrasecut_words=data.phrasecut_words,
-        shard=data.shard,
-    )
-    evaluation = run_evaluation(
-        job,
-        predictor=None if model is None else _load_predictor(model, options, calibration, dtype),
-        predictions=predictions,
-        output=output,
-        overwrite=overwrite,
-        worst=worst,
-        progress=shows_progress(),
-    )
     if evaluation.metrics is None:
         inform(
             f"the shard is complete; metrics need all shards, and there is no {', no '.join(evaluation.missing_shards)}"
@@ -190,20 +171,3 @@ def _evaluate(
             "--phrasecut-words FILE, utils/subset.py of https://github.com/ChenyunWu/PhraseCutDataset"
         )
     click.echo(markdown_table(evaluation.metrics))
-
-
-def _load_predictor(
-    model: str, options: ModelOptions, calibration: "Path | Literal[False] | None", dtype: str | None
-) -> "SSPSAMPredictor":
-    from sspsam.predictor import SSPSAMPredictor
-
-    predictor = SSPSAMPredictor.from_pretrained(
-        model,
-        revision=options.revision,
-        device=options.device,
-        dtype=dtype,
-        cache_dir=options.cache_dir,
-        calibration=calibration,
-    )
-    detail(model_message(predictor))
-    return predictor

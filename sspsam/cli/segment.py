@@ -7,11 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from sspsam.cli.formats import ANSWER_FORMATS, check_labels, format_option, label_option
+from sspsam.cli.loading import load_predictor, pretrained_options
 from sspsam.cli.options import (
     CalibrationOptions,
     ModelOptions,
@@ -26,7 +27,7 @@ from sspsam.cli.options import (
 from sspsam.cli.output import complain, failing_cleanly, messages_with_name, print_row, with_flags_as_typed
 from sspsam.cli.paths import STANDARD_INPUT, ImagePath, UserPath
 from sspsam.cli.segment_files import ResultFiles, require_no_folder
-from sspsam.cli.verbosity import detail, model_message
+from sspsam.cli.verbosity import detail
 from sspsam.errors import ImageError, SSPSAMError
 from sspsam.utils.paths import printable, shown
 
@@ -92,7 +93,7 @@ def segment(
     a.jpg-1.png; an existing file is replaced with --overwrite only.
     """
     model = required_model(model_options)
-    calibration = calibration_options.choice
+    pretrained = pretrained_options(model_options, dtype=dtype, calibration=calibration_options.choice)
     check_texts(texts)
     check_labels(labels, texts)
     if output is None and (file_formats := [name for name in formats if name not in _FORMATS_WITHOUT_FOLDER]):
@@ -106,7 +107,7 @@ def segment(
 
         if output is not None:
             make_directory(output)
-        predictor = _load_predictor(model, model_options, calibration, dtype)
+        predictor = load_predictor(model, model_options.device, pretrained)
         from sspsam.segmentation.answers import AnswerSettings
 
         AnswerSettings.of(
@@ -119,27 +120,6 @@ def segment(
     if failed:
         complain(f"{failed} of {len(images)} images failed")
         sys.exit(1)
-
-
-def _load_predictor(
-    model: str, options: ModelOptions, calibration: "Path | Literal[False] | None", dtype: str | None
-) -> "SSPSAMPredictor":
-    from sspsam import hub
-
-    hub.check_name(model)  # an unknown name is answered before PyTorch is imported
-    from sspsam.predictor import SSPSAMPredictor
-
-    start = time.perf_counter()
-    predictor = SSPSAMPredictor.from_pretrained(
-        model,
-        revision=options.revision,
-        device=options.device,
-        dtype=dtype,
-        cache_dir=options.cache_dir,
-        calibration=calibration,
-    )
-    detail(f"{model_message(predictor)}, loaded in {time.perf_counter() - start:.1f} s")
-    return predictor
 
 
 def _segment_images(

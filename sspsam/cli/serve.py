@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from sspsam.cli.loading import load_predictor, pretrained_options
 from sspsam.cli.options import ModelOptions, dtype_option, model_options, option_group, required_model
 from sspsam.cli.output import INTERRUPTED, complain, failing_cleanly
 from sspsam.cli.paths import FiniteRange, WholeRange
-from sspsam.cli.verbosity import detail, inform, is_quiet, is_verbose, model_message
+from sspsam.cli.verbosity import detail, inform, is_quiet, is_verbose
 from sspsam.errors import ConfigError
 from sspsam.serving.options import ServeOptions
 
@@ -167,22 +168,11 @@ def _run(
 
     listener = bound_socket(*address)
     _log_errors()
-    show_details = is_verbose()
+    report = complain if is_verbose() else _silent  # click knows the verbosity in this thread only
 
     def load() -> "SSPSAMPredictor":
-        from sspsam.predictor import SSPSAMPredictor
-
-        predictor = SSPSAMPredictor.from_pretrained(
-            name,
-            revision=source.revision,
-            device=source.device,
-            dtype=dtype,
-            cache_dir=source.cache_dir,
-            compile=compile,
-        )
-        if show_details:  # click knows the verbosity in its own thread only
-            complain(model_message(predictor))
-        return predictor
+        pretrained = pretrained_options(source, dtype=dtype)
+        return load_predictor(name, source.device, {**pretrained, "compile": compile}, report)
 
     _announce(listener.getsockname(), name, source.model is None, options.token)
     app = create_app(load, options, log=_silent if is_quiet() else complain)

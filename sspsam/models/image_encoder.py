@@ -190,7 +190,7 @@ class Block(stock.ImageBlock):
         window, (_, grid, _, width) = self.window_size, x.shape
         dtype = self.attn.qkv.weight.dtype
         if window:
-            # unlike in bands, the padding is multiplied too: padding queries, keys and values would move three times the bytes
+            # unlike in bands, the padding is multiplied too: padding the product would move three times the bytes
             x, squares = normalize_into_windows(self.norm1, x, update, window, dtype)
         else:
             x, normalized = add_and_normalize(self.norm1, x, update, dtype)
