@@ -112,6 +112,8 @@ def main() -> None:
         device = checked_device(arguments.device)
     except DeviceError as error:
         parser.error(str(error))
+    if device.type == "cpu" and not (arguments.device or arguments.quick):
+        parser.error("PyTorch finds no GPU; a dry run on the CPU is --quick --device cpu")
     bench = Bench(device, "336", arguments.reference)
     if arguments.quick:
         bench = Bench(device, "quick", arguments.reference, seconds=0.2, fewest=1)
@@ -134,7 +136,7 @@ def main() -> None:
 def _parser(stages: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     reference = os.environ.get("SSPSAM_REFERENCE")
-    parser.add_argument("--device", help="default: the GPU, else the CPU")
+    parser.add_argument("--device", help="default: the GPU")
     parser.add_argument("--quick", action="store_true", help="a small architecture and short measurements")
     parser.add_argument("--stages", help=f"names separated by commas; default: {','.join(stages)}")
     parser.add_argument("--reference", type=Path, default=Path(reference) if reference else None, help="golden files")

@@ -103,7 +103,7 @@ def _iou(a: Segmentation, b: Segmentation) -> float:
 
 
 def memory(bench: Bench) -> Numbers:
-    """Measure the weights that the device holds in each precision, and the peak of 64 expressions."""
+    """Measure the weights that the device holds in each precision, and the memory of up to 64 expressions."""
     if bench.device.type != "cuda":
         bench.say("memory: measured on a GPU only")
         return {}
@@ -119,14 +119,14 @@ def _memory_of(bench: Bench, dtype: str) -> Numbers:
     torch.cuda.reset_peak_memory_stats(bench.device)
     embedding = predictor.encode(bench.pixels)
     one = torch.cuda.max_memory_allocated(bench.device) - before
-    for _ in range(2):
-        predictor.predict(bench.texts(MANY), embedding=embedding)
+    for count in [*(2**power for power in range(MANY.bit_length())), MANY]:
+        predictor.predict(bench.texts(count), embedding=embedding)
     numbers = {
         "weights": weights,
         "peak of one image": one,
-        f"peak with {MANY} expressions": torch.cuda.max_memory_allocated(bench.device) - before,
+        f"peak with up to {MANY} expressions": torch.cuda.max_memory_allocated(bench.device) - before,
         "held afterwards": torch.cuda.memory_allocated(bench.device) - before,
-        "reserved by PyTorch": torch.cuda.memory_reserved(bench.device),
+        "reserved by PyTorch, all numbers of expressions recorded": torch.cuda.memory_reserved(bench.device),
     }
     bench.say(f"memory in {dtype}: " + ", ".join(f"{name} {value / 1e9:.2f} GB" for name, value in numbers.items()))
     return numbers

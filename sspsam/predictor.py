@@ -46,9 +46,9 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
         config: of the model.
         device: None: a GPU if PyTorch finds one, else the CPU.
         dtype: float32: everything in float32, TF32 off. float16 or bfloat16: mixed precision in the image encoders,
-            and with float16 on a GPU in the rest of the network too: matrices are kept and multiplied in half
-            precision; norms, softmax, residuals and similarities are float32. None: float16 on a GPU, float32
-            elsewhere.
+            and with float16 on a CUDA GPU in the rest of the network too: matrices are kept and multiplied in half
+            precision; norms, softmax, residuals and similarities are float32. None: float16 on a CUDA GPU,
+            float32 elsewhere.
         compile: whether to compile SAM's image encoder with `torch.compile` at its first use, for services on a GPU: it
             needs a C++ compiler and about 20 s, and saves 4 % of the time of a new image (`docs/speed.md`).
         embedding_cache: folder or `EmbeddingCache` for embeddings on disk; None: no cache. It is used by models that

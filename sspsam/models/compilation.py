@@ -12,7 +12,7 @@ from sspsam.models.image_encoder import Block, ImageEncoderViT
 from sspsam.utils.batching import is_out_of_memory
 from sspsam.utils.paths import first_line
 
-_MOST_SHAPES: Final = 8  # for which PyTorch compiles one function; then it prints pages and compiles no more
+_MOST_COMPILATIONS: Final = 8  # of one function by PyTorch; then it prints pages and compiles no more
 
 
 class CompiledForward:
@@ -27,15 +27,16 @@ class CompiledForward:
         code = forward.__code__.replace()  # a new object, by which PyTorch counts
         own = types.FunctionType(code, forward.__globals__, "forward", forward.__defaults__, forward.__closure__)
         self._compiled: Callable[..., Tensor] = torch.compile(own, dynamic=False)
-        self._shapes: set[torch.Size] = set()
+        self._compiled_for: set[tuple[torch.Size, bool]] = set()  # shapes, and whether it was inference mode
 
     def __call__(self, block: Block, x: Tensor, buffer: Tensor | None) -> Tensor:
-        """Compute `block(x, buffer)`; beyond `_MOST_SHAPES` shapes of `x`, uncompiled.
+        """Compute `block(x, buffer)`; after `_MOST_COMPILATIONS`, a new shape is computed uncompiled.
 
         Raises:
             DeviceError: PyTorch cannot compile here.
         """
-        if x.shape not in self._shapes and len(self._shapes) == _MOST_SHAPES:
+        kind = x.shape, x.is_inference()  # PyTorch compiles anew for either
+        if kind not in self._compiled_for and len(self._compiled_for) == _MOST_COMPILATIONS:
             return cast(Tensor, block(x, buffer))
         try:
             result = self._compiled(block, x, buffer)
@@ -44,7 +45,7 @@ class CompiledForward:
                 raise
             reason = first_line(getattr(error, "inner_exception", error))
         else:
-            self._shapes.add(x.shape)
+            self._compiled_for.add(kind)
             return result
         if "compiler" in reason.lower():  # of C++, or of C for Triton on a GPU
             reason = f"it finds no C++ compiler, such as g++ or clang++ ({reason:.300}). Install one, or"

@@ -8,6 +8,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Final, Protocol
 
 import torch
@@ -21,6 +22,8 @@ from sspsam.utils.switches import switched_on
 _LOG: Final = logging.getLogger(__name__)
 _WARM_UP_CALLS: Final = 2  # before recording, in which libraries choose their kernels and allocate workspaces
 _RECORDING: Final = threading.Lock()  # one recording at a time in a process
+_MOST_FAILURES: Final = 3  # after which nothing is recorded any more
+_HIGH_PRIORITY: Final = -1
 SWITCH: Final = "SSPSAM_CUDA_GRAPHS"  # environment variable; 0 turns graphs off
 
 Function = Callable[..., Sequence[Tensor]]
@@ -67,19 +70,32 @@ class CUDARecording:
         device = inputs[0].device
         self.inputs = [tensor.clone() for tensor in inputs]
         self._graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP_CALLS):
-                function(*self.inputs)
-        torch.cuda.current_stream(device).wait_stream(stream)
-        # other threads may allocate memory and wait for the device meanwhile
-        with _RECORDING, torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            self.outputs = tuple(function(*self.inputs))
+        stream = _recording_stream(device)
+        with _RECORDING:
+            stream.wait_stream(torch.cuda.current_stream(device))
+            # `torch.cuda.graph` does not restore the current stream of the thread where a recording fails
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UP_CALLS):
+                    function(*self.inputs)
+                # other threads may allocate memory meanwhile, but not wait for the whole device
+                with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                    self.outputs = tuple(function(*self.inputs))
+            torch.cuda.current_stream(device).wait_stream(stream)
 
     def replay(self) -> None:
         """Launch the graph on the current stream."""
         self._graph.replay()
+
+
+@cache
+def _recording_stream(device: torch.device) -> Any:
+    """Return the stream on which all graphs of a device are recorded.
+
+    Memory of a pool is reused only by recordings on the stream that allocated it. PyTorch hands out its 32 ordinary
+    streams of a device in turn, so that a stream of the application could be the same one, and its work would be
+    recorded; streams of high priority are others.
+    """
+    return torch.cuda.Stream(device, priority=_HIGH_PRIORITY)  # type: ignore[no-untyped-call]
 
 
 class CUDARecorder:
@@ -139,7 +155,7 @@ class RecordedFunctions:
         self._recorder = recorder
         self._lock = threading.Lock()
         self._recordings: dict[tuple[object, ...], tuple[Recording, list[_Source]]] = {}
-        self._works = True
+        self._failures = 0
 
     def __call__(self, name: str, function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return `function(*inputs)`, as new tensors.
@@ -151,11 +167,14 @@ class RecordedFunctions:
         """
         key = (name, *((tuple(tensor.shape), tensor.dtype) for tensor in inputs))
         with self._lock:
-            if self._works:
+            if self._failures < _MOST_FAILURES:
                 self._recorder.wait()
-                entry = self._recordings.get(key) or self._recorded(key, function, inputs)
-                if entry is not None:
-                    return self._replayed(*entry, inputs)
+                try:
+                    entry = self._recordings.get(key) or self._recorded(key, function, inputs)
+                    if entry is not None:
+                        return self._replayed(*entry, inputs)
+                finally:  # also after an error: what was queued before it still runs
+                    self._recorder.mark()
         return tuple(function(*inputs))
 
     def _replayed(
@@ -166,14 +185,16 @@ class RecordedFunctions:
                 own.copy_(given, non_blocking=True)
                 source.set(given)
         recording.replay()
-        outputs = tuple(tensor.clone() for tensor in recording.outputs)
-        self._recorder.mark()
-        return outputs
+        return tuple(tensor.clone() for tensor in recording.outputs)
 
     def _recorded(
         self, key: tuple[object, ...], function: Function, inputs: Sequence[Tensor]
     ) -> tuple[Recording, list[_Source]] | None:
-        """Record a function; None if the device cannot record it, after which nothing is recorded any more."""
+        """Record a function; None if the recording fails.
+
+        Another thread that waits for the whole device makes a recording fail, so it is tried again at the next call;
+        after some failures nothing is recorded any more.
+        """
         try:
             # tensors of the application's inference mode could not be written to in a later call outside of it
             with torch.inference_mode(False), torch.no_grad():
@@ -183,10 +204,13 @@ class RecordedFunctions:
                 raise
             if isinstance(error, SSPSAMError):  # of the function itself, not of its recording
                 raise
+            self._failures += 1
             reason = first_line(error)
-            _LOG.warning("CUDA graphs are off, this predictor launches every operation itself: %s", reason)
-            self._works = False
-            self._recordings.clear()
+            if self._failures == _MOST_FAILURES:
+                _LOG.warning("CUDA graphs are off, this predictor launches every operation itself: %s", reason)
+                self._recordings.clear()
+            else:
+                _LOG.info("a CUDA graph could not be recorded, this call launches every operation itself: %s", reason)
         return self._recordings.get(key)
 
 

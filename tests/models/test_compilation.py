@@ -68,6 +68,18 @@ def test_beyond_eight_sizes_of_batches_a_new_size_is_not_compiled(monkeypatch, c
     assert "recompile_limit" not in caplog.text
 
 
+@pytest.mark.slow
+def test_inference_mode_for_which_pytorch_compiles_anew_counts_as_another_size(monkeypatch, caplog) -> None:
+    compiled, plain = compiled_with("eager", monkeypatch), encoder()
+    with caplog.at_level("WARNING", "torch._dynamo"):
+        for count in range(1, 7):
+            for context in (torch.no_grad, torch.inference_mode):
+                with context():
+                    assert torch.allclose(compiled(images(count)), plain(images(count)), atol=1e-5)
+    assert frames() == {"total": 16, "ok": 16}
+    assert "recompile_limit" not in caplog.text
+
+
 def fail(message: str):
     def backend(*_: object):
         raise RuntimeError(message)

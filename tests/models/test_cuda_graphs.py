@@ -2,11 +2,15 @@
 
 import logging
 import threading
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import Tensor
 
+from sspsam.models import cuda_graphs
 from sspsam.models.cuda_graphs import SWITCH, RecordedFunctions, recorded_functions
 from tests.support.recording import CPURecorder
 
@@ -107,6 +111,36 @@ def test_a_device_that_cannot_record_computes_eagerly_and_says_so_once(caplog) -
     assert "more" not in record.message
 
 
+def test_a_recording_that_fails_once_is_tried_again_at_the_next_call(caplog) -> None:
+    recorder = CPURecorder()
+    call = RecordedFunctions(recorder)
+    call("f", square_and_sum, torch.ones(2), torch.ones(2))
+    record, recorder.record = recorder.record, BrokenRecorder(RuntimeError("stream is capturing")).record
+    with caplog.at_level(logging.WARNING, "sspsam"):
+        assert call("g", square_and_sum, torch.full((2,), 3.0), torch.ones(2))[0].tolist() == [9, 9]
+        recorder.record = record
+        for value in (2.0, 3.0):
+            assert call("g", square_and_sum, torch.full((2,), value), torch.ones(2))[0].tolist() == [value**2] * 2
+    assert recorder.recorded == [(2,), (2,)]
+    assert not caplog.records
+
+
+def test_a_use_that_fails_is_waited_for_by_the_next_one(monkeypatch) -> None:
+    recorder = CPURecorder()
+    call = RecordedFunctions(recorder)
+    call("f", square_and_sum, torch.ones(2), torch.ones(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "clone", out_of_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            call("f", square_and_sum, torch.full((2,), 5.0), torch.ones(2))
+    assert not recorder.busy
+    assert call("f", square_and_sum, torch.full((2,), 3.0), torch.ones(2))[0].tolist() == [9, 9]
+
+
+def out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 def test_a_lack_of_memory_while_recording_is_raised_and_a_smaller_call_is_recorded() -> None:
     recorder = CPURecorder()
     call = RecordedFunctions(recorder)
@@ -120,7 +154,6 @@ def test_a_lack_of_memory_while_recording_is_raised_and_a_smaller_call_is_record
     recorder.record = short_of_memory
     with pytest.raises(torch.OutOfMemoryError):
         call("f", square_and_sum, torch.ones(4), torch.ones(4))
-    recorder.busy = False
     call("f", square_and_sum, torch.ones(2), torch.ones(2))
     assert recorder.recorded == [(2,)]
 
@@ -130,3 +163,63 @@ def test_a_cpu_has_no_graphs_and_the_environment_turns_those_of_a_gpu_off(monkey
     for off in ("0", "False"):
         monkeypatch.setenv(SWITCH, off)
         assert recorded_functions(torch.device("cuda", 0)) is None
+
+
+class FakeCUDA:
+    """In the place of `torch.cuda`: streams that do nothing, and graphs whose recording can fail."""
+
+    def __init__(self) -> None:
+        self.current = self.default = types.SimpleNamespace(wait_stream=lambda other: None)
+        self.recorded_on: list[tuple[object, object]] = []  # pool and stream
+        self.priorities: list[int] = []
+        self.fails = False
+        self.CUDAGraph = object
+
+    def Stream(self, device: torch.device, priority: int) -> types.SimpleNamespace:  # noqa: N802, a name of torch.cuda
+        self.priorities.append(priority)
+        return types.SimpleNamespace(wait_stream=lambda other: None)
+
+    def current_stream(self, device: torch.device) -> types.SimpleNamespace:
+        return self.current
+
+    @contextmanager
+    def stream(self, stream: types.SimpleNamespace) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextmanager
+    def graph(self, graph: object, pool: object, stream: object, capture_error_mode: str) -> Iterator[None]:
+        self.recorded_on.append((pool, stream))
+        self.current = stream
+        yield
+        if self.fails:  # as PyTorch, which does not restore the stream then
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> Iterator[FakeCUDA]:
+    fake = FakeCUDA()
+    for name in ("CUDAGraph", "Stream", "current_stream", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    cuda_graphs._recording_stream.cache_clear()
+    yield fake
+    cuda_graphs._recording_stream.cache_clear()
+
+
+def test_all_graphs_of_a_device_are_recorded_on_one_stream_so_that_they_share_memory(cuda) -> None:
+    """PyTorch's allocator reuses memory of a pool only for the stream that allocated it."""
+    for pool in ("first", "first", "second"):
+        cuda_graphs.CUDARecording(square_and_sum, [torch.ones(2), torch.ones(2)], pool)
+    assert [pool for pool, _ in cuda.recorded_on] == ["first", "first", "second"]
+    assert len({id(stream) for _, stream in cuda.recorded_on}) == 1
+    assert cuda.priorities == [-1]  # the application's streams are of ordinary priority
+
+
+def test_a_recording_that_fails_leaves_the_current_stream_of_the_thread_as_it_was(cuda) -> None:
+    cuda.fails = True
+    with pytest.raises(RuntimeError, match="previous error during capture"):
+        cuda_graphs.CUDARecording(square_and_sum, [torch.ones(2), torch.ones(2)], "pool")
+    assert cuda.current is cuda.default
