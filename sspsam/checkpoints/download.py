@@ -103,7 +103,13 @@ def _list_hub(repository: str, options: HubOptions, command: str) -> Listing:
 
     api = huggingface_hub.HfApi()
     with translated_errors(repository, "", options, command):
-        info = api.model_info(repository, revision=options.revision, files_metadata=True, token=options.token)
+        info = api.model_info(
+            repository,
+            revision=options.revision,
+            files_metadata=True,
+            token=options.token,
+            timeout=huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT,  # without one a silent Hub is waited for without end
+        )
     if not info.sha or not is_commit(info.sha):
         raise HubError(
             f"the Hub names no commit of {shown(repository)}; is HF_ENDPOINT a Hub? To try again, run: {command}"

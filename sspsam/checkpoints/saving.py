@@ -26,7 +26,14 @@ from sspsam.checkpoints.tensor_files import TensorEntry, encoder_entries, header
 from sspsam.config import CALIBRATION_NAME, ModelConfig, SharedEncoders
 from sspsam.devices import DTYPES, dtype_name, naming_out_of_memory
 from sspsam.errors import CheckpointError, CheckpointNotFoundError, SSPSAMError, StorageError
-from sspsam.utils.files import atomic_replace, make_directory, require_free_space, storage_errors, write_file
+from sspsam.utils.files import (
+    atomic_replace,
+    make_directory,
+    remove_stale_temporary_files,
+    require_free_space,
+    storage_errors,
+    write_file,
+)
 from sspsam.utils.paths import shown, user_path
 from sspsam.utils.progress import progress
 
@@ -68,6 +75,7 @@ def save_checkpoint(
     if encoder_store is not None:
         return _save_shared(directory, config, state, dtype, encoder_store)
     entries = _entries(state, dtype)
+    remove_stale_temporary_files(directory)
     require_free_space(directory, total_bytes(entries.values()), "the checkpoint")
     make_directory(directory)
     with atomic_replace(directory / WEIGHTS_NAME, directory / CONFIG_NAME) as [temporary_weights, temporary_config]:
@@ -89,6 +97,7 @@ def _save_shared(
     digests = _write_safetensors(None, state, entries)
     head = {name: entry for name, entry in entries.items() if not is_of_encoders(name)}
     store_encoders(store, state, digests.encoders)
+    remove_stale_temporary_files(directory)
     require_free_space(directory, total_bytes(head.values()), "the checkpoint")
     make_directory(directory)
     with atomic_replace(directory / WEIGHTS_NAME, directory / CONFIG_NAME) as [temporary_weights, temporary_config]:
@@ -118,6 +127,7 @@ def store_encoders(store: Path, state: Mapping[str, Tensor], digest: str) -> Pat
     if holds_encoders(path, digest):
         return path
     entries = _encoder_entries(state)
+    remove_stale_temporary_files(store)
     require_free_space(store, total_bytes(entries.values()), "the image encoders")
     make_directory(store)
     with atomic_replace(path) as [temporary]:

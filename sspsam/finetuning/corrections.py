@@ -98,6 +98,7 @@ def corrected_lines(path: Path, image_root: Path | None = None) -> Iterator[Line
 
 def _labelme_lines(content: dict[str, Any], folders: Folders, where: str) -> Iterator[Line | Remark]:
     image = found_image(member(content, "imagePath", checked_text, where), folders, where)
+    _check_stated_size((content.get("imageHeight"), content.get("imageWidth")), image, where)
     texts = _texts(content, where)
     polygons: dict[str, list[Polygon]] = {}
     shapes = []
@@ -113,12 +114,19 @@ def _labelme_lines(content: dict[str, Any], folders: Folders, where: str) -> Ite
         shapes.append(Named(label, description, texts.of_group(shape.get("group_id")), place))
         points = member(shape, "points", checked_list, place)
         polygons.setdefault(shapes[-1].expression(texts), []).append(_flat(points, 1.0, 1.0, place))
-    flags = checked_object(content.get("flags") or {}, f"{where}: 'flags'")
-    for text, refers_to_nothing in flags.items():
-        if refers_to_nothing and polygons.get(text):
-            raise DatasetError(f"{where}: the flag {shown(text)!r} says no target, but there are shapes of it")
-        if refers_to_nothing:
-            polygons.setdefault(text, [])
+    for flag in _set_flags(content, where):
+        text = texts.listed(flag) if texts else flag
+        place = f"{where}, {shown_repr(flag)}"
+        if text is None:
+            yield Remark("flags that are set and are none of the expressions of their file are left out", place)
+            continue
+        if polygons.get(text):
+            raise DatasetError(f"{where}: the flag {shown(flag)!r} says no target, but there are shapes of it")
+        if not texts:
+            yield Remark(
+                "flags that are set are expressions that refer to nothing, in files that sspsam did not write", place
+            )
+        polygons.setdefault(text, [])
     for text in texts.texts:
         if text not in polygons:
             raise DatasetError(
@@ -127,6 +135,16 @@ def _labelme_lines(content: dict[str, Any], folders: Folders, where: str) -> Ite
             )
     yield from _remarks(shapes, texts)
     yield from _lines(image, polygons, where, _drawn_by_labelme)
+
+
+def _set_flags(content: dict[str, Any], where: str) -> list[str]:
+    """Return the flags of an image of LabelMe that are set."""
+    place = f"{where}: 'flags'"
+    flags = checked_object(content.get("flags") or {}, place)
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise DatasetError(f"{place}: {shown_repr(name)} must be true or false, not {shown_repr(value)}")
+    return [name for name, is_set in flags.items() if is_set]
 
 
 def _label_studio_lines(task: dict[str, Any], folders: Folders, where: str) -> Iterator[Line | Remark]:
@@ -148,6 +166,12 @@ def _label_studio_lines(task: dict[str, Any], folders: Folders, where: str) -> I
         place = f"{where}, region {index + 1}"
         if not _is_polygon(region, place):
             continue
+        if region.get("image_rotation"):
+            raise DatasetError(
+                f"{place} was drawn on the image rotated by {shown_repr(region['image_rotation'])} degrees; only "
+                "regions of the upright image are read: rotate it back in Label Studio and draw the region again"
+            )
+        _check_stated_size((region.get("original_height"), region.get("original_width")), image, place, in_percent=True)
         value = member(region, "value", checked_object, place)
         points = member(value, "points", checked_list, place)
         regions.append(_named_region(region, value, texts, place))
@@ -160,6 +184,33 @@ def _label_studio_lines(task: dict[str, Any], folders: Folders, where: str) -> I
             )
     yield from _remarks(regions, texts)
     yield from _lines(image, polygons, where, _drawn_by_label_studio)
+
+
+def _check_stated_size(stated: tuple[Any, Any], image: Path, where: str, *, in_percent: bool = False) -> None:
+    """Refuse shapes that were drawn on an image of another size, where the file states the size.
+
+    Args:
+        stated: height and width in the file; None: not stated.
+        image: path of the image.
+        where: file and place, for errors.
+        in_percent: whether the corners are in percent of the sides, so that the image may be scaled.
+
+    Raises:
+        DatasetError: the upright image has another size, or other proportions.
+    """
+    if None in stated:
+        return
+    height, width = (checked_number(side, f"{where}: the size of the image") for side in stated)
+    actual_height, actual_width = image_size(image, where)
+    if in_percent:
+        fits = abs(height * actual_width - width * actual_height) <= max(height, width, actual_height, actual_width)
+    else:
+        fits = (height, width) == (actual_height, actual_width)
+    if not fits:
+        raise DatasetError(
+            f"{where} was drawn on an image of {width:g} x {height:g} pixels (width x height), but {shown(image)} has "
+            f"{actual_width} x {actual_height}: give the image that was drawn on"
+        )
 
 
 def _texts(content: dict[str, Any], where: str) -> ListedTexts:

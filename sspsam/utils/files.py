@@ -5,6 +5,7 @@ import errno
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from sspsam.errors import NoSpaceError, ReadOnlyError, SSPSAMError, StorageError
 from sspsam.utils.paths import shown
 
 _Result = TypeVar("_Result")
+_STALE_SECONDS = 3600  # since the last byte of a temporary file
 TEMPORARY_PATTERN = ".sspsam-*.tmp"  # of the names that `atomic_replace` gives to files before they are complete
 _SPARE_BYTES = 16 << 20  # for the file system's own structures
 
@@ -76,8 +78,8 @@ def require_free_space(directory: Path, size: int, content: str) -> None:
         free = shutil.disk_usage(existing).free
     if free < size + _SPARE_BYTES:
         raise NoSpaceError(
-            f"{content} needs {size / 1e9:.2f} GB in {shown(directory)}, but only {free / 1e9:.2f} GB are free. "
-            "Free some space or choose another directory."
+            f"{content} cannot be written: {(size + _SPARE_BYTES) / 1e6:,.0f} MB are needed in {shown(directory)}, and "
+            f"{free / 1e6:,.0f} MB are free. Free some space or choose another directory."
         )
 
 
@@ -125,6 +127,18 @@ def atomic_replace(*paths: Path, within: Path | None = None) -> Iterator[list[Pa
     finally:
         for path in temporary:
             with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def remove_stale_temporary_files(directory: Path) -> None:
+    """Remove the temporary files of `atomic_replace` that killed processes left behind.
+
+    Files that were written to in the last hour may belong to a process that still runs, and stay.
+    """
+    oldest_in_use = time.time() - _STALE_SECONDS
+    with contextlib.suppress(OSError):
+        for path in directory.glob(TEMPORARY_PATTERN):
+            if path.lstat().st_mtime < oldest_in_use:
                 path.unlink()
 
 

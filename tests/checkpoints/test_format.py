@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -268,6 +269,20 @@ def test_too_little_space_is_noticed_before_anything_is_written(copy: Path, tmp_
             tmp_path / "new" / "deep", ModelConfig(tiny_architecture()), load_file(copy / "model.safetensors")
         )
     assert not (tmp_path / "new").exists()
+
+
+def test_temporary_files_of_killed_processes_are_removed_after_an_hour(copy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    old, new, other = folder / ".sspsam-0123456789ab.tmp", folder / ".sspsam-ba9876543210.tmp", folder / "notes.tmp"
+    for path in (old, new, other):
+        path.write_bytes(b"half a checkpoint")
+    for path in (old, other):
+        os.utime(path, (time.time() - 3700,) * 2)
+    save_checkpoint(folder, ModelConfig(tiny_architecture()), load_file(copy / "model.safetensors"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [new.name, other.name, "config.json", "model.safetensors"]
+    )
 
 
 def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path, copy: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -106,8 +107,8 @@ FAULTS = [
 ]
 
 IDS = [
-    *("no network", "no name service", "hangs up", "401", "403", "gated", "no repository", "500", "503", "429"),
-    *("HF_HUB_OFFLINE", "cut download", "full disk", "read-only cache"),
+    *("no network", "no name service", "hangs up", "401", "403", "gated", "no repository", "500", "503"),
+    *("429", "HF_HUB_OFFLINE", "cut download", "full disk", "read-only cache"),
 ]
 
 
@@ -134,6 +135,18 @@ def test_a_cached_checkpoint_is_found_whatever_the_hub_answers(
     before = resolve(name, options)
     fault(hub, monkeypatch)
     assert resolve(name, options) == before
+
+
+def test_a_hub_that_accepts_the_connection_and_does_not_answer_is_not_waited_for_without_end(
+    hub, published, options, no_pauses, monkeypatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
+    answered = threading.Event()
+    hub.delay = lambda: answered.wait(10)
+    with pytest.raises(errors.DownloadError, match=f"run: sspsam download {NAME}"):
+        resolve(NAME, options)
+    assert not answered.is_set()
+    answered.set()
 
 
 def test_a_missing_revision_and_a_missing_file_are_told_apart(hub, own_repository, options) -> None:

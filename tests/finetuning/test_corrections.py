@@ -246,6 +246,14 @@ def test_an_image_root_does_not_hide_images_beside_a_file(folder: Path, tmp_path
         ([{"data": {}, "annotations": [{"result": []}]}], "names no image"),
         ([3], "must be an object"),
         ({"imagePath": "a b.png", "shapes": [], "flags": ["x"]}, "'flags' must be an object"),
+        ({"imagePath": "a b.png", "shapes": [], "flags": {"x": "false"}}, "'flags': 'x' must be true or false, not"),
+        (labelme(BOX, LID, imageHeight=80, imageWidth=120), "an image of 120 x 80 pixels (width x height), but"),
+        (labelme(BOX, LID, imageHeight="80", imageWidth=120), "the size of the image must be a finite number"),
+        (label_studio({**region("the box"), "image_rotation": 90}), "region 1 was drawn on the image rotated by 90"),
+        (
+            label_studio({**region("the box"), "original_height": 60, "original_width": 40}),
+            "region 1 was drawn on an image of 40 x 60 pixels (width x height), but",
+        ),
         ([{"data": {"image": "a b.png"}, "annotations": 5}], "'annotations' must be a list"),
         ([{"data": {"image": "a b.png", "texts": 5}, "annotations": [{"result": []}]}], "'texts' must be a list"),
         ([{"data": {"image": "http://[::1"}, "annotations": [{"result": []}]}], "http://[::1 is not a URL"),
@@ -274,3 +282,23 @@ def test_a_malformed_file_is_an_error_that_names_it(folder: Path, content: Any, 
     assert isinstance(error, DatasetError)
     assert words in str(error)
     assert "bad.json" in str(error)
+
+
+def test_sizes_that_fit_are_no_error(folder: Path) -> None:
+    assert set(lines_of(write(folder / "a.json", labelme(BOX, LID, imageHeight=40, imageWidth=60)))) == set(TEXTS)
+    scaled = [{**region(text), "original_height": 401, "original_width": 600} for text in TEXTS]  # labelled larger
+    assert set(lines_of(write(folder / "a.json", label_studio(*scaled)))) == set(TEXTS)
+
+
+def test_flags_of_an_image_that_are_no_listed_expressions_are_remarked(folder: Path) -> None:
+    flags = {**dict.fromkeys(TEXTS, False), "blurry": True, "dark": False}
+    results = list(corrected_lines(write(folder / "a.json", labelme(BOX, LID, flags=flags))))
+    assert [line.entry.text for line in results if isinstance(line, Line)] == list(TEXTS)
+    [remark] = [result for result in results if isinstance(result, Remark)]
+    assert "left out" in remark.sentence
+    assert "'blurry'" in remark.where
+    foreign = {"imagePath": "a b.png", "flags": {"blurry": True}, "shapes": [shape("the lid", SQUARE)]}
+    results = list(corrected_lines(write(folder / "a.json", foreign)))
+    [remark] = [result for result in results if isinstance(result, Remark)]
+    assert "refer to nothing" in remark.sentence
+    assert "'blurry'" in remark.where

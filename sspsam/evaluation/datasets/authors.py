@@ -11,6 +11,7 @@ from sspsam.errors import DatasetError, DatasetMissingError
 from sspsam.evaluation.datasets.checks import (
     Identifier,
     checked_box,
+    checked_corners,
     checked_identifier,
     checked_list,
     checked_object,
@@ -51,7 +52,8 @@ def entries(request: Request) -> Iterator[Entry]:
         mask = path.parents[1] / "masks" / _mask_folder(path.stem) / f"{_plain(mask_id, where)}.npy"
         if mask not in sizes:
             sizes[mask] = _array_size(mask, where)
-        box = _corners(member(record, "bbox", checked_box, where), path.stem)
+        check = checked_corners if path.stem in _CORNER_BOXES else checked_box
+        box = _corners(member(record, "bbox", check, where), path.stem)
         for text in member(record, "refs", checked_list, where):
             yield Entry(
                 image=folder / _image_name(record, path.stem, where),

@@ -100,12 +100,29 @@ def size_of(image: dict[str, Any], where: str) -> Size:
 
 
 def checked_box(value: Any, where: str) -> Box:
-    """Return `value` as a tuple if it is a list of four finite numbers."""
+    """Return `value` as a tuple if it is a list x, y, width, height in pixels."""
+    x, y, width, height = _four_coordinates(value, where)
+    if width < 0 or height < 0:
+        raise DatasetError(f"{where} must be x, y, width, height, not {short_repr(value)}: a side is negative")
+    return x, y, width, height
+
+
+def checked_corners(value: Any, where: str) -> Box:
+    """Return `value` as a tuple if it is a list x0, y0, x1, y1 in pixels."""
+    x0, y0, x1, y1 = _four_coordinates(value, where)
+    if x1 < x0 or y1 < y0:
+        raise DatasetError(
+            f"{where} must be x0, y0, x1, y1, not {short_repr(value)}: x1 and y1 lie before x0 and y0, as if they were "
+            "width and height"
+        )
+    return x0, y0, x1, y1
+
+
+def _four_coordinates(value: Any, where: str) -> list[float]:
     numbers = checked_list(value, where)
     if len(numbers) != 4:
         raise DatasetError(f"{where} must have 4 numbers, not {len(numbers)}")
-    x, y, a, b = (checked_number(number, where) for number in numbers)
-    return x, y, a, b
+    return [checked_coordinate(number, where) for number in numbers]
 
 
 def member(entry: dict[str, Any], name: str, check: Callable[[Any, str], _T], where: str) -> _T:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from sspsam.errors import DatasetError
 from sspsam.evaluation.datasets.checks import (
-    checked_box,
+    checked_corners,
     checked_identifier,
     checked_list,
     checked_object,
@@ -165,7 +165,7 @@ def _box(source: MaskSource | None, kind: str | None, record: dict[str, Any], si
     if source is None:
         return None
     if record.get("box") is not None:
-        return member(record, "box", checked_box, where)
+        return member(record, "box", checked_corners, where)
     if kind == "polygons":
         numbers = list(chain.from_iterable(_flat_polygons(record["polygons"], where)))
         return min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])

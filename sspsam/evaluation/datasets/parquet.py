@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 from sspsam.errors import DatasetError, DatasetMissingError
 from sspsam.evaluation.datasets.places import Request
 from sspsam.utils.installing import missing_extra
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import first_line, shown
 
 _FILE: Final = re.compile(r"(?P<split>.+?)-(?P<number>\d{5})-of-(?P<count>\d{5})\.parquet")  # of the library `datasets`
 _FLAT_COLUMNS: Final = frozenset({"question", "answer", "segmentation"})  # of the copies of `lmms-lab`
@@ -37,9 +38,9 @@ class ImageColumn:
             DatasetError: the row has none, or the file cannot be read.
         """
         if self._group != (path, group):
-            self._values = _row_group(path, group, ["image"]).column("image").to_pylist()
+            self._values = [values["image"] for values in _row_group(path, group, ["image"])]
             self._group = path, group
-        value = self._values[row]
+        value = self._values[row] if row < len(self._values) else None
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes) or not content:
             raise DatasetError(f"{where}: 'image' must hold the bytes of an image file")
@@ -100,7 +101,7 @@ def rows(request: Request, columns: Sequence[str]) -> Iterator[Row]:
         number = 0
         require_columns(path, (*columns, "image"))
         for group in range(_opened(path).num_row_groups):
-            for row, values in enumerate(_row_group(path, group, columns).to_pylist()):
+            for row, values in enumerate(_row_group(path, group, columns)):
                 where = f"{shown(path)}: row {number}"
                 yield Row(values, EmbeddedImage(images, path, group, row, where), where)
                 number += 1
@@ -187,17 +188,26 @@ def _split_files(request: Request) -> list[Path]:
 
 
 def _opened(path: Path) -> Any:
-    arrow, parquet = import_pyarrow()
-    try:
-        return parquet.ParquetFile(path)
-    except (OSError, arrow.ArrowException) as error:
-        raise DatasetError(f"{shown(path)} cannot be read as Parquet: {shown(error)}") from error
+    _, parquet = import_pyarrow()
+    with _naming(path):
+        file = parquet.ParquetFile(path)
+        file.schema_arrow.names  # noqa: B018, a damaged file fails here
+    return file
 
 
-def _row_group(path: Path, group: int, columns: Sequence[str]) -> Any:
-    arrow, _ = import_pyarrow()
+def _row_group(path: Path, group: int, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of a group, each with some columns."""
     file = _opened(path)
+    with _naming(path):
+        rows: list[dict[str, Any]] = file.read_row_group(group, columns=list(columns)).to_pylist()
+        return rows
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Raise a `DatasetError` that names the file where it cannot be read; its texts may not be UTF-8."""
+    arrow, _ = import_pyarrow()
     try:
-        return file.read_row_group(group, columns=list(columns))
-    except (OSError, arrow.ArrowException) as error:
-        raise DatasetError(f"{shown(path)} cannot be read as Parquet: {shown(error)}") from error
+        yield
+    except (OSError, ValueError, IndexError, KeyError, arrow.ArrowException) as error:
+        raise DatasetError(f"{shown(path)} cannot be read as Parquet: {shown(first_line(error))}") from error

@@ -152,6 +152,8 @@ def test_the_data_root_may_be_the_file_itself(folder: Path) -> None:
         ({"polygons": [[1, 2, 3, 4]]}, "line 1: 'polygons', part 0 must have at least 3 corners"),
         ({"polygons": [[1, 2, 3, 4, 5, None]]}, "line 1: 'polygons', part 0 must be a finite number"),
         ({"mask": "mask.png", "box": [1, 2]}, "line 1: 'box' must have 4 numbers"),
+        ({"mask": "mask.png", "box": [5, 5, 1, 1]}, "line 1: 'box' must be x0, y0, x1, y1, not"),
+        ({"mask": "mask.png", "box": [0, 0, 1e300, 1]}, "line 1: 'box' has the coordinate 1e[+]300"),
     ],
 )
 def test_malformed_lines_name_file_and_line(folder: Path, line: Any, message: str) -> None:

@@ -1,5 +1,6 @@
 """Data sets in Parquet files: RefCOCO-M, PBench, and the copies of RefCOCO with wrong masks."""
 
+import contextlib
 import io
 import json
 from pathlib import Path
@@ -179,6 +180,31 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "validation-00000-of-00002.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(DatasetError, match=r"00000-of-00002\.parquet cannot be read as Parquet"):
         read_dataset("refcoco-m", "validation", data_root=tmp_path)
+
+
+def test_texts_that_are_not_utf_8_are_an_error_of_their_file(tmp_path: Path) -> None:
+    rows = [{"image": png(0, (8, 9)), "expression": "the red thing", "masks": [], "count": 0, "id": 1}]
+    path = tmp_path / "dense-00000-of-00001.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, PBENCH), path, compression="none", use_dictionary=False)
+    content = path.read_bytes()
+    assert b"the red thing" in content
+    path.write_bytes(content.replace(b"the red thing", b"the red \xff\xfe\xff\xff\xff"))
+    with pytest.raises(DatasetError, match=r"dense-00000-of-00001\.parquet cannot be read as Parquet: .*utf-8"):
+        read_dataset("pbench", "dense", data_root=tmp_path)
+
+
+def test_no_damaged_byte_of_a_file_is_a_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "dense-00000-of-00001.parquet"
+    mask = rle_encode(square((8, 9), 2, 2, 4))
+    row = {"image": png(0, (8, 9)), "expression": "the red thing", "masks": [mask], "count": 1}
+    write(path, [row | {"id": number} for number in range(4)], PBENCH)
+    content, random = path.read_bytes(), np.random.default_rng(0)
+    for place in random.integers(0, len(content), 300).tolist():
+        damaged = bytes([content[place] ^ int(random.integers(1, 256))])
+        path.write_bytes(content[:place] + damaged + content[place + 1 :])
+        with contextlib.suppress(DatasetError):
+            for entry in read_dataset("pbench", "dense", data_root=tmp_path):
+                entry.mask()
 
 
 @pytest.mark.parametrize("folder", [".", "data", "refcoco", "RefCOCO/data"])

@@ -162,6 +162,7 @@ def test_malformed_refs_name_file_and_entry(tmp_path: Path, refs: Any, message: 
         ("images", {"file_name": "../seven.jpg"}, r"image 7: 'file_name' must be a path below the folder"),
         ("images", {"id": None}, r"instances\.json: images\[0\]: 'id' must be an integer"),
         ("annotations", {"bbox": [1, 2, 3]}, r"annotation 1: 'bbox' must have 4 numbers, not 3"),
+        ("annotations", {"bbox": [9, 9, -4, 3]}, r"annotation 1: 'bbox' must be x, y, width, height, not .*negative"),
         ("annotations", {"bbox": [1, 2, 3, float("nan")]}, r"annotation 1: 'bbox' must be a finite number"),
         ("annotations", {"segmentation": []}, r"annotation 1: 'segmentation' is empty"),
         ("annotations", {"segmentation": None}, r"annotation 1: 'segmentation' must be a list, not NoneType"),
