@@ -135,7 +135,7 @@ def push_checkpoint(
     card = model_card(config, repository).encode()
     optional = [CALIBRATION_NAME] if os.path.isfile(folder / CALIBRATION_NAME) else []
     names = [*CHECKPOINT_FILES, *optional]
-    options = HubOptions(token=token)
+    options = HubOptions.of(token=token)
     api = huggingface_hub.HfApi(token=options.token)
     with translated_errors(repository, "", options, "hf auth whoami"):
         api.create_repo(repository, private=private, exist_ok=True)

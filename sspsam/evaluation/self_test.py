@@ -67,7 +67,7 @@ class Checkpoint:
         Raises:
             SSPSAMError: there is no such checkpoint, or it cannot be downloaded; see `hub.resolve`.
         """
-        hub.resolve(self.name, hub.HubOptions(self.revision, self.cache_dir))
+        hub.resolve(self.name, hub.HubOptions.of(self.revision, self.cache_dir))
 
     def load(self, device: torch.device | str, dtype: torch.dtype) -> SSPSAMPredictor:
         """Load a predictor."""
