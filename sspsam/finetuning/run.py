@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sspsam.devices import dtype_name
 from sspsam.errors import FinetuningError
 from sspsam.finetuning.board import FOLDER as BOARD_FOLDER
 from sspsam.finetuning.board import Board
@@ -21,7 +22,7 @@ from sspsam.finetuning.processes import Processes
 from sspsam.finetuning.reporting import Message, Reporter, described
 from sspsam.finetuning.results import write_result
 from sspsam.finetuning.sampling import Sampler
-from sspsam.finetuning.settings import Settings, lines_digest
+from sspsam.finetuning.settings import difference, lines_digest, settings_text
 from sspsam.finetuning.setup import FOREIGN, HELD_OUT, Knowledge, Material, Preparation, evaluation_of, score_of
 from sspsam.finetuning.splitting import SplitLines, split_lines
 from sspsam.finetuning.start import Start
@@ -81,7 +82,7 @@ class _Prepared:
         material: examples and questions.
         trainable: the network with the parts that learn.
         validator: answers questions with the network as it is.
-        settings: everything that the bytes of the result depend on.
+        settings: JSON text of everything that the bytes of the result depend on.
     """
 
     lines: SplitLines
@@ -90,7 +91,7 @@ class _Prepared:
     material: Material
     trainable: TrainableModel
     validator: Validator
-    settings: Settings
+    settings: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +183,7 @@ class _Run:
             evaluate=evaluate,
             run=folder if self.processes.is_first else None,
             log=log,
-            settings=prepared.settings.digest,
+            settings=prepared.settings,
             report=Reporter(self.say, board),
         )
         try:
@@ -239,11 +240,11 @@ class _Run:
             seed=self.options.seed,
         )
 
-    def _settings(self, lines: SplitLines, parts: Sequence[str], dtype: torch.dtype) -> Settings:
+    def _settings(self, lines: SplitLines, parts: Sequence[str], dtype: torch.dtype) -> str:
         """Return everything that the bytes of the result depend on, as far as it is known."""
         numbers = dataclasses.asdict(self.options)
         numbers.pop("save_seconds")
-        described = {
+        settings = {
             "options": numbers,
             "parts": list(parts),
             "lines": lines_digest((lines.train, lines.held_out, lines.rehearsal, lines.known)),
@@ -251,18 +252,19 @@ class _Run:
             "start": self.start.config.fingerprint,
             "device": self.processes.device.type,
             "processes": self.processes.count,
+            "dtype": dtype_name(dtype),
             "embedding_dtype": self.job.start.embedding_dtype,
         }
-        return Settings.of(described, dtype, self.processes.device)
+        return settings_text(settings)
 
     def _begin(
         self, folder: RunFolder, evaluate: Callable[[], Evaluation], prepared: _Prepared
     ) -> tuple[Progress, SavedState | None, Log | None]:
         """Return the position, the state and the log: of an interrupted training, or new ones."""
         saved = folder.load()
-        if saved is not None and saved.settings != prepared.settings.digest:
+        if saved is not None and saved.settings != prepared.settings:
             raise FinetuningError(
-                f"{shown(folder.folder)} is of a training with {prepared.settings.difference(saved.settings)}: repeat "
+                f"{shown(folder.folder)} is of a training with {difference(prepared.settings, saved.settings)}: repeat "
                 "it as it was, choose another folder, or start again with overwrite=True (command line: --overwrite)"
             )
         progress = Progress() if saved is None else saved.progress

@@ -67,7 +67,7 @@ class Trainer:
         evaluate: called with all processes together.
         run: folder of the state; None in all processes but the first.
         log: None in all processes but the first.
-        settings: digest of everything that the bytes depend on.
+        settings: JSON text of everything that the bytes depend on.
         report: called with each line of the log.
     """
 

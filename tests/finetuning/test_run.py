@@ -256,7 +256,7 @@ def test_an_unfinished_training_with_other_options_is_not_continued(
         patch.setattr("sspsam.finetuning.results.save_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             finetune(job(lines, tiny_model, tmp_path / "new"), OPTIONS)
-    with pytest.raises(FinetuningError, match="other lines or options"):
+    with pytest.raises(FinetuningError, match=r"a training with another clip \(0.1, not 1.0\): repeat"):
         finetune(job(lines, tiny_model, tmp_path / "new"), dataclasses.replace(OPTIONS, clip=1.0))
     assert finetune(job(lines, tiny_model, tmp_path / "new"), OPTIONS) is not None
 
