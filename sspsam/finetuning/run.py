@@ -23,12 +23,20 @@ from sspsam.finetuning.reporting import Message, Reporter, described
 from sspsam.finetuning.results import write_result
 from sspsam.finetuning.sampling import Sampler
 from sspsam.finetuning.settings import difference, lines_digest, settings_text
-from sspsam.finetuning.setup import FOREIGN, HELD_OUT, Knowledge, Material, Preparation, evaluation_of, score_of
 from sspsam.finetuning.splitting import SplitLines, split_lines
 from sspsam.finetuning.start import Start
 from sspsam.finetuning.state import LOG_NAME, Log, Progress, RunFolder, SavedState
 from sspsam.finetuning.trainable import TrainableModel, default_parts
 from sspsam.finetuning.training import Evaluation, Trainer
+from sspsam.finetuning.training_data import (
+    FOREIGN,
+    HELD_OUT,
+    RehearsalData,
+    TrainingData,
+    TrainingDataBuilder,
+    evaluation_of,
+    score_of,
+)
 from sspsam.finetuning.validation import Validator
 from sspsam.finetuning.worst import remove_worst, worst_lines, write_worst
 from sspsam.utils.files import make_directory
@@ -79,7 +87,7 @@ class _Prepared:
         lines: of the user.
         parts: that learn.
         store: of embeddings.
-        material: examples and questions.
+        data: examples and questions.
         trainable: the network with the parts that learn.
         validator: answers questions with the network as it is.
         settings: JSON text of everything that the bytes of the result depend on.
@@ -88,7 +96,7 @@ class _Prepared:
     lines: SplitLines
     parts: Sequence[str]
     store: EmbeddingStore
-    material: Material
+    data: TrainingData
     trainable: TrainableModel
     validator: Validator
     settings: str
@@ -117,7 +125,7 @@ class _Run:
         """Run everything."""
         # Data and model: lines -> examples about encoded images, and the parts that learn
         prepared = self._prepared()
-        evaluate = _Evaluator(prepared.validator, prepared.material, self.processes)
+        evaluate = _Evaluator(prepared.validator, prepared.data, self.processes)
         with RunFolder(self.job.output / RUN_FOLDER) as folder:
             # Training: examples -> weights, from the beginning or from the saved state
             self._open(folder)
@@ -148,7 +156,7 @@ class _Run:
         parts = self.options.train or default_parts(start.model, token_ids)
         predictor = start.predictor(device)
         store = EmbeddingStore(predictor)
-        material = self._material(lines, store)
+        data = self._training_data(lines, store)
         trainable = TrainableModel(start.model, parts, token_ids)
         trainable.to(device)
         self.say(f"learning: {', '.join(trainable.parts)}; {sum(p.numel() for p in trainable.parameters()):,} numbers")
@@ -156,7 +164,7 @@ class _Run:
             self.say("no token of the lines shares its row with others, so tokens have nothing to learn")
         validator = Validator(start.model, start.config, start.tokenizer, store, device)
         settings = self._settings(lines, parts, predictor.dtype)
-        return _Prepared(lines, parts, store, material, trainable, validator, settings)
+        return _Prepared(lines, parts, store, data, trainable, validator, settings)
 
     def _open(self, folder: RunFolder) -> None:
         """Lock the folder, and clear it where the user gave up an earlier training."""
@@ -178,7 +186,7 @@ class _Run:
             options=self.options,
             trainable=prepared.trainable,
             store=prepared.store,
-            sampler=self._sampler(prepared.material),
+            sampler=self._sampler(prepared.data),
             side=target_side(self.start.config),
             evaluate=evaluate,
             run=folder if self.processes.is_first else None,
@@ -197,29 +205,29 @@ class _Run:
 
     def _written(self, prepared: _Prepared, progress: Progress, after: Evaluation) -> Finetuned:
         """Write all files of the result."""
-        output, lines, material = self.job.output, prepared.lines, prepared.material
-        result = write_result(output, self.start, lines, material, self.options, prepared.parts, progress, after)
+        output, lines, data = self.job.output, prepared.lines, prepared.data
+        result = write_result(output, self.start, lines, data, self.options, prepared.parts, progress, after)
         if not self.job.worst:
             remove_worst(output / WORST_FOLDER)
         else:
             bad = worst_lines(lines.train, lines.held_out, prepared.validator, self.job.worst)
             write_worst(output / WORST_FOLDER, bad)
             self.say(f"the {len(bad)} worst lines are in {shown(output / WORST_FOLDER)}")
-        self._calibrate(material)
+        self._calibrate(data)
         return result
 
-    def _material(self, lines: SplitLines, store: EmbeddingStore) -> Material:
-        knowledge = Knowledge(lines.rehearsal, lines.known, phrases=self.job.negatives or ())
+    def _training_data(self, lines: SplitLines, store: EmbeddingStore) -> TrainingData:
+        rehearsal = RehearsalData(lines.rehearsal, lines.known, phrases=self.job.negatives or ())
         if self.start.knows_drawn_shapes:
-            drawn = Knowledge.of_drawn_shapes(self.options, lines.all_texts, self.start.tokenizer)
+            drawn = RehearsalData.of_drawn_shapes(self.options, lines.all_texts, self.start.tokenizer)
             phrases = drawn.phrases if self.job.negatives is None else self.job.negatives
-            knowledge = dataclasses.replace(drawn, lines=lines.rehearsal, known_lines=lines.known, phrases=phrases)
+            rehearsal = dataclasses.replace(drawn, lines=lines.rehearsal, known_lines=lines.known, phrases=phrases)
         elif self.job.rehearsal is None:
             self.say(
                 "there is no rehearsal: the model may forget what these lines do not show, and answer expressions that "
                 "refer to nothing; name lines of what it knows with --rehearsal"
             )
-        preparation = Preparation(
+        builder = TrainingDataBuilder(
             store,
             self.start.config,
             self.start.tokenizer,
@@ -228,13 +236,13 @@ class _Run:
             wait=self.processes.wait,
             show=self.show,
         )
-        return preparation.material(lines.train, lines.held_out, knowledge)
+        return builder.build(lines.train, lines.held_out, rehearsal)
 
-    def _sampler(self, material: Material) -> Sampler:
+    def _sampler(self, data: TrainingData) -> Sampler:
         return Sampler(
-            material.new,
-            material.old,
-            material.negatives,
+            data.new,
+            data.old,
+            data.negatives,
             batch_size=self.options.batch_size,
             rehearsal=self.options.rehearsal_share,
             seed=self.options.seed,
@@ -283,9 +291,9 @@ class _Run:
         log = Log(self.job.output / LOG_NAME, progress.log_bytes) if self.processes.is_first else None
         return progress, saved, log
 
-    def _calibrate(self, material: Material) -> None:
+    def _calibrate(self, data: TrainingData) -> None:
         """Calibrate on the held-out lines and the foreign phrases about their images."""
-        questions = [question for name in (HELD_OUT, FOREIGN) for question in material.questions.get(name, [])]
+        questions = [question for name in (HELD_OUT, FOREIGN) for question in data.questions.get(name, [])]
         entries = [question.entry for question in questions]
         device, start = str(self.processes.device), self.job.start
         self.say(calibrate_if_possible(self.job.output, entries, device, start.dtype, start.cache()))
@@ -296,12 +304,12 @@ class _Evaluator:
     """Evaluates all parts of the data that never train, each process a share of the images."""
 
     validator: Validator
-    material: Material
+    data: TrainingData
     processes: Processes
 
     def __call__(self) -> Evaluation:
         records = {}
-        for name, questions in self.material.questions.items():
+        for name, questions in self.data.questions.items():
             images = list(dict.fromkeys(question.image for question in questions))
             own = set(images[self.processes.index :: self.processes.count])
             indices = [index for index, question in enumerate(questions) if question.image in own]
