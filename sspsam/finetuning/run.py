@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ from sspsam.finetuning.validation import Validator
 from sspsam.finetuning.worst import remove_worst, worst_lines, write_worst
 from sspsam.utils.files import make_directory
 from sspsam.utils.paths import shown
+
+MEMORY_BYTES: Final = 1 << 30  # of the embeddings that stay in memory
 
 
 def finetune(
@@ -155,7 +158,7 @@ class _Run:
         token_ids = torch.from_numpy(np.stack([start.tokenizer.read(text)[0] for text in lines.all_texts]))
         parts = self.options.train or default_parts(start.model, token_ids)
         predictor = start.predictor(device)
-        store = EmbeddingStore(predictor)
+        store = EmbeddingStore(predictor, MEMORY_BYTES)
         data = self._training_data(lines, store)
         trainable = TrainableModel(start.model, parts, token_ids)
         trainable.to(device)
