@@ -7,11 +7,12 @@ from typing import Final
 from sspsam.checkpoints.directory import CHECKPOINT_FILES, read_config
 from sspsam.checkpoints.hub_errors import translated_errors
 from sspsam.checkpoints.hub_options import HubOptions
+from sspsam.checkpoints.licenses import license_header
 from sspsam.checkpoints.names import AUTHORS_REPOSITORY, DATASETS
 from sspsam.config import CALIBRATION_NAME, ModelConfig
 from sspsam.errors import CheckpointError, CheckpointNotFoundError
 from sspsam.utils.hub_environment import check_hub_environment
-from sspsam.utils.markup import license_header, table_cell
+from sspsam.utils.markup import table_cell
 from sspsam.utils.paths import shown, user_path
 
 # the only place that tells how the library is installed from a model card; it is in no package index yet

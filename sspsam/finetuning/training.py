@@ -18,7 +18,7 @@ from sspsam.finetuning.sampling import Sampler
 from sspsam.finetuning.schedule import learning_rate
 from sspsam.finetuning.state import Log, Progress, RunFolder, SavedState
 from sspsam.finetuning.trainable import TrainableModel
-from sspsam.utils.batching import is_out_of_memory, release_memory
+from sspsam.utils.memory import is_out_of_memory, release_memory
 
 _EVALUATIONS: Final = 10
 _FEWEST_STEPS_BETWEEN: Final = 25

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sspsam.errors import DeviceError
 from sspsam.models.image_encoder import Block, ImageEncoderViT
-from sspsam.utils.batching import is_out_of_memory
+from sspsam.utils.memory import is_out_of_memory
 from sspsam.utils.paths import first_line
 
 _MOST_SHAPES: Final = 8  # for which PyTorch compiles one function; then it prints pages and compiles no more

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from sspsam import ImageEmbedding, SSPSAMPredictor
 from sspsam.errors import EmbeddingError, ImageError, StorageError
+from sspsam.images.embedding import pack_embedding
 
 
 @pytest.fixture
