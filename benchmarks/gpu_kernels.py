@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Final
 from unittest import mock
 
@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from benchmarks.gpu_bench import Bench, Numbers, Stage
 from benchmarks.workload import architecture
 from sspsam.config import Architecture
-from sspsam.models import Prediction, gru, norms, patch_weights
-from sspsam.models.trials import gpu_kernels_allowed
+from sspsam.models import Prediction, gru, norms, patch_weights, trials
 from sspsam.segmentation import summary
 
 EXPRESSIONS: Final = (1, 16)
 CALLS: Final = 20  # in one graph, so that the time of its launch does not count
 ROUNDS: Final = 9
-CHOOSERS: Final = (gru, norms, patch_weights, summary)  # modules that ask whether such kernels may be used
 WINDOW: Final = 14
 
 Step = Callable[[], object]
@@ -28,9 +26,7 @@ Step = Callable[[], object]
 @contextmanager
 def pytorchs_operators() -> Iterator[None]:
     """Compute with PyTorch's operators wherever there is a choice."""
-    with ExitStack() as stack:
-        for module in CHOOSERS:
-            stack.enter_context(mock.patch.object(module, "gpu_kernels_allowed", return_value=False))
+    with mock.patch.object(trials, "gpu_kernels_allowed", return_value=False):
         yield
 
 
@@ -56,11 +52,10 @@ def own_kernels(bench: Bench) -> Numbers:
 def _not_used(width: int, dtype: torch.dtype, device: torch.device) -> list[str]:
     """Return the kernels that do not work on a device, where PyTorch's operators are timed twice."""
     with torch.no_grad():
-        allowed = gpu_kernels_allowed(device)
         works = {
-            "norms": allowed and norms.norm_kernels_on(device, dtype) is not None,
-            "patches": allowed and patch_weights.patch_kernels_on(device, dtype) is not None,
-            "statistics": allowed and summary.summary_kernel_on(device) is not None,
+            "norms": trials.allowed_kernels(norms.norm_kernels_on, device, dtype) is not None,
+            "patches": trials.allowed_kernels(patch_weights.patch_kernels_on, device, dtype) is not None,
+            "statistics": trials.allowed_kernels(summary.summary_kernel_on, device) is not None,
             "GRU": gru.fused_gru(width, 1, dtype, device) is not None,
             "GRU in float32": gru.fused_gru(width, 1, torch.float32, device) is not None,
         }

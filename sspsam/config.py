@@ -169,17 +169,20 @@ class Preprocessing:
     text_template: str = "{}."
 
     def __post_init__(self) -> None:
-        for name in ("clip_mean", "clip_std", "sam_mean", "sam_std"):
-            values = getattr(self, name)
+        for name, values in self.normalization.items():
             require(all(math.isfinite(value) for value in values), f"preprocessing.{name} is not finite: {values}")
-            # as floats, so that 0 and 0.0 give one JSON text and so one fingerprint
-            object.__setattr__(self, name, tuple(map(float, values)))
             if name.endswith("std"):
                 require(min(values) > 0, f"preprocessing.{name} must be positive, not {values}")
         require(
             self.text_template.count("{}") == 1 and len(self.text_template) <= 200,
             f"preprocessing.text_template must hold {{}} once, not {self.text_template[:200]!r}",
         )
+
+    @property
+    def normalization(self) -> dict[str, tuple[float, ...]]:
+        """Means and standard deviations by name, as floats: 0 and 0.0 give one JSON text and so one fingerprint."""
+        names = ("clip_mean", "clip_std", "sam_mean", "sam_std")
+        return {name: tuple(map(float, getattr(self, name))) for name in names}
 
 
 @dataclass(frozen=True)
@@ -282,6 +285,7 @@ class ModelConfig:
     def _content(self) -> dict[str, Any]:
         content = dataclasses.asdict(dataclasses.replace(self, encoders=None))
         del content["encoders"]
+        content["preprocessing"] |= self.preprocessing.normalization
         return {"model_type": MODEL_TYPE, "format_version": FORMAT_VERSION, **content}
 
     def to_json(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sspsam.errors import DeviceError, ForkedProcessError, NumericalError, OutOfMemoryError, SSPSAMError
-from sspsam.utils.batching import OUT_OF_MEMORY_MESSAGE, is_out_of_memory, release_memory
+from sspsam.utils.memory import OUT_OF_MEMORY_MESSAGE, is_out_of_memory, release_memory
 from sspsam.utils.paths import first_line, kind_name, shown, shown_repr
 
 _Parameters = ParamSpec("_Parameters")

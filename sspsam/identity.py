@@ -27,7 +27,6 @@ _SAM_IMAGE_ENCODER: Final = (
     *("image_size", "patch_size", "width", "layers", "heads", "mlp_width", "window_size", "global_blocks"),
     "prompt_width",
 )
-_IMAGE_PREPROCESSING: Final = ("clip_mean", "clip_std", "sam_mean", "sam_std")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def encoder_settings(config: ModelConfig) -> dict[str, Any]:
     return {
         **{f"clip.{name}": getattr(clip, name) for name in _CLIP_VISUAL},
         **{f"sam.{name}": getattr(sam, name) for name in _SAM_IMAGE_ENCODER},
-        **{f"preprocessing.{name}": getattr(preprocessing, name) for name in _IMAGE_PREPROCESSING},
+        **{f"preprocessing.{name}": values for name, values in preprocessing.normalization.items()},
     }
 
 

@@ -135,7 +135,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
         """
         require_working_thread_pool()
         chosen = checked_device(device)
-        options = hub.HubOptions(revision, cache_dir, local_files_only, token)
+        options = hub.HubOptions.of(revision, cache_dir, local_files_only, token)
         loaded, file = load_by_name(name_or_path, options, repository, verify)
         presence = calibration_of(calibration, file.path, loaded.config.fingerprint)
         of_checkpoint = partial(cls, loaded.model, loaded.config, device=chosen, dtype=dtype, checkpoint=file)
@@ -165,7 +165,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
             EncodersDifferError: the checkpoint has other image encoders; the message names the difference.
             CheckpointNotFoundError, HubError, ConfigError, CheckpointError: as `from_pretrained`.
         """
-        options = hub.HubOptions(revision, cache_dir, local_files_only, token)
+        options = hub.HubOptions.of(revision, cache_dir, local_files_only, token)
         loaded, file = load_by_name(name_or_path, options, repository, verify)
         other = type(self)(
             with_encoders_of(self._model, loaded, file, self._pipeline.encoders),

@@ -58,18 +58,8 @@ def test_half_of_the_functions_are_shorter_than_ten_lines() -> None:
     assert statistics.median(node.end_lineno - node.lineno + 1 for node in functions) < MEDIAN_LINES_OF_A_FUNCTION
 
 
-def nodes_outside(function: str, node: ast.AST) -> Iterator[ast.AST]:
-    """Every node below a node except what is inside functions of a name."""
-    for child in ast.iter_child_nodes(node):
-        if not (isinstance(child, Function) and child.name == function):
-            yield child
-            yield from nodes_outside(function, child)
-
-
-def test_frozen_dataclasses_are_written_only_in_post_init() -> None:
-    trees = [(name, node) for name, node in nodes() if isinstance(node, ast.Module)]
-    outside = [(name, node) for name, tree in trees for node in nodes_outside("__post_init__", tree)]
-    assert [place(name, node) for name, node in outside if is_attribute(node, "object.__setattr__")] == []
+def test_no_frozen_dataclass_is_written() -> None:
+    assert [place(name, node) for name, node in nodes() if is_attribute(node, "object.__setattr__")] == []
 
 
 def test_no_object_is_given_another_class() -> None:

@@ -89,6 +89,7 @@ def test_a_model_in_memory_takes_other_weights_too(tiny_model: Path, second_head
 def test_compiled_blocks_are_shared_too(tiny_model: Path, second_head: Path) -> None:
     first = load(tiny_model, compile=True)
     second = first.with_weights(second_head)
+    # the answers of modules that are compiled twice are the same, too
     networks = [predictor._pipeline.model._network for predictor in (first, second)]
     assert networks[0].sam.image_encoder is networks[1].sam.image_encoder
     assert networks[0].clip.visual is networks[1].clip.visual
@@ -103,6 +104,7 @@ def test_with_weights_shares_the_memory_of_a_gpu(
     first = SSPSAMPredictor.from_pretrained(tiny_model, device="cuda", dtype=dtype)
     embedding = first.encode(image)
     second = first.with_weights(second_head)
+    # shared memory cannot be seen from outside
     weights, others = (dict(predictor._pipeline.model._network.named_parameters()) for predictor in (first, second))
     for name in weights:
         assert (weights[name].data_ptr() == others[name].data_ptr()) is name.startswith(IMAGE_ENCODERS), name

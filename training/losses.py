@@ -8,16 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
+from sspsam.finetuning.objective import center_and_size, corners, dice_loss
+
 Losses = dict[str, Tensor]  # keys that begin with "#" are metrics: logged, but not part of the loss
 _DECIDING_PIXELS = 8  # the highest logits of the low-resolution mask, which decide whether there is a target
 _EDGE_THOUSANDTHS = 12  # thousandths of the side of SAM's square: distance from an edge up to which its pixels count
-
-
-def _dice(logits: Tensor, target: Tensor) -> Tensor:
-    """One minus the soft Dice coefficient, (..., pixels) -> (...); adding 1 to both terms defines it for no pixel."""
-    probability = logits.sigmoid()
-    overlap = (probability * target).sum(dim=-1)
-    return 1 - (2 * overlap + 1) / (probability.sum(dim=-1) + target.sum(dim=-1) + 1)
 
 
 def _focal(logits: Tensor, target: Tensor) -> Tensor:
@@ -58,7 +53,7 @@ def mask_losses(low_res: Tensor, predicted_ious: Tensor, target: Tensor, edges: 
         iou = torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
         has_target = target_mask.flatten(1).any(dim=1)
     losses = {
-        "dice": 4 * _dice(logits.flatten(1), target.flatten(1)).mean(),
+        "dice": 4 * dice_loss(logits.flatten(1), target.flatten(1)).mean(),
         "focal": 4 * 20 * _focal(logits, target),
         "iou": F.mse_loss(predicted_ious, iou),
         "#iou": _mean_where(iou, has_target),
@@ -87,11 +82,9 @@ def box_losses(boxes: Tensor, target: Tensor) -> Losses:
         boxes: (X, 4) centre x, y, width, height, as fractions of a square.
         target: (X, 4) x0, y0, x1, y1, as fractions of the same square.
     """
-    center, half = boxes[:, :2], boxes[:, 2:] / 2
-    corners = torch.cat([center - half, center + half], dim=1)
-    low, high = target[:, :2], target[:, 2:]
-    difference = (boxes - torch.cat([(low + high) / 2, high - low], dim=1)).abs().sum(dim=1)
-    return {"l1": 5 * difference.mean(), "giou": 2 * generalized_box_iou_loss(corners, target, reduction="mean")}
+    difference = (boxes - center_and_size(target)).abs().sum(dim=1)
+    giou = generalized_box_iou_loss(corners(boxes), target, reduction="mean")
+    return {"l1": 5 * difference.mean(), "giou": 2 * giou}
 
 
 def mark_losses(marks: Tensor, target: Tensor) -> Losses:
@@ -106,7 +99,7 @@ def mark_losses(marks: Tensor, target: Tensor) -> Losses:
     for logits, coverage in zip(marks.unbind(2), target.unbind(2), strict=True):  # (layers, E, G*G)
         # rare marks, such as landmarks, are averaged over the maps that contain them; otherwise they are not learnt
         is_present = coverage.any(dim=2)  # (layers, E)
-        dice = _dice(logits, coverage)  # (layers, E)
+        dice = dice_loss(logits, coverage)  # (layers, E)
         for maps in (is_present, ~is_present):
             losses.append(_mean_where(dice, maps))
             groups.append(maps.any())

@@ -130,17 +130,20 @@ class Objective(nn.Module):
 
     def _joint_losses(self, batch: SceneBatch) -> Losses:
         """The whole model segments the targets of expressions, with supervision of inner features."""
-        _, expressions, output = self._segment(batch)
+        _, expressions, output = self.segment(batch)
         return self._expression_losses(expressions, output, batch, edges=False)
 
     def _fine_losses(self, batch: SceneBatch) -> Losses:
         """The losses of `joint`, the losses of CLIP's patch features, and losses of the edges of the masks."""
-        patches, expressions, output = self._segment(batch)
+        patches, expressions, output = self.segment(batch)
         losses = self._expression_losses(expressions, output, batch, edges=True)
         return losses | self.heads.patch_losses(patches, batch)
 
-    def _segment(self, batch: SceneBatch) -> tuple[Tensor, ExpressionFeatures, BatchOutput]:
+    def segment(self, batch: SceneBatch) -> tuple[Tensor, ExpressionFeatures, BatchOutput]:
         """Run the whole model on all expressions of a batch at once.
+
+        Args:
+            batch: B scenes with E expressions about them.
 
         Returns:
             (B, G*G, C) CLIP's patch features, the features of the E expressions, and the output.

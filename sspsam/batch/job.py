@@ -61,7 +61,7 @@ def run_batch(
             `max_errors` images failed.
         StorageError: a file cannot be written. Nothing is lost: the same call resumes the run.
     """
-    options = options or BatchOptions()
+    options = (options or BatchOptions()).plain()
     identity = AnswerIdentity.from_predictor(predictor)
     questions = Questions.of(texts, prompts, labels)
     batch = Batch.plan(source, output, questions, identity, options, cache_folder(predictor))

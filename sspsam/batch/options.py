@@ -1,8 +1,9 @@
 """Options of a batch, and the summary that it returns."""
 
 import numbers
-from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+import operator
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, Self, get_args
 
 from sspsam.batch.records import Shard
 from sspsam.images.loading import DEFAULT_MAX_PIXELS
@@ -18,6 +19,7 @@ _WHOLE_NUMBERS: Final = {
     "no_target_pixels": 0,
     "min_area": 1,
 }
+_NUMBERS: Final = (*_WHOLE_NUMBERS, "mask_threshold", "presence_threshold")
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
 
@@ -65,16 +67,14 @@ class BatchOptions:
     presence_threshold: float | None = None
 
     def __post_init__(self) -> None:
-        given: object = self.formats
-        names = tuple(given) if isinstance(given, tuple | list) else (given,)
+        names = _format_names(self.formats)
         unknown = [name for name in names if name not in FORMATS]
         if unknown or not names:
             raise ValueError(f"formats must be some of {', '.join(FORMATS)}, not {shown(unknown or 'none')}")
-        object.__setattr__(self, "formats", names)
         for name, least in _WHOLE_NUMBERS.items():
             value = getattr(self, name)
             if value is not None or name in ("max_pixels", "min_area"):
-                object.__setattr__(self, name, whole_number(name, value, least))
+                whole_number(name, value, least)
         for name in ("overwrite", "retry_errors", "instances", "coco_polygons"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {shown_repr(getattr(self, name))}")
@@ -83,18 +83,26 @@ class BatchOptions:
         if not isinstance(self.shard, Shard):
             raise ValueError(f"shard must be a Shard, such as Shard(2, 8), not {shown_repr(self.shard)}")
         if self.mask_threshold is not None:
-            object.__setattr__(self, "mask_threshold", _probability("mask_threshold", self.mask_threshold))
+            _check_probability("mask_threshold", self.mask_threshold)
         if self.presence_threshold is not None:
-            object.__setattr__(
-                self, "presence_threshold", real_number("presence_threshold", self.presence_threshold, 0, 1)
-            )
+            real_number("presence_threshold", self.presence_threshold, 0, 1)
+
+    def plain(self) -> Self:
+        """Return the same options, with a tuple of formats and without numbers of NumPy, for JSON."""
+        given = {name: value for name in _NUMBERS if (value := getattr(self, name)) is not None}
+        plain_numbers: dict[str, Any] = {
+            name: operator.index(value) if name in _WHOLE_NUMBERS else float(value) for name, value in given.items()
+        }
+        return replace(self, formats=_format_names(self.formats), shard=self.shard.plain(), **plain_numbers)
 
 
-def _probability(name: str, value: object) -> float:
-    """Return a number between 0 and 1, also of NumPy's types, as a `float`."""
-    if isinstance(value, numbers.Real) and 0.0 < float(value) < 1.0:  # neither NaN nor a bool
-        return float(value)
-    raise ValueError(f"{name} must be a number between 0 and 1, not {shown_repr(value)}")
+def _format_names(formats: object) -> tuple[Any, ...]:
+    return tuple(formats) if isinstance(formats, tuple | list) else (formats,)
+
+
+def _check_probability(name: str, value: object) -> None:
+    if not (isinstance(value, numbers.Real) and 0.0 < float(value) < 1.0):  # NaN and bools neither
+        raise ValueError(f"{name} must be a number between 0 and 1, not {shown_repr(value)}")
 
 
 @dataclass(frozen=True)

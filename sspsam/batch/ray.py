@@ -8,6 +8,7 @@ worker dies, its images are answered once more, with the same bytes, and recorde
 import json
 import math
 import numbers
+import operator
 import os
 import pickle
 from collections.abc import Iterator, Sequence
@@ -78,7 +79,7 @@ class Cluster:
 
     def __post_init__(self) -> None:
         if self.actors is not None:
-            object.__setattr__(self, "actors", whole_number("actors", self.actors, 1))
+            whole_number("actors", self.actors, 1)
         for name, least in (("cpus", "above 0"), ("gpus", "0 or more")):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
@@ -118,7 +119,7 @@ def run_batch_on_ray(
         SSPSAMError: as `run_batch`.
     """
     _check_names(pretrained)
-    ray, cluster, options = _import_ray(), cluster or Cluster(), options or BatchOptions()
+    ray, cluster, options = _import_ray(), cluster or Cluster(), (options or BatchOptions()).plain()
     device = torch.device("cuda" if cluster.gpus else "cpu")
     dtype = pretrained.get("dtype")
     predictor = SSPSAMPredictor.from_pretrained(model, device="cpu", **pretrained)
@@ -322,7 +323,7 @@ def _actor_count(ray: ModuleType, cluster: Cluster, chunks: int) -> int:
             raise BatchError(f"{shortage}: ask for fewer {resource}s for each predictor")
         warn(f"{shortage}: waiting for a machine that has them")  # some clusters add machines on demand
     if cluster.actors is not None:
-        return cluster.actors
+        return operator.index(cluster.actors)  # of an integer of NumPy too
     room = int(ray.cluster_resources().get(resource, 0.0) / needed)
     return max(1, min(room, -(-chunks // _CHUNKS_PER_BLOCK)))
 

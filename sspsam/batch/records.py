@@ -2,6 +2,7 @@
 
 import json
 import math
+import operator
 import os
 import stat
 from collections.abc import Iterator
@@ -39,10 +40,14 @@ class Shard:
     count: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("number", "count"):  # NumPy's integers become plain ones, for JSON
-            object.__setattr__(self, name, whole_number(f"{name} of the shard", getattr(self, name), 0))
+        for name in ("number", "count"):
+            whole_number(f"{name} of the shard", getattr(self, name), 0)
         if not 1 <= self.number <= self.count:
             raise ValueError(f"there is no run {self.number} of {self.count}; runs are numbered from 1")
+
+    def plain(self) -> Self:
+        """Return the same shard without integers of NumPy, for JSON."""
+        return type(self)(operator.index(self.number), operator.index(self.count))
 
     def name(self, stem: str, suffix: str = "") -> str:
         """Return the name of a record file of this run: `results.jsonl`, or `results.2-of-8.jsonl` in a shard."""

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from sspsam.errors import HubAuthenticationError, SSPSAMError, StorageError
 from sspsam.utils.hub_environment import check_hub_environment
@@ -24,40 +24,44 @@ def is_commit(revision: str) -> bool:
 
 @dataclass(frozen=True)
 class HubOptions:
-    """Options of a request to the Hub.
+    """Options of a request to the Hub; `of` makes them from what a user gave.
 
     Args:
-        revision: branch, tag or commit; None: `main`.
-        cache_dir: the cache of `huggingface_hub`; None: its usual one (`HF_HUB_CACHE`, `HF_HOME`).
+        revision: branch, tag or commit in lower case; None: `main`.
+        cache_dir: the cache of `huggingface_hub`, an absolute path; None: its usual one (`HF_HUB_CACHE`, `HF_HOME`).
         local_files_only: use no network.
         token: of the Hub; None: the one of `hf auth login` or `HF_TOKEN`; False: none.
-
-    Raises:
-        HubAuthenticationError: the token has characters that no token has.
-        StorageError: the path of the cache is empty, or no path.
     """
 
     revision: str | None = None
-    cache_dir: str | os.PathLike[str] | None = None
+    cache_dir: Path | None = None
     local_files_only: bool = False
     token: str | bool | None = None
 
-    def __post_init__(self) -> None:
-        revision = self.revision or None
+    @classmethod
+    def of(
+        cls,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> Self:
+        """Return the options that a user gave.
+
+        Args:
+            revision: see `HubOptions`; a commit in any case; empty: `main`.
+            cache_dir: see `HubOptions`; a path of any form.
+            local_files_only: see `HubOptions`.
+            token: see `HubOptions`; white space around it has no effect; empty: none.
+
+        Raises:
+            HubAuthenticationError: the token has characters that no token has.
+            StorageError: the path of the cache is empty, or no path.
+        """
         if revision and is_commit(revision.lower()):
             revision = revision.lower()
-        object.__setattr__(self, "revision", revision)
-        if self.cache_dir is not None:
-            path = user_path(self.cache_dir, "the cache", StorageError)
-            try:
-                object.__setattr__(self, "cache_dir", path.absolute())
-            except OSError as error:
-                raise StorageError(f"the cache {shown(path)} lies in a current folder that was deleted") from error
-        if isinstance(self.token, str):
-            token = self.token.strip()
-            if token and not _TOKEN.fullmatch(token):
-                raise HubAuthenticationError("the token has characters that no token has. Run: hf auth login")
-            object.__setattr__(self, "token", token or False)
+        cache = None if cache_dir is None else _absolute(cache_dir)
+        return cls(revision or None, cache, local_files_only, _checked_token(token))
 
     @property
     def commit(self) -> str | None:
@@ -93,6 +97,23 @@ class HubOptions:
     def command_with_another_cache(self, name: str) -> str:
         """The command line that downloads `name` into another cache."""
         return replace(self, cache_dir=Path("/a/larger/disk")).command("download", name)
+
+
+def _absolute(cache_dir: str | os.PathLike[str]) -> Path:
+    path = user_path(cache_dir, "the cache", StorageError)
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise StorageError(f"the cache {shown(path)} lies in a current folder that was deleted") from error
+
+
+def _checked_token(token: str | bool | None) -> str | bool | None:
+    if not isinstance(token, str):
+        return token
+    token = token.strip()
+    if token and not _TOKEN.fullmatch(token):
+        raise HubAuthenticationError("the token has characters that no token has. Run: hf auth login")
+    return token or False
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from typing import Final
 from sspsam.checkpoints.directory import CHECKPOINT_FILES, read_config
 from sspsam.checkpoints.hub_errors import translated_errors
 from sspsam.checkpoints.hub_options import HubOptions
+from sspsam.checkpoints.licenses import license_header
 from sspsam.checkpoints.names import AUTHORS_REPOSITORY, DATASETS
 from sspsam.config import CALIBRATION_NAME, ModelConfig
 from sspsam.errors import CheckpointError, CheckpointNotFoundError
 from sspsam.utils.hub_environment import check_hub_environment
-from sspsam.utils.markup import license_header, table_cell
+from sspsam.utils.markup import table_cell
 from sspsam.utils.paths import shown, user_path
 
 # the only place that tells how the library is installed from a model card; it is in no package index yet
@@ -135,7 +136,7 @@ def push_checkpoint(
     card = model_card(config, repository).encode()
     optional = [CALIBRATION_NAME] if os.path.isfile(folder / CALIBRATION_NAME) else []
     names = [*CHECKPOINT_FILES, *optional]
-    options = HubOptions(token=token)
+    options = HubOptions.of(token=token)
     api = huggingface_hub.HfApi(token=options.token)
     with translated_errors(repository, "", options, "hf auth whoami"):
         api.create_repo(repository, private=private, exist_ok=True)

@@ -45,7 +45,7 @@ def load_again(identity: PredictorIdentity) -> tuple[LoadedModel, LoadedCheckpoi
         raise UnsavedModelError("the pickled predictor names no checkpoint")
     path = checkpoint.path
     if not os.path.exists(path):
-        path = resolve(checkpoint.name, HubOptions(checkpoint.revision)).path
+        path = resolve(checkpoint.name, HubOptions.of(checkpoint.revision)).path
     loaded = load_model(path)
     fingerprint = loaded.config.fingerprint
     if fingerprint != identity.fingerprint:

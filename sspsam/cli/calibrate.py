@@ -61,7 +61,7 @@ def _fit(paths: tuple[Path, ...], model: str, revision: str | None, cache_dir: P
     from sspsam.evaluation.calibration import fit_calibration, labelled_features
     from sspsam.evaluation.records import read_records
 
-    resolved = hub.resolve(model, hub.HubOptions(revision, cache_dir))
+    resolved = hub.resolve(model, hub.HubOptions.of(revision, cache_dir))
     folder = resolved.path if os.path.isdir(resolved.path) else resolved.path.parent
     fingerprint = read_config(folder).fingerprint
     records = [record for path in paths for record in read_records(path)]

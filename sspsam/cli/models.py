@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def _options(revision: str | None, cache_dir: Path | None) -> "HubOptions":
     from sspsam.checkpoints.hub_options import HubOptions
 
-    return HubOptions(revision, cache_dir)
+    return HubOptions.of(revision, cache_dir)
 
 
 @click.command()

@@ -28,15 +28,20 @@ from sspsam.evaluation.stored_answers import (
     load_answers,
 )
 from sspsam.images.loading import Pixels
+from sspsam.models.gru import gru_kernel_on
+from sspsam.models.norms import norm_kernels_on
+from sspsam.models.patch_weights import patch_kernels_on
 from sspsam.models.trials import failed_trials
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.segmentation.result import Segmentation
+from sspsam.segmentation.summary import summary_kernel_on
 from sspsam.utils.paths import first_line
 from sspsam.utils.progress import item_progress
 
 _SCENES_FOR_A_CHECKPOINT: Final = 3  # a published model takes some 20 seconds for a scene on a CPU
 _NEW_IMAGES, _FURTHER_EXPRESSIONS = 5, 15  # timed at most
 _TIMED_SECONDS: Final = 10.0  # no further repetition begins after this time
+KERNELS: Final = (norm_kernels_on, patch_kernels_on, gru_kernel_on, summary_kernel_on)  # all that sspsam has for GPUs
 
 Item = TypeVar("Item")
 
@@ -62,7 +67,7 @@ class Checkpoint:
         Raises:
             SSPSAMError: there is no such checkpoint, or it cannot be downloaded; see `hub.resolve`.
         """
-        hub.resolve(self.name, hub.HubOptions(self.revision, self.cache_dir))
+        hub.resolve(self.name, hub.HubOptions.of(self.revision, self.cache_dir))
 
     def load(self, device: torch.device | str, dtype: torch.dtype) -> SSPSAMPredictor:
         """Load a predictor."""
@@ -199,7 +204,7 @@ def run_self_test(
     except (DeviceError, NumericalError, OutOfMemoryError) as failure:
         error = str(failure)
     if chosen.type == "cuda":
-        notes = [*notes, *failed_trials(chosen)]
+        notes = [*notes, *failed_trials(chosen, KERNELS)]
     return CheckReport(
         str(chosen), device_name(chosen), dtype_name(precision), bundled, checked, notes, error, versions()
     )

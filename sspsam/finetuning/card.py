@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from sspsam.checkpoints.licenses import license_header
 from sspsam.config import ModelConfig
-from sspsam.utils.markup import license_header, table_cell
+from sspsam.utils.markup import table_cell
 
 _TITLES: Final = {
     "held_out": "held-out lines",

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -267,24 +267,3 @@ def _digest(mask: Mask) -> str:
 def _iou(first: Mask, second: Mask) -> float:
     union = int((first | second).sum())
     return int((first & second).sum()) / union if union else 1.0
-
-
-def split_by_image(
-    lines: Sequence[CheckedLine], share: float, seed: int
-) -> tuple[list[CheckedLine], list[CheckedLine]]:
-    """Split lines into those to learn from and those that are held out, so that no image is on both sides.
-
-    Args:
-        lines: that were checked.
-        share: of the images that are held out, at least one.
-        seed: of the choice. An image's place in the order depends on its content and the seed alone, so that few
-            images change sides where others are added.
-    """
-    images = sorted(
-        {line.image for line in lines}, key=lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest()
-    )
-    held_out = set(images[: min(len(images) - 1, max(1, math.ceil(share * len(images))))])
-    return (
-        [line for line in lines if line.image not in held_out],
-        [line for line in lines if line.image in held_out],
-    )

@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import torch
 
@@ -15,7 +14,6 @@ from sspsam.models import ImageFeatures
 from sspsam.predictor import SSPSAMPredictor
 
 ImageSource = Callable[[], ImageInput]
-MEMORY_BYTES: Final = 1 << 30
 
 
 class NotingCache(EmbeddingCache):
@@ -37,7 +35,7 @@ class EmbeddingStore:
         memory_bytes: of the embeddings that stay in memory; the least recently used are dropped.
     """
 
-    def __init__(self, predictor: SSPSAMPredictor, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(self, predictor: SSPSAMPredictor, memory_bytes: int) -> None:
         if not isinstance(predictor.embedding_cache, NotingCache):
             raise TypeError("the predictor of an EmbeddingStore needs a NotingCache")
         self._predictor, self._cache, self._memory_bytes = predictor, predictor.embedding_cache, memory_bytes

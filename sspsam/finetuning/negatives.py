@@ -1,4 +1,4 @@
-"""Foreign phrases with an empty mask: without them, every unknown word comes to mean the new thing."""
+"""Negative expressions with an empty mask, which keep unknown words from matching the new class."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import generalized_box_iou_loss
 
 from sspsam.finetuning.options import FinetuneOptions
 
@@ -54,12 +55,12 @@ def losses(
         "dice": options.dice * dice_loss(logits, masks).sum() / examples,
         "focal": options.focal * focal.sum() / examples,
         "l1": options.l1 * (box - center_and_size(box_target)).abs().sum() / with_target,
-        "giou": options.giou * giou_loss(corners(box), box_target).sum() / with_target,
+        "giou": options.giou * generalized_box_iou_loss(corners(box), box_target, reduction="sum") / with_target,
     }
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """One minus the soft Dice coefficient, (E, pixels) -> (E,); 1 is added to both terms, as in DETR."""
+    """One minus the soft Dice coefficient, (..., pixels) -> (...); 1 is added to both terms, as in DETR."""
     probability = logits.sigmoid()
     overlap = (probability * target).sum(dim=-1)
     return 1 - (2 * overlap + 1) / (probability.sum(dim=-1) + target.sum(dim=-1) + 1)
@@ -79,16 +80,6 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Te
     error = probability + target - 2 * probability * target  # 1 - p for foreground, p for background
     weight = alpha * target + (1 - alpha) * (1 - target)
     return (weight * error.pow(gamma) * entropy).mean(dim=-1)
-
-
-def giou_loss(first: Tensor, second: Tensor) -> Tensor:
-    """One minus the generalized IoU (Rezatofighi et al. 2019) of (X, 4) corners, (X,)."""
-    overlap = (torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2])).clamp(min=0)
-    hull = (torch.maximum(first[:, 2:], second[:, 2:]) - torch.minimum(first[:, :2], second[:, :2])).clamp(min=0)
-    intersection, hull_area = overlap.prod(dim=1), hull.prod(dim=1)
-    union = (first[:, 2:] - first[:, :2]).prod(dim=1) + (second[:, 2:] - second[:, :2]).prod(dim=1) - intersection
-    tiny = torch.finfo(first.dtype).eps
-    return 1 - intersection / union.clamp(min=tiny) + (hull_area - union) / hull_area.clamp(min=tiny)
 
 
 def corners(boxes: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ from sspsam.finetuning.card import finetuned_card
 from sspsam.finetuning.curves import save_curves
 from sspsam.finetuning.job import CARD_NAME, CURVES_NAME, REPORT_NAME, Finetuned
 from sspsam.finetuning.options import FinetuneOptions
-from sspsam.finetuning.setup import Material
 from sspsam.finetuning.splitting import SplitLines
 from sspsam.finetuning.start import Start
 from sspsam.finetuning.state import LOG_NAME, Progress, read_log
 from sspsam.finetuning.training import Evaluation
+from sspsam.finetuning.training_data import TrainingData
 from sspsam.utils.files import replace_file
 from sspsam.utils.paths import shown
 
@@ -27,7 +27,7 @@ def write_result(
     output: Path,
     start: Start,
     lines: SplitLines,
-    material: Material,
+    data: TrainingData,
     options: FinetuneOptions,
     parts: Sequence[str],
     progress: Progress,
@@ -39,7 +39,7 @@ def write_result(
         output: folder.
         start: starting point; its network has the new weights.
         lines: of the user.
-        material: that was learned from.
+        data: that the model was trained on.
         options: every number.
         parts: that learned.
         progress: at the end of the training.
@@ -54,7 +54,7 @@ def write_result(
         "start": {"origin": origin, "fingerprint": start.config.fingerprint},
         "fingerprint": config.fingerprint,
         "options": dataclasses.asdict(options) | {"train": list(parts)},
-        "lines": _counts(lines, material),
+        "lines": _counts(lines, data),
         "held_out_digests": sorted({line.image for line in lines.held_out}),
         "steps": progress.step,
         "best_step": progress.best_step,
@@ -68,7 +68,7 @@ def write_result(
     return Finetuned(output, config, progress.before, after.metrics, progress.step, progress.best_step or 0)
 
 
-def _counts(lines: SplitLines, material: Material) -> dict[str, Any]:
+def _counts(lines: SplitLines, data: TrainingData) -> dict[str, Any]:
     return {
         "train": len(lines.train),
         "train_images": len({line.image for line in lines.train}),
@@ -76,6 +76,6 @@ def _counts(lines: SplitLines, material: Material) -> dict[str, Any]:
         "held_out_images": len({line.image for line in lines.held_out}),
         "without_target": sum(line.entry.no_target for line in (*lines.train, *lines.held_out)),
         "left_out": lines.left_out,
-        "rehearsal": len(material.old),
-        "negative_phrases": 0 if material.negatives is None else len(material.negatives.texts),
+        "rehearsal": len(data.old),
+        "negative_phrases": 0 if data.negatives is None else len(data.negatives.texts),
     }

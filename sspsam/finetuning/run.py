@@ -4,10 +4,12 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
 
+from sspsam.devices import dtype_name
 from sspsam.errors import FinetuningError
 from sspsam.finetuning.board import FOLDER as BOARD_FOLDER
 from sspsam.finetuning.board import Board
@@ -21,17 +23,27 @@ from sspsam.finetuning.processes import Processes
 from sspsam.finetuning.reporting import Message, Reporter, described
 from sspsam.finetuning.results import write_result
 from sspsam.finetuning.sampling import Sampler
-from sspsam.finetuning.settings import Settings, lines_digest
-from sspsam.finetuning.setup import FOREIGN, HELD_OUT, Knowledge, Material, Preparation, evaluation_of, score_of
+from sspsam.finetuning.settings import difference, lines_digest, settings_text
 from sspsam.finetuning.splitting import SplitLines, split_lines
 from sspsam.finetuning.start import Start
 from sspsam.finetuning.state import LOG_NAME, Log, Progress, RunFolder, SavedState
 from sspsam.finetuning.trainable import TrainableModel, default_parts
 from sspsam.finetuning.training import Evaluation, Trainer
+from sspsam.finetuning.training_data import (
+    FOREIGN,
+    HELD_OUT,
+    RehearsalData,
+    TrainingData,
+    TrainingDataBuilder,
+    evaluation_of,
+    score_of,
+)
 from sspsam.finetuning.validation import Validator
 from sspsam.finetuning.worst import remove_worst, worst_lines, write_worst
 from sspsam.utils.files import make_directory
 from sspsam.utils.paths import shown
+
+MEMORY_BYTES: Final = 1 << 30  # of the embeddings that stay in memory
 
 
 def finetune(
@@ -78,19 +90,19 @@ class _Prepared:
         lines: of the user.
         parts: that learn.
         store: of embeddings.
-        material: examples and questions.
+        data: examples and questions.
         trainable: the network with the parts that learn.
         validator: answers questions with the network as it is.
-        settings: everything that the bytes of the result depend on.
+        settings: JSON text of everything that the bytes of the result depend on.
     """
 
     lines: SplitLines
     parts: Sequence[str]
     store: EmbeddingStore
-    material: Material
+    data: TrainingData
     trainable: TrainableModel
     validator: Validator
-    settings: Settings
+    settings: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +128,7 @@ class _Run:
         """Run everything."""
         # Data and model: lines -> examples about encoded images, and the parts that learn
         prepared = self._prepared()
-        evaluate = _Evaluator(prepared.validator, prepared.material, self.processes)
+        evaluate = _Evaluator(prepared.validator, prepared.data, self.processes)
         with RunFolder(self.job.output / RUN_FOLDER) as folder:
             # Training: examples -> weights, from the beginning or from the saved state
             self._open(folder)
@@ -146,8 +158,8 @@ class _Run:
         token_ids = torch.from_numpy(np.stack([start.tokenizer.read(text)[0] for text in lines.all_texts]))
         parts = self.options.train or default_parts(start.model, token_ids)
         predictor = start.predictor(device)
-        store = EmbeddingStore(predictor)
-        material = self._material(lines, store)
+        store = EmbeddingStore(predictor, MEMORY_BYTES)
+        data = self._training_data(lines, store)
         trainable = TrainableModel(start.model, parts, token_ids)
         trainable.to(device)
         self.say(f"learning: {', '.join(trainable.parts)}; {sum(p.numel() for p in trainable.parameters()):,} numbers")
@@ -155,7 +167,7 @@ class _Run:
             self.say("no token of the lines shares its row with others, so tokens have nothing to learn")
         validator = Validator(start.model, start.config, start.tokenizer, store, device)
         settings = self._settings(lines, parts, predictor.dtype)
-        return _Prepared(lines, parts, store, material, trainable, validator, settings)
+        return _Prepared(lines, parts, store, data, trainable, validator, settings)
 
     def _open(self, folder: RunFolder) -> None:
         """Lock the folder, and clear it where the user gave up an earlier training."""
@@ -177,12 +189,12 @@ class _Run:
             options=self.options,
             trainable=prepared.trainable,
             store=prepared.store,
-            sampler=self._sampler(prepared.material),
+            sampler=self._sampler(prepared.data),
             side=target_side(self.start.config),
             evaluate=evaluate,
             run=folder if self.processes.is_first else None,
             log=log,
-            settings=prepared.settings.digest,
+            settings=prepared.settings,
             report=Reporter(self.say, board),
         )
         try:
@@ -196,29 +208,29 @@ class _Run:
 
     def _written(self, prepared: _Prepared, progress: Progress, after: Evaluation) -> Finetuned:
         """Write all files of the result."""
-        output, lines, material = self.job.output, prepared.lines, prepared.material
-        result = write_result(output, self.start, lines, material, self.options, prepared.parts, progress, after)
+        output, lines, data = self.job.output, prepared.lines, prepared.data
+        result = write_result(output, self.start, lines, data, self.options, prepared.parts, progress, after)
         if not self.job.worst:
             remove_worst(output / WORST_FOLDER)
         else:
             bad = worst_lines(lines.train, lines.held_out, prepared.validator, self.job.worst)
             write_worst(output / WORST_FOLDER, bad)
             self.say(f"the {len(bad)} worst lines are in {shown(output / WORST_FOLDER)}")
-        self._calibrate(material)
+        self._calibrate(data)
         return result
 
-    def _material(self, lines: SplitLines, store: EmbeddingStore) -> Material:
-        knowledge = Knowledge(lines.rehearsal, lines.known, phrases=self.job.negatives or ())
+    def _training_data(self, lines: SplitLines, store: EmbeddingStore) -> TrainingData:
+        rehearsal = RehearsalData(lines.rehearsal, lines.known, phrases=self.job.negatives or ())
         if self.start.knows_drawn_shapes:
-            drawn = Knowledge.of_drawn_shapes(self.options, lines.all_texts, self.start.tokenizer)
+            drawn = RehearsalData.of_drawn_shapes(self.options, lines.all_texts, self.start.tokenizer)
             phrases = drawn.phrases if self.job.negatives is None else self.job.negatives
-            knowledge = dataclasses.replace(drawn, lines=lines.rehearsal, known_lines=lines.known, phrases=phrases)
+            rehearsal = dataclasses.replace(drawn, lines=lines.rehearsal, known_lines=lines.known, phrases=phrases)
         elif self.job.rehearsal is None:
             self.say(
                 "there is no rehearsal: the model may forget what these lines do not show, and answer expressions that "
                 "refer to nothing; name lines of what it knows with --rehearsal"
             )
-        preparation = Preparation(
+        builder = TrainingDataBuilder(
             store,
             self.start.config,
             self.start.tokenizer,
@@ -227,23 +239,23 @@ class _Run:
             wait=self.processes.wait,
             show=self.show,
         )
-        return preparation.material(lines.train, lines.held_out, knowledge)
+        return builder.build(lines.train, lines.held_out, rehearsal)
 
-    def _sampler(self, material: Material) -> Sampler:
+    def _sampler(self, data: TrainingData) -> Sampler:
         return Sampler(
-            material.new,
-            material.old,
-            material.negatives,
+            data.new,
+            data.old,
+            data.negatives,
             batch_size=self.options.batch_size,
             rehearsal=self.options.rehearsal_share,
             seed=self.options.seed,
         )
 
-    def _settings(self, lines: SplitLines, parts: Sequence[str], dtype: torch.dtype) -> Settings:
+    def _settings(self, lines: SplitLines, parts: Sequence[str], dtype: torch.dtype) -> str:
         """Return everything that the bytes of the result depend on, as far as it is known."""
         numbers = dataclasses.asdict(self.options)
         numbers.pop("save_seconds")
-        described = {
+        settings = {
             "options": numbers,
             "parts": list(parts),
             "lines": lines_digest((lines.train, lines.held_out, lines.rehearsal, lines.known)),
@@ -251,18 +263,19 @@ class _Run:
             "start": self.start.config.fingerprint,
             "device": self.processes.device.type,
             "processes": self.processes.count,
+            "dtype": dtype_name(dtype),
             "embedding_dtype": self.job.start.embedding_dtype,
         }
-        return Settings.of(described, dtype, self.processes.device)
+        return settings_text(settings)
 
     def _begin(
         self, folder: RunFolder, evaluate: Callable[[], Evaluation], prepared: _Prepared
     ) -> tuple[Progress, SavedState | None, Log | None]:
         """Return the position, the state and the log: of an interrupted training, or new ones."""
         saved = folder.load()
-        if saved is not None and saved.settings != prepared.settings.digest:
+        if saved is not None and saved.settings != prepared.settings:
             raise FinetuningError(
-                f"{shown(folder.folder)} is of a training with {prepared.settings.difference(saved.settings)}: repeat "
+                f"{shown(folder.folder)} is of a training with {difference(prepared.settings, saved.settings)}: repeat "
                 "it as it was, choose another folder, or start again with overwrite=True (command line: --overwrite)"
             )
         progress = Progress() if saved is None else saved.progress
@@ -281,9 +294,9 @@ class _Run:
         log = Log(self.job.output / LOG_NAME, progress.log_bytes) if self.processes.is_first else None
         return progress, saved, log
 
-    def _calibrate(self, material: Material) -> None:
+    def _calibrate(self, data: TrainingData) -> None:
         """Calibrate on the held-out lines and the foreign phrases about their images."""
-        questions = [question for name in (HELD_OUT, FOREIGN) for question in material.questions.get(name, [])]
+        questions = [question for name in (HELD_OUT, FOREIGN) for question in data.questions.get(name, [])]
         entries = [question.entry for question in questions]
         device, start = str(self.processes.device), self.job.start
         self.say(calibrate_if_possible(self.job.output, entries, device, start.dtype, start.cache()))
@@ -294,12 +307,12 @@ class _Evaluator:
     """Evaluates all parts of the data that never train, each process a share of the images."""
 
     validator: Validator
-    material: Material
+    data: TrainingData
     processes: Processes
 
     def __call__(self) -> Evaluation:
         records = {}
-        for name, questions in self.material.questions.items():
+        for name, questions in self.data.questions.items():
             images = list(dict.fromkeys(question.image for question in questions))
             own = set(images[self.processes.index :: self.processes.count])
             indices = [index for index, question in enumerate(questions) if question.image in own]

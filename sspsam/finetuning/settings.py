@@ -3,57 +3,54 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
-import torch
 
-from sspsam.devices import DTYPES, default_dtype, dtype_name
 from sspsam.finetuning.checks import CheckedLine
 
-# settings that a message names: their titles, and the values that it tries
-_ALTERNATIVES: Final[Mapping[str, tuple[str, Sequence[Any]]]] = {
-    "processes": ("number of processes", range(1, 257)),
-    "dtype": ("precision of the image encoders (dtype)", (None, *DTYPES)),
-    "embedding_dtype": ("precision of the stored embeddings", tuple(DTYPES)),
-    "device": ("kind of device", ("cpu", "cuda", "mps")),
-}
+# the settings that a message names, in its words; their values follow unless they are long or digests
+_TITLES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "processes": "another number of processes",
+        "dtype": "another precision of the image encoders (dtype)",
+        "embedding_dtype": "another precision of the stored embeddings",
+        "device": "another kind of device",
+        "start": "another model to start from",
+        "lines": "other lines",
+        "negatives": "other negatives",
+        "parts": "other parts that learn",
+    }
+)
+_WITHOUT_VALUES: Final = ("start", "lines", "negatives", "parts")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a training.
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Return settings as JSON that is the same for the same settings."""
+    return json.dumps(settings, sort_keys=True)
+
+
+def difference(text: str, earlier: str) -> str:
+    """Return what is different in earlier settings, in words.
 
     Args:
-        described: values by name, for JSON. Those of earlier versions lack `dtype`, which is therefore left out where
-            it is the default of the device.
+        text: of the settings now, see `settings_text`.
+        earlier: text of the settings of the interrupted training.
     """
-
-    described: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, described: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> Self:
-        """Add the precision of the image encoders on a device to settings."""
-        is_default = dtype == default_dtype(device)
-        return cls({**described} if is_default else {**described, "dtype": dtype_name(dtype)})
-
-    @property
-    def digest(self) -> str:
-        """Digest of the settings."""
-        return hashlib.sha256(json.dumps(self.described, sort_keys=True).encode()).hexdigest()
-
-    def difference(self, digest: str) -> str:
-        """Return what is different in the settings that have another digest."""
-        for name, (title, values) in _ALTERNATIVES.items():
-            for value in values:
-                if self._with(name, value) == digest:
-                    return f"another {title} ({_shown(value)}, not {_shown(self.described.get(name))})"
-        return "other lines or options"
-
-    def _with(self, name: str, value: Any) -> str:
-        rest = {key: other for key, other in self.described.items() if key != name}
-        return Settings(rest if value is None else {**rest, name: value}).digest
+    new, old = json.loads(text), json.loads(earlier)
+    words = [
+        title if name in _WITHOUT_VALUES else f"{title} ({old.get(name)}, not {new.get(name)})"
+        for name, title in _TITLES.items()
+        if old.get(name) != new.get(name)
+    ]
+    new_options, old_options = new.get("options", {}), old.get("options", {})
+    words += [
+        f"another {name} ({old_options.get(name)}, not {value})"
+        for name, value in new_options.items()
+        if old_options.get(name) != value
+    ]
+    return ", ".join(words) or "other settings"
 
 
 def lines_digest(parts: Sequence[Sequence[CheckedLine]]) -> str:
@@ -66,7 +63,3 @@ def lines_digest(parts: Sequence[Sequence[CheckedLine]]) -> str:
             digest.update(of_line.encode(errors="surrogatepass"))
         digest.update(b"\n")
     return digest.hexdigest()
-
-
-def _shown(value: Any) -> str:
-    return "the default" if value is None else str(value)

@@ -1,10 +1,12 @@
 """The user's lines, checked all at once and split by image."""
 
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sspsam.errors import FinetuningError
-from sspsam.finetuning.checks import CheckedData, CheckedLine, check_lines, split_by_image
+from sspsam.finetuning.checks import CheckedData, CheckedLine, check_lines
 from sspsam.finetuning.expressions import same_words
 from sspsam.finetuning.job import FinetuneJob
 from sspsam.finetuning.lines import DataSource, read_lines
@@ -94,6 +96,27 @@ def split_lines(
         f"{len(held_out):,} about {images:,} other images are held out (seed {options.seed}) and never train"
     )
     return SplitLines(train, held_out, old, known, len(problems) + checked.duplicates)
+
+
+def split_by_image(
+    lines: Sequence[CheckedLine], share: float, seed: int
+) -> tuple[list[CheckedLine], list[CheckedLine]]:
+    """Split lines into those to learn from and those that are held out, so that no image is on both sides.
+
+    Args:
+        lines: that were checked.
+        share: of the images that are held out, at least one.
+        seed: of the choice. An image's place in the order depends on its content and the seed alone, so that few
+            images change sides where others are added.
+    """
+    images = sorted(
+        {line.image for line in lines}, key=lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest()
+    )
+    held_out = set(images[: min(len(images) - 1, max(1, math.ceil(share * len(images))))])
+    return (
+        [line for line in lines if line.image not in held_out],
+        [line for line in lines if line.image in held_out],
+    )
 
 
 def _without_images(lines: list[CheckedLine], held_out: Sequence[CheckedLine], say: Message) -> list[CheckedLine]:

@@ -77,7 +77,7 @@ class Start:
                 `SSPSAMPredictor.from_pretrained`.
         """
         device = checked_device(options.device)
-        resolved = hub.resolve(options.model, hub.HubOptions(options.revision, options.cache_dir, False, None))
+        resolved = hub.resolve(options.model, hub.HubOptions.of(options.revision, options.cache_dir, False, None))
         with hub.repair_command_in_errors(resolved):
             model, config = load_checkpoint(resolved.path)
         checkpoint = LoadedCheckpoint(options.model, options.revision, resolved.path.absolute(), resolved.origin)

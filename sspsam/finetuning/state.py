@@ -24,7 +24,7 @@ from sspsam.utils.paths import shown
 STATE_NAME: Final = "state.pt"
 LOG_NAME: Final = "log.jsonl"
 _LOCK_NAME: Final = "lock"
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 @dataclass
@@ -65,7 +65,7 @@ class SavedState:
     """The content of the state file.
 
     Args:
-        settings: digest of everything that the bytes depend on.
+        settings: JSON text of everything that the bytes depend on, see `settings.settings_text`.
         progress: see `Progress`.
         weights: of everything that learns.
         optimizer: its state.
@@ -136,7 +136,7 @@ class RunFolder:
         try:
             return SavedState(
                 content["settings"],
-                Progress(**{"highest_score": content["progress"]["best_score"], **content["progress"]}),
+                Progress(**content["progress"]),
                 content["weights"],
                 content["optimizer"],
                 content["scaler"],

@@ -18,7 +18,7 @@ from sspsam.finetuning.sampling import Sampler
 from sspsam.finetuning.schedule import learning_rate
 from sspsam.finetuning.state import Log, Progress, RunFolder, SavedState
 from sspsam.finetuning.trainable import TrainableModel
-from sspsam.utils.batching import is_out_of_memory, release_memory
+from sspsam.utils.memory import is_out_of_memory, release_memory
 
 _EVALUATIONS: Final = 10
 _FEWEST_STEPS_BETWEEN: Final = 25
@@ -36,7 +36,6 @@ class Accelerator(Protocol):
     def autocast(self) -> Any: ...
     def backward(self, loss: Tensor) -> None: ...
     def reduce(self, tensor: Tensor, reduction: str) -> Tensor: ...
-    def clip_grad_norm_(self, parameters: Any, max_norm: float) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Trainer:
         evaluate: called with all processes together.
         run: folder of the state; None in all processes but the first.
         log: None in all processes but the first.
-        settings: digest of everything that the bytes depend on.
+        settings: JSON text of everything that the bytes depend on.
         report: called with each line of the log.
     """
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sspsam.errors import DeviceError
 from sspsam.models.image_encoder import Block, ImageEncoderViT
-from sspsam.utils.batching import is_out_of_memory
+from sspsam.utils.memory import is_out_of_memory
 from sspsam.utils.paths import first_line
 
 _MOST_COMPILATIONS: Final = 8  # of one function by PyTorch; then it prints pages and compiles no more

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sspsam.errors import SSPSAMError
-from sspsam.utils.batching import is_out_of_memory
+from sspsam.utils.memory import is_out_of_memory
 from sspsam.utils.paths import first_line
 from sspsam.utils.switches import switched_on
 

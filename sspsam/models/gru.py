@@ -2,13 +2,13 @@
 
 import types
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sspsam.models.trials import gpu_kernels_allowed, works_on
+from sspsam.models.trials import Trial, TriedKernels, allowed_kernels, try_kernels
 
 
 class _Variants(NamedTuple):
@@ -64,35 +64,32 @@ def fused_gru(
         device: of both.
     """
     kinds = _VARIANTS.get(dtype)
-    if kinds is None or width not in kinds.widths or not gpu_kernels_allowed(device):
+    if kinds is None or width not in kinds.widths:
         return None
     largest = kinds.rows[-1]
     if count > largest and not kinds.in_parts:
         return None
     wanted = next((rows for rows in kinds.rows if rows >= count), largest)
     for rows in reversed(kinds.rows[: kinds.rows.index(wanted) + 1]):
-        if _works(width, rows, dtype, device):
-            return partial(_in_parts, rows=rows)
+        kernel = allowed_kernels(gru_kernel_on, device, dtype, width, rows)
+        if kernel is not None:
+            return partial(_in_parts, kernel, rows)
     return None
 
 
-def _in_parts(weights: GRUWeights, x: Tensor, rows: int) -> Tensor:
+def _in_parts(kernel: types.ModuleType, rows: int, weights: GRUWeights, x: Tensor) -> Tensor:
     """Compute `gru(x)[0]` for (E, L, H), at most `rows` expressions in one launch."""
-    from sspsam.models.gru_kernel import bidirectional_gru
-
-    states = [bidirectional_gru(part, *weights) for part in torch.split(x, rows)]
+    states: list[Tensor] = [kernel.bidirectional_gru(part, *weights) for part in torch.split(x, rows)]
     return states[0] if len(states) == 1 else torch.cat(states)
 
 
-@cache
-def _works(width: int, rows: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Return True if the variant of the GRU kernel for up to `rows` expressions works on a device."""
+@TriedKernels
+def gru_kernel_on(device: torch.device, dtype: torch.dtype, width: int, rows: int) -> Trial:
+    """Try the variant of `gru_kernel` for up to `rows` expressions in a dtype on a device."""
 
-    def difference() -> float:
+    def difference(kernel: types.ModuleType) -> float:
         if torch.cuda.get_device_capability(device) < (8, 0):
             raise RuntimeError("needs compute capability 8.0")
-        from sspsam.models.gru_kernel import bidirectional_gru
-
         generator = torch.Generator("cpu").manual_seed(0)  # the application's generator is left alone
         gru = nn.GRU(width, width, batch_first=True, bidirectional=True, device="meta", dtype=torch.float32)
         gru = gru.to_empty(device="cpu")
@@ -103,9 +100,15 @@ def _works(width: int, rows: int, dtype: torch.dtype, device: torch.device) -> b
         x = torch.randn(count, 21, width, generator=generator, dtype=torch.float32)
         expected = gru(x)[0]  # on the CPU: cuDNN may compute float32 with fewer digits
         gru = gru.to(device, dtype)
-        states = bidirectional_gru(x.to(device, dtype), *stack_directions(gru))
+        states = kernel.bidirectional_gru(x.to(device, dtype), *stack_directions(gru))
         return float((states.cpu() - expected).abs().max())
 
     kind = str(dtype).removeprefix("torch.")
     name = f"GRU of up to {rows} expressions in {kind}"
-    return works_on(device, name, "cuDNN", difference, _VARIANTS[dtype].most_difference)
+    return try_kernels(_load_kernel, device, name, "cuDNN", difference, _VARIANTS[dtype].most_difference)
+
+
+def _load_kernel() -> types.ModuleType:
+    from sspsam.models import gru_kernel
+
+    return gru_kernel

@@ -5,7 +5,7 @@ and narrow at once (`norm_kernels.py`): for a single expression their number mat
 """
 
 import types
-from functools import cache, partial
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from sspsam.models.column_attention import from_windows, to_windows
 from sspsam.models.kernels import widened
-from sspsam.models.trials import HALF_PRECISION, gpu_kernels_allowed, tried_module, wave
+from sspsam.models.trials import Trial, TriedKernels, half_precision_kernels, try_in_half_precision, wave
 
-_MOST_ROUNDINGS: Final = 4  # distances between numbers in half precision by which a kernel's results may differ
 # widths and sides of the grids on which the kernels are tried: one row in a block of few and of many threads, and
 # several rows in a block, with a part of the last block
 _TRIED_SIZES: Final = ((48, 4), (1280, 4), (48, 34))
@@ -147,19 +146,13 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 def _kernels(x: Tensor, dtype: torch.dtype) -> types.ModuleType | None:
-    """Return the module of the kernels where they compute `dtype` from `x`, or None."""
-    return norm_kernels_on(x.device, dtype) if dtype in HALF_PRECISION and gpu_kernels_allowed(x.device) else None
+    return half_precision_kernels(norm_kernels_on, x, dtype)
 
 
-@cache
-def norm_kernels_on(device: torch.device, dtype: torch.dtype) -> types.ModuleType | None:
-    """Return the module `norm_kernels` if its kernels give PyTorch's results in a dtype on a device, or None."""
-
-    def pairs(kernels: types.ModuleType) -> list[tuple[Tensor, Tensor]]:
-        return [pair for size in _TRIED_SIZES for pair in _pairs(kernels, *size, dtype, device)]
-
-    name = f"norms in {str(dtype).removeprefix('torch.')}"
-    return tried_module(_load_kernels, device, name, pairs, _MOST_ROUNDINGS * torch.finfo(dtype).eps)
+@TriedKernels
+def norm_kernels_on(device: torch.device, dtype: torch.dtype) -> Trial:
+    """Try the kernels of `norm_kernels` in a dtype on a device."""
+    return try_in_half_precision(_load_kernels, device, dtype, "norms", _pairs, _TRIED_SIZES)
 
 
 def _load_kernels() -> types.ModuleType:

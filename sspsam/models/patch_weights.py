@@ -5,7 +5,7 @@ On most devices these are PyTorch's operators. In mixed precision on an NVIDIA G
 """
 
 import types
-from functools import cache, partial
+from functools import partial
 from typing import Final
 
 import torch
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspsam.models.kernels import widened
-from sspsam.models.trials import HALF_PRECISION, gpu_kernels_allowed, tried_module, wave
+from sspsam.models.trials import Trial, TriedKernels, half_precision_kernels, try_in_half_precision, wave
 
-_MOST_ROUNDINGS: Final = 4  # distances between numbers in half precision by which a kernel's results may differ
 _TRIED_SIZES: Final = ((2, 9, 48), (1, 576, 512))  # expressions, patches and width of the trial
 
 
@@ -79,19 +78,13 @@ def weight_by_words(
 
 
 def _kernels(x: Tensor, dtype: torch.dtype) -> types.ModuleType | None:
-    """Return the module of the kernels where they compute `dtype` from `x`, or None."""
-    return patch_kernels_on(x.device, dtype) if dtype in HALF_PRECISION and gpu_kernels_allowed(x.device) else None
+    return half_precision_kernels(patch_kernels_on, x, dtype)
 
 
-@cache
-def patch_kernels_on(device: torch.device, dtype: torch.dtype) -> types.ModuleType | None:
-    """Return the module `patch_kernels` if its kernels give PyTorch's results in a dtype on a device, or None."""
-
-    def pairs(kernels: types.ModuleType) -> list[tuple[Tensor, Tensor]]:
-        return [pair for size in _TRIED_SIZES for pair in _pairs(kernels, *size, dtype, device)]
-
-    name = f"weights of patches in {str(dtype).removeprefix('torch.')}"
-    return tried_module(_load_kernels, device, name, pairs, _MOST_ROUNDINGS * torch.finfo(dtype).eps)
+@TriedKernels
+def patch_kernels_on(device: torch.device, dtype: torch.dtype) -> Trial:
+    """Try the kernels of `patch_kernels` in a dtype on a device."""
+    return try_in_half_precision(_load_kernels, device, dtype, "weights of patches", _pairs, _TRIED_SIZES)
 
 
 def _load_kernels() -> types.ModuleType:

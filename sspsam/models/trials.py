@@ -2,8 +2,8 @@
 
 import logging
 import types
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Generic, NamedTuple, TypeVarTuple, Unpack
 
 import torch
 from torch import Tensor
@@ -13,78 +13,153 @@ from sspsam.utils.switches import switched_on
 
 _LOG: Final = logging.getLogger(__name__)
 HALF_PRECISION: Final = (torch.float16, torch.bfloat16)
-_FAILED: Final[dict[tuple[torch.device, str], str]] = {}  # messages of failed trials, by device and name
 SWITCH: Final = "SSPSAM_TRITON"  # environment variable; 0 turns the kernels of this package for a GPU off
+PYTORCH: Final = "PyTorch's operators"
+_MOST_ROUNDINGS: Final = 4  # distances between numbers in half precision by which a kernel's results may differ
+
+Arguments = TypeVarTuple("Arguments")
 
 
-def works_on(device: torch.device, name: str, fallback: str, difference: Callable[[], float], tolerance: float) -> bool:
-    """Try a kernel of this package on a device; where it does not work, the log says why.
+class Trial(NamedTuple):
+    """Result of a trial of kernels on a device."""
+
+    device: torch.device
+    kernels: types.ModuleType | None  # the module of the kernels; None where they do not work or are turned off
+    failure: str | None = None  # a message, where they do not work
+
+
+class TriedKernels(Generic[*Arguments]):
+    """A function that returns a module of kernels, or None where they do not work, after one trial.
+
+    Args:
+        trial: tries the kernels; it is called once for the same arguments.
+    """
+
+    def __init__(self, trial: Callable[[Unpack[Arguments]], Trial]) -> None:
+        self._trial = trial
+        self._trials: dict[tuple[*Arguments], Trial] = {}
+
+    def __call__(self, *arguments: *Arguments) -> types.ModuleType | None:
+        """Return the module, or None where a kernel does not work or where kernels are turned off."""
+        trial = self._trials.get(arguments)
+        if trial is None:
+            trial = self._trials[arguments] = self._trial(*arguments)
+        return trial.kernels
+
+    def failures(self, device: torch.device) -> list[str]:
+        """Return the messages of the trials that failed on a device; without an index, on all devices of its type."""
+        return [
+            trial.failure
+            for trial in list(self._trials.values())
+            if trial.failure is not None
+            and trial.device.type == device.type
+            and device.index in (None, trial.device.index)
+        ]
+
+    def cache_clear(self) -> None:
+        """Forget all trials."""
+        self._trials.clear()
+
+
+def try_kernels(
+    load: Callable[[], types.ModuleType],
+    device: torch.device,
+    name: str,
+    fallback: str,
+    difference: Callable[[types.ModuleType], float],
+    tolerance: float,
+) -> Trial:
+    """Try kernels of this package on a device; where one does not work, the log says why.
 
     The environment variable `SSPSAM_TRITON` turns all of them off where it is 0; see `switched_on`.
 
     Args:
-        device: to try it on.
-        name: of what the kernel computes.
+        load: imports their module; raises an error where Triton is missing.
+        device: to try them on.
+        name: of what they compute.
         fallback: name of what computes it otherwise.
         difference: returns the largest difference between the results of both for an example; raises an error of any
-            kind where the kernel cannot run, for example because Triton finds no C compiler.
-        tolerance: the difference of a kernel that works is smaller.
+            kind where a kernel cannot run, for example because Triton finds no C compiler.
+        tolerance: the difference of kernels that work is smaller.
     """
     if not switched_on(SWITCH):
-        return False
+        return Trial(device, None)
     try:
         # tensors are made on the CPU: another thread may be recording a graph, in which the device's generator takes
         # part
         with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
-            largest = difference()
-        works, reason = largest < tolerance, f"its results differ by {largest}"  # False for NaN
+            kernels = load()
+            largest = difference(kernels)
+        if largest < tolerance:  # False for NaN
+            return Trial(device, kernels)
+        reason = f"its results differ by {largest}"
     except Exception as error:
-        works, reason = False, f"{type(error).__name__}: {first_line(error)}"
-    if not works:
-        message = f"{name}: {fallback} on {device}, the kernel does not work there: {reason:.300}"
-        _LOG.info("%s", message)
-        _FAILED[device, name] = message
-    return works
+        reason = f"{type(error).__name__}: {first_line(error)}"
+    message = f"{name}: {fallback} on {device}, the kernel does not work there: {reason:.300}"
+    _LOG.info("%s", message)
+    return Trial(device, None, message)
 
 
-def failed_trials(device: torch.device) -> list[str]:
+def try_in_half_precision(
+    load: Callable[[], types.ModuleType],
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str,
+    pairs: Callable[..., list[tuple[Tensor, Tensor]]],
+    sizes: Iterable[tuple[int, ...]],
+) -> Trial:
+    """Try kernels whose results are in half precision against PyTorch's operators.
+
+    Args:
+        load: imports their module.
+        device: to try them on.
+        dtype: of the results.
+        name: of what they compute.
+        pairs: called with the module, the numbers of a size, dtype and device; returns results of the kernels, each
+            with that of PyTorch's operators.
+        sizes: of the examples.
+    """
+
+    def difference(kernels: types.ModuleType) -> float:
+        return max_difference([pair for size in sizes for pair in pairs(kernels, *size, dtype, device)])
+
+    in_dtype = f"{name} in {str(dtype).removeprefix('torch.')}"
+    return try_kernels(load, device, in_dtype, PYTORCH, difference, _MOST_ROUNDINGS * torch.finfo(dtype).eps)
+
+
+def failed_trials(device: torch.device, tried: Iterable[TriedKernels[*tuple[Any, ...]]]) -> list[str]:
     """Return a message for each kernel that does not work on a device, of those tried in this process so far.
 
     Args:
         device: without an index, all devices of its type.
+        tried: all kernels.
     """
-    messages = [
-        message
-        for (tried_on, _), message in _FAILED.items()
-        if tried_on.type == device.type and device.index in (None, tried_on.index)
-    ]
+    messages = [message for kernels in tried for message in kernels.failures(device)]
     if device.type == "cuda" and not switched_on(SWITCH):
         messages.append(f"the environment variable {SWITCH} turns the kernels of sspsam off")
     return messages
 
 
-def tried_module(
-    load: Callable[[], types.ModuleType],
+def allowed_kernels(
+    choose: Callable[[torch.device, Unpack[Arguments]], types.ModuleType | None],
     device: torch.device,
-    name: str,
-    pairs: Callable[[types.ModuleType], Sequence[tuple[Tensor, Tensor]]],
-    tolerance: float,
+    *arguments: *Arguments,
 ) -> types.ModuleType | None:
-    """Return a module of kernels, or None where Triton is missing or a kernel does not give PyTorch's results.
+    """Return the module of kernels that work with some arguments, or None where PyTorch's operators must be used.
 
     Args:
-        load: imports the module.
-        device: to try the kernels on.
-        name: of what they compute.
-        pairs: returns results of the kernels, each with that of PyTorch's operators.
-        tolerance: see `works_on`; differences are those of `max_difference`.
+        choose: tries the kernels; see `TriedKernels`.
+        device: of the tensors.
+        arguments: the other arguments of `choose`.
     """
+    return choose(device, *arguments) if gpu_kernels_allowed(device) else None
 
-    def difference() -> float:
-        return max_difference(pairs(load()))
 
-    works = works_on(device, name, "PyTorch's operators", difference, tolerance)
-    return load() if works else None
+def half_precision_kernels(
+    choose: Callable[[torch.device, torch.dtype], types.ModuleType | None], x: Tensor, dtype: torch.dtype
+) -> types.ModuleType | None:
+    """Return the module of the kernels where they compute half precision in `dtype` from `x`, or None."""
+    return allowed_kernels(choose, x.device, dtype) if dtype in HALF_PRECISION else None
 
 
 def gpu_kernels_allowed(device: torch.device) -> bool:

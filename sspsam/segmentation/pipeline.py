@@ -23,6 +23,7 @@ from sspsam.images.preprocessing import Geometry, PreprocessedImage
 from sspsam.models import DeviceModel, ExpressionFeatures, Prediction, PreparedImage
 from sspsam.models.device_model import MOST_EXPRESSIONS
 from sspsam.segmentation.answers import AnswerSettings, to_segmentation
+from sspsam.segmentation.batch_inputs import pair_images_with_texts
 from sspsam.segmentation.presence import Calibration, TargetRule
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.summary import summarize
@@ -34,14 +35,12 @@ from sspsam.utils.batching import (
     compute_in_batches,
     default_batch_size,
     default_workers,
-    is_out_of_memory,
-    pair_images_with_texts,
     raise_error,
     raise_first_error,
     raise_if_error,
-    release_memory,
     result_or_error,
 )
+from sspsam.utils.memory import is_out_of_memory, release_memory
 from sspsam.utils.paths import kind_name
 
 # expressions in one pass of the decoder: with two, every intermediate tensor stays in a CPU's cache and below 32 MB

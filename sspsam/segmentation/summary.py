@@ -1,7 +1,7 @@
 """Statistics of the answers, computed on the device: a prediction -> one row of numbers for each expression."""
 
 import types
-from functools import cache, partial
+from functools import partial
 from typing import Final
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sspsam.config import ModelConfig
 from sspsam.models import Prediction
-from sspsam.models.trials import gpu_kernels_allowed, tried_module, wave
+from sspsam.models.trials import PYTORCH, Trial, TriedKernels, allowed_kernels, max_difference, try_kernels, wave
 from sspsam.segmentation.features import feature_columns
 from sspsam.segmentation.postprocessing import foreground_pixels
 
@@ -35,11 +35,10 @@ def summarize(prediction: Prediction, config: ModelConfig) -> Tensor:
 
 def summarize_with_pixels(prediction: Prediction, pixels_in_frame: Tensor) -> Tensor:
     """Return the numbers of `summarize` when the foreground pixels are known; see `summarize_with_pytorch`."""
-    device = prediction.low_res.device
-    kernel = summary_kernel_on(device) if gpu_kernels_allowed(device) else None
-    if kernel is None:
+    kernels = allowed_kernels(summary_kernel_on, prediction.low_res.device)
+    if kernels is None:
         return summarize_with_pytorch(prediction, pixels_in_frame)
-    summary: Tensor = kernel.summarize(prediction, pixels_in_frame)
+    summary: Tensor = kernels.summarize(prediction, pixels_in_frame)
     return summary
 
 
@@ -57,18 +56,18 @@ def summarize_with_pytorch(prediction: Prediction, pixels_in_frame: Tensor) -> T
     return torch.cat([numbers, prediction.box, feature_columns(prediction)], dim=1)
 
 
-@cache
-def summary_kernel_on(device: torch.device) -> types.ModuleType | None:
-    """Return the module `summary_kernel` if its kernels give PyTorch's results on a device, or None."""
+@TriedKernels
+def summary_kernel_on(device: torch.device) -> Trial:
+    """Try the kernels of `summary_kernel` on a device."""
 
-    def pairs(kernels: types.ModuleType) -> list[tuple[Tensor, Tensor]]:
+    def difference(kernels: types.ModuleType) -> float:
         example, pixels_in_frame = _example(device)
         summary = kernels.summarize(example, pixels_in_frame)
         expected = summarize_with_pytorch(example, pixels_in_frame)
         finite = expected[:, 0] == 1  # otherwise the other numbers mean nothing
-        return [(summary[:, 0], expected[:, 0]), (summary[finite], expected[finite])]
+        return max_difference([(summary[:, 0], expected[:, 0]), (summary[finite], expected[finite])])
 
-    return tried_module(_load_kernels, device, "statistics of answers", pairs, _MOST_DIFFERENCE)
+    return try_kernels(_load_kernels, device, "statistics of answers", PYTORCH, difference, _MOST_DIFFERENCE)
 
 
 def _load_kernels() -> types.ModuleType:

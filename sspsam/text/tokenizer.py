@@ -1,6 +1,7 @@
 """Expressions -> CLIP's token ids, and token ids -> words."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -16,8 +17,8 @@ MAX_WORD_CHARACTERS: Final = 1_000  # the tokenizer's time grows with the square
 _MAX_CACHED_WORDS: Final = 100_000
 _MAX_CACHED_WORD_LENGTH: Final = 64
 _MAX_QUOTED_CHARACTERS: Final = 300
-# open_clip would read these strings as control tokens; in an expression they are ordinary words, so they are split
 Value = TypeVar("Value")
+# open_clip would read these strings as control tokens; in an expression they are ordinary words, so they are split
 _CONTROL_TOKEN_SPLIT: Final = re.compile(r"(?<=<)(?=(?:start|end)_of_text>)", re.IGNORECASE)
 
 
@@ -30,6 +31,22 @@ class _BoundedWordCache(dict[str, Value]):
     def __setitem__(self, word: str, value: Value) -> None:
         if len(self) < _MAX_CACHED_WORDS and len(word) <= _MAX_CACHED_WORD_LENGTH:
             super().__setitem__(word, value)
+
+
+class _CleanTextTokenizer(SimpleTokenizer):
+    """open_clip's byte-pair encoding of text that is cleaned already, with a bounded cache.
+
+    A second cleaning would unescape HTML twice and could create control tokens.
+    """
+
+    clean: Callable[[str], str]
+    clean_fn: Callable[[str], str]
+    cache: _BoundedWordCache[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clean, self.clean_fn = self.clean_fn, str
+        self.cache = _BoundedWordCache(self.cache)
 
 
 @dataclass(frozen=True)
@@ -52,10 +69,7 @@ class Tokenizer:
     def __init__(self, context_length: int, template: str) -> None:
         self.context_length = context_length
         self.template = template
-        self._bpe = SimpleTokenizer()
-        self._bpe.cache = _BoundedWordCache(self._bpe.cache)
-        # the text is cleaned here, once: a second cleaning would unescape twice and could create control tokens
-        self._clean, self._bpe.clean_fn = self._bpe.clean_fn, str
+        self._bpe = _CleanTextTokenizer()
         self._ids_of_words: _BoundedWordCache[list[int]] = _BoundedWordCache()
         self._template_ids = self._encode(self._sentence(""))
 
@@ -142,8 +156,7 @@ class Tokenizer:
         """Repair the encoding, unescape HTML, and join the words with single spaces, in lower case."""
         if sentence.isascii() and sentence.isprintable() and "&" not in sentence:  # nothing to repair or to unescape
             return " ".join(sentence.split()).lower()
-        cleaned: str = self._clean(sentence)
-        return cleaned
+        return self._bpe.clean(sentence)
 
     def _word_ids(self, word: str) -> list[int]:
         """Return the token ids of a word, as open_clip's pattern divides a text into words."""

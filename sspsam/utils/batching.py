@@ -2,15 +2,16 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice, zip_longest
-from typing import Any, Final, Generic, NoReturn, TypeVar, cast
+from itertools import islice
+from typing import Any, Final, Generic, NoReturn, TypeVar
 
 import torch
 
-from sspsam.errors import OutOfMemoryError, SSPSAMError, TextTypeError, warn
+from sspsam.errors import OutOfMemoryError, SSPSAMError, warn
+from sspsam.utils.memory import OUT_OF_MEMORY_MESSAGE, is_out_of_memory, release_memory
 from sspsam.utils.paths import first_line
 
 Item = TypeVar("Item")
@@ -20,11 +21,6 @@ Result = TypeVar("Result")
 _BATCHES_AHEAD: Final = 2  # that are loaded while one is computed
 _GPU_BATCH_SIZE: Final = 4
 _MOST_WORKERS: Final = 8
-OUT_OF_MEMORY_MESSAGE: Final = (
-    "not enough memory for a single image; use dtype='float16' on a GPU, a smaller model, or another device"
-)
-# parts of the messages by which PyTorch and the libraries below it report a lack of memory in a plain RuntimeError
-_OUT_OF_MEMORY_PHRASES: Final = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 def default_batch_size(device: torch.device) -> int:
@@ -122,41 +118,6 @@ def compute_in_batches(
                 future.cancel()
 
 
-def pair_images_with_texts(
-    images: Iterable[Item],
-    texts: Iterable[str] | Iterable[Sequence[str]],
-    tokenize: Callable[[Sequence[str]], Loaded | SSPSAMError],
-) -> Iterator[tuple[Item, Loaded | SSPSAMError]]:
-    """Pair each image with its tokenised expressions: one list for all images, or one list for each.
-
-    Expressions of an image that are a string instead of a list become a `TextTypeError` in their place.
-
-    Raises:
-        ValueError: there are more images than lists, or fewer.
-    """
-    if isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts):
-        tokenized = raise_if_error(tokenize(texts))  # at once: an invalid expression is found before an image is loaded
-        return ((image, tokenized) for image in images)
-    return _paired_one_to_one(images, texts, tokenize)
-
-
-def _paired_one_to_one(
-    images: Iterable[Item],
-    texts: Iterable[str] | Iterable[Sequence[str]],
-    tokenize: Callable[[Sequence[str]], Loaded | SSPSAMError],
-) -> Iterator[tuple[Item, Loaded | SSPSAMError]]:
-    missing = object()
-    for index, (image, image_texts) in enumerate(zip_longest(images, texts, fillvalue=missing)):
-        if image is missing or image_texts is missing:
-            more, fewer = ("lists of texts", "images") if image is missing else ("images", "lists of texts")
-            raise ValueError(f"there are more {more} than {fewer} ({index}); give one list of texts for each image")
-        if isinstance(image_texts, str):
-            message = f"the texts of image {index} must be a list, not the string {image_texts[:60]!r}"
-            yield cast(Item, image), TextTypeError(message)
-        else:
-            yield cast(Item, image), tokenize(cast(Sequence[str], image_texts))
-
-
 def _submitted(
     pool: ThreadPoolExecutor, items: Iterable[Item], load: Callable[[Item], Loaded]
 ) -> Iterator[Future[Loaded]]:
@@ -211,16 +172,3 @@ class _AdaptiveBatches(Generic[Loaded, Result]):
             if not is_out_of_memory(error):
                 raise
             return first_line(error)
-
-
-def release_memory() -> None:
-    """Return the memory that PyTorch caches to the GPU."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that PyTorch or Python ran out of memory, on a GPU or on the host."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES
-    )

@@ -17,6 +17,8 @@ from pycocotools.coco import COCO
 from sspsam import SSPSAMPredictor, errors
 from sspsam.batch import BatchOptions, Shard, run_batch
 from sspsam.batch.writing import Recorder
+from sspsam.images.preprocessing import preprocess_image
+from sspsam.models import SSPSAM
 from tests.support.batches import TEXTS, draw, lines, tree
 from tests.support.images import write_bad_images
 
@@ -47,7 +49,7 @@ def test_output_mirrors_the_input_and_equals_predict(predictor, photos, tmp_path
 def test_second_run_with_the_same_arguments_does_nothing(predictor, photos, tmp_path, monkeypatch) -> None:
     run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor)
     before = tree(tmp_path / "out")
-    monkeypatch.setattr(predictor._pipeline, "images", None)
+    monkeypatch.setattr(SSPSAM, "encode_image", lambda *_: pytest.fail("an image was encoded again"))
     summary = run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor)
     assert (summary.done, summary.earlier, summary.failed) == (0, 4, 1)
     assert tree(tmp_path / "out") == before
@@ -153,21 +155,20 @@ def test_parquet_file_has_the_lines_as_rows(predictor, photos, tmp_path, monkeyp
 
 
 def test_image_that_exhausts_the_memory_does_not_affect_other_images(predictor, photos, tmp_path, monkeypatch) -> None:
-    model, load = predictor._model, predictor._pipeline.images.preprocess
-    seen = count()
+    seen, encode = count(), SSPSAM.encode_image
 
-    def encode_image(*inputs: Any) -> Any:
+    def encode_image(model: SSPSAM, *inputs: Any) -> Any:
         if next(seen) == 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return type(model).encode_image(model, *inputs)
+        return encode(model, *inputs)
 
-    def read(image: Path, max_pixels: int) -> Any:
+    def read(image: Path, *options: Any) -> Any:
         if image.name == "c.png":
             raise MemoryError
-        return load(image, max_pixels)
+        return preprocess_image(image, *options)
 
-    monkeypatch.setattr(model, "encode_image", encode_image)
-    monkeypatch.setattr(predictor._pipeline.images, "preprocess", read)
+    monkeypatch.setattr(SSPSAM, "encode_image", encode_image)
+    monkeypatch.setattr("sspsam.images.encoder.preprocess_image", read)
     summary = run_batch(photos, tmp_path / "out", "the star", predictor=predictor)
     assert (summary.done, summary.failed) == (2, 3)
     failed = {line["image"]: line["error"] for line in lines(tmp_path / "out" / "errors.jsonl")}
@@ -178,7 +179,7 @@ def test_unexpected_exceptions_are_raised_unchanged(predictor, photos, tmp_path,
     def broken(*inputs: Any) -> Any:
         raise ValueError("sizes do not match")
 
-    monkeypatch.setattr(predictor._model, "encode_image", broken)
+    monkeypatch.setattr(SSPSAM, "encode_image", broken)
     with pytest.raises(ValueError, match=r"^sizes do not match$"):
         run_batch(photos, tmp_path / "out", "the star", predictor=predictor)
 

@@ -37,8 +37,8 @@ def test_an_impossible_token_of_the_environment_is_not_repeated_either(hub, tmp_
 
 
 def test_white_space_around_a_token_and_an_empty_one_do_no_harm() -> None:
-    assert HubOptions(token=" hf_x\n").token == "hf_x"
-    assert HubOptions(token="").token is False
+    assert HubOptions.of(token=" hf_x\n").token == "hf_x"
+    assert HubOptions.of(token="").token is False
 
 
 def test_a_hub_that_names_a_path_for_a_commit_is_refused(hub, authors, options, tmp_path, monkeypatch) -> None:
@@ -106,7 +106,7 @@ def test_a_converted_commit_is_never_requested(hub, authors, options) -> None:
     for path in (options.cache / "models--wayneicloud--SSP-SAM").rglob("*.pth"):
         path.unlink()
     hub.reset()
-    assert resolve(NAME, HubOptions(revision=authors.upper(), cache_dir=options.cache_dir)).path == before.path
+    assert resolve(NAME, HubOptions.of(revision=authors.upper(), cache_dir=options.cache_dir)).path == before.path
     assert not hub.requests
 
 
@@ -147,8 +147,8 @@ def test_impossible_names_are_refused(hub, options, name) -> None:
 
 def test_a_home_in_the_cache_dir_is_expanded(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert HubOptions(cache_dir="~/c").cache == tmp_path / "c"
-    assert HubOptions(revision="").revision is None
+    assert HubOptions.of(cache_dir="~/c").cache == tmp_path / "c"
+    assert HubOptions.of(revision="").revision is None
 
 
 def test_a_missing_local_file_is_not_requested_from_the_hub(hub, options) -> None:
@@ -190,7 +190,7 @@ def test_a_cache_that_became_read_only_serves_the_older_commit(hub, own_files, o
 @pytest.mark.parametrize("repository", ["a\n\x1b[2Jb/c", "x" * 5000 + "/y", "a/b\n", "../x", "a/b/c", "Ünï/cøde"])
 def test_the_name_of_a_repository_is_escaped_and_cut_in_every_message(hub, options, name, repository) -> None:
     for local_files_only, revision in ((True, None), (False, None), (False, "\x1b[2J\n" * 90)):
-        choice = HubOptions(revision, options.cache_dir, local_files_only)
+        choice = HubOptions.of(revision, options.cache_dir, local_files_only)
         with pytest.raises(errors.SSPSAMError) as caught:
             resolve(name, choice, repository=repository)
         assert str(caught.value).isprintable()

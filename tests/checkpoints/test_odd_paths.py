@@ -92,7 +92,7 @@ def test_a_cache_in_a_deleted_current_folder_is_a_named_error(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     with pytest.raises(errors.StorageError, match="was deleted"):
-        HubOptions(cache_dir="cache")
+        HubOptions.of(cache_dir="cache")
 
 
 def test_the_home_of_the_user_is_expanded_in_every_path(
@@ -112,7 +112,7 @@ def test_the_home_of_the_user_is_expanded_in_every_path(
     predictor.save_pretrained("~/saved")
     save_checkpoint("~/saved-too", predictor.config, load_checkpoint("~/saved")[0].state_dict())
     assert SSPSAMPredictor.from_pretrained("~/saved", device="cpu").fingerprint == predictor.fingerprint
-    resolve(NAME, HubOptions(cache_dir="~/cache"))
+    resolve(NAME, HubOptions.of(cache_dir="~/cache"))
     assert run_command("verify", NAME, "--cache-dir", "~/cache").exit_code == 0
     assert run_command("verify", "~/saved").exit_code == 0
     SSPSAMPredictor.from_pretrained(NAME, cache_dir="~/cache", local_files_only=True, device="cpu")
@@ -140,7 +140,7 @@ def test_an_empty_path_is_refused_and_is_not_the_current_directory(
             lambda empty=empty: convert_checkpoint(empty, tmp_path / "out"),
             lambda empty=empty: load_checkpoint(empty),
             lambda empty=empty: SSPSAMPredictor.from_pretrained(tiny_model, cache_dir=empty, device="cpu"),
-            lambda empty=empty: HubOptions(cache_dir=empty),
+            lambda empty=empty: HubOptions.of(cache_dir=empty),
             lambda empty=empty: push_checkpoint(empty, "me/mine"),
         ]
         for call in calls:
@@ -183,7 +183,7 @@ def test_an_odd_path_is_a_short_error_that_cannot_steer_a_terminal(
         lambda: listing.delete(path, HubOptions(cache_dir=tmp_path)),
         lambda: listing.verify(path, HubOptions(cache_dir=tmp_path)),
         lambda: push_checkpoint(path, "me/mine"),
-        lambda: resolve(NAME, HubOptions(cache_dir=path, local_files_only=True)),
+        lambda: resolve(NAME, HubOptions.of(cache_dir=path, local_files_only=True)),
     ]
     for call in calls:
         with pytest.raises(errors.SSPSAMError) as caught:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sspsam.evaluation import self_test
 from sspsam.evaluation.environment import device_name, memory_bytes, versions
 from sspsam.evaluation.self_test import Checkpoint, ImageQuestions, run_self_test
 from sspsam.models import SSPSAM, ExpressionFeatures, Prediction, PreparedImage
+from sspsam.models.trials import TriedKernels
 from tests.support.device_mode import simulated_device
 from tests.support.self_test import shorten_self_test
 
@@ -80,13 +82,19 @@ class Bundled:
 
 def test_kernels_that_do_not_work_on_a_gpu_are_noted(short: None, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = "norms in float16: PyTorch's operators on cuda:0, the kernel does not work there"
-    monkeypatch.setattr(self_test, "failed_trials", lambda device: [failed])
+    monkeypatch.setattr(self_test, "failed_trials", lambda device, kernels: [failed])
     monkeypatch.setattr(self_test, "checked_device", torch.device)
     monkeypatch.setattr(self_test, "device_name", str)
     monkeypatch.setattr(self_test, "_check", lambda *_: None)
     monkeypatch.setattr(self_test, "SSPSAMPredictor", Bundled)
     assert run_self_test("cuda", "float16").notes[-1] == failed
     assert failed not in run_self_test("cpu", "float32").notes
+
+
+def test_all_kernels_of_the_package_can_be_named_where_they_fail() -> None:
+    names = [name for name in sys.modules if name.startswith("sspsam.")]
+    values = [value for name in names for value in vars(sys.modules[name]).values()]
+    assert {kernels for kernels in values if isinstance(kernels, TriedKernels)} == set(self_test.KERNELS)
 
 
 @pytest.mark.slow

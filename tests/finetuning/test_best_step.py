@@ -55,7 +55,7 @@ def test_patience_counts_from_the_best_step_though_the_start_was_better(
     def scripted(metrics: Any) -> float:
         return next(scores)
 
-    monkeypatch.setattr("sspsam.finetuning.setup.score_of", scripted)
+    monkeypatch.setattr("sspsam.finetuning.training_data.score_of", scripted)
     monkeypatch.setattr("sspsam.finetuning.run.score_of", lambda _: 0.9)
     options = dataclasses.replace(OPTIONS, steps=10, eval_steps=1, patience=2)
     if interrupted_before is not None:

@@ -1,30 +1,15 @@
 """Every problem of the lines is found before a step is taken."""
 
 import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sspsam.errors import DatasetError, DatasetMissingError, FinetuningError, SSPSAMWarning
-from sspsam.finetuning.checks import CheckedData, check_lines, split_by_image
-from sspsam.finetuning.lines import DataSource, read_lines
-from sspsam.text.tokenizer import Tokenizer
-from tests.support.finetuning import write_lines
+from tests.support.finetuning import checked, with_lines, write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 SQUARE = [[5, 5, 25, 5, 25, 25, 5, 25]]
-
-
-def checked(*paths: Path) -> CheckedData:
-    return check_lines(read_lines(DataSource(paths)), Tokenizer(77, "{}."))
-
-
-def with_lines(path: Path, *lines: dict[str, Any] | str) -> Path:
-    with path.open("a") as file:
-        file.writelines((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
-    return path
 
 
 def test_all_problems_are_reported_at_once_each_with_its_line(tmp_path: Path) -> None:
@@ -145,24 +130,6 @@ def test_a_line_of_a_later_file_replaces_an_earlier_one(tmp_path: Path) -> None:
     assert not data.problems
     [line] = [line for line in data.lines if line.entry.image.name == "3.png" and "square" in line.entry.text]
     assert line.entry.box == (0, 0, 9, 9)
-
-
-def test_copies_of_an_image_are_on_the_same_side_of_the_split(tmp_path: Path) -> None:
-    path = write_lines(tmp_path, images=8)
-    for number in range(8):
-        shutil.copy(tmp_path / f"{number}.png", tmp_path / f"copy-{number}.png")
-        with_lines(path, {"image": f"copy-{number}.png", "text": "a lamp", "mask": None})
-    train, held_out = split_by_image(checked(path).lines, 0.3, 0)
-    assert {line.image for line in train}.isdisjoint({line.image for line in held_out})
-    assert len(held_out) == 9
-    assert len(train) == 15
-
-
-def test_the_split_depends_on_the_seed_and_is_stable(tmp_path: Path) -> None:
-    lines = checked(write_lines(tmp_path, images=12)).lines
-    first, again, other = (split_by_image(lines, 0.25, seed)[1] for seed in (0, 0, 1))
-    assert [line.where for line in first] == [line.where for line in again]
-    assert [line.where for line in first] != [line.where for line in other]
 
 
 def test_too_little_data_is_said_or_refused(tmp_path: Path) -> None:

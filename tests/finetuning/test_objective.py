@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
 from sspsam.checkpoints.format import load_checkpoint
 from sspsam.finetuning.network import Features, segment_pairs
-from sspsam.finetuning.objective import LOSSES, Counts, Targets, dice_loss, focal_loss, giou_loss, losses
+from sspsam.finetuning.objective import LOSSES, Counts, Targets, dice_loss, focal_loss, losses
 from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.trainable import TrainableModel
 from sspsam.text.encoder import tokenizer_for
@@ -31,11 +31,15 @@ def test_the_focal_loss_is_that_of_torchvision() -> None:
     torch.testing.assert_close(focal_loss(logits, target, 0.25, 2.0), expected)
 
 
-def test_the_giou_loss_is_that_of_torchvision_also_for_boxes_apart_and_without_an_area() -> None:
-    first = torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.0, 0.0, 0.2, 0.2], [0.3, 0.3, 0.3, 0.3]], dtype=torch.float64)
-    second = torch.tensor([[0.2, 0.2, 0.7, 0.7], [0.6, 0.7, 0.9, 0.8], [0.1, 0.1, 0.5, 0.5]], dtype=torch.float64)
-    expected = generalized_box_iou_loss(first, second, reduction="none")
-    torch.testing.assert_close(giou_loss(first, second), expected, atol=1e-6, rtol=1e-6)
+def test_the_giou_loss_of_overlapping_and_of_separate_boxes_is_that_on_paper() -> None:
+    low_res = torch.zeros(2, 8, 8, dtype=torch.float64)
+    boxes = torch.tensor([[0.3, 0.3, 0.4, 0.4], [0.1, 0.1, 0.2, 0.2]], dtype=torch.float64)  # centres and sizes
+    corners = torch.tensor([[0.3, 0.3, 0.7, 0.7], [0.4, 0.0, 0.6, 0.2]], dtype=torch.float64)
+    targets = Targets(low_res, corners, torch.tensor([True, True]))
+    iou, hull = 0.04 / 0.28, 0.36  # of the first pair; the second leaves a third of its hull empty
+    expected = 1 - iou + (hull - 0.28) / hull, 1 + 0.04 / 0.12
+    loss = losses(low_res, boxes, targets, Counts(2, 2), FinetuneOptions())["giou"]
+    assert float(loss) == pytest.approx(FinetuneOptions().giou * sum(expected) / 2, abs=1e-5)
 
 
 def test_the_dice_loss_of_an_empty_target_falls_to_zero_with_the_probabilities() -> None:

@@ -256,7 +256,7 @@ def test_an_unfinished_training_with_other_options_is_not_continued(
         patch.setattr("sspsam.finetuning.results.save_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             finetune(job(lines, tiny_model, tmp_path / "new"), OPTIONS)
-    with pytest.raises(FinetuningError, match="other lines or options"):
+    with pytest.raises(FinetuningError, match=r"a training with another clip \(0.1, not 1.0\): repeat"):
         finetune(job(lines, tiny_model, tmp_path / "new"), dataclasses.replace(OPTIONS, clip=1.0))
     assert finetune(job(lines, tiny_model, tmp_path / "new"), OPTIONS) is not None
 
@@ -341,7 +341,7 @@ def test_a_time_budget_decides_about_the_number_of_steps(lines: Path, tiny_model
 def test_embeddings_are_read_from_disk_where_they_do_not_fit_into_memory(
     lines: Path, tiny_model: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sspsam.finetuning.run.EmbeddingStore.__init__.__defaults__", (1,))
+    monkeypatch.setattr("sspsam.finetuning.run.MEMORY_BYTES", 1)
     monkeypatch.setattr("sspsam.models.SSPSAM.encode_image", lambda *_: pytest.fail("the encoders ran again"))
     finetune(job(lines, tiny_model, tmp_path / "new"), OPTIONS)
     assert weights(tmp_path / "new") == weights(finished)

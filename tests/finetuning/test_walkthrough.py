@@ -25,7 +25,7 @@ def blocks(language: str) -> list[str]:
 
 def test_every_command_and_the_python_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sspsam.finetuning.setup.HELD_OUT_SCENES", 2)
+    monkeypatch.setattr("sspsam.finetuning.training_data.HELD_OUT_SCENES", 2)
     draw, train, again = (shlex.split(block) for block in blocks("bash"))
     assert draw[:3] == ["python", "-m", "benchmarks.new_shape"]
     monkeypatch.setattr(sys, "argv", [*draw[2:], "--lines", "30"])

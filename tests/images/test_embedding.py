@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from sspsam import ImageEmbedding, SSPSAMPredictor
 from sspsam.errors import EmbeddingError, ImageError, StorageError
+from sspsam.images.embedding import pack_embedding
 
 
 @pytest.fixture
@@ -108,12 +109,8 @@ def test_tensors_of_another_dtype_are_refused_even_with_a_matching_digest(saved)
 
 
 def write_with_digest(embedding: ImageEmbedding, path: Path, changes: dict[str, object]) -> None:
-    from sspsam.images.embedding import _digest
-
-    metadata = {"version": "1", "height": "60", "width": "90", "fingerprint": embedding.fingerprint} | changes
-    tensors = {"clip_features": embedding.clip_features, "sam_embedding": embedding.sam_embedding}
-    metadata["sha256"] = _digest(metadata, tensors)
-    save_file(tensors, path, {"sspsam_embedding": json.dumps(metadata, sort_keys=True)})
+    metadata = {"height": "60", "width": "90", "fingerprint": embedding.fingerprint} | changes
+    path.write_bytes(pack_embedding(embedding.clip_features, embedding.sam_embedding, metadata))
 
 
 def test_saving_into_a_missing_folder_is_a_storage_error(saved, tmp_path: Path) -> None:

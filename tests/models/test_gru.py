@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from sspsam.models import LinguisticAttentionAdapter, attention_adapters
-from sspsam.models import gru as gru_module
-from sspsam.models.gru import fused_gru, stack_directions
+from sspsam.models.gru import fused_gru, gru_kernel_on, stack_directions
 from tests.support.device_mode import simulated_device
 from tests.support.triton_interpreter import interpreted, needs_triton
 
@@ -76,10 +75,10 @@ def gpu(monkeypatch) -> torch.device:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     device = torch.device("cuda", 0)
-    gru_module._works.cache_clear()  # the device is another one in every test
+    gru_kernel_on.cache_clear()  # the device is another one in every test
     with simulated_device("cuda"), torch.no_grad():
         yield device
-    gru_module._works.cache_clear()
+    gru_kernel_on.cache_clear()
 
 
 def gru_kernel_that_launches(monkeypatch, works: Callable[[int], bool], error: float = 0.0) -> list[int]:

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sspsam.finetuning.checks import CheckedData, check_lines
 from sspsam.finetuning.job import FinetuneJob
-from sspsam.finetuning.lines import DataSource
+from sspsam.finetuning.lines import DataSource, read_lines
 from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.start import StartOptions
+from sspsam.text.tokenizer import Tokenizer
 
 OPTIONS = FinetuneOptions(
     steps=6, batch_size=4, eval_steps=3, learning_rate=3e-3, decoder_rate=3e-3, held_out_share=0.3
@@ -44,3 +46,15 @@ def job(lines: Path, model: Path | str, output: Path, **changes: Any) -> Finetun
 def weights(folder: Path) -> bytes:
     """Return the bytes of the weights of a checkpoint."""
     return (folder / "model.safetensors").read_bytes()
+
+
+def checked(*paths: Path) -> CheckedData:
+    """Check the lines of files."""
+    return check_lines(read_lines(DataSource(paths)), Tokenizer(77, "{}."))
+
+
+def with_lines(path: Path, *lines: dict[str, Any] | str) -> Path:
+    """Append lines to a file: objects, or text as it is."""
+    with path.open("a") as file:
+        file.writelines((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    return path

@@ -25,8 +25,8 @@ def test_the_output_for_a_scene_does_not_depend_on_the_other_scenes_of_the_batch
     objective = Objective(SSPSAM(SMOKE.stage_config(SMOKE.stages["fine"]).architecture))
     *single, together = scenes(vocabulary, 3)
     with torch.no_grad():
-        expected = [objective._segment(batch)[2] for batch in single]
-        output = objective._segment(together)[2]
+        expected = [objective.segment(batch)[2] for batch in single]
+        output = objective.segment(together)[2]
     for name in ("low_res", "ious", "box", "similarity"):
         assert torch.allclose(getattr(output, name), torch.cat([getattr(x, name) for x in expected]), atol=1e-4)
     for name in ("marks", "summary"):
@@ -38,7 +38,7 @@ def test_training_segments_as_the_library_does(vocabulary: Vocabulary) -> None:
     model = SSPSAM(SMOKE.stage_config(SMOKE.stages["fine"]).architecture)
     *single, together = scenes(vocabulary, 3)
     with torch.no_grad():
-        output = Objective(model)._segment(together)[2]
+        output = Objective(model).segment(together)[2]
         images = model.encode_image(together.clip_input, together.sam_input)
         answers = [
             model.segment(model.prepare(image), model.encode_text(batch.token_ids))

@@ -1,4 +1,4 @@
-"""Data -> examples and questions: embeddings of all images, rehearsal, negatives, and the held-out parts."""
+"""Lines -> training examples and held-out questions: embeddings of all images, rehearsal and negatives."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ _MOST_FOREIGN_QUESTIONS: Final = 100
 
 
 @dataclass(frozen=True)
-class Knowledge:
-    """Things that a model knows already, and phrases that refer to nothing.
+class RehearsalData:
+    """Data about things that a model knows already, and phrases that refer to nothing.
 
     Args:
         lines: of the user, for rehearsal.
@@ -51,7 +51,7 @@ class Knowledge:
     phrases: Sequence[str] = ()
 
     @classmethod
-    def of_drawn_shapes(cls, options: FinetuneOptions, texts: Iterable[str], tokenizer: Tokenizer) -> "Knowledge":
+    def of_drawn_shapes(cls, options: FinetuneOptions, texts: Iterable[str], tokenizer: Tokenizer) -> "RehearsalData":
         """Draw scenes and choose foreign phrases for a model of drawn shapes.
 
         Args:
@@ -68,7 +68,7 @@ class Knowledge:
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
+class TrainingData:
     """Everything that a training reads.
 
     Args:
@@ -84,8 +84,8 @@ class Material:
     questions: dict[str, list[Question]]
 
 
-class Preparation:
-    """Makes examples and questions, and encodes their images.
+class TrainingDataBuilder:
+    """Encodes images, and makes examples and questions about them.
 
     Args:
         store: of embeddings.
@@ -111,25 +111,27 @@ class Preparation:
         self._store, self._config, self._tokenizer, self._options = store, config, tokenizer, options
         self._process, self._wait, self._show = process, wait, show
 
-    def material(self, train: Sequence[CheckedLine], held_out: Sequence[CheckedLine], knowledge: Knowledge) -> Material:
+    def build(
+        self, train: Sequence[CheckedLine], held_out: Sequence[CheckedLine], rehearsal: RehearsalData
+    ) -> TrainingData:
         """Encode all images, and return examples and questions."""
-        lines = [*train, *held_out, *knowledge.lines, *knowledge.known_lines]
+        lines = [*train, *held_out, *rehearsal.lines, *rehearsal.known_lines]
         sources: dict[str, ImageSource] = {line.image: partial(_image, line.entry) for line in lines}
-        sources |= {scene.key: scene.source for scene in (*knowledge.scenes, *knowledge.known_scenes)}
+        sources |= {scene.key: scene.source for scene in (*rehearsal.scenes, *rehearsal.known_scenes)}
         views = self._views(train)
         sources |= {key: partial(_view, view, line.entry) for line, key, view in views}
         self._encode(sources)
-        negatives = Negatives.of(knowledge.phrases, self._tokenizer, self._options.negatives_share)
+        negatives = Negatives.of(rehearsal.phrases, self._tokenizer, self._options.negatives_share)
         questions = {
             HELD_OUT: _questions_of_lines(held_out),
-            KNOWN: _questions_of_lines(knowledge.known_lines) + _questions_of_scenes(knowledge.known_scenes),
+            KNOWN: _questions_of_lines(rehearsal.known_lines) + _questions_of_scenes(rehearsal.known_scenes),
             FOREIGN: [] if negatives is None else self._foreign(held_out, negatives),
         }
-        return Material(
+        return TrainingData(
             [self._example(line.image, line.entry) for line in train]
             + [self._view_example(line.entry, key, view) for line, key, view in views],
-            [self._example(line.image, line.entry) for line in knowledge.lines]
-            + [self._example(scene.key, entry) for scene in knowledge.scenes for entry in scene.entries],
+            [self._example(line.image, line.entry) for line in rehearsal.lines]
+            + [self._example(scene.key, entry) for scene in rehearsal.scenes for entry in scene.entries],
             negatives,
             {name: part for name, part in questions.items() if part},
         )

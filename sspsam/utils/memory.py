@@ -1,0 +1,24 @@
+"""A lack of memory: its message, how it is recognised, and memory that is returned."""
+
+from typing import Final
+
+import torch
+
+OUT_OF_MEMORY_MESSAGE: Final = (
+    "not enough memory for a single image; use dtype='float16' on a GPU, a smaller model, or another device"
+)
+# parts of the messages by which PyTorch and the libraries below it report a lack of memory in a plain RuntimeError
+_OUT_OF_MEMORY_PHRASES: Final = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+
+
+def release_memory() -> None:
+    """Return the memory that PyTorch caches to the GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that PyTorch or Python ran out of memory, on a GPU or on the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES
+    )
