@@ -26,9 +26,9 @@ from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput
 from sspsam.models import SSPSAM, DeviceModel
 from sspsam.segmentation.answers import AnswerSettings, PredictOptions
+from sspsam.segmentation.calibration import Calibration, CalibrationChoice, calibration_of, write_calibration
 from sspsam.segmentation.described import DescribedPredictor
 from sspsam.segmentation.pipeline import Pipeline
-from sspsam.segmentation.presence import Calibration, CalibrationChoice, calibration_of, write_calibration
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
 

@@ -31,7 +31,7 @@ from sspsam.hub import BUNDLED, REPOSITORY_VARIABLE
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.loading import pillow_pixel_limit
 from sspsam.predictor import SSPSAMPredictor
-from sspsam.segmentation.presence import CalibrationChoice
+from sspsam.segmentation.calibration import CalibrationChoice
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.batching import raise_if_error, result_or_error
 from sspsam.utils.installing import missing_extra

@@ -20,6 +20,7 @@ from sspsam.errors import EvaluationError
 from sspsam.evaluation.records import Record
 from sspsam.images.preprocessing import Geometry
 from sspsam.segmentation.postprocessing import logits_on_image
+from sspsam.segmentation.target_rule import is_no_target
 
 NO_TARGET_PIXELS = 50  # fewer foreground pixels meet an empty truth
 NO_TARGET_BOX_AREA = 10.0  # a smaller box, in square pixels of the image, meets an empty truth
@@ -186,7 +187,7 @@ def official_record(
     return Record(
         index=index,
         no_target=not target.any(),
-        predicted_no_target=area < NO_TARGET_PIXELS,
+        predicted_no_target=is_no_target(area, NO_TARGET_PIXELS),
         intersection=int((target & predicted).sum()),
         predicted_area=area,
         target_area=int(target.sum()),

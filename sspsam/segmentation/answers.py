@@ -1,4 +1,4 @@
-"""Prediction of the network -> `Segmentation`, with the no-target decision (`to_segmentation`)."""
+"""Options of `predict` -> checked settings; prediction and answer in host memory -> `Segmentation`."""
 
 import difflib
 from collections.abc import Sequence

@@ -23,9 +23,10 @@ from sspsam.images.preprocessing import Geometry, PreprocessedImage
 from sspsam.models import DeviceModel, ExpressionFeatures, Prediction, PreparedImage
 from sspsam.models.device_model import MOST_EXPRESSIONS
 from sspsam.segmentation.answers import AnswerSettings, to_segmentation
-from sspsam.segmentation.presence import Calibration, TargetRule
+from sspsam.segmentation.calibration import Calibration
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.summary import summarize
+from sspsam.segmentation.target_rule import TargetRule
 from sspsam.segmentation.transfer import HostAnswer, host_answers
 from sspsam.text.encoder import TextEncoder, TokenizedExpression, tokenizer_for
 from sspsam.text.tokenizer import Tokenizer

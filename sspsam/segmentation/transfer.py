@@ -11,25 +11,10 @@ from torch import Tensor
 from sspsam.devices import host_buffer
 from sspsam.images.preprocessing import Geometry
 from sspsam.segmentation.postprocessing import box_of_mask, box_of_occupied, logits_on_image
+from sspsam.segmentation.target_rule import Decisions
 
 _LOGITS_BYTES: Final = 256 * 2**20  # of logits at the size of the image that a GPU computes together
 _MASK_BYTES: Final = 256 * 2**20  # of masks in one transfer
-
-
-class Decisions(NamedTuple):
-    """The no-target decisions about E expressions, and the numbers behind them.
-
-    Args:
-        has_target: (E,) bool.
-        needs_mask: whether an expression whose mask is empty has no target either.
-        features: (E, F), see `features.FEATURES`; None if they were not computed.
-        presence: (E,) probabilities; None without a calibration.
-    """
-
-    has_target: NDArray[np.bool_]
-    needs_mask: bool
-    features: NDArray[np.float64] | None
-    presence: NDArray[np.float64] | None
 
 
 Decide = Callable[[NDArray[np.float32], NDArray[np.bool_] | None], Decisions]
@@ -96,7 +81,7 @@ def _host_answer(
     numbers: NDArray[np.float32], decisions: Decisions, row: int, mask: "Mask", geometry: Geometry
 ) -> HostAnswer:
     """Return the answer of one row of a summary; its mask is emptied if there is no target."""
-    no_target = not decisions.has_target[row] or (decisions.needs_mask and mask[1] is None)
+    no_target = decisions.no_target(row, mask_is_empty=mask[1] is None)
     return HostAnswer(
         bool(numbers[0]),
         int(numbers[1]),
