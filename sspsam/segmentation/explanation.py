@@ -29,7 +29,7 @@ class Explanation:
             a full stop to every expression, which is the last word or a part of it.
         verification: (G, G) float32, word-level verification score of every patch.
         area: x0, y0, x1, y1 of the image in CLIP's padded square, as fractions of its side; the rest is padding. None
-            if it is not known, in answers that were stored by sspsam 0.1.
+            in an answer that was stored in version 1 of `to_dict`, which did not hold it.
         pixels: (h, w, 3) uint8, the image, shared with its embedding; None if the embedding was read from a file, and
             after pickling.
     """
