@@ -188,9 +188,9 @@ class Postprocessing:
 
     Args:
         mask_threshold: probability from which a pixel is foreground; 0.5 is a logit of 0.
-        no_target_pixels: fewer foreground pixels than this, at 0.5, in a `no_target_frame` x `no_target_frame`
-            padded frame, mean that the expression refers to nothing.
-        no_target_frame: side of that frame, pixels.
+        no_target_pixels: fewer foreground pixels than this, at 0.5, in the authors' frame mean that the expression
+            refers to nothing.
+        no_target_frame: side of that frame, which is SAM's square at another size, padding included; pixels.
     """
 
     mask_threshold: float = 0.5

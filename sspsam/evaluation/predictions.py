@@ -102,8 +102,8 @@ class OfficialPredictions:
     """The network's answers to all entries of a split.
 
     Args:
-        low_res: (n, M, M) logits of SAM's padded square.
-        pred_box: (n, 4) centre x, centre y, width, height, as fractions of CLIP's padded square.
+        low_res: (n, M, M) logits of SAM's square.
+        pred_box: (n, 4) centre x, centre y, width, height, as fractions of CLIP's square.
         clip_size: S, side of that square in pixels.
     """
 

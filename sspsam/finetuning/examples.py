@@ -25,7 +25,7 @@ class Example:
         image: key of the image's embedding.
         text: expression.
         token_ids: (L,).
-        coverage: compressed (T, T) uint8 coverage of SAM's square, 0 to 255; None: empty.
+        coverage: compressed (R/2, R/2) uint8 coverage of SAM's square, 0 to 255; None: empty.
         box: x0, y0, x1, y1 as fractions of CLIP's square; None without a target.
     """
 
@@ -55,7 +55,7 @@ class Example:
 
 
 def target_side(config: ModelConfig) -> int:
-    """T, the side in which masks are compared: half of SAM's square, 512 of the published sizes."""
+    """R/2, the side in which masks are compared: half of SAM's square, 512 of the published sizes."""
     return config.architecture.sam.image_size // 2
 
 

@@ -17,7 +17,7 @@ def _resize(logits: Tensor, height: int, width: int) -> Tensor:
 
 
 def logits_in_frame(low_res: Tensor, sam_size: int, frame: int) -> Tensor:
-    """Resize to the authors' padded evaluation frame: (E, M, M) -> SAM's square -> (E, frame, frame).
+    """Resize to the authors' frame: (E, M, M) -> SAM's square -> (E, frame, frame).
 
     Where SAM's square has four times the side of the logits and twice the side of the frame, as in the published sizes,
     the second step averages two neighbours from one linear piece of the first, so that a single step gives the same.
@@ -56,7 +56,7 @@ def box_on_image(box: NDArray[np.float64], geometry: Geometry, clip_size: int) -
     """Map the output of the box head to the image's own pixels.
 
     Args:
-        box: (4,) centre x, centre y, width, height, as fractions of CLIP's padded square.
+        box: (4,) centre x, centre y, width, height, as fractions of CLIP's square.
         geometry: of the image.
         clip_size: S, side of CLIP's square in pixels.
 

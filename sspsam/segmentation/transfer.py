@@ -26,7 +26,7 @@ class HostAnswer(NamedTuple):
 
     Args:
         finite: whether all values are finite; if not, the others mean nothing.
-        foreground_pixels: in the authors' padded frame.
+        foreground_pixels: in the authors' frame.
         score: predicted IoU.
         box: (4,) float64, output of the box head.
         mask: (h, w) bool; all False without a target.
