@@ -16,6 +16,7 @@ from sspsam.batch.records import Line
 from sspsam.devices import named_out_of_memory
 from sspsam.errors import BatchError, OutOfMemoryError, SSPSAMError
 from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES, Answer, AnswerFormat, answer_file
+from sspsam.segmentation.pipeline import Outcome
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.files import make_directory, replace_file
 from sspsam.utils.paths import shown
@@ -24,8 +25,6 @@ _LOG: Final = logging.getLogger(__name__)
 _WRITER_THREADS: Final = 2
 _MAX_PENDING_IMAGES: Final = 8  # images that wait for a writer thread while the model computes
 _MAX_PENDING_BYTES: Final = 256 << 20  # of their masks
-
-Outcome = list[Segmentation] | SSPSAMError
 
 
 @dataclass(frozen=True)

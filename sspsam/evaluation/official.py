@@ -21,11 +21,10 @@ from sspsam.evaluation.records import Record
 from sspsam.images.preprocessing import Geometry
 from sspsam.segmentation.postprocessing import logits_on_image
 from sspsam.segmentation.target_rule import is_no_target
+from sspsam.utils.arrays import FloatBox
 
 NO_TARGET_PIXELS = 50  # fewer foreground pixels meet an empty truth
 NO_TARGET_BOX_AREA = 10.0  # a smaller box, in square pixels of the image, meets an empty truth
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def _area(box: NDArray[np.float32]) -> np.float32:
 def official_record(
     index: int,
     truth: NDArray[np.bool_],
-    truth_box: Box | None,
+    truth_box: FloatBox | None,
     low_res: Tensor | NDArray[np.floating],
     pred_box: NDArray[np.floating],
     frame: OfficialFrame,

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from sspsam.config import ModelConfig
-from sspsam.evaluation.datasets.entry import Box, Mask
 from sspsam.finetuning.objective import Counts, Targets
 from sspsam.images.preprocessing import Geometry
+from sspsam.utils.arrays import FloatBox, Mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Example:
     text: str
     token_ids: NDArray[np.int64]
     coverage: bytes | None
-    box: Box | None
+    box: FloatBox | None
 
     @classmethod
     def of(
@@ -42,7 +42,7 @@ class Example:
         text: str,
         token_ids: NDArray[np.int64],
         mask: Mask,
-        box: Box | None,
+        box: FloatBox | None,
         geometry: Geometry,
         config: ModelConfig,
     ) -> Self:
@@ -68,7 +68,7 @@ def sam_coverage(mask: Mask, geometry: Geometry, sam_size: int, side: int) -> ND
     return square
 
 
-def clip_box(box: Box, geometry: Geometry, clip_size: int) -> Box:
+def clip_box(box: FloatBox, geometry: Geometry, clip_size: int) -> FloatBox:
     """x0, y0, x1, y1 in pixels, clipped to the image -> fractions of CLIP's square."""
     x0, x1 = (min(max(x, 0.0), geometry.width) * geometry.clip_width / geometry.width for x in (box[0], box[2]))
     y0, y1 = (min(max(y, 0.0), geometry.height) * geometry.clip_height / geometry.height for y in (box[1], box[3]))

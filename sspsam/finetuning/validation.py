@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sspsam.config import ModelConfig
 from sspsam.devices import inference_context
-from sspsam.evaluation.datasets.entry import Box, Entry, Mask
+from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.protocols import image_record
 from sspsam.evaluation.records import Record
 from sspsam.finetuning.embeddings import EmbeddingStore
@@ -18,6 +18,7 @@ from sspsam.models.layers import release_packed_weights
 from sspsam.segmentation.postprocessing import box_on_image, foreground_pixels, logits_on_image, threshold_logit
 from sspsam.segmentation.target_rule import is_no_target
 from sspsam.text.tokenizer import Tokenizer
+from sspsam.utils.arrays import FloatBox, Mask
 
 _TOGETHER: Final = {"cpu": 2}  # expressions in one pass of the decoder, as in the predictor
 _TOGETHER_ELSEWHERE: Final = 32
@@ -57,7 +58,7 @@ class _Answer(NamedTuple):
 
     mask: Mask
     foreground_pixels: int
-    box: Box
+    box: FloatBox
     logits: Tensor  # (M, M)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sspsam.images.preprocessing import Geometry
+from sspsam.utils.arrays import FloatBox, IntBox
 
 
 def _resize(logits: Tensor, height: int, width: int) -> Tensor:
@@ -52,7 +53,7 @@ def threshold_logit(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-def box_on_image(box: NDArray[np.float64], geometry: Geometry, clip_size: int) -> tuple[float, float, float, float]:
+def box_on_image(box: NDArray[np.float64], geometry: Geometry, clip_size: int) -> FloatBox:
     """Map the output of the box head to the image's own pixels.
 
     Args:
@@ -77,12 +78,12 @@ def box_on_image(box: NDArray[np.float64], geometry: Geometry, clip_size: int) -
     )
 
 
-def box_of_mask(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+def box_of_mask(mask: NDArray[np.bool_]) -> IntBox | None:
     """Return the tight box x0, y0, x1, y1 around an (h, w) mask, x1 and y1 just outside it; None for an empty mask."""
     return box_of_occupied(np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=0)))
 
 
-def box_of_occupied(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+def box_of_occupied(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> IntBox | None:
     """Return the box of a mask from the (h,) rows and (w,) columns that hold a pixel of it; None for an empty mask."""
     y, x = np.flatnonzero(rows), np.flatnonzero(columns)
     if not len(y):

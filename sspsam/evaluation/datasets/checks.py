@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sspsam.errors import DatasetError
-from sspsam.evaluation.datasets.entry import Box, Size
 from sspsam.images.loading import DEFAULT_MAX_PIXELS
+from sspsam.utils.arrays import FloatBox, HeightWidth
 from sspsam.utils.paths import shown
 from sspsam.utils.strict_json import short_repr
 
@@ -82,7 +82,7 @@ def checked_coordinate(value: Any, where: str) -> float:
     return number
 
 
-def checked_size(height: Any, width: Any, where: str) -> Size:
+def checked_size(height: Any, width: Any, where: str) -> HeightWidth:
     """Return height and width if they are the sides of an image that can be loaded."""
     size = checked_side(height, f"{where}: the height"), checked_side(width, f"{where}: the width")
     if size[0] * size[1] > DEFAULT_MAX_PIXELS:
@@ -93,13 +93,13 @@ def checked_size(height: Any, width: Any, where: str) -> Size:
     return size
 
 
-def size_of(image: dict[str, Any], where: str) -> Size:
+def size_of(image: dict[str, Any], where: str) -> HeightWidth:
     """Return the checked `height` and `width` of an entry."""
     height, width = (member(image, name, checked_side, where) for name in ("height", "width"))
     return checked_size(height, width, where)
 
 
-def checked_box(value: Any, where: str) -> Box:
+def checked_box(value: Any, where: str) -> FloatBox:
     """Return `value` as a tuple if it is a list of four finite numbers."""
     numbers = checked_list(value, where)
     if len(numbers) != 4:

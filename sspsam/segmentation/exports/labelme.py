@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from sspsam.segmentation.exports.answer_files import Answer
 from sspsam.segmentation.exports.images import ImageAnswers, answers_by_image
 from sspsam.segmentation.pixel_outlines import pixel_outlines
-from sspsam.segmentation.runs import Mask
+from sspsam.utils.arrays import Mask
 from sspsam.utils.paths import shown, shown_repr
 
 _LABELME_VERSION: Final = "5.4.0"  # whose form the files have
