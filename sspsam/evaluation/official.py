@@ -23,8 +23,8 @@ from sspsam.segmentation.postprocessing import logits_on_image
 from sspsam.segmentation.target_rule import is_no_target
 from sspsam.utils.arrays import FloatBox
 
-NO_TARGET_PIXELS = 50  # fewer foreground pixels meet an empty truth
-NO_TARGET_BOX_AREA = 10.0  # a smaller box, in square pixels of the image, meets an empty truth
+NO_TARGET_PIXELS = 50  # fewer foreground pixels are a predicted no-target
+NO_TARGET_BOX_AREA = 10.0  # square pixels of the image; a smaller box is right where the truth is empty
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def box_in_image(pred_box: NDArray[np.float32], height: int, width: int, clip_si
 
 
 def box_iou(truth: NDArray[np.float32], predicted: NDArray[np.float32]) -> float:
-    """Return the IoU of two boxes x0, y0, x1, y1, (4,) float32; a truth of zeros is met by a box below 10 pixels.
+    """Return the IoU of two boxes x0, y0, x1, y1, (4,) float32; 1 for a truth of zeros and a box below 10 pixels.
 
     Where both boxes are empty, the authors' NaN, which reaches no threshold, becomes 0.
     """
