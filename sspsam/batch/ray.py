@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from sspsam.batch.identity import AnswerIdentity
-from sspsam.batch.job import Batch, Chunk, Questions, Source, cache_folder, predict_chunks
+from sspsam.batch.job import Batch, BatchExpressions, Chunk, Source, cache_folder, predict_chunks
 from sspsam.batch.options import BatchOptions, BatchSummary
 from sspsam.batch.records import Line
 from sspsam.batch.writing import ImageWriter, write_in_threads
@@ -127,8 +127,8 @@ def run_batch_on_ray(
     )
     # an actor has another working directory
     output = user_path(output, "the output folder", StorageError).absolute()
-    questions = Questions.of(texts, prompts, labels)
-    batch = Batch.plan(source, output, questions, identity, options, cache_folder(predictor))
+    expressions = BatchExpressions.of(texts, prompts, labels)
+    batch = Batch.plan(source, output, expressions, identity, options, cache_folder(predictor))
     setup = ActorSetup(
         model=_absolute_model(model),
         device=device.type,

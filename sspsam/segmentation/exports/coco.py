@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
 
-from sspsam.segmentation.exports.answer_files import Answer
+from sspsam.segmentation.exports.answer_files import NamedAnswer
 from sspsam.segmentation.exports.images import ImageAnswers, Instances, answers_by_image
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.rle import rle_encode, rle_runs
@@ -66,7 +66,7 @@ class CocoAnswer:
     load: Callable[[], Segmentation]
 
     @classmethod
-    def of(cls, number: int, answer: Answer) -> "CocoAnswer":
+    def of(cls, number: int, answer: NamedAnswer) -> "CocoAnswer":
         """Return an answer in the form that a COCO file needs."""
         result = answer.result
         height, width = result.mask.shape
