@@ -205,7 +205,12 @@ class Postprocessing:
 
 
 def check_mask_threshold(value: Any) -> None:
-    """Check that a value is a probability strictly between 0 and 1."""
+    """Check that a value is a probability strictly between 0 and 1.
+
+    Raises:
+        TypeError: not a number.
+        ConfigError: out of range.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"mask_threshold must be a number, not {kind_name(value)}")
     if not 0.0 < float(value) < 1.0:
@@ -213,7 +218,12 @@ def check_mask_threshold(value: Any) -> None:
 
 
 def check_no_target_pixels(value: Any) -> None:
-    """Check that a value is a whole number of pixels, 0 or more."""
+    """Check that a value is a whole number of pixels, 0 or more.
+
+    Raises:
+        TypeError: not a whole number.
+        ConfigError: negative.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"no_target_pixels must be a whole number, not {kind_name(value)} ({shown(value)})")
     if value < 0:

@@ -46,7 +46,17 @@ class Example:
         geometry: Geometry,
         config: ModelConfig,
     ) -> Self:
-        """Make an example from the (h, w) mask and the box, in pixels, of an expression."""
+        """Make an example from the mask and the box of an expression.
+
+        Args:
+            image: key of the image's embedding.
+            text: the expression.
+            token_ids: (L,) of the expression.
+            mask: (h, w); empty: no target.
+            box: x0, y0, x1, y1 in pixels of the image; None: no target.
+            geometry: of the image.
+            config: of the model.
+        """
         if box is None or not mask.any():
             return cls(image, text, token_ids, None, None)
         coverage = sam_coverage(mask, geometry, config.architecture.sam.image_size, target_side(config))

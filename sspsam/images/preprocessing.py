@@ -39,9 +39,14 @@ class Geometry:
 
     @classmethod
     def of(cls, height: int, width: int, clip_size: int, sam_size: int) -> Self:
-        """Return the geometry of a height x width image in squares of `clip_size` and `sam_size` pixels a side.
+        """Return the geometry of an image.
 
         No side shrinks below one pixel, so that even a 12000 x 3 image can be segmented.
+
+        Args:
+            height, width: of the upright image, pixels.
+            clip_size: S, side of CLIP's square in pixels.
+            sam_size: R, side of SAM's square in pixels.
         """
         longest = max(height, width)
         clip_height, clip_width = (max(1, round(side * clip_size / longest)) for side in (height, width))

@@ -38,21 +38,33 @@ def checked_object(value: Any, where: str) -> dict[str, Any]:
 
 
 def checked_list(value: Any, where: str) -> list[Any]:
-    """Return `value` if it is a list."""
+    """Return `value` if it is a list.
+
+    Raises:
+        DatasetError: not a list.
+    """
     if not isinstance(value, list):
         raise _wrong(where, "a list", value)
     return value
 
 
 def checked_text(value: Any, where: str) -> str:
-    """Return `value` if it is a string."""
+    """Return `value` if it is a string.
+
+    Raises:
+        DatasetError: not a string.
+    """
     if not isinstance(value, str):
         raise _wrong(where, "a string", value)
     return value
 
 
 def checked_identifier(value: Any, where: str) -> Identifier:
-    """Return `value` if it is an integer of at most 64 bits or a string."""
+    """Return `value` if it is an integer of at most 64 bits or a string.
+
+    Raises:
+        DatasetError: neither, or an integer of more bits.
+    """
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise _wrong(where, "an integer or a string", value)
     if isinstance(value, int) and value.bit_length() > _MOST_BITS:
@@ -61,21 +73,33 @@ def checked_identifier(value: Any, where: str) -> Identifier:
 
 
 def checked_side(value: Any, where: str) -> int:
-    """Return `value` if it is a positive integer."""
+    """Return `value` if it is a positive integer.
+
+    Raises:
+        DatasetError: not a positive integer.
+    """
     if type(value) is not int or value < 1:
         raise _wrong(where, "a positive integer", value)
     return value
 
 
 def checked_number(value: Any, where: str) -> float:
-    """Return `value` if it is a finite number."""
+    """Return `value` if it is a finite number.
+
+    Raises:
+        DatasetError: not a finite number.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise _wrong(where, "a finite number", value)
     return value
 
 
 def checked_coordinate(value: Any, where: str) -> float:
-    """Return `value` if it is a number that can be a coordinate in pixels; pycocotools crashes with very large ones."""
+    """Return `value` if it is a number that can be a coordinate in pixels; pycocotools crashes with very large ones.
+
+    Raises:
+        DatasetError: not a finite number, or too large.
+    """
     number = checked_number(value, where)
     if abs(number) > _LARGEST_COORDINATE:
         raise DatasetError(f"{where} has the coordinate {short_repr(value)}, which is far outside every image")
@@ -83,7 +107,11 @@ def checked_coordinate(value: Any, where: str) -> float:
 
 
 def checked_size(height: Any, width: Any, where: str) -> HeightWidth:
-    """Return height and width if they are the sides of an image that can be loaded."""
+    """Return height and width if they are the sides of an image that can be loaded.
+
+    Raises:
+        DatasetError: a side is not a positive integer, or the image has too many pixels.
+    """
     size = checked_side(height, f"{where}: the height"), checked_side(width, f"{where}: the width")
     if size[0] * size[1] > DEFAULT_MAX_PIXELS:
         raise DatasetError(
@@ -94,13 +122,21 @@ def checked_size(height: Any, width: Any, where: str) -> HeightWidth:
 
 
 def size_of(image: dict[str, Any], where: str) -> HeightWidth:
-    """Return the checked `height` and `width` of an entry."""
+    """Return the checked `height` and `width` of an entry.
+
+    Raises:
+        DatasetError: a side is missing or wrong.
+    """
     height, width = (member(image, name, checked_side, where) for name in ("height", "width"))
     return checked_size(height, width, where)
 
 
 def checked_box(value: Any, where: str) -> FloatBox:
-    """Return `value` as a tuple if it is a list of four finite numbers."""
+    """Return `value` as a tuple if it is a list of four finite numbers.
+
+    Raises:
+        DatasetError: not a list of four finite numbers.
+    """
     numbers = checked_list(value, where)
     if len(numbers) != 4:
         raise DatasetError(f"{where} must have 4 numbers, not {len(numbers)}")
