@@ -32,7 +32,7 @@ class Answer:
     word_attention: Tensor  # (L,)
     verify: Tensor  # (G*G,)
     prompts: Tensor  # (P, D)
-    box_norm: Tensor  # (4,) centre x, y, width, height, as fractions of CLIP's canvas
+    box_norm: Tensor  # (4,) centre x, y, width, height, as fractions of CLIP's square
     box_xyxy: Tensor  # (4,) x0, y0, x1, y1 in pixels of the image
     low_res: Tensor  # (M, M) logits
     iou_pred: Tensor  # (1,)
@@ -222,7 +222,7 @@ class AuthorsWay:
     def _box_in_image(
         self, box: Tensor, corner: tuple[int, int], ratio: tuple[float, float], size: tuple[int, int]
     ) -> Tensor:
-        """(4,) box as fractions of CLIP's canvas -> corners in pixels of the image, clipped to it."""
+        """(4,) box as fractions of CLIP's square -> corners in pixels of the image, clipped to it."""
         x, y, w, h = box.double()
         corners = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) * self.size
         corners = corners.cpu()

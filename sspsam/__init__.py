@@ -25,12 +25,18 @@ _HOME = {
 
 
 # documented modules that `import sspsam` alone makes available as attributes, such as `sspsam.shapes.draw_scene`
-_MODULES = frozenset({"batch", "convert", "errors", "hub", "images", "ray", "segmentation", "shapes"})
+_MODULES = (
+    *("batch", "config", "convert", "devices", "errors", "evaluation", "finetuning", "hub", "identity", "images"),
+    *("models", "ray", "segmentation", "serving", "shapes"),
+)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME and name not in _MODULES:
-        raise AttributeError(f"module 'sspsam' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'sspsam' has no attribute {name!r}; its public names are {', '.join(__all__)}; "
+            f"its modules are {', '.join(_MODULES)}"
+        )
     import importlib
 
     if name in _MODULES:

@@ -191,9 +191,9 @@ class Postprocessing:
 
     Args:
         mask_threshold: probability from which a pixel is foreground; 0.5 is a logit of 0.
-        no_target_pixels: fewer foreground pixels than this, at 0.5, in a `no_target_frame` x `no_target_frame`
-            padded frame, mean that the expression refers to nothing.
-        no_target_frame: side of that frame, pixels.
+        no_target_pixels: fewer foreground pixels than this, at 0.5, in the authors' frame mean that the expression
+            refers to nothing.
+        no_target_frame: side of that frame, which is SAM's square at another size, padding included; pixels.
     """
 
     mask_threshold: float = 0.5
@@ -208,7 +208,12 @@ class Postprocessing:
 
 
 def check_mask_threshold(value: Any) -> None:
-    """Check that a value is a probability strictly between 0 and 1."""
+    """Check that a value is a probability strictly between 0 and 1.
+
+    Raises:
+        TypeError: not a number.
+        ConfigError: out of range.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"mask_threshold must be a number, not {kind_name(value)}")
     if not 0.0 < float(value) < 1.0:
@@ -216,7 +221,12 @@ def check_mask_threshold(value: Any) -> None:
 
 
 def check_no_target_pixels(value: Any) -> None:
-    """Check that a value is a whole number of pixels, 0 or more."""
+    """Check that a value is a whole number of pixels, 0 or more.
+
+    Raises:
+        TypeError: not a whole number.
+        ConfigError: negative.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"no_target_pixels must be a whole number, not {kind_name(value)} ({shown(value)})")
     if value < 0:

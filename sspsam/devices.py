@@ -63,7 +63,11 @@ def _refusal(error: Exception) -> str:
 
 
 def checked_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    """Return one of `DTYPES`, given by name or as itself; None means float32."""
+    """Return one of `DTYPES`, given by name or as itself; None means float32.
+
+    Raises:
+        ValueError: not one of `DTYPES`.
+    """
     chosen = torch.float32 if dtype is None else DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in DTYPES.values():
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {shown_repr(dtype)}")

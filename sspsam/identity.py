@@ -114,7 +114,14 @@ class PredictorIdentity:
     def of(
         cls, config: ModelConfig, checkpoint: LoadedCheckpoint | None, device: torch.device, dtype: torch.dtype
     ) -> Self:
-        """Return the identity of a model that was just loaded from `checkpoint`, or made in memory."""
+        """Return the identity of a model that was just loaded or made in memory.
+
+        Args:
+            config: of the model.
+            checkpoint: that the model was loaded from; None: it was made in memory.
+            device: that the model computes on.
+            dtype: of the image encoders' matrix products.
+        """
         if checkpoint is None:
             return cls(f"memory-{secrets.token_hex(16)}", "memory", device, dtype)
         return cls(config.fingerprint, checkpoint.origin, device, dtype, checkpoint)

@@ -26,9 +26,9 @@ from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput
 from sspsam.models import SSPSAM, DeviceModel
 from sspsam.segmentation.answers import AnswerSettings, PredictOptions
+from sspsam.segmentation.calibration import Calibration, CalibrationChoice, calibration_of, write_calibration
 from sspsam.segmentation.described import DescribedPredictor
 from sspsam.segmentation.pipeline import Pipeline
-from sspsam.segmentation.presence import Calibration, CalibrationChoice, calibration_of, write_calibration
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
 
@@ -260,7 +260,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
                 `set_image`.
             options: `mask_threshold`: probability from which a pixel is foreground; None: the model's (0.5).
                 `no_target_pixels`: fewer foreground pixels mean no target; None: the model's (50). They are counted at
-                probability 0.5 in the authors' padded 512 x 512 frame, whatever `mask_threshold` is.
+                probability 0.5 in the authors' frame of 512 x 512, whatever `mask_threshold` is.
                 `presence_threshold`: instead, `presence` from which there is a target, if the mask is not empty.
                 `return_logits`: `"low_res"` or `"full"` to return logits as well.
                 `explain`: whether to return the model's maps and word weights as well.

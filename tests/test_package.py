@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -127,11 +128,22 @@ def test_documented_submodules_are_there_after_importing_the_package_alone() -> 
     assert done.returncode == 0, done.stderr
 
 
+def test_every_module_of_the_reference_is_there_after_importing_the_package_alone() -> None:
+    pages = (Path(__file__).parents[1] / "docs" / "reference").glob("*.md")
+    named = {name for page in pages for name in re.findall(r"auto\w+:: sspsam\.([a-z]\w*)", page.read_text())}
+    assert {"config", "evaluation", "finetuning", "identity", "models", "serving"} <= named
+    done = run(f"""
+        import sspsam
+        assert all(getattr(sspsam, name).__name__ == f"sspsam.{{name}}" for name in {sorted(named)})
+    """)
+    assert done.returncode == 0, done.stderr
+
+
 def test_public_names_are_there_and_others_are_named_in_the_error() -> None:
     for name in sspsam.__all__:
         assert getattr(sspsam, name) is not None
     assert set(sspsam.__all__) == set(dir(sspsam))
-    with pytest.raises(AttributeError, match="SSPSAMPredictor"):
+    with pytest.raises(AttributeError, match=r"SSPSAMPredictor.*modules are .*evaluation"):
         sspsam.nothing  # noqa: B018
     assert (PACKAGE / "py.typed").exists()
 

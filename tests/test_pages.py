@@ -1,20 +1,26 @@
 """The documentation is complete: links, files, options and public names, and the pages that Sphinx builds."""
 
 import importlib
+import inspect
+import operator
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
+import sspsam
 from sspsam import errors
 from sspsam.cli import main
+from sspsam.segmentation.answers import PredictOptions
 from tests.support.pages import (
     CARD,
     OTHER_TEXTS,
@@ -133,6 +139,28 @@ def test_every_page_of_the_guides_has_one_title() -> None:
     for name, text in PAGES.items():
         outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
         assert len(re.findall(r"^# ", outside, flags=re.MULTILINE)) == 1, name
+
+
+def parameters(function: Any) -> Iterator[str]:
+    """Names of the parameters of a public function as a caller writes them."""
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            yield from PredictOptions.__annotations__
+        elif name != "self" and parameter.kind is not parameter.VAR_POSITIONAL:
+            yield name
+
+
+def test_the_table_of_the_reference_has_every_parameter() -> None:
+    table = re.findall(r"^\| (`.*`) \|", PAGES["docs/reference/index.md"], flags=re.MULTILINE)
+    calls = [match for row in table for match in re.findall(r"`([\w.]+)\(([^)]+)\)`", row)]
+    assert len(calls) >= 10
+    for name, arguments in calls:
+        path = re.sub(r"^(predictor)?\.", "SSPSAMPredictor.", name).removeprefix("sspsam.")
+        expected = list(parameters(operator.attrgetter(path)(sspsam)))
+        named = [each for each in arguments.split(", ") if each != "*"]
+        if named[-1] == "...":
+            named, expected = named[:-1], expected[: len(named) - 1]  # the others are those of a row above
+        assert sorted(named) == sorted(expected), name
 
 
 class Page(HTMLParser):

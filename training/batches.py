@@ -39,7 +39,7 @@ class SceneBatch(_Batch):
     sam_input: Tensor  # (B, 3, side, side)
     image_extent: Tensor  # (B, 2)
     shapes: Tensor  # (B,) number of shapes
-    masks: Tensor  # (B, N, T, T) uint8
+    masks: Tensor  # (B, N, R/2, R/2) uint8
     patch_coverage: Tensor  # (B, N, G*G)
     subpatch_coverage: Tensor  # (B, G*G, 16)
     attributes: Tensor  # (B, N, 20)

@@ -22,8 +22,8 @@ from sspsam.evaluation.calibration import fit_calibration, labelled_features
 from sspsam.evaluation.presence import auroc, expected_calibration_error, matthews_correlation
 from sspsam.evaluation.protocols import image_record
 from sspsam.evaluation.records import Record, read_records, write_records
+from sspsam.segmentation.calibration import Calibration, write_calibration
 from sspsam.segmentation.features import FEATURES
-from sspsam.segmentation.presence import Calibration, write_calibration
 from sspsam.shapes import ask, draw_scene
 from training.evaluate import HELD_OUT_SEED
 from training.hard_negatives import scenes_and_pairs

@@ -29,17 +29,17 @@ PARSE_SIZES = (*_NOUN_SIZES, *_NOUN_SIZES, len(OPERATIONS), len(NUMBERS))
 
 @dataclass(frozen=True)
 class SceneExample:
-    """One scene with N shapes and E expressions; S is the side of CLIP's canvas, T half the side of SAM's square."""
+    """One scene with N shapes and E expressions; S is the side of CLIP's square, R that of SAM's square."""
 
     clip_input: Tensor  # (3, S, S)
     sam_input: Tensor  # (3, side, side)
     image_extent: Tensor  # (2,) height and width of the image in SAM's square, as fractions of it
-    masks: Tensor  # (N, T, T) uint8, coverage of each pixel of SAM's square by each shape, 0 to 255
-    patch_coverage: Tensor  # (N, G*G) coverage of each patch of CLIP's canvas by each shape
+    masks: Tensor  # (N, R/2, R/2) uint8, coverage of each pixel of SAM's square by each shape, 0 to 255
+    patch_coverage: Tensor  # (N, G*G) coverage of each patch of CLIP's square by each shape
     subpatch_coverage: Tensor  # (G*G, 16) coverage of each of the 4 x 4 parts of a patch by all shapes
     attributes: Tensor  # (N, 20) float, 1 for each of `ATTRIBUTES` that a shape has
     boxes: Tensor  # (N, 4) tight box, x0, y0, x1, y1, as fractions of SAM's square
-    clip_boxes: Tensor  # (N, 4) the same, as fractions of CLIP's canvas
+    clip_boxes: Tensor  # (N, 4) the same, as fractions of CLIP's square
     token_ids: Tensor  # (E, L)
     targets: Tensor  # (E, N) bool, the shapes that an expression refers to
     candidates: Tensor  # (E, N) bool, the shapes that its noun describes
@@ -206,14 +206,14 @@ def training_size(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int
 
 
 def _sam_mask(mask: NDArray[np.bool_], geometry: Geometry, side: int) -> NDArray[np.uint8]:
-    """(T, T) coverage of SAM's square, 0 to 255."""
+    """(R/2, R/2) coverage of SAM's square, 0 to 255."""
     square = np.zeros((side, side), dtype=np.float32)
     square[: geometry.sam_height, : geometry.sam_width] = _resized(mask, geometry.sam_height, geometry.sam_width)
     return np.rint(255 * _averaged(square, side // 2)).astype(np.uint8)
 
 
 def _patch_coverage(mask: NDArray[np.bool_], geometry: Geometry, side: int, grid: int) -> NDArray[np.float32]:
-    """(grid * grid,) coverage of each cell of CLIP's canvas."""
+    """(grid * grid,) coverage of each cell of CLIP's square."""
     canvas = np.zeros((side, side), dtype=np.float32)
     rows = slice(geometry.clip_top, geometry.clip_top + geometry.clip_height)
     columns = slice(geometry.clip_left, geometry.clip_left + geometry.clip_width)
@@ -254,7 +254,7 @@ def _sam_boxes(boxes: NDArray[np.float64], geometry: Geometry, side: int) -> Ten
 
 
 def _clip_boxes(boxes: NDArray[np.float64], geometry: Geometry, side: int) -> Tensor:
-    """(N, 4) boxes in pixels of the image -> fractions of CLIP's canvas."""
+    """(N, 4) boxes in pixels of the image -> fractions of CLIP's square."""
     scale = geometry.clip_width / geometry.width, geometry.clip_height / geometry.height
     offset = geometry.clip_left, geometry.clip_top
     return torch.from_numpy((boxes * np.tile(scale, 2) + np.tile(offset, 2)) / side).float()

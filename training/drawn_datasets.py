@@ -20,15 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from sspsam.segmentation import mask_to_polygons
 from sspsam.segmentation.rle import rle_encode
+from sspsam.utils.arrays import Mask
 from training.drawn_scenes import DrawnScene, drawn_scenes, hard_negative_scenes
 from training.evaluate import HELD_OUT_SEED, RENDERERS, LabelledExpression
-
-Mask = NDArray[np.bool_]
 
 SPLIT = "val"
 IMAGES = "images"

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from sspsam.shapes import COLORS, OUTLINES, ask, draw_scene
 from sspsam.shapes.nouns import new_noun
+from sspsam.utils.arrays import Mask
 from training.evaluate import LabelledExpression
 from training.second_renderer import draw_scene as draw_second_scene
 from training.second_renderer import scenes_and_questions
 from training.second_renderer.expressions import Description
-
-Mask = NDArray[np.bool_]
 
 PRESENT: Final = "present"
 _ATTEMPTS: Final = 8  # for each pair

@@ -1,6 +1,6 @@
 """Losses of the training, with their weights applied: masks, boxes, and auxiliary outputs of the prompt generator.
 
-X stands for any number of masks or boxes, T for the side of the square in which masks are learnt.
+X stands for any number of masks or boxes; masks are learnt in SAM's square at half of its side R.
 """
 
 import torch
@@ -22,10 +22,10 @@ def _focal(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _edge(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy at the edges of (X, T, T) masks: the mean over the band of each, then over all masks."""
+    """Binary cross-entropy at the edges of (X, R/2, R/2) masks: the mean over the band of each, then over all masks."""
     distance = max(1, _EDGE_THOUSANDTHS * target.shape[-1] // 1000)
     window = 2 * distance + 1, 1, distance  # size, stride, padding
-    band = F.max_pool2d(target, *window) + F.max_pool2d(-target, *window) > 0.1  # (X, T, T)
+    band = F.max_pool2d(target, *window) + F.max_pool2d(-target, *window) > 0.1  # (X, R/2, R/2)
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * band
     return _mean_where(entropy.sum(dim=(1, 2)) / band.sum(dim=(1, 2)).clamp(min=1), band.any(dim=2).any(dim=1))
 
@@ -41,7 +41,7 @@ def mask_losses(low_res: Tensor, predicted_ious: Tensor, target: Tensor, edges: 
     Args:
         low_res: (X, M, M) mask logits.
         predicted_ious: (X,) SAM's estimate of the IoU of each mask.
-        target: (X, T, T) coverage of each pixel, 0 to 1.
+        target: (X, R/2, R/2) coverage of each pixel, 0 to 1.
         edges: whether a loss of the pixels near the edges of the targets is added.
     """
     side = target.shape[-1]

@@ -30,7 +30,7 @@ class BatchOutput(NamedTuple):
 
     low_res: Tensor  # (E, M, M) mask logits
     ious: Tensor  # (E,) predicted IoU of each mask
-    box: Tensor  # (E, 4) centre and size, as fractions of CLIP's canvas
+    box: Tensor  # (E, 4) centre and size, as fractions of CLIP's square
     similarity: Tensor  # (E, G*G)
     marks: Tensor  # (layers - 1, E, marks, G*G) logits
     summary: Tensor  # (layers, E, 1 + counts + 16)
@@ -90,7 +90,7 @@ class Objective(nn.Module):
             embeddings = sam.encode_image(batch.sam_input).float()
         logits, ious, targets = [], [], []
         for index, (embedding, count) in enumerate(zip(embeddings, batch.shapes.tolist(), strict=True)):
-            masks = batch.masks[index, :count].float() / 255  # (N, T, T)
+            masks = batch.masks[index, :count].float() / 255  # (N, R/2, R/2)
             shapes, prompts = self._sam_prompts(masks, batch.boxes[index])
             low_res, iou = sam.decode(sam.prepare(embedding), prompts)
             logits.append(low_res)
@@ -102,7 +102,7 @@ class Objective(nn.Module):
         """Choose shapes of a scene and prompts for them.
 
         Args:
-            masks: (N, T, T) coverage by each shape of the scene.
+            masks: (N, R/2, R/2) coverage by each shape of the scene.
             boxes: (N or more, 4) boxes of the shapes, as fractions of SAM's square.
 
         Returns:
@@ -122,7 +122,7 @@ class Objective(nn.Module):
         return torch.as_tensor(prompts).view(len(boxes), -1, self.model.config.sam.prompt_width)
 
     def _point_prompts(self, masks: Tensor) -> Tensor:
-        """(X, T, T) coverage -> (X, points, D) prompts of a random point inside each mask."""
+        """(X, R/2, R/2) coverage -> (X, points, D) prompts of a random point inside each mask."""
         points = random_points_inside(masks) * (self.model.config.sam.image_size / masks.shape[-1])
         labels = torch.ones(points.shape[:2], device=points.device)
         prompts, _ = self.model.sam.prompt_encoder(points=(points, labels), boxes=None, masks=None)

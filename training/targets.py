@@ -41,7 +41,7 @@ def union(batch: SceneBatch, selected: Tensor, coverage: Tensor) -> Tensor:
 
 
 def target_masks(batch: SceneBatch) -> Tensor:
-    """(E, T, T) coverage of SAM's square by the targets of each expression."""
+    """(E, R/2, R/2) coverage of SAM's square by the targets of each expression."""
     side = batch.masks.shape[-1]
     return union(batch, batch.targets, batch.masks.flatten(2).float() / 255).view(-1, side, side)
 
@@ -92,13 +92,13 @@ def patch_places(image_extent: Tensor, grid: int) -> Tensor:
     centers = (torch.arange(grid, device=image_extent.device) + 0.5) / grid
     rows, columns = torch.meshgrid(centers, centers, indexing="ij")
     places = torch.stack([columns, rows], dim=-1).flatten(0, 1)  # (G*G, 2)
-    # CLIP's canvas holds the image in its middle, SAM's square at its top left
+    # CLIP's square holds the image in its middle, SAM's square at its top left
     padding = (1 - image_extent.flip(1)) / 2  # (B, 2) x, y
     return places - padding.unsqueeze(1)
 
 
 def random_points_inside(masks: Tensor) -> Tensor:
-    """(N, T, T) coverage -> (N, 1, 2) x, y of a random pixel of each mask."""
+    """(N, R/2, R/2) coverage -> (N, 1, 2) x, y of a random pixel of each mask."""
     flat = masks.flatten(1)
     index = torch.multinomial(flat.square() + 1e-9, 1)  # (N, 1)
     side = masks.shape[-1]

@@ -7,10 +7,10 @@ concatenated.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from sspsam.batch.combined_output_names import COCO_BEGINNING
 from sspsam.batch.manifest import Task
 from sspsam.batch.records import Line, Shard
 from sspsam.batch.result_lines import category_of, result_of
-from sspsam.batch.summary_files import COCO_BEGINNING
 from sspsam.segmentation.exports.coco import CocoAnswer, CocoIds, ShapeOptions, coco_file
 
 _INSTANCES_OF_A_SHARD: Final = 1_000_000_000  # ids that are reserved; the number of instances is not known in advance

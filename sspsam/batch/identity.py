@@ -29,7 +29,9 @@ class AnswerIdentity:
         config: configuration of the model.
         origin: source of the weights.
         fingerprint: of the model.
-        precision: dtype and kind of device of the image encoders, such as `"float16 on cuda"`.
+        precision: dtype and kind of device of the image encoders, such as `"float16 on cuda"`. This spelling is stored
+            in `job.json`, and that of `PredictorIdentity.precision` in cache entries: a change of either would end the
+            use of stored files.
         embedding_dtype: dtype of the embeddings; that of the embedding cache, if there is one.
         batch_size: images that are encoded together, unless the options say otherwise.
         calibration: SHA-256 of the calibration of presence; None without one.

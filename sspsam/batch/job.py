@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from sspsam.batch.combined_outputs import CombinedOutputs
 from sspsam.batch.identity import AnswerIdentity, job_record
 from sspsam.batch.ledger import Ledger, open_ledger
 from sspsam.batch.manifest import ImagePaths, Manifest, Task, build_manifest
@@ -13,7 +14,6 @@ from sspsam.batch.naming import output_stems
 from sspsam.batch.options import BatchOptions, BatchSummary
 from sspsam.batch.overlap import require_no_input_in
 from sspsam.batch.records import Line
-from sspsam.batch.summaries import Summaries
 from sspsam.batch.writing import ImageOutcome, ImageWriter, Recorder, write_in_threads
 from sspsam.errors import BatchError, ImageError, ManifestError, StorageError
 from sspsam.predictor import SSPSAMPredictor
@@ -63,8 +63,8 @@ def run_batch(
     """
     options = (options or BatchOptions()).plain()
     identity = AnswerIdentity.from_predictor(predictor)
-    questions = Questions.of(texts, prompts, labels)
-    batch = Batch.plan(source, output, questions, identity, options, cache_folder(predictor))
+    expressions = BatchExpressions.of(texts, prompts, labels)
+    batch = Batch.plan(source, output, expressions, identity, options, cache_folder(predictor))
 
     def answer(chunks: Sequence[Chunk], write: ImageWriter) -> Iterator[list[Line]]:
         return write_in_threads(predict_chunks(chunks, predictor, options), write)
@@ -79,7 +79,7 @@ def cache_folder(predictor: SSPSAMPredictor) -> Path | None:
 
 
 @dataclass(frozen=True)
-class Questions:
+class BatchExpressions:
     """Expressions of a batch as the caller gave them.
 
     Args:
@@ -99,7 +99,7 @@ class Questions:
         prompts: str | os.PathLike[str] | None,
         labels: str | Sequence[str] | None,
     ) -> Self:
-        """Return the questions for the arguments of `run_batch`.
+        """Return the expressions for the arguments of `run_batch`.
 
         Raises:
             ManifestError: the path of the prompts is empty or no path.
@@ -180,12 +180,26 @@ class Batch:
         cls,
         source: Source,
         output: str | os.PathLike[str],
-        questions: Questions,
+        expressions: BatchExpressions,
         identity: AnswerIdentity,
         options: BatchOptions,
         cache: Path | None,
     ) -> Self:
-        """Check the arguments and list the tasks; see `run_batch`. The folder `cache` is not part of the input."""
+        """Check the arguments of a batch and list its tasks.
+
+        Args:
+            source, output: see `run_batch`.
+            expressions: for the images.
+            identity: of the predictor.
+            options: of the batch.
+            cache: folder of the predictor's embedding cache, which is not part of the input; None without a cache.
+
+        Raises:
+            ManifestError: the input or the expressions cannot be used; the message names the line or the path.
+            StorageError: `output` is no path.
+            BatchError: the output folder is part of the input.
+            ConfigError, ValueError: an option is out of range.
+        """
         config = identity.config
         AnswerSettings.of(
             config,
@@ -203,11 +217,11 @@ class Batch:
         manifest = build_manifest(
             source,
             [output] if cache is None else [output, cache],
-            questions.texts,
-            questions.prompts,
+            expressions.texts,
+            expressions.prompts,
             options.glob,
             Tokenizer(config.architecture.clip.context_length, config.preprocessing.text_template),
-            questions.labels,
+            expressions.labels,
         )
         require_no_input_in(output, input_path, manifest.tasks)
         # with absolute paths, the errors of an image are the same from every working directory and machine
@@ -224,8 +238,8 @@ class Batch:
         """
         options, all_images = self.options, [task.image for task in self.manifest.tasks]
         stem_of = dict(zip(all_images, self.stems, strict=True))
-        summaries = Summaries(self.output, self.manifest.tasks, stem_of, options)
-        summaries.require_possible()
+        combined = CombinedOutputs(self.output, self.manifest.tasks, stem_of, options)
+        combined.require_possible()
         job = job_record(self.identity, self.source, self.manifest.tasks, self.chunk_size, options)
         images = [self.manifest.tasks[index].image for index in self.shard_indices]
         stems = [self.stems[index] for index in self.shard_indices]
@@ -242,7 +256,7 @@ class Batch:
                 recorder = Recorder(ledger, options.max_errors, failed, advance)
                 for lines in answer(self._remaining_chunks(ledger.recorded_images), write):
                     recorder.record(lines)
-            summaries.write(ledger)
+            combined.write(ledger)
         return BatchSummary(
             pictures=len(images),
             done=recorder.images,

@@ -17,10 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from sspsam.batch.combined_output_names import combined_output_names
 from sspsam.batch.job_files import read_job, require_inside, with_model_of
 from sspsam.batch.overwriting import REMOVING, remove_earlier_run
-from sspsam.batch.records import Line, Record, Shard
-from sspsam.batch.summary_files import summary_names
+from sspsam.batch.records import JsonLinesFile, Line, Shard
 from sspsam.errors import BatchError, warn
 from sspsam.utils.file_locks import lock_file
 from sspsam.utils.files import make_directory, replace_file, storage_errors
@@ -51,8 +51,8 @@ class Ledger:
 
     output: Path
     shard: Shard
-    results: Record
-    errors: Record
+    results: JsonLinesFile
+    errors: JsonLinesFile
     temporary: Path
     model: str
 
@@ -95,7 +95,7 @@ def open_ledger(
     require_inside(temporary, output)
     with ExitStack() as stack:
         results, errors = (
-            Record.open(output / shard.name(stem, ".jsonl"), output, stack) for stem in ("results", "errors")
+            JsonLinesFile.open(output / shard.name(stem, ".jsonl"), output, stack) for stem in ("results", "errors")
         )
         _lock(results.file, output)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -240,8 +240,8 @@ def _overwrite(ledger: Ledger, job: Mapping[str, Any], stems: Collection[str]) -
     resumed as a run. The job is not compared with the jobs of other shards, because they have to be overwritten too.
     """
     ledger.write_job({"version": job.get("version"), "sspsam": job.get("sspsam"), REMOVING: True})
-    summary_files = summary_names(ledger.shard).values()
-    remove_earlier_run(ledger.output, ledger.results.lines(), summary_files, frozenset(stems))
+    combined_outputs = combined_output_names(ledger.shard).values()
+    remove_earlier_run(ledger.output, ledger.results.lines(), combined_outputs, frozenset(stems))
     ledger.results.clear()
     ledger.errors.clear()
     ledger.write_job(job)

@@ -7,27 +7,29 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from sspsam.batch.combined_output_names import files_of_combined_output, is_own_combined_output
 from sspsam.batch.naming import ANSWER_FILE
-from sspsam.batch.summary_files import files_of_summary, is_own_summary
 from sspsam.utils.files import storage_errors
 
 REMOVING: Final = "removing"  # key in the job file of a run that is removing an earlier run's files
 
 
 def remove_earlier_run(
-    output: Path, result_lines: Iterable[bytes], summary_files: Iterable[str], stems: Collection[str]
+    output: Path, result_lines: Iterable[bytes], combined_outputs: Iterable[str], stems: Collection[str]
 ) -> None:
     """Remove the files of an earlier run, and the folders that are empty afterwards; the record files stay.
 
     Args:
         output: folder of the run.
         result_lines: lines of `results.jsonl`, which name the files.
-        summary_files: names of the files that are made from all results.
+        combined_outputs: names of the files and folders that are made from all results.
         stems: output stems of the run's images; files with these stems are removed although no line names them.
     """
     root = Path(os.path.realpath(output))
-    own_summaries = (root / name for name in summary_files if os.path.lexists(root / name))
-    own_files = (str(path) for own in own_summaries if is_own_summary(own) for path in files_of_summary(own))
+    own_outputs = (root / name for name in combined_outputs if os.path.lexists(root / name))
+    own_files = (
+        str(path) for own in own_outputs if is_own_combined_output(own) for path in files_of_combined_output(own)
+    )
     files = {*own_files, *_files_in_lines(result_lines), *_unrecorded_files(root, stems)}
     folders: set[Path] = set()
     for path in (Path(os.path.realpath(root / name)) for name in files):

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from sspsam.batch.identity import AnswerIdentity
-from sspsam.batch.job import Batch, Chunk, Questions, Source, cache_folder, predict_chunks
+from sspsam.batch.job import Batch, BatchExpressions, Chunk, Source, cache_folder, predict_chunks
 from sspsam.batch.options import BatchOptions, BatchSummary
 from sspsam.batch.records import Line
 from sspsam.batch.writing import ImageWriter, write_in_threads
@@ -32,7 +32,7 @@ from sspsam.hub import BUNDLED, REPOSITORY_VARIABLE
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.loading import pillow_pixel_limit
 from sspsam.predictor import SSPSAMPredictor
-from sspsam.segmentation.presence import CalibrationChoice
+from sspsam.segmentation.calibration import CalibrationChoice
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.batching import raise_if_error, result_or_error
 from sspsam.utils.installing import missing_extra
@@ -128,8 +128,8 @@ def run_batch_on_ray(
     )
     # an actor has another working directory
     output = user_path(output, "the output folder", StorageError).absolute()
-    questions = Questions.of(texts, prompts, labels)
-    batch = Batch.plan(source, output, questions, identity, options, cache_folder(predictor))
+    expressions = BatchExpressions.of(texts, prompts, labels)
+    batch = Batch.plan(source, output, expressions, identity, options, cache_folder(predictor))
     setup = ActorSetup(
         model=_absolute_model(model),
         device=device.type,

@@ -69,7 +69,7 @@ class Shard:
 
 
 @dataclass
-class Record:
+class JsonLinesFile:
     """An append-only file of JSON lines, grouped by image.
 
     Args:
@@ -86,7 +86,7 @@ class Record:
 
     @classmethod
     def open(cls, path: Path, output: Path, stack: ExitStack) -> Self:
-        """Open a record in the output folder; the stack closes its file.
+        """Open a file in the output folder; the stack closes it.
 
         Raises:
             StorageError: the file cannot be opened, is not a regular file, or is a link that leads out of the folder.

@@ -4,31 +4,31 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from sspsam.batch.records import Line, Record
+from sspsam.batch.records import JsonLinesFile, Line
 from sspsam.errors import BatchError, ResultError
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.rle import rle_runs
 from sspsam.utils.paths import shown
 
 
-def result_lines(record: Record, max_pixels: int) -> Iterator[Line]:
-    """Yield the lines of a record; a line cannot claim a mask that is larger than the images of the batch.
+def result_lines(results: JsonLinesFile, max_pixels: int) -> Iterator[Line]:
+    """Yield the lines of `results.jsonl`; a line cannot claim a mask that is larger than the images of the batch.
 
     Args:
-        record: of the results.
+        results: the file.
         max_pixels: largest width times height of an image.
 
     Raises:
         BatchError: a line is damaged or claims too much; the message names the line.
     """
-    for number, content in enumerate(record.lines(), 1):
+    for number, content in enumerate(results.lines(), 1):
         try:
             line = json.loads(content)
             _require_result(line, max_pixels)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
             reason = str(error) if type(error) is ValueError else "it is not a result"
             raise BatchError(
-                f"line {number} of {shown(record.path)} is damaged ({shown(reason)}): repair the line, or start again "
+                f"line {number} of {shown(results.path)} is damaged ({shown(reason)}): repair the line, or start again "
                 "with overwrite=True (command line: --overwrite)"
             ) from error
         yield line

@@ -15,7 +15,8 @@ from sspsam.batch.options import Format
 from sspsam.batch.records import Line
 from sspsam.devices import named_out_of_memory
 from sspsam.errors import BatchError, OutOfMemoryError, SSPSAMError
-from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES, Answer, AnswerFormat, answer_file
+from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES, AnswerFormat, NamedAnswer, answer_file
+from sspsam.segmentation.pipeline import Outcome
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.files import make_directory, replace_file
 from sspsam.utils.paths import shown
@@ -24,8 +25,6 @@ _LOG: Final = logging.getLogger(__name__)
 _WRITER_THREADS: Final = 2
 _MAX_PENDING_IMAGES: Final = 8  # images that wait for a writer thread while the model computes
 _MAX_PENDING_BYTES: Final = 256 << 20  # of their masks
-
-Outcome = list[Segmentation] | SSPSAMError
 
 
 @dataclass(frozen=True)
@@ -86,13 +85,13 @@ class ImageWriter:
     def _write_results(self, image: ImageOutcome, results: list[Segmentation]) -> list[Line]:
         lines = []
         for number, (result, label) in enumerate(zip(results, image.task.label_of_each, strict=True), 1):
-            files = self._write_files(f"{image.stem}-{number}", Answer(image.task.image, label, result))
+            files = self._write_files(f"{image.stem}-{number}", NamedAnswer(image.task.image, label, result))
             position = {"image": image.task.image, "number": number, "of": len(results), "files": files}
             labelled = {} if label is None else {"label": label}
             lines.append({**position, **self.provenance, **labelled, **result.to_dict()})
         return lines
 
-    def _write_files(self, stem: str, answer: Answer) -> dict[AnswerFormat, str]:
+    def _write_files(self, stem: str, answer: NamedAnswer) -> dict[AnswerFormat, str]:
         names = {kind: f"{stem}{suffix}" for kind, suffix in ANSWER_SUFFIXES.items() if kind in self.formats}
         for kind, name in names.items():
             self._write_file(name, answer_file(kind, answer))

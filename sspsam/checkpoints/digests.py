@@ -107,7 +107,14 @@ def verify_digest(
 
 
 def record_digest(path: Path, state: FileState, digest: str, kind: RecordKind = "verified") -> None:
-    """Record that a file, or the image encoders in it, had this digest in this state."""
+    """Record that a file, or the image encoders in it, had this digest in this state.
+
+    Args:
+        path: of the file.
+        state: of the file before it was read.
+        digest: SHA-256, hexadecimal.
+        kind: `"verified"` for a digest of the file, `"encoders"` for one of the image encoders in it.
+    """
     record = _record_path(path, kind)
     if record is None:
         return

@@ -25,7 +25,20 @@ _MOST_NAMES: Final = 5  # tensors in an error
 def load_by_name(
     name_or_path: str | os.PathLike[str] | None, options: HubOptions, repository: str | None, verify: bool | None
 ) -> tuple[LoadedModel, LoadedCheckpoint]:
-    """Find a checkpoint by its name, and load it; see `resolve` and `load_model`."""
+    """Find a checkpoint by its name, and load it.
+
+    Args:
+        name_or_path: see `resolve`.
+        options: of the download.
+        repository: see `resolve`.
+        verify: whether to compare the SHA-256 of the weights; see `load_model`.
+
+    Returns:
+        The model, and the checkpoint for `load_again`.
+
+    Raises:
+        CheckpointError, HubError: as `resolve` and `load_model`.
+    """
     resolved = resolve(name_or_path, options, repository=repository)
     with repair_command_in_errors(resolved):
         loaded = load_model(resolved.path, verify=verify, options=HubOptions(cache_dir=options.cache_dir))

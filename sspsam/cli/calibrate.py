@@ -11,7 +11,7 @@ from sspsam.cli.output import failing_cleanly, print_row
 from sspsam.cli.paths import UserPath
 
 if TYPE_CHECKING:
-    from sspsam.segmentation.presence import Calibration
+    from sspsam.segmentation.calibration import Calibration
 
 
 @click.command()
@@ -71,7 +71,7 @@ def _fit(paths: tuple[Path, ...], model: str, revision: str | None, cache_dir: P
 def _write(calibration: "Calibration", output: Path, overwrite: bool) -> None:
     from sspsam.config import CALIBRATION_NAME
     from sspsam.errors import StorageError
-    from sspsam.segmentation.presence import write_calibration
+    from sspsam.segmentation.calibration import write_calibration
     from sspsam.utils.paths import shown
 
     target = output / CALIBRATION_NAME if os.path.isdir(output) else output

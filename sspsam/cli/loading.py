@@ -10,7 +10,7 @@ from sspsam.cli.verbosity import detail, model_message
 if TYPE_CHECKING:
     from sspsam.batch.ray import PretrainedOptions
     from sspsam.predictor import SSPSAMPredictor
-    from sspsam.segmentation.presence import CalibrationChoice
+    from sspsam.segmentation.calibration import CalibrationChoice
 
 
 def pretrained_options(

@@ -33,7 +33,7 @@ from sspsam.utils.paths import printable, shown
 
 if TYPE_CHECKING:
     from sspsam.predictor import SSPSAMPredictor
-    from sspsam.segmentation.exports.answer_files import Answer, AnswerFormat
+    from sspsam.segmentation.exports.answer_files import AnswerFormat, NamedAnswer
 
 _MAX_STANDARD_INPUT: Final = 1 << 30  # bytes
 _FILE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".json", ".tif", ".tiff", ".bmp")
@@ -41,8 +41,8 @@ _FORMATS_WITHOUT_FOLDER: Final = ("mask", "json")
 
 
 @dataclass(frozen=True)
-class _Questions:
-    """Expressions for every image, their labels, and the limit of the images.
+class _SegmentRequest:
+    """Expressions for every image, their labels, and options of the answers.
 
     Args:
         texts: expressions.
@@ -116,14 +116,14 @@ def segment(
             calibrated=predictor.calibration is not None,
         )
         files = ResultFiles(output, formats, images, overwrite)
-    failed = _segment_images(predictor, images, _Questions(texts, labels, max_pixels, presence_threshold), files)
+    failed = _segment_images(predictor, images, _SegmentRequest(texts, labels, max_pixels, presence_threshold), files)
     if failed:
         complain(f"{failed} of {len(images)} images failed")
         sys.exit(1)
 
 
 def _segment_images(
-    predictor: "SSPSAMPredictor", images: Sequence[Path], questions: _Questions, files: ResultFiles
+    predictor: "SSPSAMPredictor", images: Sequence[Path], request: _SegmentRequest, files: ResultFiles
 ) -> int:
     """Segment images one by one and report those that fail; return the number of failed images."""
     from sspsam.devices import named_out_of_memory
@@ -133,7 +133,7 @@ def _segment_images(
         name = "standard input" if image == STANDARD_INPUT else shown(image)
         try:
             with named_out_of_memory():  # also while a result is drawn and written
-                _segment_image(predictor, index, image, questions, files)
+                _segment_image(predictor, index, image, request, files)
         except SSPSAMError as error:
             failed += 1
             message = with_flags_as_typed(str(error))
@@ -142,25 +142,25 @@ def _segment_images(
 
 
 def _segment_image(
-    predictor: "SSPSAMPredictor", index: int, image: Path, questions: _Questions, files: ResultFiles
+    predictor: "SSPSAMPredictor", index: int, image: Path, request: _SegmentRequest, files: ResultFiles
 ) -> None:
     """Segment one image, write its files and print its lines."""
     from sspsam.images.loading import DEFAULT_MAX_PIXELS, pillow_pixel_limit
-    from sspsam.segmentation.exports.answer_files import Answer
+    from sspsam.segmentation.exports.answer_files import NamedAnswer
 
     require_no_folder(image)
-    paths = files.paths(index, len(questions.texts))  # before the computation, which may take long
+    paths = files.paths(index, len(request.texts))  # before the computation, which may take long
     start = time.perf_counter()
-    limit = questions.max_pixels or DEFAULT_MAX_PIXELS
+    limit = request.max_pixels or DEFAULT_MAX_PIXELS
     with messages_with_name(image), pillow_pixel_limit(limit):
         source = _standard_input() if image == STANDARD_INPUT else image
         results = predictor.predict(
-            questions.texts, image=source, max_pixels=limit, presence_threshold=questions.presence_threshold
+            request.texts, image=source, max_pixels=limit, presence_threshold=request.presence_threshold
         )
     height, width = results[0].mask.shape
     detail(f"{shown(image)}: {width} x {height} pixels, {len(results)} texts, {time.perf_counter() - start:.2f} s")
     answers = [
-        Answer(str(image), label, result) for label, result in zip(questions.label_of_each, results, strict=True)
+        NamedAnswer(str(image), label, result) for label, result in zip(request.label_of_each, results, strict=True)
     ]
     files.write(paths, answers)
     for answer, answer_paths in zip(answers, paths, strict=True):
@@ -187,7 +187,7 @@ def _standard_input() -> bytes:
     return data
 
 
-def _fields(answer: "Answer", paths: "dict[AnswerFormat, Path]", formats: "Sequence[AnswerFormat]") -> list[str]:
+def _fields(answer: "NamedAnswer", paths: "dict[AnswerFormat, Path]", formats: "Sequence[AnswerFormat]") -> list[str]:
     result = answer.result
     if "json" in formats:
         head: dict[str, Any] = {"image": answer.image, "files": {kind: str(path) for kind, path in paths.items()}}

@@ -14,7 +14,7 @@ from sspsam.utils.file_status import identity, status_of
 from sspsam.utils.paths import shown
 
 if TYPE_CHECKING:
-    from sspsam.segmentation.exports.answer_files import Answer, AnswerFormat
+    from sspsam.segmentation.exports.answer_files import AnswerFormat, NamedAnswer
 
 
 class ResultFiles:
@@ -60,7 +60,7 @@ class ResultFiles:
             self._require_replaceable(path)
         return paths
 
-    def write(self, paths: "Sequence[dict[AnswerFormat, Path]]", answers: "Sequence[Answer]") -> None:
+    def write(self, paths: "Sequence[dict[AnswerFormat, Path]]", answers: "Sequence[NamedAnswer]") -> None:
         """Write the files of an image's results.
 
         Args:

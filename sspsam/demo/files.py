@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from sspsam.segmentation.exports.answer_files import Answer, answer_file
+from sspsam.segmentation.exports.answer_files import NamedAnswer, answer_file
 from sspsam.segmentation.exports.coco import to_coco
 from sspsam.segmentation.result import Segmentation
 
@@ -33,7 +33,7 @@ def write_files(folder: Path, image_name: str, results: Sequence[Segmentation]) 
     stem = _plain(Path(image_name).stem) or "image"
     contents: dict[str, bytes] = {}
     for number, result in enumerate(results, 1):
-        answer = Answer(image_name, None, result)
+        answer = NamedAnswer(image_name, None, result)
         name = f"{number}-{_plain(result.text) or 'expression'}"
         contents[f"{name}.mask.png"] = answer_file("mask", answer)
         if result.mask_box is not None:

@@ -12,7 +12,7 @@ from PIL import Image
 from sspsam.images.loading import Pixels
 from sspsam.segmentation.colors import RGB, readable_on
 from sspsam.segmentation.rasters import dilated, mask_image, png_bytes
-from sspsam.segmentation.runs import Box, Mask
+from sspsam.utils.arrays import IntBox, Mask
 
 LONGEST_SIDE: Final = 1400  # of an image on the page, pixels
 _OPACITY: Final = 0.7
@@ -61,7 +61,7 @@ def mask_url(mask: Mask, color: RGB) -> str:
     return _data_url("png", png_bytes(Image.fromarray(pixels)))
 
 
-def most_different(colors: Sequence[RGB], pixels: Pixels, mask: Mask, box: Box) -> RGB:
+def most_different(colors: Sequence[RGB], pixels: Pixels, mask: Mask, box: IntBox) -> RGB:
     """Return the colour that differs most from the mean colour of an image under a mask.
 
     Args:

@@ -15,8 +15,8 @@ from sspsam._version import __version__
 from sspsam.errors import EvaluationError
 from sspsam.evaluation.presence import auroc, expected_calibration_error
 from sspsam.evaluation.records import Record
+from sspsam.segmentation.calibration import LOGARITHMIC, Calibration, CrossValidation, FeatureTerm, sigmoid, transformed
 from sspsam.segmentation.features import FEATURES
-from sspsam.segmentation.presence import LOGARITHMIC, Calibration, CrossValidation, FeatureTerm, sigmoid, transformed
 from sspsam.utils.paths import shown
 
 LEAST_OF_EACH_KIND: Final = 50

@@ -62,8 +62,8 @@ def compute_metrics(records: Iterable[Record], protocol: str = STANDARD) -> Metr
 def _empty(columns: Columns, thresholds: tuple[float, ...]) -> Metrics:
     """Return every key that all protocols share, with the numbers of expressions."""
     names = ["oIoU", "mIoU", *_keys("Pr", thresholds), "gIoU", "cIoU", "N-acc", "T-acc", *_keys("Acc", thresholds)]
-    absent = int(columns.no_target.sum())
-    counts: Metrics = {"n": len(columns.no_target), "n_target": len(columns.no_target) - absent, "n_no_target": absent}
+    n, no_target = len(columns.no_target), int(columns.no_target.sum())
+    counts: Metrics = {"n": n, "n_target": n - no_target, "n_no_target": no_target}
     return counts | dict.fromkeys(names)
 
 
@@ -73,30 +73,29 @@ def counted_emptied(columns: Columns) -> Counted:
     Of an expression without a target, I = U = 0 and the IoU is 1 where the answer agrees; otherwise I = 0, U is the
     predicted area and the IoU is 0.
     """
-    given_up = columns.predicted_no_target
-    intersection = np.where(given_up | columns.no_target, 0, columns.intersection)
-    union = np.where(given_up, columns.target_area, columns.union)
+    intersection = np.where(columns.predicted_no_target | columns.no_target, 0, columns.intersection)
+    union = np.where(columns.predicted_no_target, columns.target_area, columns.union)
     return _counted(columns, intersection, union)
 
 
 def counted_rela(columns: Columns) -> Counted:
     """Count as ReLA's evaluator does: the union of a missed target is that of the mask as it is and the truth."""
-    given_up = columns.predicted_no_target
-    return _counted(columns, np.where(given_up | columns.no_target, 0, columns.intersection), columns.union)
+    intersection = np.where(columns.predicted_no_target | columns.no_target, 0, columns.intersection)
+    return _counted(columns, intersection, columns.union)
 
 
 def _counted(columns: Columns, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> Counted:
-    met = columns.no_target & columns.predicted_no_target
-    union = np.where(met, 0, union)
-    return Counted(intersection, union, np.where(met, 1.0, _ratio(intersection, union)))
+    true_negative = columns.no_target & columns.predicted_no_target
+    union = np.where(true_negative, 0, union)
+    return Counted(intersection, union, np.where(true_negative, 1.0, _ratio(intersection, union)))
 
 
 def counted_official(columns: Columns) -> Counted:
-    """Count as the authors do: an empty truth is met by fewer than 50 pixels; a target is never given up."""
-    met = columns.no_target & columns.predicted_no_target
-    intersection, union = columns.intersection, np.where(met, 0, columns.union)
+    """Count as the authors do: where the truth is not empty, a predicted no-target changes neither mask nor IoU."""
+    true_negative = columns.no_target & columns.predicted_no_target
+    intersection, union = columns.intersection, np.where(true_negative, 0, columns.union)
     iou = _ratio(intersection.astype(np.float32), union.astype(np.float32))
-    return Counted(intersection, union, np.where(met, np.float32(1), iou))
+    return Counted(intersection, union, np.where(true_negative, np.float32(1), iou))
 
 
 def counted_phrasecut(columns: Columns) -> Counted:
@@ -126,19 +125,19 @@ def _rela(columns: Columns) -> Metrics:
 
 def _gres(columns: Columns, counted: Counted) -> Metrics:
     """Return gIoU, cIoU, and the shares of right answers without and with a target."""
-    absent, given_up = columns.no_target, columns.predicted_no_target
+    no_target, predicted_no_target = columns.no_target, columns.predicted_no_target
     return {
         "gIoU": _mean(counted.iou),
         "cIoU": _share(counted.intersection.sum(), counted.union.sum()),
-        "N-acc": _mean(given_up[absent]),
-        "T-acc": _mean(~given_up[~absent]),
+        "N-acc": _mean(predicted_no_target[no_target]),
+        "T-acc": _mean(~predicted_no_target[~no_target]),
     }
 
 
 def _official(columns: Columns) -> Metrics:
     """Return the authors' numbers; N-acc and T-acc are quotients of counts over all expressions, as theirs are."""
-    counted, absent = counted_official(columns), columns.no_target
-    n = len(absent)
+    counted, no_target = counted_official(columns), columns.no_target
+    n = len(no_target)
     mean = float(np.cumsum(counted.iou, dtype=np.float32)[-1]) / n if n else None  # they add float32 one by one
     overall = _share(counted.intersection.sum(), counted.union.sum())
     partly = (counted.iou > 0) & (counted.iou < 1)
@@ -149,8 +148,8 @@ def _official(columns: Columns) -> Metrics:
         **_reached("Pr", counted.iou, OFFICIAL_THRESHOLDS),
         "gIoU": mean,
         "cIoU": overall,
-        "N-acc": _share((counted.iou == 1).sum(), absent.sum()),
-        "T-acc": _share(partly.sum(), (~absent).sum()) if absent.any() else None,
+        "N-acc": _share((counted.iou == 1).sum(), no_target.sum()),
+        "T-acc": _share(partly.sum(), (~no_target).sum()) if no_target.any() else None,
         **_reached("Acc", boxes, OFFICIAL_THRESHOLDS),
     }
 

@@ -11,6 +11,7 @@ from sspsam.evaluation.protocols import OFFICIAL, image_record
 from sspsam.evaluation.records import Record
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.segmentation.result import Segmentation
+from sspsam.segmentation.target_rule import is_no_target
 from sspsam.utils.paths import shown
 
 # images that a GPU encodes together by default: a resumed run begins at a multiple, so that the batches stay the same
@@ -89,7 +90,7 @@ def _record(
             entry.mask(),
             answer.mask,
             no_target=entry.no_target,
-            predicted_no_target=answer.foreground_pixels < no_target_pixels,
+            predicted_no_target=is_no_target(answer.foreground_pixels, no_target_pixels),
             truth_box=entry.box,
             predicted_box=answer.box,
         )

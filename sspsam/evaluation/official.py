@@ -1,4 +1,4 @@
-"""The authors' evaluation at batch size 1: masks in a padded frame, boxes with the 10-pixel rule.
+"""The authors' evaluation at batch size 1: masks in the authors' frame, boxes with the 10-pixel rule.
 
 The steps are those of `VGDataset`, `SAMMaskResize`, `PostProcess`, `mask_op.py` and `box_ops.py` in the authors'
 repository; `docs/evaluation.md` describes them. Each step keeps their order of operations and their float32, because a
@@ -20,11 +20,11 @@ from sspsam.errors import EvaluationError
 from sspsam.evaluation.records import Record
 from sspsam.images.preprocessing import Geometry
 from sspsam.segmentation.postprocessing import logits_on_image
+from sspsam.segmentation.target_rule import is_no_target
+from sspsam.utils.arrays import FloatBox
 
-NO_TARGET_PIXELS = 50  # fewer foreground pixels meet an empty truth
-NO_TARGET_BOX_AREA = 10.0  # a smaller box, in square pixels of the image, meets an empty truth
-
-Box = tuple[float, float, float, float]
+NO_TARGET_PIXELS = 50  # fewer foreground pixels are a predicted no-target
+NO_TARGET_BOX_AREA = 10.0  # square pixels of the image; a smaller box is right where the truth is empty
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class OfficialFrame:
     """Sizes of the authors' evaluation.
 
     Args:
-        clip_size: S, side of CLIP's padded square in pixels; 224 or 336 in the published models.
-        sam_size: side of SAM's padded square in pixels.
-        side: side of the padded frame in which masks are compared, pixels.
+        clip_size: S, side of CLIP's square in pixels; 224 or 336 in the published models.
+        sam_size: side of SAM's square in pixels.
+        side: side of the authors' frame, in which masks are compared, pixels.
         torchvision_017: resize the truth as torchvision 0.17 and later do, which turn it into 8-bit grey first; the
             authors pin 0.16, which resizes it as float32.
     """
@@ -84,7 +84,7 @@ def prediction_in_frame(low_res: Tensor, frame: OfficialFrame) -> NDArray[np.boo
     The two steps of the resize are the authors', without the shortcut of `logits_in_frame`, so that rounding is theirs.
 
     Args:
-        low_res: (M, M) logits of SAM's padded square.
+        low_res: (M, M) logits of SAM's square.
         frame: sizes of the evaluation.
 
     Returns:
@@ -102,7 +102,7 @@ def prediction_on_image(
     """Return the foreground on the image's own pixels, as SAM resizes masks; for drawings only.
 
     Args:
-        low_res: (M, M) logits of SAM's padded square.
+        low_res: (M, M) logits of SAM's square.
         size: height and width of the image.
         frame: sizes of the evaluation.
     """
@@ -115,7 +115,7 @@ def box_in_image(pred_box: NDArray[np.float32], height: int, width: int, clip_si
     """Map the output of the box head to the image's pixels as the authors' `PostProcess` does, in float32.
 
     Args:
-        pred_box: (4,) centre x, centre y, width, height, as fractions of CLIP's padded square.
+        pred_box: (4,) centre x, centre y, width, height, as fractions of CLIP's square.
         height, width: of the image, pixels.
         clip_size: S.
 
@@ -135,7 +135,7 @@ def box_in_image(pred_box: NDArray[np.float32], height: int, width: int, clip_si
 
 
 def box_iou(truth: NDArray[np.float32], predicted: NDArray[np.float32]) -> float:
-    """Return the IoU of two boxes x0, y0, x1, y1, (4,) float32; a truth of zeros is met by a box below 10 pixels.
+    """Return the IoU of two boxes x0, y0, x1, y1, (4,) float32; 1 for a truth of zeros and a box below 10 pixels.
 
     Where both boxes are empty, the authors' NaN, which reaches no threshold, becomes 0.
     """
@@ -155,7 +155,7 @@ def _area(box: NDArray[np.float32]) -> np.float32:
 def official_record(
     index: int,
     truth: NDArray[np.bool_],
-    truth_box: Box | None,
+    truth_box: FloatBox | None,
     low_res: Tensor | NDArray[np.floating],
     pred_box: NDArray[np.floating],
     frame: OfficialFrame,
@@ -166,7 +166,7 @@ def official_record(
         index: position in the split.
         truth: (h, w), at the size of the image; all False: no target.
         truth_box: x0, y0, x1, y1 of the annotation in pixels of the image; None: no target.
-        low_res: (M, M) logits of SAM's padded square.
+        low_res: (M, M) logits of SAM's square.
         pred_box: (4,) output of the box head.
         frame: sizes of the evaluation.
 
@@ -186,7 +186,7 @@ def official_record(
     return Record(
         index=index,
         no_target=not target.any(),
-        predicted_no_target=area < NO_TARGET_PIXELS,
+        predicted_no_target=is_no_target(area, NO_TARGET_PIXELS),
         intersection=int((target & predicted).sum()),
         predicted_area=area,
         target_area=int(target.sum()),

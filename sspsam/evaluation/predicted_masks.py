@@ -10,16 +10,14 @@ from PIL import Image
 from sspsam.errors import EvaluationError
 from sspsam.evaluation.datasets.masks import holds_finite_numbers
 from sspsam.segmentation.rle import rle_runs
+from sspsam.utils.arrays import HeightWidth, Mask
 from sspsam.utils.paths import shown
-
-Mask = NDArray[np.bool_]
-Size = tuple[int, int]
 
 _GREY_MODES: Final = ("1", "L", "P", "I", "I;16")
 _DAMAGE: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
 
 
-def decoded_mask(value: Any, size: Size, folder: Path, where: str) -> Mask:
+def decoded_mask(value: Any, size: HeightWidth, folder: Path, where: str) -> Mask:
     """Return the (h, w) mask of an entry `rle` or `mask`.
 
     Args:
@@ -40,7 +38,7 @@ def decoded_mask(value: Any, size: Size, folder: Path, where: str) -> Mask:
     raise EvaluationError(f"{where}: a mask is run lengths, the name of a file or null, not {type(value).__name__}")
 
 
-def _from_runs(rle: dict[str, Any], size: Size, where: str) -> Mask:
+def _from_runs(rle: dict[str, Any], size: HeightWidth, where: str) -> Mask:
     try:
         claimed, counts = tuple(rle["size"]), rle["counts"]
         runs = rle_runs(counts) if isinstance(counts, str) else list(counts)
@@ -57,7 +55,7 @@ def _from_runs(rle: dict[str, Any], size: Size, where: str) -> Mask:
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F")
 
 
-def _from_file(path: Path, size: Size, where: str) -> Mask:
+def _from_file(path: Path, size: HeightWidth, where: str) -> Mask:
     """Read a grey image, 0 background and every other value foreground, or an (h, w) NumPy array."""
     what = f"{where}: the mask file {shown(path)}"
     try:
@@ -74,7 +72,7 @@ def _from_file(path: Path, size: Size, where: str) -> Mask:
     return np.asarray(values != 0)
 
 
-def _grey_values(path: Path, size: Size, what: str) -> NDArray[Any]:
+def _grey_values(path: Path, size: HeightWidth, what: str) -> NDArray[Any]:
     with Image.open(path) as image:
         if image.mode not in _GREY_MODES:
             raise EvaluationError(f"{what} has mode {image.mode}; save one channel: 0 background, 255 foreground")

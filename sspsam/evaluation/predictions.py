@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from sspsam.errors import EvaluationError
 from sspsam.evaluation.official import OfficialFrame, official_record, prediction_on_image
 from sspsam.evaluation.predicted_masks import decoded_mask
-from sspsam.evaluation.protocols import OFFICIAL, PHRASECUT, Box, image_record, missing_record
+from sspsam.evaluation.protocols import OFFICIAL, PHRASECUT, image_record, missing_record
 from sspsam.evaluation.records import LARGEST_INTEGER, Record
+from sspsam.utils.arrays import FloatBox
 from sspsam.utils.paths import shown, user_path
 
 CLIP_SIZES = (224, 336)
@@ -48,7 +49,7 @@ class Truth(Protocol):
         """True where the expression refers to nothing in the image."""
 
     @property
-    def box(self) -> Box | None:
+    def box(self) -> FloatBox | None:
         """x0, y0, x1, y1 in pixels of the image; None where there is no target."""
 
     def mask(self) -> NDArray[np.bool_]:
@@ -102,8 +103,8 @@ class OfficialPredictions:
     """The network's answers to all entries of a split.
 
     Args:
-        low_res: (n, M, M) logits of SAM's padded square.
-        pred_box: (n, 4) centre x, centre y, width, height, as fractions of CLIP's padded square.
+        low_res: (n, M, M) logits of SAM's square.
+        pred_box: (n, 4) centre x, centre y, width, height, as fractions of CLIP's square.
         clip_size: S, side of that square in pixels.
     """
 

@@ -43,7 +43,7 @@ def _auroc_of_known(present: NDArray[np.bool_], score: NDArray[np.float64]) -> f
 
 
 def auroc(present: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
-    """Return the area under the ROC curve: the chance that a present one scores above an absent one, ties as half.
+    """Return the area under the ROC curve: the chance that a score with a target is above one without, ties as half.
 
     Args:
         present: (n,), the truth.

@@ -7,14 +7,13 @@ from numpy.typing import NDArray
 
 from sspsam.errors import EvaluationError
 from sspsam.evaluation.records import Record
+from sspsam.utils.arrays import FloatBox
 
 STANDARD: Final = "standard"
 OFFICIAL: Final = "official"
 RELA: Final = "rela"
 PHRASECUT: Final = "phrasecut"
 PROTOCOLS: Final = (STANDARD, OFFICIAL, RELA, PHRASECUT)
-
-Box = tuple[float, float, float, float]
 
 
 def image_record(
@@ -24,8 +23,8 @@ def image_record(
     *,
     no_target: bool | None = None,
     predicted_no_target: bool | None = None,
-    truth_box: Box | None = None,
-    predicted_box: Box | None = None,
+    truth_box: FloatBox | None = None,
+    predicted_box: FloatBox | None = None,
 ) -> Record:
     """Compare a predicted mask with the truth on the image's own pixels.
 
@@ -69,7 +68,7 @@ def missing_record(index: int, truth: NDArray[np.bool_]) -> Record:
     return Record(index, area == 0, True, 0, 0, area, missing=True)
 
 
-def box_iou(truth: Box, predicted: Box) -> float:
+def box_iou(truth: FloatBox, predicted: FloatBox) -> float:
     """Return the IoU of two boxes x0, y0, x1, y1 in pixels; 0 where neither has an area."""
     width = max(0.0, min(truth[2], predicted[2]) - max(truth[0], predicted[0]))
     height = max(0.0, min(truth[3], predicted[3]) - max(truth[1], predicted[1]))
@@ -77,5 +76,5 @@ def box_iou(truth: Box, predicted: Box) -> float:
     return width * height / union if union > 0 else 0.0
 
 
-def _area(box: Box) -> float:
+def _area(box: FloatBox) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])

@@ -22,7 +22,7 @@ _LARGEST_FEATURE: Final = 1e100  # whose square is finite
 class Record:
     """Everything that the metrics of a protocol need to know about one expression.
 
-    The areas are pixels of one grid: the image's own pixels, or the padded frame of the protocol `official`.
+    The areas are pixels of one grid: the image's own pixels, or the authors' frame in the protocol `official`.
 
     Args:
         index: position of the expression in the split, from 0.

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from sspsam.errors import ImageError
@@ -20,10 +19,9 @@ from sspsam.images.loading import load_image
 from sspsam.segmentation.colors import RGB
 from sspsam.segmentation.drawing import draw
 from sspsam.segmentation.postprocessing import box_of_mask
+from sspsam.utils.arrays import FloatBox, IntBox, Mask
 from sspsam.utils.files import make_directory, replace_file, storage_errors
 from sspsam.utils.paths import printable, shown
-
-Mask = NDArray[np.bool_]
 
 FOLDER: Final = "worst"
 INDEX: Final = "README.md"
@@ -77,10 +75,10 @@ class _Drawn:
     text: str
     mask: Mask
     no_target: bool
-    box: tuple[float, float, float, float] = (0, 0, 0, 0)
+    box: FloatBox = (0, 0, 0, 0)
 
     @property
-    def mask_box(self) -> tuple[int, int, int, int] | None:
+    def mask_box(self) -> IntBox | None:
         return box_of_mask(self.mask)
 
 

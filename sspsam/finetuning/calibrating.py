@@ -10,7 +10,7 @@ from sspsam.evaluation.model_answers import model_records
 from sspsam.evaluation.protocols import STANDARD
 from sspsam.images.cache import EmbeddingCache
 from sspsam.predictor import SSPSAMPredictor
-from sspsam.segmentation.presence import write_calibration
+from sspsam.segmentation.calibration import write_calibration
 
 
 def calibrate_if_possible(

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from sspsam.errors import DatasetError, FinetuningError, ImageError, LinesError, TextError, warn
-from sspsam.evaluation.datasets.entry import Box, Entry, Mask
+from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.protocols import box_iou
 from sspsam.finetuning.corrections import Remark
 from sspsam.finetuning.expressions import same_words
@@ -18,6 +18,7 @@ from sspsam.finetuning.lines import SourceLine
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, load_image_with_digest
 from sspsam.segmentation.postprocessing import box_of_mask
 from sspsam.text.tokenizer import Tokenizer
+from sspsam.utils.arrays import FloatBox, Mask
 from sspsam.utils.paths import shown, shown_repr
 from sspsam.utils.progress import item_progress
 
@@ -241,7 +242,7 @@ def _checked_mask(line: SourceLine) -> Mask:
     return mask
 
 
-def _whole_pixels(box: Box) -> Box:
+def _whole_pixels(box: FloatBox) -> FloatBox:
     """Return a box with all pixels that it touches: that of a thin polygon is narrower than its mask."""
     x0, y0, x1, y1 = box
     return math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)

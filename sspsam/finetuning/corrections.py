@@ -21,12 +21,13 @@ from sspsam.evaluation.datasets.checks import (
     member,
     read_json,
 )
-from sspsam.evaluation.datasets.entry import Box, Entry, MaskSource
+from sspsam.evaluation.datasets.entry import Entry, MaskSource
 from sspsam.evaluation.datasets.image_size import image_size
 from sspsam.evaluation.datasets.jsonl import Line
 from sspsam.evaluation.datasets.masks import COCOMask, DrawnMask, check_segmentation, coco_tools
 from sspsam.finetuning.corrected_images import WORST_FOLDER, found_image
 from sspsam.finetuning.expressions import ListedTexts, Named, renamed, same_words
+from sspsam.utils.arrays import FloatBox
 from sspsam.utils.paths import shown, shown_repr
 
 # key of a Label Studio task's data, and of a LabelMe file, which LabelMe keeps: every expression about the image
@@ -40,7 +41,7 @@ _ADVICE: Final = (
     "images with image_root= (command line: --image-root)"
 )
 Polygon = list[float]  # x, y, x, y, ... in pixels
-_Drawn = Callable[[list[Polygon], str], tuple[MaskSource, Box]]  # mask and box of polygons, as their program means them
+_Drawn = Callable[[list[Polygon], str], tuple[MaskSource, FloatBox]]  # mask and box, as the program means its polygons
 _POLYGON: Final = "polygonlabels"  # type of a region of Label Studio
 _OTHER_REGIONS: Final = ("brush", "bitmask", "ellipse", "keypoint", "polygon", "rectangle", "vector")
 
@@ -313,19 +314,19 @@ def _lines(image: Path, polygons: dict[str, list[Polygon]], where: str, drawn: _
         yield Line(Entry(image, image.name, size, text, False, box, key, source), where, True)
 
 
-def _drawn_by_label_studio(polygons: list[Polygon], where: str) -> tuple[MaskSource, Box]:
+def _drawn_by_label_studio(polygons: list[Polygon], where: str) -> tuple[MaskSource, FloatBox]:
     """Return the mask of all pixels whose centres are inside, and its box."""
     return COCOMask((polygons,), where), _hull(polygons)
 
 
-def _drawn_by_labelme(polygons: list[Polygon], where: str) -> tuple[MaskSource, Box]:
+def _drawn_by_labelme(polygons: list[Polygon], where: str) -> tuple[MaskSource, FloatBox]:
     """Return the mask as LabelMe draws it, which cuts corners off to pixels and fills those on the outline too."""
     x0, y0, x1, y1 = _hull(polygons)
     corners = tuple(list(zip(polygon[::2], polygon[1::2], strict=True)) for polygon in polygons)
     return DrawnMask(corners, where), (int(x0), int(y0), int(x1) + 1, int(y1) + 1)
 
 
-def _hull(polygons: list[Polygon]) -> Box:
+def _hull(polygons: list[Polygon]) -> FloatBox:
     x = [number for polygon in polygons for number in polygon[::2]]
     y = [number for polygon in polygons for number in polygon[1::2]]
     return min(x), min(y), max(x), max(y)

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from sspsam.config import ModelConfig
-from sspsam.evaluation.datasets.entry import Box, Mask
 from sspsam.finetuning.objective import Counts, Targets
 from sspsam.images.preprocessing import Geometry
+from sspsam.utils.arrays import FloatBox, Mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Example:
         image: key of the image's embedding.
         text: expression.
         token_ids: (L,).
-        coverage: compressed (T, T) uint8 coverage of SAM's square, 0 to 255; None: empty.
+        coverage: compressed (R/2, R/2) uint8 coverage of SAM's square, 0 to 255; None: empty.
         box: x0, y0, x1, y1 as fractions of CLIP's square; None without a target.
     """
 
@@ -33,7 +33,7 @@ class Example:
     text: str
     token_ids: NDArray[np.int64]
     coverage: bytes | None
-    box: Box | None
+    box: FloatBox | None
 
     @classmethod
     def of(
@@ -42,11 +42,21 @@ class Example:
         text: str,
         token_ids: NDArray[np.int64],
         mask: Mask,
-        box: Box | None,
+        box: FloatBox | None,
         geometry: Geometry,
         config: ModelConfig,
     ) -> Self:
-        """Make an example from the (h, w) mask and the box, in pixels, of an expression."""
+        """Make an example from the mask and the box of an expression.
+
+        Args:
+            image: key of the image's embedding.
+            text: the expression.
+            token_ids: (L,) of the expression.
+            mask: (h, w); empty: no target.
+            box: x0, y0, x1, y1 in pixels of the image; None: no target.
+            geometry: of the image.
+            config: of the model.
+        """
         if box is None or not mask.any():
             return cls(image, text, token_ids, None, None)
         coverage = sam_coverage(mask, geometry, config.architecture.sam.image_size, target_side(config))
@@ -55,7 +65,7 @@ class Example:
 
 
 def target_side(config: ModelConfig) -> int:
-    """T, the side in which masks are compared: half of SAM's square, 512 of the published sizes."""
+    """R/2, the side in which masks are compared: half of SAM's square, 512 of the published sizes."""
     return config.architecture.sam.image_size // 2
 
 
@@ -68,7 +78,7 @@ def sam_coverage(mask: Mask, geometry: Geometry, sam_size: int, side: int) -> ND
     return square
 
 
-def clip_box(box: Box, geometry: Geometry, clip_size: int) -> Box:
+def clip_box(box: FloatBox, geometry: Geometry, clip_size: int) -> FloatBox:
     """x0, y0, x1, y1 in pixels, clipped to the image -> fractions of CLIP's square."""
     x0, x1 = (min(max(x, 0.0), geometry.width) * geometry.clip_width / geometry.width for x in (box[0], box[2]))
     y0, y1 = (min(max(y, 0.0), geometry.height) * geometry.clip_height / geometry.height for y in (box[1], box[3]))

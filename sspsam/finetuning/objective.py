@@ -26,7 +26,7 @@ class Counts(NamedTuple):
 class Targets(NamedTuple):
     """Ground truth of E examples."""
 
-    masks: Tensor  # (E, T, T) coverage of SAM's square, 0 to 1
+    masks: Tensor  # (E, R/2, R/2) coverage of SAM's square, 0 to 1
     boxes: Tensor  # (E, 4) x0, y0, x1, y1 as fractions of CLIP's square; zeros without a target
     has_target: Tensor  # (E,) bool
 
@@ -47,7 +47,7 @@ def losses(
     """
     side = targets.masks.shape[-1]
     logits = F.interpolate(low_res.unsqueeze(1), (side, side), mode="bilinear", align_corners=False).flatten(1)
-    masks = targets.masks.flatten(1).to(logits.dtype)  # (E, T*T)
+    masks = targets.masks.flatten(1).to(logits.dtype)  # (E, R/2*R/2)
     box, box_target = boxes[targets.has_target], targets.boxes[targets.has_target].to(boxes.dtype)
     focal = focal_loss(logits, masks, options.focal_alpha, options.focal_gamma)
     examples, with_target = max(1, counts.examples), max(1, counts.with_target)

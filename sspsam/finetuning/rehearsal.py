@@ -8,11 +8,12 @@ from typing import Final
 
 import numpy as np
 
-from sspsam.evaluation.datasets.entry import Entry, Mask, Size
+from sspsam.evaluation.datasets.entry import Entry
 from sspsam.finetuning.embeddings import ImageSource
 from sspsam.segmentation.postprocessing import box_of_mask
 from sspsam.shapes import Question, ask, draw_scene
 from sspsam.shapes.drawing import Pixels
+from sspsam.utils.arrays import HeightWidth, Mask
 
 _FIRST_SEED: Final = 500_000_000  # of scenes that neither the training of the bundled model nor its evaluation uses
 _HELD_OUT_SEED: Final = 600_000_000
@@ -35,7 +36,7 @@ class PackedMask:
         """Pack an (h, w) mask."""
         return cls(np.packbits(mask).tobytes())
 
-    def decode(self, size: Size) -> Mask:
+    def decode(self, size: HeightWidth) -> Mask:
         """Return the (h, w) mask."""
         bits = np.unpackbits(np.frombuffer(self.bits, dtype=np.uint8), count=size[0] * size[1])
         return bits.astype(np.bool_).reshape(size)

@@ -62,7 +62,7 @@ class Trainer:
         trainable: the parts that learn.
         store: embeddings of the images.
         sampler: of the batches.
-        side: T, side of the masks that are compared.
+        side: R/2, side of the masks that are compared.
         evaluate: called with all processes together.
         run: folder of the state; None in all processes but the first.
         log: None in all processes but the first.

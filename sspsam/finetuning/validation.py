@@ -9,14 +9,16 @@ from torch import Tensor
 
 from sspsam.config import ModelConfig
 from sspsam.devices import inference_context
-from sspsam.evaluation.datasets.entry import Box, Entry, Mask
+from sspsam.evaluation.datasets.entry import Entry
 from sspsam.evaluation.protocols import image_record
 from sspsam.evaluation.records import Record
 from sspsam.finetuning.embeddings import EmbeddingStore
 from sspsam.models import SSPSAM, ImageFeatures
 from sspsam.models.layers import release_packed_weights
 from sspsam.segmentation.postprocessing import box_on_image, foreground_pixels, logits_on_image, threshold_logit
+from sspsam.segmentation.target_rule import is_no_target
 from sspsam.text.tokenizer import Tokenizer
+from sspsam.utils.arrays import FloatBox, Mask
 
 _TOGETHER: Final = {"cpu": 2}  # expressions in one pass of the decoder, as in the predictor
 _TOGETHER_ELSEWHERE: Final = 32
@@ -56,7 +58,7 @@ class _Answer(NamedTuple):
 
     mask: Mask
     foreground_pixels: int
-    box: Box
+    box: FloatBox
     logits: Tensor  # (M, M)
 
 
@@ -98,9 +100,9 @@ class Validator:
 
     def certain_answers(self, image: str, entries: Sequence[Entry]) -> list[CertainAnswer]:
         """Return the answers about one image with their certainty."""
-        rule = self._config.postprocessing.no_target_pixels
+        limit = self._config.postprocessing.no_target_pixels
         return [
-            CertainAnswer(answer.mask, answer.foreground_pixels < rule, _certainty(answer.logits))
+            CertainAnswer(answer.mask, is_no_target(answer.foreground_pixels, limit), _certainty(answer.logits))
             for answer in self._answers(image, entries)
         ]
 
@@ -134,7 +136,7 @@ class Validator:
             entry.mask(),
             answer.mask,
             no_target=entry.no_target,
-            predicted_no_target=answer.foreground_pixels < self._config.postprocessing.no_target_pixels,
+            predicted_no_target=is_no_target(answer.foreground_pixels, self._config.postprocessing.no_target_pixels),
             truth_box=entry.box,
             predicted_box=answer.box,
         )

@@ -10,9 +10,9 @@ from typing import Any, Final, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sspsam.evaluation.datasets.entry import Box, Mask, Size
 from sspsam.finetuning.view_words import stays_true_cropped, stays_true_mirrored
 from sspsam.images.loading import ImageInput, Pixels, load_image
+from sspsam.utils.arrays import FloatBox, HeightWidth, Mask
 
 _Array = TypeVar("_Array", bound=NDArray[Any])
 _SMALLEST: Final = 0.6  # side of a crop, divided by that of the image
@@ -41,7 +41,7 @@ class View:
         """Return the part of an (h, w) mask."""
         return np.ascontiguousarray(self._part(mask))
 
-    def box(self, box: Box, size: Size) -> Box:
+    def box(self, box: FloatBox, size: HeightWidth) -> FloatBox:
         """Map x0, y0, x1, y1 in pixels of the image, of height and width `size`, to pixels of the view."""
         x0, y0, x1, y1 = box
         left, top, right, _ = self.crop or (0, 0, size[1], size[0])
@@ -55,7 +55,7 @@ class View:
         return cast(_Array, part[:, ::-1] if self.mirrored else part)
 
 
-def image_views(size: Size, *, mirrored: bool, crops: int, rng: np.random.Generator) -> list[View]:
+def image_views(size: HeightWidth, *, mirrored: bool, crops: int, rng: np.random.Generator) -> list[View]:
     """Return the further views of an image.
 
     Args:
@@ -77,7 +77,7 @@ def holds(view: View, text: str, mask: Mask) -> bool:
     return stays_true_cropped(text) and int(view.mask(mask).sum()) == int(mask.sum())
 
 
-def _crop(size: Size, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def _crop(size: HeightWidth, rng: np.random.Generator) -> tuple[int, int, int, int]:
     height, width = (max(1, round(side * float(rng.uniform(_SMALLEST, _LARGEST)))) for side in size)
     top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
     return left, top, left + width, top + height

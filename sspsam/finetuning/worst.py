@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sspsam.evaluation.datasets.entry import Entry, Mask
+from sspsam.evaluation.datasets.entry import Entry
 from sspsam.finetuning.checks import CheckedLine
 from sspsam.finetuning.corrections import DIGEST, FILE, FOLDER, TEXTS
 from sspsam.finetuning.validation import CertainAnswer, Validator
@@ -27,6 +27,7 @@ from sspsam.segmentation.exports.label_studio import to_label_studio
 from sspsam.segmentation.exports.labelme import to_labelme
 from sspsam.segmentation.postprocessing import box_of_mask
 from sspsam.segmentation.result import Segmentation
+from sspsam.utils.arrays import Mask
 from sspsam.utils.files import make_directory, replace_file, storage_errors
 from sspsam.utils.paths import shown
 

@@ -25,7 +25,7 @@ class PendingEmbedding(NamedTuple):
     Args:
         embedding: must not reach a caller before `ImageEncoder.finish`.
         finite: (1,) bool on the device, whether all features are finite; None: they have been checked.
-        inputs: (1, 3, S, S) and (1, 3, size, size), from which `finish` encodes again.
+        inputs: (1, 3, S, S) and (1, 3, R, R), from which `finish` encodes again.
     """
 
     embedding: ImageEmbedding
@@ -124,7 +124,7 @@ class ImageEncoder:
             return []
         with inference_context(self._identity.device):
             inputs = zip(*(self._model_inputs(image) for image in images), strict=True)
-            clip_input, sam_input = (torch.stack(tensors) for tensors in inputs)  # (B, 3, S, S), (B, 3, size, size)
+            clip_input, sam_input = (torch.stack(tensors) for tensors in inputs)  # (B, 3, S, S), (B, 3, R, R)
             features = self._model.encode_image(clip_input, sam_input)
             inputs = zip(torch.split(clip_input, 1), torch.split(sam_input, 1), strict=True)
             return [

@@ -17,7 +17,9 @@ from sspsam.images.resize import resize_bilinear
 
 @dataclass(frozen=True)
 class Geometry:
-    """Position of an image in the padded squares of CLIP and SAM. All sizes are in pixels.
+    """Position of an image in CLIP's square, in its middle, and in SAM's square, at the top left. Sizes are in pixels.
+
+    A square is the input of an encoder: the resized image, whose longer side fills it, and padding.
 
     Args:
         height, width: of the upright image.
@@ -37,9 +39,14 @@ class Geometry:
 
     @classmethod
     def of(cls, height: int, width: int, clip_size: int, sam_size: int) -> Self:
-        """Return the geometry of a height x width image in squares of `clip_size` and `sam_size` pixels a side.
+        """Return the geometry of an image.
 
         No side shrinks below one pixel, so that even a 12000 x 3 image can be segmented.
+
+        Args:
+            height, width: of the upright image, pixels.
+            clip_size: S, side of CLIP's square in pixels.
+            sam_size: R, side of SAM's square in pixels.
         """
         longest = max(height, width)
         clip_height, clip_width = (max(1, round(side * clip_size / longest)) for side in (height, width))
@@ -72,7 +79,7 @@ class PreprocessedImage:
         pixels: (h, w, 3) uint8 RGB, upright; read-only, because every result about the image shares them.
         geometry: of the image in the model's inputs.
         clip_input: (3, S, S) float32, S the side of CLIP's square; None where the device makes it (`device_inputs`).
-        sam_input: (3, size, size) float32, size the side of SAM's square; None where the device makes it.
+        sam_input: (3, R, R) float32, R the side of SAM's square; None where the device makes it.
         digest: SHA-256 of the file's bytes, or of the pixels where there was no file; None if it was not requested.
         staged: (h, w, 3) uint8 from `staged_pixels`, for `device_inputs`; None where both inputs are made already.
     """
@@ -134,7 +141,7 @@ def clip_input(pixels: Pixels, geometry: Geometry, config: ModelConfig) -> Tenso
 
 
 def sam_input(pixels: Pixels, geometry: Geometry, config: ModelConfig) -> Tensor:
-    """Resize and normalise (h, w, 3) uint8 RGB and pad it on the right and below: (3, size, size) float32."""
+    """Resize and normalise (h, w, 3) uint8 RGB and pad it on the right and below: (3, R, R) float32."""
     return _sam_square(_resize(pixels, geometry.sam_height, geometry.sam_width), geometry, config)
 
 
@@ -147,7 +154,7 @@ def device_inputs(pixels: Tensor, geometry: Geometry, config: ModelConfig) -> tu
         config: of the model.
 
     Returns:
-        CLIP's (3, S, S) and SAM's (3, size, size) float32 inputs.
+        CLIP's (3, S, S) and SAM's (3, R, R) float32 inputs.
     """
     clip = resize_bilinear(pixels, geometry.clip_height, geometry.clip_width)  # (clip_height, clip_width, 3)
     sam = resize_bilinear(pixels, geometry.sam_height, geometry.sam_width)  # (sam_height, sam_width, 3)
@@ -177,7 +184,7 @@ def _clip_square(resized: Tensor, geometry: Geometry, config: ModelConfig) -> Te
 
 
 def _sam_square(resized: Tensor, geometry: Geometry, config: ModelConfig) -> Tensor:
-    """Normalise (3, sam_height, sam_width) uint8 and pad it on the right and below: (3, size, size) float32."""
+    """Normalise (3, sam_height, sam_width) uint8 and pad it on the right and below: (3, R, R) float32."""
     size, constants, device = config.architecture.sam.image_size, config.preprocessing, resized.device
     canvas = torch.zeros(3, size, size, dtype=torch.float32, device=device)
     canvas[:, : geometry.sam_height, : geometry.sam_width] = (

@@ -18,9 +18,16 @@ Shape letters, used in every comment and docstring of this package:
     L  text positions (77)            P  prompt tokens (128)
     n  text positions up to the       T  tokens of SAM's decoder: IoU, masks, prompts
        last word of a batch           M  side of the low-resolution mask logits (256)
+    S  side of CLIP's square          R  side of SAM's square (1024)
     G  side of CLIP's patch grid      g  side of SAM's embedding grid (64)
     C  CLIP's embedding width         N  image tokens of SAM's decoder (g*g)
-    h w  height and width of an image, pixels
+    X  images or windows of a block   s  side of the grid or window in which a block
+       of SAM's encoder                  of SAM's encoder attends
+    Q K  queries, keys                d  width of queries and keys: of one head in SAM's
+    h w  height and width of an          encoder, of all heads in its decoder
+         image, pixels
+
+CLIP's square holds the resized image in its middle, SAM's square at its top left; the rest of both is padding.
 
 The paper is W. Tang et al., "SSP-SAM: SAM with Semantic-Spatial Prompt for Referring Expression Segmentation", IEEE
 TCSVT 2025, arXiv 2603.18086. The computation is defined in `docs/method.md`.

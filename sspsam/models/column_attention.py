@@ -23,6 +23,14 @@ def column_buffer(
 ) -> Tensor:
     """Return memory for queries, keys and values of X squares; blocks of the same shape use it one after the other.
 
+    Args:
+        count: X, images or windows.
+        heads: number of heads.
+        side: s, tokens on a side of each square.
+        head_width: d, width of a head.
+        dtype: of the queries, keys and values.
+        device: of the memory.
+
     Returns:
         (3, X, heads, s*s, width with columns), zeros but for the columns of the keys: one-hot vectors times sqrt(d),
         since the attention divides all scores by it.

@@ -228,7 +228,7 @@ class ImageEncoderViT(stock.ImageEncoderViT):
         self.blocks.extend(Block(config, window) for window in windows)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, image size, image size) normalised and padded images -> (B, D, g, g) embeddings."""
+        """(B, 3, R, R) normalised and padded images -> (B, D, g, g) embeddings."""
         x = self.patch_embed(pixels.to(self.patch_embed.proj.weight.dtype)) + self.pos_embed  # (B, g, g, width)
         # a convolution's output is laid out by channels; every norm would copy it, and every sum would be strided
         x = x.contiguous()

@@ -154,10 +154,19 @@ def fused_attention_accepts(width: int, dtype: torch.dtype, device: torch.device
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
-    """Attend from queries to keys, with the fastest kernels for the device; (..., tokens, d) each -> the same.
+    """Attend from queries to keys, with the fastest kernels for the device.
 
     PyTorch's fused float32 kernel for a GPU fills the device with many heads or tokens only; for a matrix of scores
     that is small enough, two plain products are several times as fast.
+
+    Args:
+        q: (..., Q, d) queries.
+        k: (..., K, d) keys.
+        v: (..., K, d) values.
+        causal: whether a query attends only to the keys that are not after it.
+
+    Returns:
+        (..., Q, d).
     """
     scores = q.shape[:-1].numel() * k.shape[-2]
     plain = q.device.type == "cuda" and q.dtype is torch.float32 and scores <= _MOST_PLAIN_SCORES and not causal

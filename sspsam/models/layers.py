@@ -120,7 +120,16 @@ class MultiheadAttention(PackingLayer, nn.MultiheadAttention):
         return q, k, v
 
     def attend_projected(self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
-        """Attend with projected (E, heads, Q or K, width/heads) queries, keys and values; (E, Q, width)."""
+        """Attend with projected queries, keys and values, and project the result.
+
+        Args:
+            q: (E, heads, Q, width/heads).
+            k, v: (E, heads, K, width/heads).
+            causal: whether a query attends only to the keys that are not after it.
+
+        Returns:
+            (E, Q, width).
+        """
         attended = attention(q, k, v, causal=causal)  # (E, heads, Q, width/heads)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 

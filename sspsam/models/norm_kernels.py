@@ -99,7 +99,17 @@ def _quick_gelu(x, result, count, block: tl.constexpr):  # type: ignore[no-untyp
 
 
 def normalize(norm: Any, x: Tensor, dtype: torch.dtype, *, gelu: bool = False) -> Tensor:
-    """Normalise the last axis of (..., width) in float32, with the exact GELU if `gelu`; the result is in `dtype`."""
+    """Normalise the last axis in float32.
+
+    Args:
+        norm: with `weight`, `bias` and `eps`.
+        x: (..., width).
+        dtype: of the result.
+        gelu: whether to apply the exact GELU to it.
+
+    Returns:
+        (..., width).
+    """
     narrow = torch.empty(x.shape, dtype=dtype, device=x.device)
     _launch(norm, x, narrow=narrow, gelu=gelu)
     return narrow

@@ -16,12 +16,12 @@ _ELEMENTS: Final = 2048  # of the patches in a block
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _weight_by_sentence(  # type: ignore[no-untyped-def]
-    products,  # (E, N) float32
-    projected,  # (N, width)
+    products,  # (E, G*G) float32
+    projected,  # (G*G, width)
     bias,  # (width,)
-    similarity,  # (E, N) float32, written
-    weighted,  # (E, N, width), written
-    count,  # N
+    similarity,  # (E, G*G) float32, written
+    weighted,  # (E, G*G, width), written
+    count,  # G*G
     width: tl.constexpr,
     all_patches: tl.constexpr,
     block: tl.constexpr,
@@ -52,18 +52,18 @@ def _weight_by_sentence(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _weight_by_words(  # type: ignore[no-untyped-def]
-    image,  # (E * N, width)
-    context,  # (E * N, width)
-    patches,  # (E * N, width)
+    image,  # (E*G*G, width)
+    context,  # (E*G*G, width)
+    patches,  # (E*G*G, width)
     sentence,  # (E, width) float32
     weight,  # (width,) of the norm
     bias,  # (width,) of the norm
     scale,  # (1,)
     sigma,  # (1,)
-    verification,  # (E * N,) float32, written
-    result,  # (E * N, width), written
+    verification,  # (E*G*G,) float32, written
+    result,  # (E*G*G, width), written
     rows,
-    count,  # N
+    count,  # G*G
     epsilon,
     smallest_norm,
     width: tl.constexpr,
@@ -75,15 +75,15 @@ def _weight_by_words(  # type: ignore[no-untyped-def]
     is_row, in_width = row < rows, columns < width
     mask = is_row[:, None] & in_width
     place = row[:, None] * width + columns
-    one = tl.load(image + place, mask=mask, other=0.0).to(tl.float32)
-    other = tl.load(context + place, mask=mask, other=0.0).to(tl.float32)
-    one_norm = tl.sqrt(tl.sum(one * one, axis=1))
-    other_norm = tl.sqrt(tl.sum(other * other, axis=1))
-    one_norm = tl.where(one_norm < smallest_norm, smallest_norm, one_norm)
-    other_norm = tl.where(other_norm < smallest_norm, smallest_norm, other_norm)
-    away = 1 - tl.sum(one * other, axis=1) / (one_norm * other_norm)
-    spread = tl.load(sigma).to(tl.float32)
-    verified = tl.load(scale).to(tl.float32) * tl.exp(-away * away / (2 * spread * spread))
+    image_row = tl.load(image + place, mask=mask, other=0.0).to(tl.float32)
+    context_row = tl.load(context + place, mask=mask, other=0.0).to(tl.float32)
+    image_norm = tl.sqrt(tl.sum(image_row * image_row, axis=1))
+    context_norm = tl.sqrt(tl.sum(context_row * context_row, axis=1))
+    image_norm = tl.where(image_norm < smallest_norm, smallest_norm, image_norm)
+    context_norm = tl.where(context_norm < smallest_norm, smallest_norm, context_norm)
+    distance = 1 - tl.sum(image_row * context_row, axis=1) / (image_norm * context_norm)
+    deviation = tl.load(sigma).to(tl.float32)
+    verified = tl.load(scale).to(tl.float32) * tl.exp(-distance * distance / (2 * deviation * deviation))
     tl.store(verification + row, verified, mask=is_row)
     value = tl.load(patches + place, mask=mask, other=0.0).to(tl.float32)
     centered = tl.where(in_width, value - (tl.sum(value, axis=1) / width)[:, None], 0.0)
@@ -103,8 +103,8 @@ def weight_by_sentence(
     """Compute the same as `patch_weights.weight_by_sentence`; the patches are in `dtype`.
 
     Args:
-        products: (E, N) float32.
-        projected: (N, width).
+        products: (E, G*G) float32.
+        projected: (G*G, width).
         bias: (width,).
         dtype: of the weighted patches.
         relu: whether to apply a ReLU to them.
@@ -147,7 +147,7 @@ def weight_by_words(
     Args:
         norm: with `weight`, `bias` and `eps`.
         scale, sigma: (1,).
-        image, context, patches: (E, N, width).
+        image, context, patches: (E, G*G, width).
         sentence: (E, width) float32.
         dtype: of the weighted patches.
     """

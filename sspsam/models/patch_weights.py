@@ -24,22 +24,22 @@ def weight_by_sentence(
     """Scale the products of sentence and patches to [0, 1], and weight the projected patches by them.
 
     Args:
-        products: (E, N).
-        projected: (N, H), or (E, N, H) for an image of each expression.
+        products: (E, G*G).
+        projected: (G*G, H), or (E, G*G, H) for an image of each expression.
         bias: (H,), added to the weighted patches.
         dtype: of the products that follow; on most devices the weighted patches stay in float32.
         relu: whether to apply a ReLU to them.
 
     Returns:
-        The similarity (E, N) and the weighted patches (E, N, H).
+        The similarity (E, G*G) and the weighted patches (E, G*G, H).
     """
     kernels = _kernels(products, dtype) if projected.ndim == 2 else None
     if kernels is not None:
         similarity, weighted = kernels.weight_by_sentence(products, projected, bias, dtype, relu=relu)
         return similarity, weighted
     low, high = products.amin(dim=-1, keepdim=True), products.amax(dim=-1, keepdim=True)  # (E, 1)
-    similarity = (products - low) / (high - low)  # (E, N)
-    weighted = torch.addcmul(bias, similarity.unsqueeze(-1), projected)  # (E, N, H)
+    similarity = (products - low) / (high - low)  # (E, G*G)
+    weighted = torch.addcmul(bias, similarity.unsqueeze(-1), projected)  # (E, G*G, H)
     return similarity, F.relu(weighted) if relu else weighted
 
 
@@ -58,22 +58,22 @@ def weight_by_words(
     Args:
         norm: of the patches.
         scale, sigma: (1,), height and width of the Gaussian-like mapping of the cosine.
-        image: (E, N, H), output of `verify_image` for the patches.
-        context: (E, N, H), output of `verify_words` for the words of each patch.
-        patches: (E, N, H).
+        image: (E, G*G, H), output of `verify_image` for the patches.
+        context: (E, G*G, H), output of `verify_words` for the words of each patch.
+        patches: (E, G*G, H).
         sentence: (E, H).
         dtype: of the product that follows; on most devices the result stays in float32.
 
     Returns:
-        The verification (E, N), and `tanh(verification * norm(patches)) * tanh(sentence)`, (E, N, H).
+        The verification (E, G*G), and `tanh(verification * norm(patches)) * tanh(sentence)`, (E, G*G, H).
     """
     kernels = _kernels(patches, dtype)
     if kernels is not None:
         verification, result = kernels.weight_by_words(norm, scale, sigma, image, context, patches, sentence, dtype)
         return verification, result
-    cosine = F.cosine_similarity(widened(image), widened(context), dim=-1)  # (E, N)
-    verification = scale * torch.exp(-((1 - cosine) ** 2) / (2 * sigma**2))  # (E, N)
-    verified = norm(widened(patches)) * verification.unsqueeze(-1)  # (E, N, H)
+    cosine = F.cosine_similarity(widened(image), widened(context), dim=-1)  # (E, G*G)
+    verification = scale * torch.exp(-((1 - cosine) ** 2) / (2 * sigma**2))  # (E, G*G)
+    verified = norm(widened(patches)) * verification.unsqueeze(-1)  # (E, G*G, H)
     return verification, verified.tanh() * sentence.tanh().unsqueeze(1)
 
 

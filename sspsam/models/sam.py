@@ -27,7 +27,7 @@ class SAM(nn.Module):
         self.mask_decoder = MaskDecoder(config)
 
     def encode_image(self, sam_input: Tensor) -> Tensor:
-        """(B, 3, image size, image size) normalised and padded images -> (B, D, g, g) embeddings."""
+        """(B, 3, R, R) normalised and padded images -> (B, D, g, g) embeddings."""
         embeddings: Tensor = self.image_encoder(sam_input)
         return embeddings
 

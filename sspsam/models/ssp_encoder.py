@@ -16,7 +16,7 @@ class SSPOutput(NamedTuple):
     """Prompts for SAM, a box, and the maps that explain them."""
 
     prompts: Tensor  # (E, P, D)
-    box: Tensor  # (E, 4), centre x, centre y, width, height, as fractions of CLIP's padded canvas
+    box: Tensor  # (E, 4), centre x, centre y, width, height, as fractions of CLIP's square
     similarity: Tensor  # (E, G*G)
     verification: Tensor  # (E, G*G)
 

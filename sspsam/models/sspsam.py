@@ -56,9 +56,9 @@ class ExpressionFeatures(NamedTuple):
 class Prediction(NamedTuple):
     """The output of the network for E expressions and one image."""
 
-    low_res: Tensor  # (E, M, M) logits in SAM's padded frame
+    low_res: Tensor  # (E, M, M) logits in SAM's square
     iou: Tensor  # (E,) SAM's own estimate of the mask's IoU
-    box: Tensor  # (E, 4) centre x, centre y, width, height, as fractions of CLIP's padded canvas
+    box: Tensor  # (E, 4) centre x, centre y, width, height, as fractions of CLIP's square
     prompts: Tensor  # (E, P, D)
     similarity: Tensor  # (E, G, G)
     word_attention: Tensor  # (E, L)
@@ -85,7 +85,7 @@ class SSPSAM(nn.Module):
 
         Args:
             clip_input: (B, 3, S, S), normalised and padded for CLIP.
-            sam_input: (B, 3, image size, image size), normalised and padded for SAM.
+            sam_input: (B, 3, R, R), normalised and padded for SAM.
 
         Returns:
             One `ImageFeatures` for each image.

@@ -1,4 +1,4 @@
-"""Prediction of the network -> `Segmentation`, with the no-target decision (`to_segmentation`)."""
+"""Options of `predict` -> checked settings; prediction and answer in host memory -> `Segmentation`."""
 
 import difflib
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class PredictOptions(TypedDict, total=False):
     Args:
         mask_threshold: probability from which a pixel is foreground; None: the model's (0.5).
         no_target_pixels: fewer foreground pixels mean no target; None: the model's (50). They are counted at
-            probability 0.5 in the authors' padded 512 x 512 frame, whatever `mask_threshold` is.
+            probability 0.5 in the authors' frame of 512 x 512, whatever `mask_threshold` is.
         return_logits: `"low_res"` or `"full"` to return logits as well.
         explain: whether to return the model's maps and word weights as well.
         presence_threshold: probability of presence from which an expression has a target, instead of the rule about

@@ -9,14 +9,16 @@ from PIL import Image, ImageFilter, ImageOps
 from sspsam.errors import ImageError
 from sspsam.images.loading import ImageInput, Pixels, load_image
 from sspsam.segmentation.colors import RGB, Color, named_rgb, rgb
-from sspsam.segmentation.runs import Box, Mask
 from sspsam.utils.arguments import real_number
+from sspsam.utils.arrays import IntBox, Mask
 from sspsam.utils.paths import shown_repr
 
 Background = Color | ImageInput
 
 
-def cutout(pixels: Pixels, mask: Mask, box: Box | None, feather: float, background: Background | None) -> Image.Image:
+def cutout(
+    pixels: Pixels, mask: Mask, box: IntBox | None, feather: float, background: Background | None
+) -> Image.Image:
     """Return the image inside a mask.
 
     Args:
@@ -45,7 +47,7 @@ def cutout(pixels: Pixels, mask: Mask, box: Box | None, feather: float, backgrou
     return canvas
 
 
-def _alpha(mask: Mask, box: Box | None, feather: float) -> Image.Image:
+def _alpha(mask: Mask, box: IntBox | None, feather: float) -> Image.Image:
     """Return the opacity of each pixel as an 8-bit grey image."""
     alpha = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
     if feather == 0 or box is None:
@@ -88,7 +90,7 @@ def _color_of(background: Background) -> RGB | None:
     return rgb(background, "background") if is_color else None  # type: ignore[arg-type]  # checked one line above
 
 
-def crop(pixels: Pixels, box: Box, margin: float) -> Image.Image:
+def crop(pixels: Pixels, box: IntBox, margin: float) -> Image.Image:
     """Return the image inside a box.
 
     Args:

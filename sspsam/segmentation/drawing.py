@@ -11,8 +11,8 @@ from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput, load_image
 from sspsam.segmentation.colors import RGB, Color, palette, readable_on
 from sspsam.segmentation.labels import LabelLayer, short_label
 from sspsam.segmentation.rasters import dilated, draw_rectangle, mask_image
-from sspsam.segmentation.runs import Box, Mask
 from sspsam.utils.arguments import real_number
+from sspsam.utils.arrays import FloatBox, IntBox, Mask
 from sspsam.utils.paths import shown_repr
 
 Boxes = Literal["mask", "head"]
@@ -33,9 +33,9 @@ class Answer(Protocol):
     @property
     def no_target(self) -> bool: ...
     @property
-    def box(self) -> tuple[float, float, float, float]: ...
+    def box(self) -> FloatBox: ...
     @property
-    def mask_box(self) -> Box | None: ...
+    def mask_box(self) -> IntBox | None: ...
 
 
 def draw(
@@ -124,7 +124,7 @@ def _names(results: Sequence[Answer], labels: bool | Sequence[str]) -> list[str]
     return [str(label) for label in labels]
 
 
-def _area(box: Box | None) -> int:
+def _area(box: IntBox | None) -> int:
     return 0 if box is None else (box[2] - box[0]) * (box[3] - box[1])
 
 

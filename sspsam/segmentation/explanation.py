@@ -22,14 +22,14 @@ class Explanation:
     """Attention maps and word weights behind an answer.
 
     Args:
-        similarity: (G, G) float32 in [0, 1], similarity of the sentence and every patch of CLIP's padded square.
+        similarity: (G, G) float32 in [0, 1], similarity of the sentence and every patch of CLIP's square.
         word_attention: (L,) float32, attention weight of every text position; sums to 1, start and end markers
             included.
         words: each word of the expression with its weight; without the start and end markers. The model's template adds
             a full stop to every expression, which is the last word or a part of it.
         verification: (G, G) float32, word-level verification score of every patch.
-        area: x0, y0, x1, y1 of the image in CLIP's padded square, as fractions of its side; the rest is padding. None
-            if it is not known, in answers that were stored by sspsam 0.1.
+        area: x0, y0, x1, y1 of the image in CLIP's square, as fractions of its side; the rest is padding. None
+            in an answer that was stored in version 1 of `to_dict`, which did not hold it.
         pixels: (h, w, 3) uint8, the image, shared with its embedding; None if the embedding was read from a file, and
             after pickling.
     """

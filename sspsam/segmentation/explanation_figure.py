@@ -76,7 +76,7 @@ def explanation_figure(explanation: ExplainedMaps, pixels: Pixels, dark: bool, f
     """Return the figure of `Explanation.figure`.
 
     Args:
-        explanation: with maps of (G, G) in CLIP's padded square.
+        explanation: with maps of (G, G) in CLIP's square.
         pixels: (h, w, 3) uint8, the image.
         dark: whether the background is dark.
         font: path of a font for the words; None: see `font_for`.

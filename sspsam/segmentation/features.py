@@ -13,7 +13,7 @@ from sspsam.segmentation.postprocessing import box_on_image
 from sspsam.segmentation.runs import count_components
 
 FEATURES: Final = (
-    "foreground_pixels",  # at probability 0.5 in the authors' padded frame
+    "foreground_pixels",  # at probability 0.5 in the authors' frame
     "max_logit",  # largest low-resolution logit
     "mean_logit",  # mean logit of the foreground; the largest logit where there is no foreground
     "margin",  # mean logit of the foreground minus that of the background

@@ -15,7 +15,7 @@ from sspsam.images.loading import Pixels
 from sspsam.segmentation.colors import RGB, palette
 from sspsam.segmentation.drawing import NO_TARGET_COLOR, Answer, draw
 from sspsam.segmentation.rasters import mask_image, png_bytes
-from sspsam.segmentation.runs import Box, Mask
+from sspsam.utils.arrays import FloatBox, IntBox, Mask
 from sspsam.utils.paths import printable
 
 _LONGEST_SIDE: Final = 800  # of an image in a notebook, pixels
@@ -49,8 +49,8 @@ class _Reduced:
     text: str
     mask: Mask
     no_target: bool
-    box: tuple[float, float, float, float]
-    mask_box: Box | None
+    box: FloatBox
+    mask_box: IntBox | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sspsam.segmentation.runs import Integers, Mask, Runs
+from sspsam.segmentation.runs import Integers, Runs
+from sspsam.utils.arrays import Mask
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,9 +24,10 @@ from sspsam.models import DeviceModel, ExpressionFeatures, Prediction, PreparedI
 from sspsam.models.device_model import MOST_EXPRESSIONS
 from sspsam.segmentation.answers import AnswerSettings, to_segmentation
 from sspsam.segmentation.batch_inputs import pair_images_with_texts
-from sspsam.segmentation.presence import Calibration, TargetRule
+from sspsam.segmentation.calibration import Calibration
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.summary import summarize
+from sspsam.segmentation.target_rule import TargetRule
 from sspsam.segmentation.transfer import HostAnswer, host_answers
 from sspsam.text.encoder import TextEncoder, TokenizedExpression, tokenizer_for
 from sspsam.text.tokenizer import Tokenizer
@@ -104,7 +105,11 @@ class Pipeline:
         encoders: EncoderIdentity,
         calibration: Calibration | None,
     ) -> Self:
-        """Build the pipeline of a model with a new tokenizer."""
+        """Build the pipeline of a model with a new tokenizer.
+
+        Args:
+            model, config, identity, cache, encoders, calibration: as of the class.
+        """
         return cls(model, config, identity, tokenizer_for(config), cache, encoders, calibration)
 
     def on(self, device: torch.device, model: DeviceModel) -> "Pipeline":
@@ -266,7 +271,18 @@ class Pipeline:
         workers: int | None,
         return_errors: bool,
     ) -> Iterator[Outcome]:
-        """Answer about many images, lazily; see `SSPSAMPredictor.predict_batch`."""
+        """Answer about many images, lazily.
+
+        Args:
+            images, texts: of `SSPSAMPredictor.predict_batch`.
+            settings: of the answers.
+            batch_size: images that are encoded together; None: the default of the device.
+            workers: threads that load images; None: the default of the device.
+            return_errors: whether the error of an image takes the place of its answers, instead of being raised.
+
+        Yields:
+            The answers about each image, or its error.
+        """
         _check_batch_arguments(images, texts, batch_size, workers)
         require_working_thread_pool()  # once, not for each image
         tokenize: Callable[..., Any] = partial(result_or_error, self.tokenize) if return_errors else self.tokenize

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sspsam.segmentation.outlines import Rings, outlines
-from sspsam.segmentation.runs import Integers, Mask
+from sspsam.segmentation.runs import Integers
 from sspsam.segmentation.simplification import COLUMNS, coarsest_rings, douglas_peucker, filled_runs, perimeters
+from sspsam.utils.arrays import Mask
 
 _PixelRuns = tuple[Integers, Integers, Integers]  # ring, start and stop of each, as `filled_runs` returns them
 # of a corner, from the left and upper edge of its pixel: nearly the centre, since Ultralytics divides outlines into

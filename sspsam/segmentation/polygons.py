@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from sspsam.devices import naming_out_of_memory
 from sspsam.segmentation.outlines import Rings, outlines
-from sspsam.segmentation.runs import Mask
 from sspsam.segmentation.simplification import COLUMNS, filled_runs, simplified
 from sspsam.utils.arguments import real_number, whole_number
+from sspsam.utils.arrays import Mask
 from sspsam.utils.paths import kind_name, shown_repr
 
 _FEWEST_NUMBERS: Final = 6

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sspsam.images.preprocessing import Geometry
+from sspsam.utils.arrays import FloatBox, IntBox
 
 
 def _resize(logits: Tensor, height: int, width: int) -> Tensor:
@@ -17,7 +18,7 @@ def _resize(logits: Tensor, height: int, width: int) -> Tensor:
 
 
 def logits_in_frame(low_res: Tensor, sam_size: int, frame: int) -> Tensor:
-    """Resize to the authors' padded evaluation frame: (E, M, M) -> SAM's square -> (E, frame, frame).
+    """Resize to the authors' frame: (E, M, M) -> SAM's square -> (E, frame, frame).
 
     Where SAM's square has four times the side of the logits and twice the side of the frame, as in the published sizes,
     the second step averages two neighbours from one linear piece of the first, so that a single step gives the same.
@@ -52,11 +53,11 @@ def threshold_logit(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-def box_on_image(box: NDArray[np.float64], geometry: Geometry, clip_size: int) -> tuple[float, float, float, float]:
+def box_on_image(box: NDArray[np.float64], geometry: Geometry, clip_size: int) -> FloatBox:
     """Map the output of the box head to the image's own pixels.
 
     Args:
-        box: (4,) centre x, centre y, width, height, as fractions of CLIP's padded square.
+        box: (4,) centre x, centre y, width, height, as fractions of CLIP's square.
         geometry: of the image.
         clip_size: S, side of CLIP's square in pixels.
 
@@ -77,12 +78,12 @@ def box_on_image(box: NDArray[np.float64], geometry: Geometry, clip_size: int) -
     )
 
 
-def box_of_mask(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+def box_of_mask(mask: NDArray[np.bool_]) -> IntBox | None:
     """Return the tight box x0, y0, x1, y1 around an (h, w) mask, x1 and y1 just outside it; None for an empty mask."""
     return box_of_occupied(np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=0)))
 
 
-def box_of_occupied(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+def box_of_occupied(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> IntBox | None:
     """Return the box of a mask from the (h,) rows and (w,) columns that hold a pixel of it; None for an empty mask."""
     y, x = np.flatnonzero(rows), np.flatnonzero(columns)
     if not len(y):

@@ -38,7 +38,14 @@ def dilated(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
 
 
 def draw_rectangle(canvas: Image.Image, box: Sequence[float], color: RGB, line: int) -> None:
-    """Draw a box x0, y0, x1, y1, in pixels, with all four sides inside the image."""
+    """Draw the outline of a box with all four sides inside the image.
+
+    Args:
+        canvas: image to draw on.
+        box: x0, y0, x1, y1 in pixels.
+        color: of the outline.
+        line: width of the outline, pixels.
+    """
     x0, y0, x1, y1 = box
     last = (max(x0, x1 - 1), max(y0, y1 - 1))  # Pillow draws the last pixel too
     ImageDraw.Draw(canvas).rectangle((x0, y0, *last), outline=color, width=line)

@@ -44,18 +44,18 @@ class Segmentation:
         text: the expression as the caller gave it.
         mask: (h, w) bool at the upright image's own size; all False when `no_target`.
         no_target: whether the expression refers to nothing in the image.
-        foreground_pixels: in the authors' padded frame (512 x 512), at probability 0.5; `no_target` depends on them.
+        foreground_pixels: in the authors' frame (512 x 512), at probability 0.5; `no_target` depends on them.
         score: SAM's own prediction of the mask's IoU; not a probability.
         box: x0, y0, x1, y1 in pixels of the upright image, from the box head; also when `no_target`.
         mask_box: tight box around the mask in whole pixels, x1 and y1 just outside it; None for an empty mask.
-        low_res_logits: (M, M) float32 in SAM's padded square, with `return_logits="low_res"`.
+        low_res_logits: (M, M) float32 in SAM's square, with `return_logits="low_res"`.
         logits: (h, w) float32 on the image, with `return_logits="full"`.
         explanation: with `explain=True`.
         pixels: (h, w, 3) uint8, the image, shared with its embedding; None if the embedding was read from a file, and
             after pickling and `from_dict`.
         text_truncated: the words at the end of the expression that the model did not read, since the published models
             read about 70; None if it read all.
-        box_fractions: (4,) float64, centre x, centre y, width, height as fractions of CLIP's padded square, the output
+        box_fractions: (4,) float64, centre x, centre y, width, height as fractions of CLIP's square, the output
             of the box head; with `return_logits="low_res"`.
         presence: probability that the expression refers to something in the image; None without a calibration.
         features: numbers that a calibration uses, by their names in `sspsam.segmentation.features.FEATURES`; with

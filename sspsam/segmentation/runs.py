@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sspsam.utils.arrays import IntBox, Mask
+
 Integers = NDArray[np.int64]
-Mask = NDArray[np.bool_]
-Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Runs:
         """Return the runs of some indices."""
         return Runs(self.rows[chosen], self.starts[chosen], self.stops[chosen])
 
-    def box(self) -> Box:
+    def box(self) -> IntBox:
         """Return the tight box x0, y0, x1, y1 around at least one run, x1 and y1 just outside it."""
         return int(self.starts.min()), int(self.rows[0]), int(self.stops.max()), int(self.rows[-1]) + 1
 
@@ -52,7 +52,7 @@ class Runs:
         mask[top:bottom, left:right] |= np.cumsum(steps, axis=1, dtype=np.int8)[:, :-1].view(np.bool_)
 
 
-def component_masks(mask: Mask, min_area: float) -> Iterator[tuple[Mask, Box]]:
+def component_masks(mask: Mask, min_area: float) -> Iterator[tuple[Mask, IntBox]]:
     """Yield the 8-connected components of an (h, w) mask, from the largest to the smallest.
 
     Yields:

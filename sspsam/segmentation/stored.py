@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sspsam.errors import ResultError
 from sspsam.segmentation.explanation import Explanation
 from sspsam.segmentation.rle import rle_decode, rle_runs
-from sspsam.segmentation.runs import Mask, Runs
+from sspsam.segmentation.runs import Runs
+from sspsam.utils.arrays import Mask
 from sspsam.utils.paths import shown_repr
 
 VERSIONS: Final = (1, 2)

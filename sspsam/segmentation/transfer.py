@@ -11,25 +11,11 @@ from torch import Tensor
 from sspsam.devices import host_buffer
 from sspsam.images.preprocessing import Geometry
 from sspsam.segmentation.postprocessing import box_of_mask, box_of_occupied, logits_on_image
+from sspsam.segmentation.target_rule import Decisions
+from sspsam.utils.arrays import IntBox, Mask
 
 _LOGITS_BYTES: Final = 256 * 2**20  # of logits at the size of the image that a GPU computes together
 _MASK_BYTES: Final = 256 * 2**20  # of masks in one transfer
-
-
-class Decisions(NamedTuple):
-    """The no-target decisions about E expressions, and the numbers behind them.
-
-    Args:
-        has_target: (E,) bool.
-        needs_mask: whether an expression whose mask is empty has no target either.
-        features: (E, F), see `features.FEATURES`; None if they were not computed.
-        presence: (E,) probabilities; None without a calibration.
-    """
-
-    has_target: NDArray[np.bool_]
-    needs_mask: bool
-    features: NDArray[np.float64] | None
-    presence: NDArray[np.float64] | None
 
 
 Decide = Callable[[NDArray[np.float32], NDArray[np.bool_] | None], Decisions]
@@ -41,7 +27,7 @@ class HostAnswer(NamedTuple):
 
     Args:
         finite: whether all values are finite; if not, the others mean nothing.
-        foreground_pixels: in the authors' padded frame.
+        foreground_pixels: in the authors' frame.
         score: predicted IoU.
         box: (4,) float64, output of the box head.
         mask: (h, w) bool; all False without a target.
@@ -55,8 +41,8 @@ class HostAnswer(NamedTuple):
     foreground_pixels: int
     score: float
     box: NDArray[np.float64]
-    mask: NDArray[np.bool_]
-    mask_box: tuple[int, int, int, int] | None
+    mask: Mask
+    mask_box: IntBox | None
     no_target: bool
     features: NDArray[np.float64] | None
     presence: float | None
@@ -93,10 +79,10 @@ def host_answers(
 
 
 def _host_answer(
-    numbers: NDArray[np.float32], decisions: Decisions, row: int, mask: "Mask", geometry: Geometry
+    numbers: NDArray[np.float32], decisions: Decisions, row: int, mask: "MaskAndBox", geometry: Geometry
 ) -> HostAnswer:
     """Return the answer of one row of a summary; its mask is emptied if there is no target."""
-    no_target = not decisions.has_target[row] or (decisions.needs_mask and mask[1] is None)
+    no_target = decisions.no_target(row, mask_is_empty=mask[1] is None)
     return HostAnswer(
         bool(numbers[0]),
         int(numbers[1]),
@@ -109,29 +95,29 @@ def _host_answer(
     )
 
 
-Mask = tuple[NDArray[np.bool_], tuple[int, int, int, int] | None]
-"""An (h, w) mask and its box."""
+MaskAndBox = tuple[Mask, IntBox | None]
+"""An (h, w) mask and its box; None if the mask is empty."""
 
 
-def _no_mask(geometry: Geometry) -> Mask:
+def _no_mask(geometry: Geometry) -> MaskAndBox:
     return np.zeros((geometry.height, geometry.width), dtype=np.bool_), None
 
 
 def _masks_on_cpu(
     low_res: Tensor, geometry: Geometry, sam_size: int, threshold: float, has_target: NDArray[np.bool_]
-) -> Iterator[Mask]:
+) -> Iterator[MaskAndBox]:
     """Yield the masks one by one, so that the logits of each stay in the cache; none is computed without a target."""
     for row, needed in zip(torch.split(low_res, 1), has_target, strict=True):
         if not needed:
             yield _no_mask(geometry)
             continue
-        mask: NDArray[np.bool_] = (logits_on_image(row, geometry, sam_size)[0] >= threshold).numpy()
+        mask: Mask = (logits_on_image(row, geometry, sam_size)[0] >= threshold).numpy()
         yield mask, box_of_mask(mask)
 
 
 def _fetched(
     low_res: Tensor, summary: Tensor, geometry: Geometry, sam_size: int, threshold: float, with_foreground: bool
-) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, list[Mask]]:
+) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, list[MaskAndBox]]:
     """Return the summary, the low-resolution foreground if needed, and the masks of E expressions.
 
     The host waits once for each 256 MB of masks.

@@ -63,7 +63,13 @@ def random_shape(rng: Rng, shapes: Sequence[Shape]) -> Shape:
 
 
 def new_noun(rng: Rng, kind: str | None, color: str | None = None, size: str | None = None) -> Noun:
-    """Return a noun with random synonyms for its kind and its size."""
+    """Return a noun with random synonyms for its kind and its size.
+
+    Args:
+        rng: random numbers.
+        kind: of the shapes that the noun describes; None: any.
+        color, size: the same.
+    """
     word = random_text(rng, NOUNS[kind] if kind else ANY_KIND)
     return Noun(kind, color, size, word, random_text(rng, SIZES[size]) if size else None)
 

@@ -42,6 +42,11 @@ def whole_number(name: str, value: object, minimum: int) -> int:
 def real_number(name: str, value: object, minimum: float, maximum: float = math.inf) -> float:
     """Return a finite real number, also of NumPy's types, as a `float`.
 
+    Args:
+        name: of the argument, for the error.
+        value: of the argument.
+        minimum, maximum: range of the number, both included.
+
     Raises:
         ValueError: not a finite number, or out of range.
     """

@@ -11,13 +11,21 @@ _T = TypeVar("_T")
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise a `ConfigError` unless a condition holds."""
+    """Check a condition.
+
+    Raises:
+        ConfigError: the condition is False; `message` is its text.
+    """
     if not condition:
         raise ConfigError(message)
 
 
 def parse_json_object(text: str, where: str) -> dict[str, Any]:
-    """Parse a JSON object without duplicate keys; `where` names it in errors."""
+    """Parse a JSON object without duplicate keys; `where` names it in errors.
+
+    Raises:
+        ConfigError: not valid JSON, no object, or a key occurs twice.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
@@ -42,7 +50,17 @@ def _json_reason(error: ValueError | RecursionError) -> str:
 
 
 def dataclass_from_json(kind: type[_T], data: Any, where: str, absent: frozenset[str] = frozenset()) -> _T:
-    """Build the dataclass `kind` from JSON `data`, which must hold all of its entries but `absent` and no others."""
+    """Build a dataclass from JSON that holds all of its entries and no others.
+
+    Args:
+        kind: the dataclass; its entries may be dataclasses and tuples.
+        data: the parsed JSON.
+        where: name of `data` in errors.
+        absent: entries of the dataclass that `data` must not hold.
+
+    Raises:
+        ConfigError: an entry is missing, unknown or of a wrong type, or the dataclass refuses its value.
+    """
     require(isinstance(data, dict), f"{where} must be an object")
     hints = {name: hint for name, hint in get_type_hints(kind).items() if name not in absent}
     unknown = [name[:60] for name in sorted(set(data) - set(hints))]

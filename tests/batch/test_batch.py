@@ -184,7 +184,7 @@ def test_unexpected_exceptions_are_raised_unchanged(predictor, photos, tmp_path,
         run_batch(photos, tmp_path / "out", "the star", predictor=predictor)
 
 
-def test_summary_formats_can_be_added_by_a_later_run(predictor, photos, tmp_path) -> None:
+def test_combined_formats_can_be_added_by_a_later_run(predictor, photos, tmp_path) -> None:
     both = BatchOptions(formats=("mask", "coco"))
     run_batch(photos, tmp_path / "once", TEXTS, predictor=predictor, options=both)
     run_batch(photos, tmp_path / "later", TEXTS, predictor=predictor)

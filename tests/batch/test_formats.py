@@ -162,7 +162,9 @@ def test_yolo_keeps_what_the_user_put_beside_the_labels_and_goes_with_overwrite(
     assert set(tree(out / "yolo")) == {"images", "images/a.jpg"}
 
 
-def test_a_folder_of_another_program_with_the_name_of_a_summary_is_not_replaced(predictor, photos, tmp_path) -> None:
+def test_a_folder_of_another_program_with_the_name_of_a_combined_output_is_not_replaced(
+    predictor, photos, tmp_path
+) -> None:
     run_batch(photos, tmp_path / "out", TEXTS, predictor=predictor)
     (tmp_path / "out" / "yolo" / "labels").mkdir(parents=True)
     (tmp_path / "out" / "yolo" / "labels" / "a.txt").write_text("mine")

@@ -113,7 +113,7 @@ def test_a_job_file_behind_a_link_is_not_overwritten(predictor, images, tmp_path
     assert tree(other) == before
 
 
-def test_summary_files_of_other_programs_are_not_replaced(predictor, images, tmp_path) -> None:
+def test_combined_outputs_of_other_programs_are_not_replaced(predictor, images, tmp_path) -> None:
     out = tmp_path / "out"
     run_batch(images, out, TEXT, predictor=predictor)
     for name in ("coco.json", "results.parquet"):

@@ -10,7 +10,7 @@ from PIL import Image
 import sspsam
 from sspsam.checkpoints.directory import read_config
 from sspsam.evaluation.records import write_records
-from sspsam.segmentation.presence import read_calibration, write_calibration
+from sspsam.segmentation.calibration import read_calibration, write_calibration
 from sspsam.shapes import draw_scene
 from tests.support.calibrations import calibration_with, synthetic_records
 from tests.support.command import run_command

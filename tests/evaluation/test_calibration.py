@@ -10,8 +10,8 @@ from sspsam.errors import EvaluationError
 from sspsam.evaluation.calibration import LabelledFeatures, fit_calibration, labelled_features
 from sspsam.evaluation.presence import expected_calibration_error
 from sspsam.evaluation.records import Record, read_records, write_records
+from sspsam.segmentation.calibration import Calibration
 from sspsam.segmentation.features import FEATURES
-from sspsam.segmentation.presence import Calibration
 from tests.support.calibrations import synthetic_records
 
 MODEL = "a" * 64

@@ -58,7 +58,7 @@ def test_standard_counts_like_rela_with_emptied_masks_from_either_kind_of_mask(a
 def test_standard_numbers_of_four_expressions_are_those_worked_out_by_hand() -> None:
     records = [
         Record(0, False, False, 6, 8, 8, box_iou=0.5),  # 6 / 10
-        Record(1, False, True, 5, 5, 20, box_iou=0.95),  # given up: 0 / 20
+        Record(1, False, True, 5, 5, 20, box_iou=0.95),  # predicted no-target: 0 / 20
         Record(2, True, True, 0, 30, 0),  # right: 1
         Record(3, True, False, 0, 10, 0),  # wrong: 0 / 10
     ]

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from sspsam.errors import DatasetError
-from sspsam.evaluation.datasets.entry import Mask
 from sspsam.evaluation.datasets.jsonl import Line
 from sspsam.evaluation.datasets.masks import DrawnMask
 from sspsam.finetuning.corrections import Remark, corrected_lines, is_corrected
 from sspsam.finetuning.lines import DataSource, SourceLine, read_lines
 from sspsam.segmentation import Segmentation, to_label_studio, to_labelme
 from sspsam.segmentation.postprocessing import box_of_mask
+from sspsam.utils.arrays import Mask
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 PILLOW = tuple(int(number) for number in PIL.__version__.split(".")[:2])

@@ -162,7 +162,7 @@ def test_threshold_logit_is_the_inverse_of_the_sigmoid(probability: float) -> No
 
 
 def on_clip_square(corner: float, side: int, resized_side: int, offset: int, clip_size: int) -> float:
-    """Map a coordinate of the image to a fraction of CLIP's padded square."""
+    """Map a coordinate of the image to a fraction of CLIP's square."""
     return (corner * resized_side / side + offset) / clip_size
 
 

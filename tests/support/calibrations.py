@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from sspsam.evaluation.records import Record
+from sspsam.segmentation.calibration import Calibration, CrossValidation, FeatureTerm
 from sspsam.segmentation.features import FEATURES
-from sspsam.segmentation.presence import Calibration, CrossValidation, FeatureTerm
 
 QUALITY = CrossValidation(folds=5, regularization=1.0, log_loss=0.1, auroc=0.9, ece=0.01, count_auroc=0.8)
 

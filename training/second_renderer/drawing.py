@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sspsam.utils.arrays import Mask
+
 Floats = NDArray[np.floating[Any]]
-Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
 
 # ranges of hue in degrees, saturation and value in percent

@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.second_renderer.drawing import Mask, Scene, draw_scene
+from sspsam.utils.arrays import Mask
+from training.second_renderer.drawing import Scene, draw_scene
 from training.second_renderer.expressions import GENERATORS, AmbiguousDraw
 
 NO_TARGET_RATE: Final = 0.18  # for every kind but "foreign", whose expressions never have a target

@@ -19,9 +19,10 @@ from sspsam.evaluation.datasets.checks import (
     member,
     read_json,
 )
-from sspsam.evaluation.datasets.entry import Box, Entry, Size, unique_key
+from sspsam.evaluation.datasets.entry import Entry, unique_key
 from sspsam.evaluation.datasets.masks import ArrayFile
 from sspsam.evaluation.datasets.places import Request
+from sspsam.utils.arrays import FloatBox, HeightWidth
 from sspsam.utils.paths import shown
 
 _CORNER_BOXES: Final = ("grefcoco", "phrase_cut")  # x0, y0, x1, y1; the boxes of others are x, y, width, height
@@ -44,7 +45,7 @@ def entries(request: Request) -> Iterator[Entry]:
         raise DatasetError(f"{shown(path)} has no split {request.split!r}: it has {', '.join(map(shown, content))}")
     folder = request.image_folder
     counts: dict[str, int] = {}
-    sizes: dict[Path, Size] = {}
+    sizes: dict[Path, HeightWidth] = {}
     for index, value in enumerate(member(content, request.split, checked_list, shown(path))):
         where = f"{shown(path)}: {request.split} entry {index}"
         record = checked_object(value, where)
@@ -81,7 +82,7 @@ def _mask_folder(name: str) -> str:
     return "phrase_cut_mask" if name == "phrase_cut" else name
 
 
-def _corners(box: Box, name: str) -> Box | None:
+def _corners(box: FloatBox, name: str) -> FloatBox | None:
     if box == _NO_BOX:
         return None
     x, y, a, b = box
@@ -105,7 +106,7 @@ def _plain(identifier: Identifier, where: str) -> str:
     return name
 
 
-def _array_size(path: Path, where: str) -> Size:
+def _array_size(path: Path, where: str) -> HeightWidth:
     """Return the shape of an array from the header of its file."""
     if not os.path.isfile(path):
         raise DatasetMissingError(f"{where} refers to the mask {shown(path)}, which does not exist")

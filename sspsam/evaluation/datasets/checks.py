@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sspsam.errors import DatasetError
-from sspsam.evaluation.datasets.entry import Box, Size
 from sspsam.images.loading import DEFAULT_MAX_PIXELS
+from sspsam.utils.arrays import FloatBox, HeightWidth
 from sspsam.utils.paths import shown
 from sspsam.utils.strict_json import short_repr
 
@@ -38,21 +38,33 @@ def checked_object(value: Any, where: str) -> dict[str, Any]:
 
 
 def checked_list(value: Any, where: str) -> list[Any]:
-    """Return `value` if it is a list."""
+    """Return `value` if it is a list.
+
+    Raises:
+        DatasetError: not a list.
+    """
     if not isinstance(value, list):
         raise _wrong(where, "a list", value)
     return value
 
 
 def checked_text(value: Any, where: str) -> str:
-    """Return `value` if it is a string."""
+    """Return `value` if it is a string.
+
+    Raises:
+        DatasetError: not a string.
+    """
     if not isinstance(value, str):
         raise _wrong(where, "a string", value)
     return value
 
 
 def checked_identifier(value: Any, where: str) -> Identifier:
-    """Return `value` if it is an integer of at most 64 bits or a string."""
+    """Return `value` if it is an integer of at most 64 bits or a string.
+
+    Raises:
+        DatasetError: neither, or an integer of more bits.
+    """
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise _wrong(where, "an integer or a string", value)
     if isinstance(value, int) and value.bit_length() > _MOST_BITS:
@@ -61,29 +73,45 @@ def checked_identifier(value: Any, where: str) -> Identifier:
 
 
 def checked_side(value: Any, where: str) -> int:
-    """Return `value` if it is a positive integer."""
+    """Return `value` if it is a positive integer.
+
+    Raises:
+        DatasetError: not a positive integer.
+    """
     if type(value) is not int or value < 1:
         raise _wrong(where, "a positive integer", value)
     return value
 
 
 def checked_number(value: Any, where: str) -> float:
-    """Return `value` if it is a finite number."""
+    """Return `value` if it is a finite number.
+
+    Raises:
+        DatasetError: not a finite number.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise _wrong(where, "a finite number", value)
     return value
 
 
 def checked_coordinate(value: Any, where: str) -> float:
-    """Return `value` if it is a number that can be a coordinate in pixels; pycocotools crashes with very large ones."""
+    """Return `value` if it is a number that can be a coordinate in pixels; pycocotools crashes with very large ones.
+
+    Raises:
+        DatasetError: not a finite number, or too large.
+    """
     number = checked_number(value, where)
     if abs(number) > _LARGEST_COORDINATE:
         raise DatasetError(f"{where} has the coordinate {short_repr(value)}, which is far outside every image")
     return number
 
 
-def checked_size(height: Any, width: Any, where: str) -> Size:
-    """Return height and width if they are the sides of an image that can be loaded."""
+def checked_size(height: Any, width: Any, where: str) -> HeightWidth:
+    """Return height and width if they are the sides of an image that can be loaded.
+
+    Raises:
+        DatasetError: a side is not a positive integer, or the image has too many pixels.
+    """
     size = checked_side(height, f"{where}: the height"), checked_side(width, f"{where}: the width")
     if size[0] * size[1] > DEFAULT_MAX_PIXELS:
         raise DatasetError(
@@ -93,22 +121,34 @@ def checked_size(height: Any, width: Any, where: str) -> Size:
     return size
 
 
-def size_of(image: dict[str, Any], where: str) -> Size:
-    """Return the checked `height` and `width` of an entry."""
+def size_of(image: dict[str, Any], where: str) -> HeightWidth:
+    """Return the checked `height` and `width` of an entry.
+
+    Raises:
+        DatasetError: a side is missing or wrong.
+    """
     height, width = (member(image, name, checked_side, where) for name in ("height", "width"))
     return checked_size(height, width, where)
 
 
-def checked_box(value: Any, where: str) -> Box:
-    """Return `value` as a tuple if it is a list x, y, width, height in pixels."""
+def checked_box(value: Any, where: str) -> FloatBox:
+    """Return `value` as a tuple if it is a list x, y, width, height in pixels.
+
+    Raises:
+        DatasetError: not such a list, a negative side, or a number far outside every image.
+    """
     x, y, width, height = _four_coordinates(value, where)
     if width < 0 or height < 0:
         raise DatasetError(f"{where} must be x, y, width, height, not {short_repr(value)}: a side is negative")
     return x, y, width, height
 
 
-def checked_corners(value: Any, where: str) -> Box:
-    """Return `value` as a tuple if it is a list x0, y0, x1, y1 in pixels."""
+def checked_corners(value: Any, where: str) -> FloatBox:
+    """Return `value` as a tuple if it is a list x0, y0, x1, y1 in pixels.
+
+    Raises:
+        DatasetError: not such a list, corners in the wrong order, or a number far outside every image.
+    """
     x0, y0, x1, y1 = _four_coordinates(value, where)
     if x1 < x0 or y1 < y0:
         raise DatasetError(

@@ -5,17 +5,14 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
-Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
-Size = tuple[int, int]  # height, width in pixels
+from sspsam.utils.arrays import FloatBox, HeightWidth, Mask
 
 
 class MaskSource(Protocol):
     """Annotation that a ground-truth mask is computed from."""
 
-    def decode(self, size: Size) -> Mask:
+    def decode(self, size: HeightWidth) -> Mask:
         """Return the (h, w) mask on an image of `size`."""
 
 
@@ -46,10 +43,10 @@ class Entry:
 
     image: Path
     image_id: str
-    size: Size
+    size: HeightWidth
     text: str
     no_target: bool
-    box: Box | None
+    box: FloatBox | None
     key: str
     source: MaskSource | None = field(default=None, repr=False, compare=False)
     embedded: ImageContent | None = field(default=None, repr=False, compare=False)

@@ -7,15 +7,15 @@ from typing import IO, Final
 from PIL import Image
 
 from sspsam.errors import DatasetError, DatasetMissingError
-from sspsam.evaluation.datasets.entry import Size
 from sspsam.images.loading import pillow_pixel_limit
+from sspsam.utils.arrays import HeightWidth
 from sspsam.utils.paths import shown
 
 _ORIENTATION: Final = 0x0112  # of EXIF
 _SIDEWAYS: Final = (5, 6, 7, 8)  # orientations that exchange width and height
 
 
-def image_size(path: Path, where: str) -> Size:
+def image_size(path: Path, where: str) -> HeightWidth:
     """Return height and width of the upright image in pixels, without decoding it.
 
     Args:
@@ -33,7 +33,7 @@ def image_size(path: Path, where: str) -> Size:
     return image_file_size(path, where, shown(path))
 
 
-def image_file_size(file: Path | IO[bytes], where: str, name: str) -> Size:
+def image_file_size(file: Path | IO[bytes], where: str, name: str) -> HeightWidth:
     """Return height and width of the upright image in pixels, without decoding it.
 
     Args:

@@ -17,8 +17,8 @@ from sspsam.evaluation.datasets.checks import (
     read_json,
     size_of,
 )
-from sspsam.evaluation.datasets.entry import Box, Size
 from sspsam.evaluation.datasets.masks import check_segmentation
+from sspsam.utils.arrays import FloatBox, HeightWidth
 from sspsam.utils.paths import shown, shown_repr
 
 
@@ -32,7 +32,7 @@ class ImageRecord:
     """
 
     file_name: str
-    size: Size
+    size: HeightWidth
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ObjectRecord:
         is_crowd: whether the annotation covers a crowd of objects.
     """
 
-    box: Box
+    box: FloatBox
     segmentation: Any
     is_crowd: bool
 
@@ -65,7 +65,7 @@ class Instances:
         content = checked_object(read_json(path), self._name)
         self._images = self._by_id(content, "images")
         self._objects = self._by_id(content, "annotations")
-        self._checked_objects: dict[tuple[Identifier, Size], ObjectRecord] = {}
+        self._checked_objects: dict[tuple[Identifier, HeightWidth], ObjectRecord] = {}
 
     def image(self, image_id: Identifier, where: str) -> ImageRecord:
         """Return an image.
@@ -82,7 +82,7 @@ class Instances:
         image, place = self._images[image_id], f"{self._name}: image {image_id!r}"
         return ImageRecord(_safe_name(member(image, "file_name", checked_text, place), place), size_of(image, place))
 
-    def object(self, object_id: Identifier, image_id: Identifier, size: Size, where: str) -> ObjectRecord:
+    def object(self, object_id: Identifier, image_id: Identifier, size: HeightWidth, where: str) -> ObjectRecord:
         """Return an annotated object.
 
         Args:
@@ -106,7 +106,7 @@ class Instances:
             self._checked_objects[object_id, size] = self._object(object_id, size)
         return self._checked_objects[object_id, size]
 
-    def _object(self, object_id: Identifier, size: Size) -> ObjectRecord:
+    def _object(self, object_id: Identifier, size: HeightWidth) -> ObjectRecord:
         annotation, place = self._objects[object_id], f"{self._name}: annotation {object_id!r}"
         x, y, width, height = member(annotation, "bbox", checked_box, place)
         segmentation = member(annotation, "segmentation", lambda value, _: value, place)
@@ -122,7 +122,7 @@ class Instances:
         return found
 
 
-def hull(boxes: Sequence[Box]) -> Box:
+def hull(boxes: Sequence[FloatBox]) -> FloatBox:
     """Return the smallest box around boxes."""
     x0, y0, x1, y1 = zip(*boxes, strict=True)
     return min(x0), min(y0), max(x1), max(y1)

@@ -23,11 +23,12 @@ from sspsam.evaluation.datasets.checks import (
     checked_text,
     member,
 )
-from sspsam.evaluation.datasets.entry import Box, Entry, MaskSource, Size, unique_key
+from sspsam.evaluation.datasets.entry import Entry, MaskSource, unique_key
 from sspsam.evaluation.datasets.image_size import image_size
 from sspsam.evaluation.datasets.masks import COCOMask, MaskFile, check_segmentation, coco_tools, rle_size
 from sspsam.evaluation.datasets.places import Request
 from sspsam.segmentation.postprocessing import box_of_mask
+from sspsam.utils.arrays import FloatBox, HeightWidth
 from sspsam.utils.file_kinds import HEAD_BYTES
 from sspsam.utils.paths import shown
 
@@ -82,7 +83,7 @@ def lines(request: Request, *, usual_too: bool = False) -> Iterator[Line | Datas
     usual = dict.fromkeys((path.parent, path.parent / "images", folder, folder / "images"))
     images = tuple(usual) if request.image_root is None else (request.image_root, *(usual if usual_too else ()))
     counts: dict[str, int] = {}
-    sizes: dict[Path, Size] = {}
+    sizes: dict[Path, HeightWidth] = {}
     for number, text in enumerate(_lines(path), 1):
         if text.strip():
             where = f"{shown(path)}, line {number}"
@@ -97,7 +98,7 @@ def lines(request: Request, *, usual_too: bool = False) -> Iterator[Line | Datas
 
 
 def _entry(
-    record: dict[str, Any], key: str, images: tuple[Path, ...], masks: Path, sizes: dict[Path, Size], where: str
+    record: dict[str, Any], key: str, images: tuple[Path, ...], masks: Path, sizes: dict[Path, HeightWidth], where: str
 ) -> Entry:
     name, text = member(record, "image", checked_text, where), member(record, "text", checked_text, where)
     if not name or not text.strip():
@@ -128,7 +129,7 @@ def _contradiction(record: dict[str, Any]) -> str | None:
     return None if there == list(_MASK_KINDS) else next((kind for kind in there if record[kind] is None), None)
 
 
-def _size(image: Path, kind: str | None, record: dict[str, Any], masks: Path, where: str) -> Size:
+def _size(image: Path, kind: str | None, record: dict[str, Any], masks: Path, where: str) -> HeightWidth:
     """Return height and width of the image, or of its mask where the image is not there."""
     if os.path.isfile(image) or kind in (None, "polygons"):
         return image_size(image, where)
@@ -137,7 +138,7 @@ def _size(image: Path, kind: str | None, record: dict[str, Any], masks: Path, wh
     return image_size(masks / member(record, "mask", checked_text, where), where)
 
 
-def _source(kind: str, value: Any, size: Size, masks: Path, where: str) -> MaskSource:
+def _source(kind: str, value: Any, size: HeightWidth, masks: Path, where: str) -> MaskSource:
     if kind == "mask":
         return MaskFile(masks / checked_text(value, f"{where}: 'mask'"), where)
     coco_tools()
@@ -160,7 +161,9 @@ def _flat_polygons(value: Any, where: str) -> list[list[Any]]:
     return polygons
 
 
-def _box(source: MaskSource | None, kind: str | None, record: dict[str, Any], size: Size, where: str) -> Box | None:
+def _box(
+    source: MaskSource | None, kind: str | None, record: dict[str, Any], size: HeightWidth, where: str
+) -> FloatBox | None:
     """Return the box of the line, the hull of its polygons, or the tight box of its mask; None: no target."""
     if source is None:
         return None

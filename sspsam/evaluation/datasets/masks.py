@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 
 from sspsam.errors import DatasetError
 from sspsam.evaluation.datasets.checks import checked_coordinate, checked_list, checked_object, checked_size, member
-from sspsam.evaluation.datasets.entry import Box, Mask, Size
 from sspsam.images.loading import pillow_pixel_limit
 from sspsam.segmentation.rle import rle_runs
+from sspsam.utils.arrays import FloatBox, HeightWidth, Mask
 from sspsam.utils.installing import missing_extra
 from sspsam.utils.paths import shown
 
@@ -32,7 +32,7 @@ class COCOMask:
     segmentations: tuple[Any, ...]
     where: str
 
-    def decode(self, size: Size) -> Mask:
+    def decode(self, size: HeightWidth) -> Mask:
         """Return the (h, w) mask: the union of all parts of all objects."""
         mask = np.zeros(size, np.bool_)
         for segmentation in self.segmentations:
@@ -52,7 +52,7 @@ class DrawnMask:
     polygons: tuple[Any, ...]
     where: str
 
-    def decode(self, size: Size) -> Mask:
+    def decode(self, size: HeightWidth) -> Mask:
         """Return the (h, w) mask."""
         height, width = size
         image = Image.new("L", (width, height), 0)
@@ -75,7 +75,7 @@ class MaskFile:
     path: Path
     where: str
 
-    def decode(self, size: Size) -> Mask:
+    def decode(self, size: HeightWidth) -> Mask:
         """Return the (h, w) mask."""
         return _of_size(_grey_values(self.path, self.where) != 0, size, f"{self.where}: the mask {shown(self.path)}")
 
@@ -92,7 +92,7 @@ class ArrayFile:
     path: Path
     where: str
 
-    def decode(self, size: Size) -> Mask:
+    def decode(self, size: HeightWidth) -> Mask:
         """Return the (h, w) mask."""
         try:
             array = np.load(self.path, allow_pickle=False)
@@ -122,7 +122,7 @@ def coco_tools() -> Any:
     return pycocotools.mask
 
 
-def check_segmentation(value: Any, size: Size, where: str) -> None:
+def check_segmentation(value: Any, size: HeightWidth, where: str) -> None:
     """Check a COCO segmentation on an image of `size` without decoding it.
 
     Args:
@@ -148,7 +148,7 @@ def check_segmentation(value: Any, size: Size, where: str) -> None:
         raise DatasetError(f"{where}: a first part of 4 numbers is a box, and then all parts must be boxes")
 
 
-def rle_size(rle: Any, where: str) -> Size:
+def rle_size(rle: Any, where: str) -> HeightWidth:
     """Return the checked height and width of a run-length encoding."""
     sides = member(checked_object(rle, where), "size", checked_list, where)
     if len(sides) != 2:
@@ -156,7 +156,7 @@ def rle_size(rle: Any, where: str) -> Size:
     return checked_size(sides[0], sides[1], f"{where}: 'size'")
 
 
-def rle_hull(encodings: Sequence[dict[str, Any]], size: Size, where: str) -> Box | None:
+def rle_hull(encodings: Sequence[dict[str, Any]], size: HeightWidth, where: str) -> FloatBox | None:
     """Return the smallest box around all masks, x0, y0, x1, y1 in pixels; None if all are empty.
 
     Args:
@@ -180,7 +180,7 @@ def rle_hull(encodings: Sequence[dict[str, Any]], size: Size, where: str) -> Box
     return float(min(x0)), float(min(y0)), float(max(x1)), float(max(y1))
 
 
-def _check_rle(rle: dict[str, Any], size: Size, where: str) -> None:
+def _check_rle(rle: dict[str, Any], size: HeightWidth, where: str) -> None:
     if rle_size(rle, where) != size:
         raise DatasetError(f"{where} is of size {rle['size']}, but the image of size {list(size)} (height, width)")
     if not isinstance(rle.get("counts"), str | list):
@@ -195,7 +195,7 @@ def _check_polygon(polygon: Any, where: str) -> None:
         checked_coordinate(number, where)
 
 
-def _decoded(segmentation: Any, size: Size, where: str) -> Mask:
+def _decoded(segmentation: Any, size: HeightWidth, where: str) -> Mask:
     """Decode one object: all parts, (h, w, parts) -> (h, w)."""
     parts = [segmentation] if isinstance(segmentation, dict) else segmentation
     tools = coco_tools()
@@ -210,7 +210,7 @@ def _decoded(segmentation: Any, size: Size, where: str) -> Mask:
         raise DatasetError(f"{where}: the segmentation cannot be decoded: {shown(error)}") from error
 
 
-def _compressed(rle: dict[str, Any], size: Size, tools: Any) -> dict[str, Any]:
+def _compressed(rle: dict[str, Any], size: HeightWidth, tools: Any) -> dict[str, Any]:
     """Return an encoding that is safe to decode: pycocotools writes beyond the mask where runs are too long."""
     counts = rle["counts"]
     try:
@@ -238,7 +238,7 @@ def _grey_values(path: Path, where: str) -> Any:
         raise DatasetError(f"{where}: the mask {shown(path)} cannot be read: {shown(error)}") from error
 
 
-def _of_size(mask: Mask, size: Size, what: str) -> Mask:
+def _of_size(mask: Mask, size: HeightWidth, what: str) -> Mask:
     if mask.shape != size:
         raise DatasetError(f"{what} is of size {list(mask.shape)}, but the image of size {list(size)} (height, width)")
     return mask

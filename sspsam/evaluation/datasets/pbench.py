@@ -10,11 +10,12 @@ from typing import Any
 
 from sspsam.errors import DatasetError
 from sspsam.evaluation.datasets.checks import checked_identifier, checked_list, checked_object, checked_text, member
-from sspsam.evaluation.datasets.entry import Entry, Size, unique_key
+from sspsam.evaluation.datasets.entry import Entry, unique_key
 from sspsam.evaluation.datasets.image_size import image_file_size
 from sspsam.evaluation.datasets.masks import COCOMask, check_segmentation, rle_hull, rle_size
 from sspsam.evaluation.datasets.parquet import Row, rows
 from sspsam.evaluation.datasets.places import Request
+from sspsam.utils.arrays import HeightWidth
 
 
 def entries(request: Request) -> Iterator[Entry]:
@@ -53,7 +54,7 @@ def entries(request: Request) -> Iterator[Entry]:
         )
 
 
-def _size(row: Row, masks: list[dict[str, Any]]) -> Size:
+def _size(row: Row, masks: list[dict[str, Any]]) -> HeightWidth:
     """Return height and width of the masks, or those of the image where there are none."""
     if masks:
         return rle_size(masks[0], f"{row.where}: mask 0")

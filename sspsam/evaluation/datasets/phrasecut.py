@@ -18,10 +18,11 @@ from sspsam.evaluation.datasets.checks import (
     read_json,
     size_of,
 )
-from sspsam.evaluation.datasets.entry import Box, Entry, Size, unique_key
+from sspsam.evaluation.datasets.entry import Entry, unique_key
 from sspsam.evaluation.datasets.instances import hull
 from sspsam.evaluation.datasets.masks import DrawnMask
 from sspsam.evaluation.datasets.places import Request
+from sspsam.utils.arrays import FloatBox, HeightWidth
 from sspsam.utils.paths import shown
 
 SPLITS: Final = ("train", "val", "test", "miniv")
@@ -81,7 +82,7 @@ class _Task:
     image_id: Identifier
     phrase: str
     polygons: tuple[list[tuple[float, float]], ...]
-    box: Box | None
+    box: FloatBox | None
     where: str
 
 
@@ -103,7 +104,7 @@ def _task(value: Any, where: str) -> _Task:
     )
 
 
-def _image_sizes(path: Path) -> dict[Identifier, Size]:
+def _image_sizes(path: Path) -> dict[Identifier, HeightWidth]:
     """Return height and width of each image by its id."""
     sizes, name = {}, shown(path)
     for index, value in enumerate(checked_list(read_json(path), name)):
@@ -114,7 +115,7 @@ def _image_sizes(path: Path) -> dict[Identifier, Size]:
     return sizes
 
 
-def _box(values: list[Any], where: str) -> Box | None:
+def _box(values: list[Any], where: str) -> FloatBox | None:
     """Return the hull of boxes x, y, width, height, whose last column and row are x + width - 1 and y + height - 1."""
     boxes = [checked_box(value, where) for value in values]
     return hull([(x, y, x + width - 1, y + height - 1) for x, y, width, height in boxes]) if boxes else None

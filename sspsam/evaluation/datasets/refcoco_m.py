@@ -15,10 +15,11 @@ from sspsam.evaluation.datasets.checks import (
     checked_text,
     member,
 )
-from sspsam.evaluation.datasets.entry import Entry, Size, unique_key
+from sspsam.evaluation.datasets.entry import Entry, unique_key
 from sspsam.evaluation.datasets.masks import COCOMask, check_segmentation, rle_size
 from sspsam.evaluation.datasets.parquet import Row, rows
 from sspsam.evaluation.datasets.places import Request
+from sspsam.utils.arrays import HeightWidth
 
 
 def entries(request: Request) -> Iterator[Entry]:
@@ -43,7 +44,7 @@ def entries(request: Request) -> Iterator[Entry]:
 
 
 def _sample_entries(
-    request: Request, row: Row, sample: dict[str, Any], size: Size, where: str, counts: dict[str, int]
+    request: Request, row: Row, sample: dict[str, Any], size: HeightWidth, where: str, counts: dict[str, int]
 ) -> Iterator[Entry]:
     sample_id = member(sample, "id", checked_identifier, where)
     mask = member(sample, "mask", checked_object, where)

@@ -23,7 +23,7 @@ _POLYGONS_VERSION: Final = 1
 
 
 @dataclass(frozen=True)
-class Answer:
+class NamedAnswer:
     """An answer together with the names that files about it contain.
 
     Args:
@@ -42,7 +42,7 @@ class Answer:
         return self.result.text if self.label is None else self.label
 
 
-def answer_file(kind: AnswerFormat, answer: Answer) -> bytes:
+def answer_file(kind: AnswerFormat, answer: NamedAnswer) -> bytes:
     """Return the content of a file about one answer.
 
     Args:
@@ -69,7 +69,7 @@ def answer_file(kind: AnswerFormat, answer: Answer) -> bytes:
             return (json.dumps(_polygons(answer)) + "\n").encode()
 
 
-def _polygons(answer: Answer) -> dict[str, object]:
+def _polygons(answer: NamedAnswer) -> dict[str, object]:
     """Return the outlines of an answer as JSON values; see `Segmentation.polygons` for their frame."""
     result = answer.result
     return {

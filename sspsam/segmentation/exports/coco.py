@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
 
-from sspsam.segmentation.exports.answer_files import Answer
+from sspsam.segmentation.exports.answer_files import NamedAnswer
 from sspsam.segmentation.exports.images import ImageAnswers, Instances, answers_by_image
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.rle import rle_encode, rle_runs
+from sspsam.utils.arrays import IntBox
 from sspsam.utils.installing import missing_extra
 
 _BEGINNING: Final = b'{"info": {"description": "written by sspsam"},\n'
@@ -61,11 +62,11 @@ class CocoAnswer:
     category: str
     score: float
     mask: Rle
-    mask_box: tuple[int, int, int, int] | None
+    mask_box: IntBox | None
     load: Callable[[], Segmentation]
 
     @classmethod
-    def of(cls, number: int, answer: Answer) -> "CocoAnswer":
+    def of(cls, number: int, answer: NamedAnswer) -> "CocoAnswer":
         """Return an answer in the form that a COCO file needs."""
         result = answer.result
         height, width = result.mask.shape
@@ -193,7 +194,7 @@ def _shapes(answer: CocoAnswer, options: ShapeOptions) -> Iterator[dict[str, Any
             yield _encoded_shape(rle_encode(part.mask), part.mask_box)
 
 
-def _encoded_shape(mask: Rle, box: tuple[int, int, int, int]) -> dict[str, Any]:
+def _encoded_shape(mask: Rle, box: IntBox) -> dict[str, Any]:
     x0, y0, x1, y1 = box
     area = sum(rle_runs(str(mask["counts"]))[1::2])
     return {"segmentation": mask, "area": area, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0}

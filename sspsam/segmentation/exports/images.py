@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sspsam.segmentation.exports.answer_files import Answer
+from sspsam.segmentation.exports.answer_files import NamedAnswer
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.runs import component_masks
 from sspsam.utils.arguments import real_number
@@ -41,7 +41,7 @@ class Instances:
 
 def answers_by_image(
     images: ImageAnswers, labels: Mapping[str, str] | None = None
-) -> Iterator[tuple[str, list[Answer]]]:
+) -> Iterator[tuple[str, list[NamedAnswer]]]:
     """Yield each image with its answers; see `to_coco` for the arguments.
 
     Raises:
@@ -65,7 +65,7 @@ def answers_by_image(
         yield str(name), _answers(str(name), results, labels or {})
 
 
-def _answers(name: str, results: Segmentation | Sequence[Segmentation], labels: Mapping[str, str]) -> list[Answer]:
+def _answers(name: str, results: Segmentation | Sequence[Segmentation], labels: Mapping[str, str]) -> list[NamedAnswer]:
     listed = list(results) if isinstance(results, Iterable) else [results]
     if not all(isinstance(result, Segmentation) for result in listed):
         raise TypeError(f"the results of {shown(name)} must be a Segmentation or a list of them")
@@ -73,4 +73,4 @@ def _answers(name: str, results: Segmentation | Sequence[Segmentation], labels: 
         raise ValueError(f"{shown(name)} has no results, so that its size is not known: leave the image out")
     if len({result.mask.shape for result in listed}) > 1:
         raise ValueError(f"the results of {shown(name)} have masks of different sizes: give each image its own name")
-    return [Answer(name, labels.get(result.text), result) for result in listed]
+    return [NamedAnswer(name, labels.get(result.text), result) for result in listed]

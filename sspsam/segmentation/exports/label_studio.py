@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sspsam._version import __version__
-from sspsam.segmentation.exports.answer_files import Answer
+from sspsam.segmentation.exports.answer_files import NamedAnswer
 from sspsam.segmentation.exports.images import ImageAnswers, answers_by_image
 
 
@@ -46,7 +46,7 @@ def to_label_studio(
     return tasks
 
 
-def _region(polygon: list[float], answer: Answer) -> dict[str, Any]:
+def _region(polygon: list[float], answer: NamedAnswer) -> dict[str, Any]:
     """Return a polygon, in percent of width and height, with its label and score."""
     height, width = answer.result.mask.shape
     points = [[100 * x / width, 100 * y / height] for x, y in zip(polygon[::2], polygon[1::2], strict=True)]

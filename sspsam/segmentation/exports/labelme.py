@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from sspsam.segmentation.exports.answer_files import Answer
+from sspsam.segmentation.exports.answer_files import NamedAnswer
 from sspsam.segmentation.exports.images import ImageAnswers, answers_by_image
 from sspsam.segmentation.pixel_outlines import pixel_outlines
-from sspsam.segmentation.runs import Mask
+from sspsam.utils.arrays import Mask
 from sspsam.utils.paths import shown, shown_repr
 
 _LABELME_VERSION: Final = "5.4.0"  # whose form the files have
@@ -59,7 +59,7 @@ def to_labelme(images: ImageAnswers, *, labels: Mapping[str, str] | None = None)
     return files
 
 
-def _shapes(number: int, answer: Answer) -> list[dict[str, Any]]:
+def _shapes(number: int, answer: NamedAnswer) -> list[dict[str, Any]]:
     return [
         {
             "label": answer.category,

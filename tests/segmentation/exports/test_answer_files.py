@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES, Answer, answer_file
+from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES, NamedAnswer, answer_file
 from tests.support.answers import answer, iou
 from tests.support.filling import filled
 from tests.support.masks import two_mugs
@@ -19,7 +19,7 @@ def test_every_file_of_an_answer_has_its_content() -> None:
     mask = two_mugs()
     pixels = np.full((*mask.shape, 3), 77, np.uint8)
     result = answer(mask, pixels=pixels)
-    content = {kind: answer_file(kind, Answer("a.jpg", "mug", result)) for kind in ANSWER_SUFFIXES}
+    content = {kind: answer_file(kind, NamedAnswer("a.jpg", "mug", result)) for kind in ANSWER_SUFFIXES}
     assert np.array_equal(np.asarray(Image.open(BytesIO(content["mask"]))) == 255, mask)
     assert np.asarray(Image.open(BytesIO(content["overlay"]))).shape == pixels.shape
     cutout = np.asarray(Image.open(BytesIO(content["cutout"])))

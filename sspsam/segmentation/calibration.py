@@ -1,4 +1,4 @@
-"""Probability that an expression has a target, from the features of its answer, and the no-target rules."""
+"""Probability that an expression has a target, from the features of its answer: the model, its file, its binding."""
 
 import dataclasses
 import hashlib
@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from sspsam.config import CALIBRATION_NAME
 from sspsam.errors import CalibrationError, ConfigError, StorageError
-from sspsam.images.preprocessing import Geometry
-from sspsam.segmentation.features import FEATURES, answer_features
-from sspsam.segmentation.transfer import Decisions
+from sspsam.segmentation.features import FEATURES
 from sspsam.utils.files import replace_file
 from sspsam.utils.paths import open_regular_file, printable, shown, user_path
 from sspsam.utils.strict_json import dataclass_from_json, parse_json_object, require
@@ -240,45 +238,3 @@ def _bound(calibration: Calibration, fingerprint: str, where: str) -> Calibratio
             "calibration=False (command line: --no-calibration)"
         )
     return calibration
-
-
-@dataclass(frozen=True)
-class TargetRule:
-    """The no-target rule of one call of `predict`.
-
-    Args:
-        no_target_pixels: fewer foreground pixels in the authors' frame mean no target.
-        presence_threshold: instead, a smaller probability of presence, or an empty mask, means no target; None: the
-            rule about pixels.
-        with_features: whether features are wanted without a calibration, too.
-        calibration: of the model, if there is one.
-    """
-
-    no_target_pixels: int
-    presence_threshold: float | None
-    with_features: bool
-    calibration: Calibration | None
-
-    @property
-    def needs_features(self) -> bool:
-        """True if features are computed."""
-        return self.with_features or self.calibration is not None
-
-    def decide(
-        self,
-        table: NDArray[np.float32],
-        foreground: NDArray[np.bool_] | None,
-        *,
-        geometry: Geometry,
-        sam_size: int,
-        clip_size: int,
-    ) -> Decisions:
-        """Decide about E expressions; see `features.answer_features` for the arguments."""
-        features, presence = None, None
-        if foreground is not None:
-            features = answer_features(table, foreground, geometry, sam_size, clip_size)
-        if features is not None and self.calibration is not None:
-            presence = self.calibration.probabilities(features)
-        if self.presence_threshold is None or presence is None:
-            return Decisions(table[:, 1] >= self.no_target_pixels, False, features, presence)
-        return Decisions(presence >= self.presence_threshold, True, features, presence)

@@ -1,4 +1,4 @@
-"""Files that are made from all results: their names, and how they are told from files of other programs."""
+"""Names of combined outputs, and the checks that tell them from files of other programs."""
 
 import os
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ _PARQUET_COLUMN: Final = b"foreground_pixels"  # in the schema at the end of the
 _SCHEMA_BYTES: Final = 1 << 20
 
 
-def summary_names(shard: Shard) -> dict[Literal["coco", "parquet", "yolo"], str]:
+def combined_output_names(shard: Shard) -> dict[Literal["coco", "parquet", "yolo"], str]:
     """Return the name of each file or folder that a run makes from all results."""
     return {
         "coco": shard.name("coco", ".json"),
@@ -25,15 +25,15 @@ def summary_names(shard: Shard) -> dict[Literal["coco", "parquet", "yolo"], str]
     }
 
 
-def files_of_summary(path: Path) -> list[Path]:
-    """Return the files of a summary that a batch wrote; files that the user added to a folder are not among them."""
+def files_of_combined_output(path: Path) -> list[Path]:
+    """Return the files of a combined output; files that the user added to a folder are not among them."""
     if not os.path.isdir(path):
         return [path]
     labels = (Path(folder) / name for folder, _, names in os.walk(path / LABELS_FOLDER) for name in names)
     return [path / DATA_FILE, *labels]
 
 
-def is_own_summary(path: Path) -> bool:
+def is_own_combined_output(path: Path) -> bool:
     """Return whether a file or folder was written by a batch, by its beginning, its columns or its file `data.yaml`.
 
     Raises:
@@ -62,7 +62,7 @@ def _is_own_folder(path: Path) -> bool:
         return False
 
 
-def require_replaceable_summaries(output: Path, paths: Iterable[Path]) -> None:
+def require_replaceable_outputs(output: Path, paths: Iterable[Path]) -> None:
     """Check before the run that its last step will not replace a file that no batch wrote.
 
     Raises:
@@ -71,7 +71,7 @@ def require_replaceable_summaries(output: Path, paths: Iterable[Path]) -> None:
     """
     for path in paths:
         require_inside(path, output)
-        if os.path.lexists(path) and not is_own_summary(path):
+        if os.path.lexists(path) and not is_own_combined_output(path):
             raise BatchError(
                 f"{shown(path)} was not written by sspsam: move the file, or choose another folder, so that it is not "
                 "replaced"

@@ -1,16 +1,16 @@
-"""Files that are made from all results of a run, at its end: COCO, YOLO and Parquet."""
+"""Combined outputs, which are made from all results of a run at its end: COCO, YOLO and Parquet."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sspsam.batch.coco import batch_coco_file
+from sspsam.batch.combined_output_names import combined_output_names, require_replaceable_outputs
 from sspsam.batch.ledger import Ledger
 from sspsam.batch.manifest import Task
 from sspsam.batch.options import BatchOptions, Format
 from sspsam.batch.parquet import require_pyarrow, write_parquet
 from sspsam.batch.result_lines import result_lines
-from sspsam.batch.summary_files import require_replaceable_summaries, summary_names
 from sspsam.batch.yolo import require_different_label_files, write_yolo_folder
 from sspsam.segmentation.exports.coco import ShapeOptions, require_coco_tools
 from sspsam.segmentation.exports.images import Instances
@@ -18,8 +18,8 @@ from sspsam.utils.files import atomic_replace, write_file
 
 
 @dataclass(frozen=True)
-class Summaries:
-    """The requested files that are made from all results.
+class CombinedOutputs:
+    """The requested combined outputs.
 
     Args:
         output: folder of the run.
@@ -48,7 +48,7 @@ class Summaries:
             require_coco_tools(self._shapes)
         if "yolo" in formats:
             require_different_label_files(self.stems)
-        require_replaceable_summaries(self.output, self._paths().values())
+        require_replaceable_outputs(self.output, self._paths().values())
 
     def write(self, ledger: Ledger) -> None:
         """Write the files.
@@ -81,5 +81,5 @@ class Summaries:
         return ShapeOptions(self._instances, self.options.coco_polygons)
 
     def _paths(self) -> dict[Format, Path]:
-        names = summary_names(self.options.shard)
+        names = combined_output_names(self.options.shard)
         return {kind: self.output / name for kind, name in names.items() if kind in self.options.formats}
