@@ -14,6 +14,7 @@ from PIL import Image
 
 import sspsam
 from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor
+from sspsam.batch import run_batch
 from sspsam.images import load_image
 from sspsam.segmentation import to_coco
 from sspsam.shapes import draw_scene
@@ -115,7 +116,42 @@ CALLS: list[tuple[str, Callable[[SSPSAMPredictor], object], str]] = [
     ("one text for a batch", lambda p: p.predict_batch([PIXELS], "x"), r"must be a list of expressions"),
     ("one image for a batch", lambda p: p.predict_batch(PIXELS, ["x"]), r"for one image use predict\(\)"),
     ("one path for a batch", lambda p: p.predict_batch("a.png", ["x"]), r"for one image use predict\(\)"),
-    ("a number as cache", lambda _: SSPSAMPredictor.from_pretrained("shapes", embedding_cache=3), r"PathLike.*not int"),
+    (
+        "texts of one image that are None",
+        lambda p: list(p.predict_batch([PIXELS, PIXELS], [["a"], None])),
+        r"^image 1: expressions must be a string or a list",
+    ),
+    (
+        "an empty text of one image",
+        lambda p: list(p.predict_batch([PIXELS, PIXELS], [["a"], ["a", ""]])),
+        r"^image 1: texts\[1\]: the expression '' is empty",
+    ),
+    ("'no' for a truth value", lambda p: p.predict("x", image=PIXELS, explain="no"), r"explain must be True or False"),
+    ("a number as cache", lambda _: SSPSAMPredictor.from_pretrained("shapes", embedding_cache=3), r"a path, not int"),
+    ("a number as revision", lambda _: SSPSAMPredictor.from_pretrained("shapes", revision=5), r"revision must be a"),
+    (
+        "'yes' for offline",
+        lambda _: SSPSAMPredictor.from_pretrained("shapes", local_files_only="yes"),
+        r"local_files_only must be True or False",
+    ),
+    ("'x' for verify", lambda _: SSPSAMPredictor.from_pretrained("shapes", verify="x"), r"verify must be True or"),
+    (
+        "True for a calibration",
+        lambda _: SSPSAMPredictor.from_pretrained("shapes", calibration=True),
+        r"calibration must .*not bool",
+    ),
+    (
+        "no folder",
+        lambda p: run_batch(None, "out", "x", predictor=p),
+        r"the input must be a path, or an iterable of paths, not NoneType",
+    ),
+    ("a name as predictor", lambda _: run_batch("in", "out", "x", predictor="shapes"), r"predictor must be an SSPSAMP"),
+    (
+        "a dict of options",
+        lambda p: run_batch("in", "out", "x", predictor=p, options={}),
+        r"options must be BatchOptions\(\.\.\.\), not dict",
+    ),
+    ("a number as texts", lambda p: run_batch("in", "out", 5, predictor=p), r"texts must be a string or a list"),
     ("half()", lambda p: p.half(), r"from_pretrained\(name, dtype='float16'\)"),
     ("cuda()", lambda p: p.cuda(), r"use to\('cuda'\)"),
     ("eval()", lambda p: p.eval(), r"always in evaluation mode"),

@@ -11,7 +11,7 @@ from sspsam.batch.manifest import Task
 from sspsam.batch.options import BatchOptions, Format
 from sspsam.batch.parquet import require_pyarrow, write_parquet
 from sspsam.batch.result_lines import result_lines
-from sspsam.batch.yolo import require_different_label_files, write_yolo_folder
+from sspsam.batch.yolo import require_label_files, write_yolo_folder
 from sspsam.segmentation.exports.coco import ShapeOptions, require_coco_tools
 from sspsam.segmentation.exports.images import Instances
 from sspsam.utils.files import atomic_replace, write_file
@@ -47,7 +47,7 @@ class CombinedOutputs:
         if "coco" in formats:
             require_coco_tools(self._shapes)
         if "yolo" in formats:
-            require_different_label_files(self.stems)
+            require_label_files(self.stems)
         require_replaceable_outputs(self.output, self._paths().values())
 
     def write(self, ledger: Ledger) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from sspsam.batch.job_files import has_files_of, is_batch_folder, is_job_name
 from sspsam.errors import ImageError
 from sspsam.utils.file_status import identity
-from sspsam.utils.paths import open_regular_file
+from sspsam.utils.paths import open_regular_file, shown
 
 IMAGE_SUFFIXES: Final = frozenset(
     (
@@ -64,7 +64,7 @@ def list_files(folder: Path, excluded: Set[tuple[int, int]]) -> Iterator[FoundFi
     try:
         entries = list(os.scandir(folder))
     except OSError as error:
-        yield FoundFile(folder, f"cannot read the folder {folder}: {error.strerror or error}")
+        yield FoundFile(folder, f"cannot read the folder {shown(folder.absolute())}: {error.strerror or error}")
         return
     for entry in entries:
         if entry.name.startswith("."):
@@ -77,7 +77,7 @@ def list_files(folder: Path, excluded: Set[tuple[int, int]]) -> Iterator[FoundFi
             is_link_to_folder = not is_folder and entry.is_dir()  # it may lead out of the tree, or form a cycle
             is_excluded = is_folder and identity(path.stat()) in excluded
         except OSError as error:  # for example a link to itself
-            yield FoundFile(path, f"cannot read {path}: {error.strerror or error}")
+            yield FoundFile(path, f"cannot read {shown(path.absolute())}: {error.strerror or error}")
             continue
         if not is_folder and not is_link_to_folder:
             yield FoundFile(path)

@@ -1,7 +1,7 @@
 """A batch from start to end: images through the model, files and lines in order, resumable after a crash."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -19,7 +19,7 @@ from sspsam.errors import BatchError, ImageError, ManifestError, StorageError
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.segmentation.answers import AnswerSettings
 from sspsam.text.tokenizer import Tokenizer
-from sspsam.utils.paths import user_path
+from sspsam.utils.paths import kind_name, user_path
 from sspsam.utils.progress import item_progress
 
 Source = str | os.PathLike[str] | ImagePaths
@@ -61,6 +61,10 @@ def run_batch(
             `max_errors` images failed.
         StorageError: a file cannot be written. Nothing is lost: the same call resumes the run.
     """
+    if not isinstance(predictor, SSPSAMPredictor):
+        raise TypeError(f"predictor must be an SSPSAMPredictor, not {kind_name(predictor)}")
+    if not isinstance(options, BatchOptions | None):
+        raise TypeError(f"options must be BatchOptions(...), not {kind_name(options)}")
     options = (options or BatchOptions()).plain()
     identity = AnswerIdentity.from_predictor(predictor)
     expressions = BatchExpressions.of(texts, prompts, labels)
@@ -104,6 +108,9 @@ class BatchExpressions:
         Raises:
             ManifestError: the path of the prompts is empty or no path.
         """
+        for name, value in (("texts", texts), ("labels", labels)):
+            if not isinstance(value, Sequence | None):
+                raise TypeError(f"{name} must be a string or a list of strings, not {kind_name(value)}")
         return cls(
             (texts,) if isinstance(texts, str) else None if texts is None else tuple(texts),
             None if prompts is None else user_path(prompts, "the file of prompts", ManifestError),
@@ -212,6 +219,8 @@ class Batch:
         )
         output = user_path(output, "the output folder", StorageError)
         input_path = None
+        if not isinstance(source, str | os.PathLike | Iterable):
+            raise TypeError(f"the input must be a path, or an iterable of paths, not {kind_name(source)}")
         if isinstance(source, str | os.PathLike):
             input_path = source = user_path(source, "the input", ManifestError)
         manifest = build_manifest(

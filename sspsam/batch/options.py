@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, Self, get_args
 
 from sspsam.batch.records import Shard
 from sspsam.images.loading import DEFAULT_MAX_PIXELS
-from sspsam.utils.arguments import real_number, whole_number
+from sspsam.utils.arguments import real_number, true_or_false, whole_number
 from sspsam.utils.paths import shown, shown_repr
 
 Format = Literal["mask", "overlay", "cutout", "json", "polygons", "rle", "coco", "yolo", "parquet"]
@@ -76,8 +76,7 @@ class BatchOptions:
             if value is not None or name in ("max_pixels", "min_area"):
                 whole_number(name, value, least)
         for name in ("overwrite", "retry_errors", "instances", "coco_polygons"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, not {shown_repr(getattr(self, name))}")
+            true_or_false(name, getattr(self, name))
         if self.glob is not None and not (isinstance(self.glob, str) and self.glob):
             raise ValueError(f"glob must be None or a pattern such as '*.jpg', not {shown_repr(self.glob)}")
         if not isinstance(self.shard, Shard):

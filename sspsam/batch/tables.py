@@ -74,16 +74,23 @@ def _csv_rows(path: Path) -> Iterator[TableRow]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True, delimiter=delimiter)
     try:
-        if "image" not in (reader.fieldnames or ()):
+        names = list(reader.fieldnames or ())
+        if "image" not in names:
+            found = f"it is {shown(names)}" if names else "the file is empty"
+            raise ManifestError(f"{shown(path)}: the first line has to name the columns, image and text; {found}")
+        if repeated := next((name for name in _COLUMNS if names.count(name) > 1), None):
             raise ManifestError(
-                f"{shown(path)}: the first line has to name the columns, image and text; it is "
-                f"{shown(reader.fieldnames)}"
+                f"{shown(path)}: the first line names the column {repeated!r} twice: rename one of them"
             )
-        _warn_of_typos(reader.fieldnames or (), f"{shown(path)}: the column")
+        _warn_of_typos(names, f"{shown(path)}: the column")
         for row in reader:
             yield _csv_row(row, f"{shown(path)}, line {reader.line_num}")
     except csv.Error as error:
-        raise ManifestError(f"{shown(path)}, line {reader.line_num}: {error}") from error
+        line = reader.reader.line_num  # that of `DictReader` is the line of the last row without an error
+        raise ManifestError(
+            f"{shown(path)}, line {line}: {error}: put a text with the separator, a quote or a line end in double "
+            "quotes, and double the quotes in it"
+        ) from error
 
 
 def _csv_row(row: dict[str | Any, str | Any], location: str) -> TableRow:

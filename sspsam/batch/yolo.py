@@ -23,21 +23,29 @@ from sspsam.segmentation.exports.yolo import (
     yolo_rows,
 )
 from sspsam.utils.files import make_directory, replace_file, storage_errors
+from sspsam.utils.paths import shown
 
 _MAX_NAME_BYTES: Final = 255  # of a file on most file systems
 
 
-def require_different_label_files(stems: Mapping[str, str]) -> None:
-    """Check that no two images would share a file of labels.
+def require_label_files(stems: Mapping[str, str]) -> None:
+    """Check that YOLO would find a file of labels of its own for each image.
 
     Args:
         stems: output stem of each image.
 
     Raises:
-        BatchError: two images would; the message names them.
+        BatchError: two images would share a file, or an image lies outside of the folder of the list.
     """
     images: dict[str, str] = {}
     for image, stem in stems.items():
+        try:
+            label_path(image)
+        except ValueError:
+            raise BatchError(
+                f"the format yolo needs images in the folder of their list or below it, since their labels are found "
+                f"by their paths from there, and {shown(image)} is not: move the list, or leave out the format yolo"
+            ) from None
         path = _label_path(image, stem)
         other = images.setdefault(path.casefold(), image)
         if other != image:
@@ -98,12 +106,9 @@ def write_yolo_folder(
 def _label_path(image: str, stem: str) -> str:
     """Return the path of an image's text file, by which YOLO finds it: the path of the image with another suffix.
 
-    Where the image has no path in a folder, or the file would have too long a name, it is made of the output stem.
+    Where the file would have too long a name, it is made of the output stem.
     """
-    try:
-        path = label_path(image)
-        if all(len(os.fsencode(name)) <= _MAX_NAME_BYTES for name in path.split("/")):
-            return path
-    except ValueError:
-        pass
+    path = label_path(image)
+    if all(len(os.fsencode(name)) <= _MAX_NAME_BYTES for name in path.split("/")):
+        return path
     return f"{stem.removesuffix(PurePosixPath(image).suffix)}.txt"

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final, Self
 
 from sspsam.errors import HubAuthenticationError, SSPSAMError, StorageError
+from sspsam.utils.arguments import true_or_false
 from sspsam.utils.hub_environment import check_hub_environment
-from sspsam.utils.paths import printable, shown, user_path
+from sspsam.utils.paths import printable, shown, shown_repr, user_path
 
 REPOSITORY_VARIABLE: Final = "SSPSAM_REPOSITORY"  # names a repository of converted checkpoints
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -57,11 +58,14 @@ class HubOptions:
         Raises:
             HubAuthenticationError: the token has characters that no token has.
             StorageError: the path of the cache is empty, or no path.
+            TypeError, ValueError: a value of another type.
         """
+        if not isinstance(revision, str | None):
+            raise TypeError(f"revision must be a branch, tag or commit, not {shown_repr(revision)}")
         if revision and is_commit(revision.lower()):
             revision = revision.lower()
         cache = None if cache_dir is None else _absolute(cache_dir)
-        return cls(revision or None, cache, local_files_only, _checked_token(token))
+        return cls(revision or None, cache, true_or_false("local_files_only", local_files_only), _checked_token(token))
 
     @property
     def commit(self) -> str | None:

@@ -16,6 +16,7 @@ from sspsam.config import ModelConfig
 from sspsam.errors import CheckpointError, EncodersDifferError, UnsavedModelError
 from sspsam.identity import EncoderIdentity, LoadedCheckpoint, PredictorIdentity
 from sspsam.models import SSPSAM
+from sspsam.utils.arguments import true_or_false
 from sspsam.utils.files import FileVersion
 from sspsam.utils.paths import shown, shown_repr
 
@@ -39,6 +40,8 @@ def load_by_name(
     Raises:
         CheckpointError, HubError: as `resolve` and `load_model`.
     """
+    if verify is not None:
+        true_or_false("verify", verify)
     resolved = resolve(name_or_path, options, repository=repository)
     with repair_command_in_errors(resolved):
         loaded = load_model(resolved.path, verify=verify, options=HubOptions(cache_dir=options.cache_dir))

@@ -53,6 +53,7 @@ from sspsam.images.locks import PIL_LOCKS
 from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
 from sspsam.images.png import PNGLevels
 from sspsam.images.tiff import TIFF_SIGNATURES, has_damaged_tags, without_tiff_metadata
+from sspsam.images.truncation import TRUNCATED_FILES
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.file_kinds import HEAD_BYTES, foreign_kind, missing_target
 from sspsam.utils.paths import kind_name, shown, user_path
@@ -197,7 +198,8 @@ def _path_name(image: str | os.PathLike[str]) -> str | bytes:
 def _decoding(name: str) -> Iterator[None]:
     """Turn every exception of a decoder, also on hostile data, into one `ImageError` that names the image."""
     try:
-        yield
+        with TRUNCATED_FILES.withdrawn():
+            yield
     except (ImageError, MemoryError, SSPSAMWarning):  # SSPSAMWarning: the caller turned warnings into errors
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

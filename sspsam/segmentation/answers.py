@@ -21,7 +21,7 @@ from sspsam.segmentation.result import Explanation, Segmentation
 from sspsam.segmentation.transfer import HostAnswer
 from sspsam.text.encoder import TokenizedExpression
 from sspsam.text.tokenizer import Word
-from sspsam.utils.arguments import real_number, whole_number
+from sspsam.utils.arguments import real_number, true_or_false, whole_number
 from sspsam.utils.paths import shown_repr
 
 ReturnLogits = Literal["low_res", "full"]
@@ -110,10 +110,10 @@ class AnswerSettings:
             threshold_logit(float(mask_threshold)),
             int(no_target_pixels),
             return_logits,
-            options.get("explain", False),
+            true_or_false("explain", options.get("explain", False)),
             whole_number("max_pixels", options["max_pixels"], 1) if "max_pixels" in options else DEFAULT_MAX_PIXELS,
             presence_threshold,
-            options.get("return_features", False),
+            true_or_false("return_features", options.get("return_features", False)),
         )
 
 

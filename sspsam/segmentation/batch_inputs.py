@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TypeVar, cast
 
-from sspsam.errors import SSPSAMError, TextTypeError
+from sspsam.errors import SSPSAMError, TextError, TextTypeError
 from sspsam.utils.batching import raise_if_error
 
 Item = TypeVar("Item")
@@ -18,7 +18,8 @@ def pair_images_with_texts(
 ) -> Iterator[tuple[Item, Tokenized | SSPSAMError]]:
     """Pair each image with its tokenised expressions: one list for all images, or one list for each.
 
-    Expressions of an image that are a string instead of a list become a `TextTypeError` in their place.
+    Expressions of an image that are a string instead of a list become a `TextTypeError` in their place, and errors
+    about them name the image.
 
     Raises:
         ValueError: there are more images than lists, or fewer.
@@ -43,4 +44,15 @@ def _paired_one_to_one(
             message = f"the texts of image {index} must be a list, not the string {image_texts[:60]!r}"
             yield cast(Item, image), TextTypeError(message)
         else:
-            yield cast(Item, image), tokenize(cast(Sequence[str], image_texts))
+            yield cast(Item, image), _named_by_image(tokenize, cast(Sequence[str], image_texts), index)
+
+
+def _named_by_image(
+    tokenize: Callable[[Sequence[str]], Tokenized | SSPSAMError], texts: Sequence[str], index: int
+) -> Tokenized | SSPSAMError:
+    """Tokenise the expressions of one image; an error, raised or returned, begins with the index of the image."""
+    try:
+        tokenized = tokenize(texts)
+    except TextError as error:
+        raise type(error)(f"image {index}: {error}") from error
+    return type(tokenized)(f"image {index}: {tokenized}") if isinstance(tokenized, TextError) else tokenized

@@ -226,7 +226,7 @@ def calibration_of(choice: CalibrationChoice, checkpoint: Path, fingerprint: str
     beside = (checkpoint if os.path.isdir(checkpoint) else checkpoint.parent) / CALIBRATION_NAME
     if choice is None and not os.path.lexists(beside):
         return None
-    path = beside if choice is None else Path(choice)
+    path = beside if choice is None else user_path(choice, "the calibration", CalibrationError)
     return _bound(read_calibration(path), fingerprint, shown(path))
 
 

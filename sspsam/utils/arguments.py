@@ -35,8 +35,20 @@ def whole_number(name: str, value: object, minimum: int) -> int:
     except TypeError:
         raise ValueError(f"{name} must be a whole number, {minimum} or more, not {shown_repr(value)}") from None
     if not minimum <= number <= LARGEST:
-        raise ValueError(f"{name} must be a whole number, {minimum} or more, not {shown_repr(value)}")
+        limit = f"{minimum} or more" if number < minimum else f"at most {LARGEST:,}"
+        raise ValueError(f"{name} must be a whole number, {limit}, not {shown_repr(value)}")
     return number
+
+
+def true_or_false(name: str, value: object) -> bool:
+    """Return a truth value, also of NumPy's type, as a `bool`.
+
+    Raises:
+        ValueError: neither True nor False; a string such as `"no"` would count as True.
+    """
+    if not isinstance(value, bool) and str(getattr(value, "dtype", None)) != "bool":
+        raise ValueError(f"{name} must be True or False, not {shown_repr(value)}")
+    return bool(value)
 
 
 def real_number(name: str, value: object, minimum: float, maximum: float = math.inf) -> float:

@@ -72,12 +72,16 @@ def user_path(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], role: s
     Raises:
         SSPSAMError: of the class `error`: the path is empty (it does not mean the current folder), has a NUL character
             or characters that no file name has, or is longer than any path.
+        TypeError: no string and no path.
     """
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise TypeError(f"the path of {role} must be a string or a path, not {kind_name(path)}")
     name = os.fspath(path)
     if isinstance(name, bytes):  # of a bytes path or an entry of os.scandir(b"...")
         name = os.fsdecode(name)
     if not name or (isinstance(path, str) and not name.strip()):
-        raise error(f"the path of {role} is empty; for the current folder write '.'")
+        hint = "; for the current folder write '.'" if "folder" in role else ""
+        raise error(f"the path of {role} is empty{hint}")
     if len(name) > _MAX_PATH:
         kind = "a data: URL, not a path" if name[:5].lower() == "data:" else "longer than any path"
         raise error(f"the path of {role} is {kind}: {shown(name)}")

@@ -1,7 +1,9 @@
 """Images and expressions of a batch, from folders, lists and tables."""
 
 import csv
+import errno
 import json
+import os
 
 import pytest
 
@@ -63,7 +65,11 @@ def test_lists_name_images_in_any_folder(predictor, photos, tmp_path) -> None:
         ("p.csv", "picture,text\na.jpg,x\n", "first line has to name the columns"),
         ("p.csv", "image,text\na.jpg,\n", "line 2 has no expression"),
         ("p.csv", "image,text\n,x\n", "line 2: no image"),
-        ("p.csv", 'image,text\na.jpg,"x\n', r"p.csv, line \d: unexpected end"),
+        ("p.csv", 'image,text\na.jpg,"x\n', r"p.csv, line 2: unexpected end of data: put a text"),
+        ("p.csv", 'image,text\na.jpg,x\nb.png,"x" y\n', r"p.csv, line 3: .* expected after .*: put a text"),
+        ("p.csv", "image,text,text\na.jpg,x,y\n", "p.csv: the first line names the column 'text' twice"),
+        ("p.csv", "image,text,image\na.jpg,x,b.png\n", "p.csv: the first line names the column 'image' twice"),
+        ("p.csv", "", "p.csv: the first line has to name the columns, image and text; the file is empty"),
         ("p.csv", "image,text\na.jpg,the mug, the cat\n", "line 2 has more columns.*double quotes"),
         ("p.tsv", "image\ttext\na.jpg\tx\ty\n", "line 2 has more columns"),
         ("p.json", '["x"]', r"p.json is no file of prompts.*\.txt"),
@@ -186,3 +192,35 @@ def test_an_entry_that_is_no_path_is_named_with_its_place(predictor, photos, tmp
         run_batch([photos / "a.jpg", entry], tmp_path / "out", "x", predictor=predictor)
     assert isinstance(caught.value, TypeError)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("outside", ["{photos}/a.jpg", "../photos/a.jpg"])
+def test_yolo_is_refused_for_images_whose_labels_no_reader_would_find(predictor, photos, tmp_path, outside) -> None:
+    (tmp_path / "lists").mkdir()
+    listed = tmp_path / "lists" / "list.txt"
+    listed.write_text(outside.replace("../photos", f"../{photos.name}").format(photos=photos))
+    options = BatchOptions(formats=("mask", "yolo"))
+    with pytest.raises(errors.BatchError, match=r"yolo needs images in the folder of their list.*a\.jpg"):
+        run_batch(listed, tmp_path / "out", TEXTS, predictor=predictor, options=options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("link", ["loop", "sub"])
+def test_errors_of_a_folder_are_the_same_from_every_working_directory(predictor, photos, tmp_path, monkeypatch, link):
+    if link == "loop":
+        (photos / "loop.jpg").symlink_to("loop.jpg")
+    else:
+        monkeypatch.setattr(os, "scandir", refusing_scandir(os.scandir))
+    monkeypatch.chdir(photos.parent)
+    run_batch(photos.name, tmp_path / "out", TEXTS, predictor=predictor)
+    [line] = [line for line in lines(tmp_path / "out" / "errors.jsonl") if "cannot read" in line["message"]]
+    assert f"cannot read {'the folder ' if link == 'sub' else ''}{photos}" in line["message"]
+
+
+def refusing_scandir(scandir):
+    def scan(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return scandir(path)
+
+    return scan

@@ -1,14 +1,16 @@
 """Files, bytes and paths that cannot be read: each is an `ImageError` that names the file and the reason."""
 
+import io
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
 from sspsam.errors import ImageError, ImageNotFoundError
 from sspsam.images.loading import load_image
@@ -22,6 +24,29 @@ def test_a_truncated_file_is_an_image_error_that_names_the_file(tmp_path: Path, 
     (path := tmp_path / "half.bin").write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(ImageError, match=r"half\.bin"):
         load_image(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "GIF", "TIFF", "BMP", "PPM", "TGA", "PCX", "SGI"])
+def test_a_program_that_lets_pillow_fill_up_truncated_files_gets_the_error_too(monkeypatch, kind: str) -> None:
+    whole = saved(noise(120, 150), kind)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert load_image(whole).shape == (120, 150, 3)
+    for kept in (0.3, 0.6, 0.95):
+        half = whole[: int(len(whole) * kept)]
+        with pytest.raises(ImageError):
+            load_image(half)
+        with pytest.raises(ImageError):
+            load_image(Image.open(io.BytesIO(half)))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+def test_threads_that_decode_at_once_restore_the_setting_of_the_program(monkeypatch) -> None:
+    files = [saved(noise(40 + number, 50), "JPEG") for number in range(8)]
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with ThreadPoolExecutor(8) as pool:
+        for file in files * 10:
+            pool.submit(load_image, file)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
 @pytest.mark.parametrize(
