@@ -11,6 +11,7 @@ from sspsam.errors import (
     SSPSAMError,
     TextError,
 )
+from sspsam.messages import message_of
 
 INTERNAL_MESSAGE: Final = "the server failed; its log names the reason"
 
@@ -21,13 +22,6 @@ STATUS_OF_ERRORS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (TextError, 422),
     (ConfigError, 422),
     (OutOfMemoryError, 503),
-)
-# hints that only a caller in Python can follow
-_REPLACEMENTS: Final = (
-    ("more than max_pixels = ", "more than the server's limit of "),
-    ("Reduce the image, or pass a larger max_pixels.", "Reduce the image."),
-    (" Reduce the image, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it.", " Reduce the image."),
-    ("Install the plugin pillow-heif and call pillow_heif.register_heif_opener() once, or convert", "Convert"),
 )
 
 
@@ -67,9 +61,7 @@ def refusal_of(error: SSPSAMError) -> RefusalError | None:
     """Return the answer to an error of the library; None for a failure of the server."""
     for kind, status in STATUS_OF_ERRORS:
         if isinstance(error, kind):
-            message = str(error)
-            for old, new in _REPLACEMENTS:
-                message = message.replace(old, new)
+            message = message_of(error).for_server
             return RefusalError(status, type(error).__name__, message, retry_after=5 if status == 503 else None)
     return None
 

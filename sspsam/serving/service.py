@@ -12,10 +12,11 @@ from starlette.requests import ClientDisconnect
 
 from sspsam.errors import SSPSAMError
 from sspsam.images.embedding import ImageEmbedding
+from sspsam.images.loading import load_image
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.serving.bodies import read_body
 from sspsam.serving.budgets import Admission, BodyMemory, BodyShare, PixelBudget
-from sspsam.serving.decoding import decode, image_size
+from sspsam.serving.decoding import image_size
 from sspsam.serving.engine import Answered, DeadlineExceededError, Engine, Job, Question
 from sspsam.serving.metrics import Metrics
 from sspsam.serving.options import ServeOptions
@@ -100,7 +101,7 @@ class Service:
             try:
                 async with asyncio.timeout_at(deadline) as timeout, self._pixels.holding(width * height):
                     timeout.reschedule(None)  # from here on the deadline of the job counts
-                    pixels = await self._in_thread(partial(decode, image, self.options.max_pixels))
+                    pixels = await self._in_thread(partial(load_image, image, self.options.max_pixels))
                     return await self._computed(request, Job(pixels, question, deadline))
             except TimeoutError:
                 raise self._deadline_refusal() from None

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 import torch
 
 from sspsam.errors import OutOfMemoryError, SSPSAMError, TextTypeError, warn
+from sspsam.messages import OptionMessage, setting
 from sspsam.utils.paths import first_line
 
 Item = TypeVar("Item")
@@ -20,8 +21,10 @@ Result = TypeVar("Result")
 _BATCHES_AHEAD: Final = 2  # that are loaded while one is computed
 _GPU_BATCH_SIZE: Final = 4
 _MOST_WORKERS: Final = 8
-OUT_OF_MEMORY_MESSAGE: Final = (
-    "not enough memory for a single image; use dtype='float16' on a GPU, a smaller model, or another device"
+OUT_OF_MEMORY_MESSAGE: Final = OptionMessage(
+    "not enough memory for a single image; use ",
+    setting("dtype", "float16"),
+    " on a GPU, a smaller model, or another device",
 )
 # parts of the messages by which PyTorch and the libraries below it report a lack of memory in a plain RuntimeError
 _OUT_OF_MEMORY_PHRASES: Final = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
@@ -199,7 +202,8 @@ class _AdaptiveBatches(Generic[Loaded, Result]):
                     self.size = len(batch) // 2
                     warn(f"out of memory with {len(batch)} images at a time; continuing with {self.size}")
                     continue
-                results = [self.on_single_item_oom(OutOfMemoryError(f"{OUT_OF_MEMORY_MESSAGE}: {results}"))]
+                message = OptionMessage(OUT_OF_MEMORY_MESSAGE, f": {results}")
+                results = [self.on_single_item_oom(OutOfMemoryError(message))]
             loaded = loaded[len(batch) :]
             yield from results
 

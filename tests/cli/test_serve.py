@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from sspsam import SSPSAMPredictor
-from sspsam.cli.serve import TOKEN, LimitOptions
-from sspsam.serving.options import ServeOptions
+from sspsam.cli.serve import LimitOptions
+from sspsam.serving.options import TOKEN_VARIABLE, ServeOptions
 from tests.support.command import run_command
 from tests.support.serving import answers_of, image_file
 
@@ -74,10 +74,10 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
 
 
 def test_an_empty_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TOKEN, "")
+    monkeypatch.setenv(TOKEN_VARIABLE, "")
     result = run_command("serve", "--port", "0")
     assert result.exit_code == 1
-    assert f"{TOKEN} must be printable" in result.stderr
+    assert f"{TOKEN_VARIABLE} must be printable" in result.stderr
 
 
 @pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client", "python_multipart"])
