@@ -86,6 +86,7 @@ def _unidentified(data: bytes, name: str, reader: str) -> str:
     head = data[:HEAD_BYTES]
     for format_name, signature in _SIGNATURES:
         if signature.match(head):
-            return f"{name} is damaged: it begins like {format_name}, but its header cannot be read. Save or send it again."
+            reason = f"it begins like {format_name}, but its header cannot be read"
+            return f"{name} is damaged: {reason}. Save or send it again."
     kind = foreign_kind(head) or f"begins with {head[:8]!r}"
     return f"{name} is in no format that {reader} reads ({', '.join(FORMATS)}); it {kind}"
