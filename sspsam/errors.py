@@ -5,9 +5,11 @@ caller expects. An argument of a wrong type raises a plain `TypeError`. A messag
 `sspsam.messages.OptionMessage`, which has the words of every front end.
 """
 
+import math
 import pickle
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import Final, Self
 
 from sspsam.messages import OptionMessage, Wording, joined
@@ -224,6 +226,37 @@ class DeviceError(SSPSAMError, RuntimeError):
 
 class PortError(SSPSAMError, OSError):
     """A port that a server cannot listen on: another program has it, or this user may not open it."""
+
+
+class RefusalError(SSPSAMError, RuntimeError):
+    """A request over HTTP that a server answers with an error.
+
+    Args:
+        message: for people.
+        status: of HTTP.
+        kind: short name of the error for programs, such as `"QueueFull"`.
+        retry_after: seconds after which the client may try again.
+        headers: of the response.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 500,
+        kind: str = "InternalError",
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.kind = status, kind
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
+
+
+class DeadlineExceededError(SSPSAMError, TimeoutError):
+    """A request that waited for the model for too long, and was not computed."""
 
 
 class ForkedProcessError(SSPSAMError, RuntimeError):
