@@ -160,7 +160,7 @@ class DownloadError(HubError):
 
 
 class StorageError(SSPSAMError, OSError):
-    """A file could not be written: no permission, or a path of the wrong kind."""
+    """A file that cannot be written, or a font or cached file that cannot be read: no permission, or a wrong kind."""
 
 
 class NoSpaceError(StorageError):
@@ -221,11 +221,11 @@ class MissingExtraError(SSPSAMError, ImportError):
 
 
 class DeviceError(SSPSAMError, RuntimeError):
-    """A device that this computer does not have."""
+    """A device that is missing, or on which a computation cannot be compiled or fails."""
 
 
 class PortError(SSPSAMError, OSError):
-    """A port that a server cannot listen on: another program has it, or this user may not open it."""
+    """An address that a server cannot listen on: another program has it, this user may not, or it does not exist."""
 
 
 class RefusalError(SSPSAMError, RuntimeError):
