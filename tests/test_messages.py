@@ -103,7 +103,9 @@ def calls() -> list[tuple[str, list[str]]]:
     """Functions that name options, with those of their arguments that are literals, wherever the library calls them."""
     found = []
     for path in Path(sspsam.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        if "from sspsam.messages import" not in (code := path.read_text("utf-8")):
+            continue
+        for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("option", "setting", "argument"):
                 values = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
                 found.append((ast.unparse(node.func), [str(value) for value in values]))
