@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from sspsam.errors import DeviceError, ForkedProcessError, NumericalError, OutOfMemoryError, SSPSAMError
+from sspsam.messages import OptionMessage, setting
 from sspsam.utils.memory import OUT_OF_MEMORY_MESSAGE, is_out_of_memory, release_memory
 from sspsam.utils.paths import first_line, kind_name, shown, shown_repr
 
+_USE_CPU: Final = setting("device", "cpu")
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
@@ -32,9 +34,15 @@ def checked_device(device: str | torch.device | None) -> torch.device:
     """
     kind = str(device).lower().partition(":")[0]
     if kind == "mkldnn":  # PyTorch would warn before it refuses
-        raise DeviceError(f"device '{shown(device)}' is no device: device='cpu' computes with oneDNN (MKL-DNN)")
+        raise DeviceError(
+            OptionMessage(f"device '{shown(device)}' is no device: ", _USE_CPU, " computes with oneDNN (MKL-DNN)")
+        )
     if kind == "gpu":
-        raise DeviceError(f"device '{shown(device)}' is called 'cuda' by PyTorch: use device='cuda' or 'cuda:1'")
+        raise DeviceError(
+            OptionMessage(
+                f"device '{shown(device)}' is called 'cuda' by PyTorch: use ", setting("device", "cuda"), " or 'cuda:1'"
+            )
+        )
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not isinstance(device, str | torch.device):
@@ -45,7 +53,7 @@ def checked_device(device: str | torch.device | None) -> torch.device:
         chosen = torch.ones(1, dtype=torch.float32, device=torch.device(device)).device
     except (RuntimeError, AssertionError, ImportError) as error:
         raise DeviceError(
-            f"device '{shown(device)}' cannot be used here: {_refusal(error)}. Use device='cpu'."
+            OptionMessage(f"device '{shown(device)}' cannot be used here: {_refusal(error)}. Use ", _USE_CPU, ".")
         ) from error
     if chosen.type == "meta":
         raise DeviceError("device 'meta' holds no values; use 'cpu' or 'cuda'")
@@ -249,7 +257,7 @@ def named_out_of_memory(message: str = OUT_OF_MEMORY_MESSAGE) -> Iterator[None]:
         return
     # outside of the except clause, whose traceback would keep the memory that has to be freed
     release_memory()
-    raise OutOfMemoryError(f"{message}: {reason}")
+    raise OutOfMemoryError(OptionMessage(message, f": {reason}"))
 
 
 def naming_out_of_memory(message: str) -> Callable[[Callable[_Parameters, _Result]], Callable[_Parameters, _Result]]:
@@ -273,6 +281,10 @@ def not_finite(subject: str) -> NumericalError:
         subject: names the values in the message.
     """
     return NumericalError(
-        f"{subject}: some values are infinite or NaN. The weights are damaged, or the precision is too low. "
-        "Load the model with verify=True and dtype='float32'."
+        OptionMessage(
+            f"{subject}: some values are infinite or NaN. The weights are damaged, or the precision is too low. "
+            "Load the model with verify=True and ",
+            setting("dtype", "float32"),
+            ".",
+        )
     )

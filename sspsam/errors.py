@@ -1,13 +1,18 @@
 """Every error and warning of sspsam, in one small tree.
 
 Each class is also the standard kind that it resembles, so that `except ValueError` and `except OSError` work as a
-caller expects. An argument of a wrong type raises a plain `TypeError`.
+caller expects. An argument of a wrong type raises a plain `TypeError`. A message that names options is a
+`sspsam.messages.OptionMessage`, which has the words of every front end.
 """
 
+import math
 import pickle
 import sys
 import warnings
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Self
+
+from sspsam.messages import OptionMessage, Wording, joined
 
 MAX_MESSAGE_CHARACTERS: Final = 4000
 
@@ -16,7 +21,17 @@ class SSPSAMError(Exception):
     """Root of all errors that sspsam raises on purpose. A longer message than 4,000 characters is cut in its middle."""
 
     def __init__(self, *arguments: object) -> None:
-        super().__init__(*(_shortened(argument) for argument in arguments))
+        super().__init__(*(_shortened(value) if isinstance(value, str) else value for value in arguments))
+
+    def with_message(self, *parts: str | Wording) -> Self:
+        """Return an error of the same class with the same data and another message.
+
+        Args:
+            parts: of the message, such as a prefix and `message_of(error)`.
+        """
+        error = type(self)(OptionMessage(*parts))
+        error.__dict__.update(self.__dict__)
+        return error
 
 
 class ImageError(SSPSAMError, ValueError):
@@ -24,7 +39,16 @@ class ImageError(SSPSAMError, ValueError):
 
 
 class ImageTooLargeError(ImageError):
-    """An image with more pixels than `max_pixels`; found in the file's header, before decoding."""
+    """An image with more pixels than `max_pixels`; found in the file's header, before decoding.
+
+    Args:
+        arguments: the message.
+        pixels: width times height of the image; None: unknown.
+    """
+
+    def __init__(self, *arguments: object, pixels: int | None = None) -> None:
+        super().__init__(*arguments)
+        self.pixels = pixels
 
 
 class ImageNotFoundError(ImageError, FileNotFoundError):
@@ -136,7 +160,7 @@ class DownloadError(HubError):
 
 
 class StorageError(SSPSAMError, OSError):
-    """A file could not be written: no permission, or a path of the wrong kind."""
+    """A file that cannot be written, or a font or cached file that cannot be read: no permission, or a wrong kind."""
 
 
 class NoSpaceError(StorageError):
@@ -180,8 +204,8 @@ class LinesError(FinetuningError):
     """
 
     def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
-        super().__init__("\n  ".join((message, *problems)))
-        self.message, self.problems = message, problems
+        super().__init__(joined("\n  ", (message, *problems)))
+        self.message, self.problems = OptionMessage(message), problems
 
 
 class UnsafePickleError(DatasetError):
@@ -197,11 +221,42 @@ class MissingExtraError(SSPSAMError, ImportError):
 
 
 class DeviceError(SSPSAMError, RuntimeError):
-    """A device that this computer does not have."""
+    """A device that is missing, or on which a computation cannot be compiled or fails."""
 
 
 class PortError(SSPSAMError, OSError):
-    """A port that a server cannot listen on: another program has it, or this user may not open it."""
+    """An address that a server cannot listen on: another program has it, this user may not, or it does not exist."""
+
+
+class RefusalError(SSPSAMError, RuntimeError):
+    """A request over HTTP that a server answers with an error.
+
+    Args:
+        message: for people.
+        status: of HTTP.
+        kind: short name of the error for programs, such as `"QueueFull"`.
+        retry_after: seconds after which the client may try again.
+        headers: of the response.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 500,
+        kind: str = "InternalError",
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.kind = status, kind
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
+
+
+class DeadlineExceededError(SSPSAMError, TimeoutError):
+    """A request that waited for the model for too long, and was not computed."""
 
 
 class ForkedProcessError(SSPSAMError, RuntimeError):
@@ -224,11 +279,19 @@ class SSPSAMWarning(UserWarning):
     """The library changed or dropped part of an input, such as a text that is too long; the result is still valid."""
 
 
-def _shortened(value: object, limit: int = MAX_MESSAGE_CHARACTERS) -> object:
-    if not isinstance(value, str) or len(value) <= limit:
-        return value
-    half = limit // 2
-    return f"{value[:half]} [... {len(value) - 2 * half:,} characters ...] {value[-half:]}"
+def _shortened(message: str) -> str:
+    """Return a long message without its middle, in the words of each front end."""
+    if len(message) <= MAX_MESSAGE_CHARACTERS:
+        return message
+    if isinstance(message, OptionMessage):
+        return OptionMessage(Wording(_ends(str(message)), _ends(message.for_command), _ends(message.for_server)))
+    return _ends(message)
+
+
+def _ends(text: str) -> str:
+    half = MAX_MESSAGE_CHARACTERS // 2
+    left_out = len(text) - 2 * half
+    return text if left_out <= 0 else f"{text[:half]} [... {left_out:,} characters ...] {text[-half:]}"
 
 
 def warn(message: str) -> None:
@@ -237,4 +300,4 @@ def warn(message: str) -> None:
     frame = sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "sspsam":
         frame, level = frame.f_back, level + 1
-    warnings.warn(str(_shortened(message)), SSPSAMWarning, stacklevel=level)
+    warnings.warn(_shortened(message), SSPSAMWarning, stacklevel=level)

@@ -17,7 +17,8 @@ PACKAGE = Path(sspsam.__file__).parent
 # rooms from the lowest to the highest: each may import those of earlier rows, never those of its own row or of later
 # ones
 ROOM_ORDER = [
-    ["errors", "_version"],
+    ["messages", "_version"],
+    ["errors"],
     ["utils", "shapes"],
     ["config", "devices"],
     ["identity"],

@@ -16,6 +16,7 @@ from sspsam.batch.overlap import require_no_input_in
 from sspsam.batch.records import Line
 from sspsam.batch.writing import ImageOutcome, ImageWriter, Recorder, write_in_threads
 from sspsam.errors import BatchError, ImageError, ManifestError, StorageError
+from sspsam.messages import OptionMessage, argument
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.segmentation.answers import AnswerSettings
 from sspsam.text.tokenizer import Tokenizer
@@ -280,9 +281,11 @@ class Batch:
     def _check_earlier_failures(self, ledger: Ledger, failed: int) -> None:
         if self.options.max_errors is not None and failed > self.options.max_errors:
             raise BatchError(
-                f"{failed} images failed in earlier runs, more than {self.options.max_errors}; they are listed in "
-                f"{ledger.errors.path}. After repairing them, retry them with retry_errors=True (command line: "
-                "--retry-errors)"
+                OptionMessage(
+                    f"{failed} images failed in earlier runs, more than {self.options.max_errors}; they are listed in "
+                    f"{ledger.errors.path}. After repairing them, retry them with ",
+                    argument("retry_errors=True", "--retry-errors"),
+                )
             )
 
     def _remaining_chunks(self, recorded_images: Set[str]) -> list[Chunk]:

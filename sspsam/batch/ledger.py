@@ -22,6 +22,7 @@ from sspsam.batch.job_files import read_job, require_inside, with_model_of
 from sspsam.batch.overwriting import REMOVING, remove_earlier_run
 from sspsam.batch.records import JsonLinesFile, Line, Shard
 from sspsam.errors import BatchError, warn
+from sspsam.messages import OVERWRITE, OptionMessage, joined, option
 from sspsam.utils.file_locks import lock_file
 from sspsam.utils.files import make_directory, replace_file, storage_errors
 from sspsam.utils.paths import shown
@@ -30,6 +31,22 @@ _SHARD: Final = r"(\.\d+-of-\d+)?"
 _RECORD_FILE: Final = re.compile(rf"(results|errors){_SHARD}\.jsonl")
 _TEMPORARY_FOLDER: Final = re.compile(rf"\.sspsam-tmp{_SHARD}")
 _DESKTOP_FILES: Final = (".DS_Store", "Thumbs.db", "desktop.ini")  # written by file managers that opened the folder
+# keys of the job file that are named as options
+_OPTIONS: Final = frozenset(
+    {
+        "batch_size",
+        "calibration",
+        "formats",
+        "glob",
+        "labels",
+        "mask_threshold",
+        "max_pixels",
+        "no_target_pixels",
+        "presence_threshold",
+        "shard",
+        "texts",
+    }
+)
 # said beside a difference
 _NOTES: Final = MappingProxyType(
     {"formats": " (those with a file for each image; to add coco, yolo or parquet, name the earlier formats too)"}
@@ -163,13 +180,16 @@ def _start_or_resume(ledger: Ledger, job: Mapping[str, Any]) -> None:
     """Write the job file, or compare the job with an earlier one; compare it with the jobs of other shards."""
     earlier = read_job(ledger.job_path)
     if earlier is None and os.path.lexists(ledger.job_path):
-        raise BatchError(f"{ledger.job_path} is damaged: start again with overwrite=True (command line: --overwrite)")
+        raise BatchError(OptionMessage(f"{ledger.job_path} is damaged: start again with ", OVERWRITE))
     if earlier is None:
         ledger.write_job(job)  # before the other jobs are read: if two shards start at once, one sees the other
     elif REMOVING in earlier:
         raise BatchError(
-            f"an earlier run was interrupted while it removed the files in {ledger.output}: use overwrite=True "
-            "(command line: --overwrite) once more"
+            OptionMessage(
+                f"an earlier run was interrupted while it removed the files in {ledger.output}: use ",
+                OVERWRITE,
+                " once more",
+            )
         )
     try:
         if earlier is not None:
@@ -215,7 +235,10 @@ def _require_equal_jobs(job: Mapping[str, Any], earlier: Line, owner: str, ignor
     current = json.loads(json.dumps(job))
     try:
         differences = [
-            f"{key} was {_abbreviated(earlier.get(key))}, is {_abbreviated(current.get(key))}{_NOTES.get(key, '')}"
+            OptionMessage(
+                option(key) if key in _OPTIONS else key,
+                f" was {_abbreviated(earlier.get(key))}, is {_abbreviated(current.get(key))}{_NOTES.get(key, '')}",
+            )
             for key in sorted(current.keys() | earlier.keys())
             if current.get(key) != earlier.get(key) and key not in ignored_keys
         ]
@@ -223,8 +246,12 @@ def _require_equal_jobs(job: Mapping[str, Any], earlier: Line, owner: str, ignor
         raise BatchError(f"the job file of {owner} is damaged: it is nested too deeply") from None
     if differences:
         raise BatchError(
-            f"{owner} had other inputs or options: {'; '.join(differences)}. Resume it with the same ones, choose "
-            "another folder, or start again with overwrite=True (command line: --overwrite)"
+            OptionMessage(
+                f"{owner} had other inputs or options: ",
+                joined("; ", differences),
+                ". Resume it with the same ones, choose another folder, or start again with ",
+                OVERWRITE,
+            )
         )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from sspsam.batch.folders import is_output_folder, list_files, matches, output_folder_with
 from sspsam.batch.tables import LIST_SUFFIX, TABLE_SUFFIXES, read_lines, read_table
 from sspsam.errors import ManifestError, ManifestTypeError, TextError
+from sspsam.messages import OptionMessage, argument, message_of
 from sspsam.utils.file_status import identity, is_folder, status_of
 from sspsam.utils.paths import kind_name, shown, shown_repr, user_path
 
@@ -141,8 +142,10 @@ def _check_arguments(
     if not (source_is_folder and (prompts is None or not _is_table(prompts))):
         kind = shown(source) if isinstance(source, Path) and not source_is_folder else "a list or table of images"
         raise ManifestError(
-            f"glob={shown_repr(glob)} (command line: --glob) selects files of a folder, and {kind} is none: leave it "
-            "out"
+            OptionMessage(
+                argument(f"glob={shown_repr(glob)}", "--glob"),
+                f" selects files of a folder, and {kind} is none: leave it out",
+            )
         )
 
 
@@ -166,7 +169,10 @@ def _tasks_of_table(table: Path, folder: Path, texts: Sequence[str] | None, chec
     for row in read_table(table):
         if row.texts and texts:
             raise ManifestError(
-                f"{row.location} has its own expressions: leave out the expressions for all images (command line: -t)"
+                OptionMessage(
+                    f"{row.location} has its own expressions: leave out ",
+                    argument("the expressions for all images", "-t"),
+                )
             )
         if not row.texts and not texts:
             raise ManifestError(
@@ -190,7 +196,10 @@ def _tasks_with_common_texts(
     common_texts = tuple(texts or (read_lines(prompts) if prompts is not None else ()))
     if not common_texts:
         raise ManifestError(
-            "no expression to segment: give texts or a file of prompts (command line: -t TEXT or --prompts FILE)"
+            OptionMessage(
+                "no expression to segment: give ",
+                argument("texts or a file of prompts", "-t TEXT or --prompts FILE"),
+            )
         )
     _check_texts(common_texts, "texts" if prompts is None else shown(prompts), check)
     if not isinstance(source, Path):
@@ -265,8 +274,11 @@ def _tasks_of_folder(folder: Path, excluded: Sequence[Path], texts: tuple[str, .
     if output is not None:
         place = "is the output folder" if output is folder else f"belongs to {shown(output)}, the output folder"
         raise ManifestError(
-            f"{shown(folder)} {place} of a batch, and its masks are not images to segment: give the folder of the "
-            "images, or select files with glob='*.cutout.png' (command line: --glob '*.cutout.png')"
+            OptionMessage(
+                f"{shown(folder)} {place} of a batch, and its masks are not images to segment: give the folder of the "
+                "images, or select files with ",
+                argument("glob='*.cutout.png'", "--glob '*.cutout.png'"),
+            )
         )
     tasks: list[Task] = []
     passed_over = skipped_outputs = 0
@@ -296,4 +308,4 @@ def _check_texts(texts: Sequence[str], location: str, check: CheckText) -> None:
         try:
             check(text)
         except TextError as error:
-            raise TextError(f"{location}: {error}") from error
+            raise TextError(OptionMessage(f"{location}: ", message_of(error))) from error

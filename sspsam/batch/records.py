@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from sspsam.errors import BatchError, StorageError
+from sspsam.messages import OVERWRITE, OptionMessage
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.file_status import status_of
 from sspsam.utils.files import storage_errors
@@ -109,8 +110,11 @@ class JsonLinesFile:
         for line_number, line in enumerate(self.lines(), 1):
             if torn is not None:
                 raise BatchError(
-                    f"line {torn} of {self.path} is damaged, and more lines follow it: repair the line, or start again "
-                    "with overwrite=True (command line: --overwrite)"
+                    OptionMessage(
+                        f"line {torn} of {self.path} is damaged, and more lines follow it: repair the line, or start "
+                        "again with ",
+                        OVERWRITE,
+                    )
                 )
             position += len(line)
             header = _line_header(line)

@@ -6,6 +6,7 @@ from typing import Any
 
 from sspsam.batch.records import JsonLinesFile, Line
 from sspsam.errors import BatchError, ResultError
+from sspsam.messages import OVERWRITE, OptionMessage, message_of
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.rle import rle_runs
 from sspsam.utils.paths import shown
@@ -28,8 +29,11 @@ def result_lines(results: JsonLinesFile, max_pixels: int) -> Iterator[Line]:
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
             reason = str(error) if type(error) is ValueError else "it is not a result"
             raise BatchError(
-                f"line {number} of {shown(results.path)} is damaged ({shown(reason)}): repair the line, or start again "
-                "with overwrite=True (command line: --overwrite)"
+                OptionMessage(
+                    f"line {number} of {shown(results.path)} is damaged ({shown(reason)}): repair the line, or start "
+                    "again with ",
+                    OVERWRITE,
+                )
             ) from error
         yield line
 
@@ -52,8 +56,12 @@ def result_of(line: Line) -> Segmentation:
         return Segmentation.from_dict(line, max_pixels=line["height"] * line["width"])
     except ResultError as error:
         raise BatchError(
-            f"the line of {shown(line['image'])} and expression {line['number']} in the results is damaged: {error}. "
-            "Repair the line, or start again with overwrite=True (command line: --overwrite)"
+            OptionMessage(
+                f"the line of {shown(line['image'])} and expression {line['number']} in the results is damaged: ",
+                message_of(error),
+                ". Repair the line, or start again with ",
+                OVERWRITE,
+            )
         ) from error
 
 

@@ -35,6 +35,7 @@ from sspsam.errors import (
     SSPSAMError,
     StorageError,
 )
+from sspsam.messages import message_of
 from sspsam.utils.hub_environment import dead_certificate_file, proxy_variables
 from sspsam.utils.paths import shown
 
@@ -204,7 +205,7 @@ class _Request:
         try:
             require_readable_cache(self.repository, self.options)
         except StorageError as error:
-            return type(error)(f"{error} Then run: {self.command}")
+            return error.with_message(message_of(error), f" Then run: {self.command}")
         return None
 
     def _disk(self, error: Exception) -> SSPSAMError | None:

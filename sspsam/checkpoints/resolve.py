@@ -64,6 +64,7 @@ from sspsam.errors import (
     SSPSAMError,
     StorageError,
 )
+from sspsam.messages import message_of
 from sspsam.utils.paths import kind_name, shown
 
 _MAX_LISTED: Final = 30  # files in an error
@@ -158,10 +159,12 @@ def repair_command_in_errors(resolved: Resolved) -> Iterator[None]:
         yield
     except (CheckpointError, ConfigError) as error:
         if resolved.bundled:
-            raise type(error)(f"{error} It came with the package: reinstall sspsam {__version__}.") from error
+            came = f" It came with the package: reinstall sspsam {__version__}."
+            raise error.with_message(message_of(error), came) from error
         if not resolved.repair:
             raise
-        raise type(error)(f"{error} To have it downloaded again, run: {resolved.repair}") from error
+        again = f" To have it downloaded again, run: {resolved.repair}"
+        raise error.with_message(message_of(error), again) from error
 
 
 def _local(name: str) -> Resolved | None:
@@ -237,7 +240,7 @@ def _published(checkpoint: Published, options: HubOptions, repository: str | Non
             if not checkpoint.is_expected:
                 not_asked = f"{named} could not be asked for it: {_first_sentence(error)}."
                 raise CheckpointNotFoundError(f"{unknown_name_message(checkpoint.name)}. {not_asked}") from error
-            raise type(error)(f"{error} ({named} is searched first.)") from error
+            raise error.with_message(message_of(error), f" ({named} is searched first.)") from error
 
 
 def _from_authors_file(checkpoint: AuthorsCheckpoint, options: HubOptions, refresh: bool) -> Resolved:
@@ -256,7 +259,7 @@ def _from_authors_file(checkpoint: AuthorsCheckpoint, options: HubOptions, refre
         if isinstance(error, HubError) or retry in str(error):
             raise
         another_cache = options.command_with_another_cache(checkpoint.name)
-        raise type(error)(f"{error} Or use another cache: {another_cache}") from error
+        raise error.with_message(message_of(error), f" Or use another cache: {another_cache}") from error
     return Resolved(directory_of(source, options), str(source), repair)
 
 

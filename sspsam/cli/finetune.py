@@ -17,7 +17,7 @@ from sspsam.cli.options import (
     option_group,
     required_model,
 )
-from sspsam.cli.output import complain, failing_cleanly, with_flags_as_typed
+from sspsam.cli.output import complain, failing_cleanly, words_of
 from sspsam.cli.paths import FiniteRange, UserPath, WholeRange
 from sspsam.cli.verbosity import inform, shows_progress
 from sspsam.errors import FinetuningError, LinesError
@@ -85,8 +85,7 @@ class _TypedOptions(FinetuneOptions):
         try:
             super().__post_init__()
         except FinetuningError as error:
-            name, _, rest = str(error).partition(" ")
-            raise click.UsageError(f"--{name.replace('_', '-')} {rest}") from None
+            raise click.UsageError(words_of(error)) from None
 
 
 training_options = option_group(
@@ -207,7 +206,7 @@ def finetune(
             if os.environ.get("RANK", "0") == "0":  # of several processes, which all find the same problems
                 for problem in error.problems:
                     complain(problem)
-                complain(with_flags_as_typed(error.message))
+                complain(error.message.for_command)
             sys.exit(1)
         if result is not None:
             click.echo(str(result.directory))

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from sspsam.cli.output import complain, complain_of_image, standard_error_into
+from sspsam.cli.output import complain, complain_of_image, standard_error_into, words_of
 
 
 @contextmanager
@@ -35,9 +35,9 @@ class _MessagesOfThreads:
         """Keep a warning until the image of its thread is decoded; print it where there is no image."""
         messages: list[str] | None = getattr(self._of_thread, "messages", None)
         if messages is None:
-            complain(str(message))
+            complain(words_of(message))
         else:
-            messages.append(str(message))
+            messages.append(words_of(message))
 
     @contextmanager
     def around(self, name: str, is_tiff: bool) -> Iterator[None]:

@@ -8,7 +8,6 @@ import errno
 import io
 import logging
 import os
-import re
 import sys
 import tempfile
 import warnings
@@ -19,42 +18,13 @@ from typing import Final, TextIO
 import click
 
 from sspsam.errors import SSPSAMError, StorageError
+from sspsam.messages import message_of
 from sspsam.utils.paths import printable, shown
 
 INTERRUPTED: Final = 130  # exit status after Ctrl-C, as of shells
 _MAX_USAGE_MESSAGE: Final = 1000  # characters; a message of click quotes the whole value
 _MAX_MESSAGES: Final = 5  # about one image
 _MAX_CAPTURED: Final = 1 << 16  # bytes
-
-
-def _flag_of_key(match: "re.Match[str]") -> str:
-    """Return the flag for a key in which two jobs differ."""
-    return f"--{match[1].replace('_', '-')} was "
-
-
-# arguments of Python in the messages of the library, and their flags
-_FLAGS_OF_ARGUMENTS: Final = (
-    (re.compile(r"\w+=\S+ \(command line: ([^)]*)\)"), r"\1"),
-    (re.compile(r"\bgive texts or a file of prompts \(command line: ([^)]*)\)"), r"give \1"),
-    (re.compile(r"\bpass a larger max_pixels\b"), "pass a larger --max-pixels"),
-    (re.compile(r"\bmore than max_pixels = "), "more than --max-pixels "),
-    (re.compile(r"\braise PIL\.Image\.MAX_IMAGE_PIXELS if you trust it"), "pass a larger --max-pixels"),
-    (
-        re.compile(
-            r"\b(no.target.pixels|mask.threshold|presence.threshold|calibration|max.pixels|batch.size|glob|shard) was "
-        ),
-        _flag_of_key,
-    ),
-    (re.compile(r"\bno_target_pixels and presence_threshold are"), "--no-target-pixels and --presence-threshold are"),
-    (re.compile(r"\bpresence_threshold (needs|must)"), r"--presence-threshold \1"),
-    (re.compile(r"\bleave out presence_threshold\b"), "leave out --presence-threshold"),
-    (re.compile(r"\bpass calibration=FILE to from_pretrained \(command line: ([^)]*)\)"), r"give \1"),
-    (re.compile(r"\bformats was "), "--format was "),
-    (re.compile(r"\btexts was "), "-t was "),
-    (re.compile(r"\blabels was "), "--label was "),
-    (re.compile(r"\bdevice='([^']*)'"), r"--device \1"),
-    (re.compile(r"\bdtype='([^']*)'"), r"--dtype \1"),
-)
 
 
 def prepare_streams() -> None:
@@ -65,14 +35,12 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    warnings.showwarning = lambda message, *_, **__: complain(str(message))
+    warnings.showwarning = lambda message, *_, **__: complain(words_of(message))
 
 
-def with_flags_as_typed(message: str) -> str:
-    """Return a message of the library with the arguments of Python replaced by the flags of the command."""
-    for argument, flag in _FLAGS_OF_ARGUMENTS:
-        message = argument.sub(flag, message)
-    return message
+def words_of(error: Warning | Exception | str) -> str:
+    """Return the message of an error or warning, with options named as the user types them."""
+    return error if isinstance(error, str) else message_of(error).for_command
 
 
 @contextmanager
@@ -81,7 +49,7 @@ def failing_cleanly() -> Iterator[None]:
     try:
         yield
     except SSPSAMError as error:
-        complain(with_flags_as_typed(str(error)))
+        complain(words_of(error))
         sys.exit(1)
     except MemoryError:  # outside of the model, whose errors are named
         complain("not enough memory")
@@ -209,7 +177,7 @@ def messages_with_name(name: object) -> Iterator[None]:
         with warnings.catch_warnings(record=True) as recorded, standard_error_into(lines):
             yield
     finally:
-        complain_of_image(shown(name), [*(str(warning.message) for warning in recorded), *lines])
+        complain_of_image(shown(name), [*(words_of(warning.message) for warning in recorded), *lines])
 
 
 def complain_of_image(name: str, messages: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from sspsam.cli.options import (
     presence_threshold_option,
     required_model,
 )
-from sspsam.cli.output import complain, failing_cleanly, messages_with_name, print_row, with_flags_as_typed
+from sspsam.cli.output import complain, failing_cleanly, messages_with_name, print_row, words_of
 from sspsam.cli.paths import STANDARD_INPUT, ImagePath, UserPath
 from sspsam.cli.segment_files import ResultFiles, require_no_folder
 from sspsam.cli.verbosity import detail
@@ -136,7 +136,7 @@ def _segment_images(
                 _segment_image(predictor, index, image, request, files)
         except SSPSAMError as error:
             failed += 1
-            message = with_flags_as_typed(str(error))
+            message = words_of(error)
             complain(message if name in printable(message) else f"{name}: {message}")
     return failed
 

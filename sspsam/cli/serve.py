@@ -3,7 +3,6 @@
 import ipaddress
 import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -17,13 +16,12 @@ from sspsam.cli.options import ModelOptions, dtype_option, model_options, option
 from sspsam.cli.output import INTERRUPTED, complain, failing_cleanly
 from sspsam.cli.paths import FiniteRange, WholeRange
 from sspsam.cli.verbosity import detail, inform, is_quiet, is_verbose
-from sspsam.errors import ConfigError
-from sspsam.serving.options import ServeOptions
+from sspsam.messages import flag
+from sspsam.serving.options import TOKEN_VARIABLE, ServeOptions
 
 if TYPE_CHECKING:
     from sspsam.predictor import SSPSAMPredictor
 
-TOKEN: Final = "SSPSAM_SERVE_TOKEN"
 _BUNDLED: Final = "shapes"
 
 
@@ -69,21 +67,17 @@ _HELP: Final = {
 }
 
 
-def _flag(name: str) -> str:
-    """Return the flag of a field of `ServeOptions`."""
-    return "--" + name.replace("cors_origins", "cors_origin").replace("_", "-")
-
-
 def _limit_option(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return the option for a field of `ServeOptions`, with the field's default."""
     default = getattr(ServeOptions, name)
-    flag = _flag(name)
     if name == "cors_origins":
-        return click.option(flag, name, multiple=True, metavar="ORIGIN", help=_HELP[name])
+        return click.option(flag(name), name, multiple=True, metavar="ORIGIN", help=_HELP[name])
     if isinstance(default, str):
-        return click.option(flag, name, default=default, metavar="TEXT", help=_HELP[name])
+        return click.option(flag(name), name, default=default, metavar="TEXT", help=_HELP[name])
     kind = FiniteRange(min=0, min_open=True) if isinstance(default, float) else WholeRange(min=1)
-    return click.option(flag, name, type=kind, default=default, show_default=default is not None, help=_HELP[name])
+    return click.option(
+        flag(name), name, type=kind, default=default, show_default=default is not None, help=_HELP[name]
+    )
 
 
 limit_options = option_group("limits", LimitOptions, *(_limit_option(field.name) for field in fields(LimitOptions)))
@@ -127,24 +121,10 @@ def serve(
     """
     name = _BUNDLED if model_options.model is None else required_model(model_options)
     with failing_cleanly():
-        options = _checked_options(limits)
+        options = ServeOptions(**vars(limits), token=os.environ.get(TOKEN_VARIABLE))
         stopped_by = _run((host, port), model_options, name, dtype, compile, options, drain_seconds, stop_seconds)
     if stopped_by == signal.SIGINT:
         sys.exit(INTERRUPTED)
-
-
-def _checked_options(limits: LimitOptions) -> ServeOptions:
-    """Return the options of the server, with the token of the environment.
-
-    Raises:
-        ConfigError: a value is out of range; the message names the flag.
-    """
-    try:
-        return ServeOptions(**vars(limits), token=os.environ.get(TOKEN))
-    except ConfigError as error:
-        names = "|".join(field.name for field in fields(limits))
-        message = re.sub(rf"\b({names})\b", lambda match: _flag(match[1]), str(error))
-        raise ConfigError(message.replace("the token", TOKEN)) from error
 
 
 def _run(
@@ -192,7 +172,7 @@ def _announce(address: tuple[str, int], name: str, is_default: bool, token: str 
     if is_default:
         inform("no --model was given: the bundled model knows drawn shapes only, no photographs")
     if token is None and not ipaddress.ip_address(host).is_loopback:
-        inform(f"anyone who reaches {shown_host} may use this server: set {TOKEN} to demand a token")
+        inform(f"anyone who reaches {shown_host} may use this server: set {TOKEN_VARIABLE} to demand a token")
     detail("a request is one line: client, method, path, status, bytes, time")
 
 

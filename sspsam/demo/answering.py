@@ -10,12 +10,10 @@ from typing import Final
 from sspsam.demo.limits import Limits
 from sspsam.demo.sessions import EncodedImage, SessionStore
 from sspsam.errors import ImageError, ImageTooLargeError, SSPSAMError, TextError
-from sspsam.images.loading import load_image
+from sspsam.images.loading import decode_image
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.segmentation.result import Segmentation
 from sspsam.serving.decoding import require_format
-
-_PIXELS: Final = re.compile(r"(\d{1,9}) x (\d{1,9}) = |\((\d{1,18}) pixels\)")
 
 # PNG, JPEG, GIF, BMP, icons, WebP, AVIF; not TIFF, JPEG 2000 and others that Pillow reads
 _SHOWN_BY_BROWSERS: Final = re.compile(
@@ -71,12 +69,13 @@ class Answering:
         self.limits = limits
         self.sessions = SessionStore(limits)
 
-    def encode(self, session: str, data: bytes) -> tuple[EncodedImage, bool]:
+    def encode(self, session: str, data: bytes, name: str | None = None) -> tuple[EncodedImage, bool]:
         """Encode the image of a session, or return it if it is encoded already.
 
         Args:
             session: key of the open page.
             data: the image file.
+            name: of the file, for errors; None: it has none.
 
         Returns:
             The encoded image, and whether it had been encoded before.
@@ -89,17 +88,17 @@ class Answering:
         if known is not None:
             return known, True
         self.sessions.drop(session)  # the earlier image is released before the next one is decoded
-        image = self.encode_once(data, digest)
+        image = self.encode_once(data, name, digest)
         self.sessions.put(session, image)
         return image, False
 
-    def encode_once(self, data: bytes, digest: str = "") -> EncodedImage:
+    def encode_once(self, data: bytes, name: str | None = None, digest: str = "") -> EncodedImage:
         """Encode an image that belongs to no session; errors are those of `encode`."""
         check_bytes(len(data), self.limits)
-        require_format(data, "this page")  # before Pillow opens others, one of them by a program of PostScript
+        require_format(data, name, "this page")  # before Pillow opens others, one of them by a program of PostScript
         start = time.perf_counter()
         try:
-            pixels = load_image(data, self.limits.max_pixels)
+            pixels = decode_image(data, name, self.limits.max_pixels)
         except ImageTooLargeError as error:
             raise ImageTooLargeError(_too_large(error, self.limits)) from error
         decoded = time.perf_counter()
@@ -108,26 +107,34 @@ class Answering:
         is_shown = _SHOWN_BY_BROWSERS.match(data) is not None
         return EncodedImage(digest, embedding, decoded - start, encoded - decoded, is_shown)
 
-    def answer(self, session: str, data: bytes, texts: Sequence[str]) -> ImageAnswers:
+    def answer(self, session: str, data: bytes, texts: Sequence[str], name: str | None = None) -> ImageAnswers:
         """Answer expressions about the image of a session, one after the other, so that each has its time.
+
+        Args:
+            session, data, name: as in `encode`.
+            texts: the expressions.
 
         Raises:
             ImageError: as `encode`. An error of an expression stands in the place of its answer.
         """
-        image, reused = self.encode(session, data)
+        image, reused = self.encode(session, data, name)
         return ImageAnswers(image, reused, self.answers_about(image, texts))
 
     def answers_about(self, image: EncodedImage, texts: Sequence[str]) -> tuple[TimedAnswer, ...]:
         """Answer expressions about an encoded image."""
         return tuple(self._timed_answer(image, text) for text in texts)
 
-    def explained(self, session: str, data: bytes, text: str) -> Segmentation:
+    def explained(self, session: str, data: bytes, text: str, name: str | None = None) -> Segmentation:
         """Return the answer to one expression with the maps behind it.
+
+        Args:
+            session, data, name: as in `encode`.
+            text: the expression.
 
         Raises:
             ImageError, TextError: the image or the expression cannot be used.
         """
-        image, _ = self.encode(session, data)
+        image, _ = self.encode(session, data, name)
         return self.predictor.predict(text, embedding=image.embedding, explain=True)
 
     def _timed_answer(self, image: EncodedImage, text: str) -> TimedAnswer:
@@ -193,10 +200,8 @@ def check_bytes(count: int, limits: Limits) -> None:
 
 
 def _too_large(error: ImageTooLargeError, limits: Limits) -> str:
-    """Return the message for an image with too many pixels; the library or Pillow gives their number."""
-    match = _PIXELS.search(str(error))
-    count = match and int(match[3] or int(match[1]) * int(match[2]))
-    subject = f"The image has {count / 1e6:.0f} megapixels" if count else "The image is very large"
+    """Return the message for an image with too many pixels."""
+    subject = f"The image has {error.pixels / 1e6:.0f} megapixels" if error.pixels else "The image is very large"
     return (
         f"{subject}, and this page takes images of up to {limits.max_pixels / 1e6:.0f} megapixels. "
         "Make it smaller, or use the command: sspsam segment"

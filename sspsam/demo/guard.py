@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from sspsam.demo.limits import Limits
 from sspsam.demo.storage import require_room
 from sspsam.demo.uploads import path_inside
-from sspsam.errors import NoSpaceError
+from sspsam.errors import NoSpaceError, RefusalError
 from sspsam.serving.body_watch import BodyWatch, Message, Receive, Scope
 
 Send = Callable[[Message], Awaitable[None]]
@@ -49,20 +49,6 @@ _HEADERS: Final = (
 )
 
 
-class _RefusedError(Exception):
-    """A request that is answered here.
-
-    Args:
-        status: HTTP status.
-        detail: message for the client.
-    """
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-
-
 @dataclass(frozen=True)
 class Guard:
     """The gate in front of an application.
@@ -90,7 +76,7 @@ class Guard:
         response = _Response(send, watch)
         try:
             if scope["type"] != "http":
-                raise _RefusedError(404, "Not found.")
+                raise RefusalError("Not found.", status=404, kind="NotFound")
             self._check_host(scope)
             self._check_route(scope)
             body = _Body(watch.receive, response, self._most_bytes(scope["path"]), self.limits.body_seconds)
@@ -104,7 +90,7 @@ class Guard:
             else:
                 app = self.tool if self.tool is not None and scope["path"] == TOOL_PATH else self.app
                 await app(scope, body.receive, response.send)
-        except _RefusedError as refusal:
+        except RefusalError as refusal:
             await response.refuse(refusal)
         except Exception:
             if not response.refused:  # after a refusal the application sees a client that left
@@ -114,10 +100,10 @@ class Guard:
         """Refuse requests for other hosts, and requests by pages of other hosts."""
         headers = dict(scope["headers"])
         if _host(b"//" + headers.get(b"host", b"")) not in _LOCAL_HOSTS:
-            raise _RefusedError(403, "This page answers on 127.0.0.1 and localhost only.")
+            raise RefusalError("This page answers on 127.0.0.1 and localhost only.", status=403, kind="Forbidden")
         origin = headers.get(b"origin")
         if origin is not None and _host(origin) not in _LOCAL_HOSTS:
-            raise _RefusedError(403, "Requests by pages of other hosts are refused.")
+            raise RefusalError("Requests by pages of other hosts are refused.", status=403, kind="Forbidden")
 
     def _check_route(self, scope: Scope) -> None:
         path, method = scope["path"], scope["method"]
@@ -126,20 +112,20 @@ class Guard:
         if method in ("GET", "HEAD"):
             if path.startswith(_FILE):
                 if path_inside(path.removeprefix(_FILE), self.folder) is None:
-                    raise _RefusedError(403, "File not allowed.")
+                    raise RefusalError("File not allowed.", status=403, kind="Forbidden")
                 return
             if path in (*_READ, *_STREAMS) or (path.startswith(_READ_BELOW) and _PLAIN_PATH.fullmatch(path)):
                 return
         elif method == "POST" and path in _WRITE:
             return
-        raise _RefusedError(404, "Not found.")
+        raise RefusalError("Not found.", status=404, kind="NotFound")
 
     async def _require_room(self) -> None:
         """Refuse an upload while the folder is full."""
         try:
             await asyncio.to_thread(require_room, self.folder, self.limits)
         except NoSpaceError as error:
-            raise _RefusedError(503, str(error)) from error
+            raise RefusalError(str(error), status=503, kind="FolderFull") from error
 
     def _most_bytes(self, path: str) -> int:
         if path == _UPLOAD:
@@ -169,14 +155,14 @@ class _Response:
             message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
         await self.client(message)
 
-    async def refuse(self, refusal: _RefusedError) -> None:
+    async def refuse(self, refusal: RefusalError) -> None:
         """Answer in the application's place, unless its answer has begun."""
         if self.started or self.refused:
             return
         self.refused = True
         if refusal.status != 408:  # that client does not send
             await self.body.discard()
-        content = json.dumps({"detail": refusal.detail}).encode()
+        content = json.dumps({"detail": str(refusal)}).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),
@@ -208,7 +194,7 @@ class _Body:
         """Return the next part for the application; a refusal ends the request there too."""
         try:
             return await self._next_part()
-        except _RefusedError as refusal:
+        except RefusalError as refusal:
             await self.response.refuse(refusal)
             return {"type": "http.disconnect"}
 
@@ -218,7 +204,7 @@ class _Body:
         while not self._complete:
             message = await self._next_part()
             if message["type"] == "http.disconnect":
-                raise _RefusedError(400, "The request broke off.")
+                raise _malformed("The request broke off.")
             parts.append(message.get("body", b""))
         return b"".join(parts)
 
@@ -228,27 +214,28 @@ class _Body:
         try:
             message = await asyncio.wait_for(self.client(), self.seconds)
         except TimeoutError:
-            raise _RefusedError(408, "The request did not arrive in time.") from None
+            raise RefusalError("The request did not arrive in time.", status=408, kind="BodyTooSlow") from None
         self._count += len(message.get("body", b""))
         if self._count > self.most_bytes:
             raise self._too_large()
         self._complete = not message.get("more_body", False)
         return message
 
-    def _too_large(self) -> _RefusedError:
-        return _RefusedError(413, f"The request is larger than the limit of {self.most_bytes / 2**20:.1f} MiB.")
+    def _too_large(self) -> RefusalError:
+        message = f"The request is larger than the limit of {self.most_bytes / 2**20:.1f} MiB."
+        return RefusalError(message, status=413, kind="BodyTooLarge")
 
 
 def checked_event(content: bytes, folder: Path, events: Container[int]) -> bytes:
     """Return an event of the page in which every file is one in the page's folder, and no URL is left.
 
     Raises:
-        _RefusedError: no such event.
+        RefusalError: no such event.
     """
     try:
         event = json.loads(content)
     except (ValueError, RecursionError):
-        raise _RefusedError(400, "The request is no JSON.") from None
+        raise _malformed("The request is no JSON.") from None
     well_formed = (
         isinstance(event, dict)
         and isinstance(event.get("data"), list)
@@ -258,7 +245,7 @@ def checked_event(content: bytes, folder: Path, events: Container[int]) -> bytes
         and _SESSION.fullmatch(event["session_hash"])
     )
     if not well_formed:
-        raise _RefusedError(400, "The request is no event of this page.")
+        raise _malformed("The request is no event of this page.")
     known = ("data", "event_data", "fn_index", "trigger_id", "session_hash")
     checked = {name: event[name] for name in known if name in event}
     checked["data"] = [_checked_value(value, folder) for value in event["data"]]
@@ -274,8 +261,12 @@ def _checked_value(value: object, folder: Path) -> object:
     if "path" not in value and "url" not in value:
         return {name: _checked_value(item, folder) for name, item in value.items()}
     if path_inside(value.get("path"), folder) is None:
-        raise _RefusedError(400, "An image must be uploaded; paths and URLs are not opened.")
+        raise _malformed("An image must be uploaded; paths and URLs are not opened.")
     return {"path": value["path"], "orig_name": str(value.get("orig_name") or ""), "meta": {"_type": "gradio.FileData"}}
+
+
+def _malformed(message: str) -> RefusalError:
+    return RefusalError(message, status=400, kind="MalformedRequest")
 
 
 def _host(url: bytes) -> str | None:

@@ -2,8 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +23,7 @@ from sspsam.demo.rendering import (
 from sspsam.demo.scenes import EXAMPLE_COUNT, DrawnExample, example, random_example
 from sspsam.demo.storage import delete_old_files, require_room
 from sspsam.demo.uploads import uploaded_image
-from sspsam.errors import ImageError, SSPSAMError, TextError
+from sspsam.errors import SSPSAMError, TextError
 from sspsam.utils.files import replace_file
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -58,8 +57,8 @@ class PageFunctions:
             return gr.skip(), *_view(empty_view())
         try:
             data, name = uploaded_image(payload, self.folder, self.answering.limits)
-            with _naming(data, name):
-                return gr.skip(), *_view(ready_view(*self.answering.encode(str(request.session_hash), data)))
+            image, reused = self.answering.encode(str(request.session_hash), data, _quoted(name))
+            return gr.skip(), *_view(ready_view(image, reused))
         except Exception as error:
             return None, *_view(_error_view(error))
 
@@ -68,8 +67,7 @@ class PageFunctions:
         try:
             data, name = uploaded_image(payload, self.folder, self.answering.limits)
             texts = expressions(str(lines or ""), self.answering.limits)
-            with _naming(data, name):
-                answers = self.answering.answer(str(request.session_hash), data, texts)
+            answers = self.answering.answer(str(request.session_hash), data, texts, _quoted(name))
             shown = "\n".join([answers.image.digest, *texts])
             return _view(answers_view(answers), [result.text for result in answers.results], shown)
         except Exception as error:
@@ -87,9 +85,9 @@ class PageFunctions:
     def explain(self, payload: object, text: str, request: gr.Request) -> str:
         """Return the maps behind the answer to one expression."""
         try:
-            data, _ = uploaded_image(payload, self.folder, self.answering.limits)
+            data, name = uploaded_image(payload, self.folder, self.answering.limits)
             text = expressions(str(text or ""), self.answering.limits)[0]
-            return explanation_view(self.answering.explained(str(request.session_hash), data, text))
+            return explanation_view(self.answering.explained(str(request.session_hash), data, text, _quoted(name)))
         except Exception as error:
             return _error_view(error)
 
@@ -107,7 +105,7 @@ class PageFunctions:
             if not lines:
                 raise TextError("There are no answers yet: say what to find, and press Find.")
             texts = expressions(lines, self.answering.limits)
-            answers = self.answering.answer(str(request.session_hash), data, texts)
+            answers = self.answering.answer(str(request.session_hash), data, texts, _quoted(name))
             if answers.image.digest != digest:
                 raise TextError("The answers on the page are about another image: press Find.")
             require_room(self.folder, self.answering.limits)
@@ -236,14 +234,8 @@ def _view(results: str, texts: Sequence[str] = (), shown: str = "") -> View:
     return results, choice, "", gr.update(value=None, visible=False), shown
 
 
-@contextmanager
-def _naming(data: bytes, name: str) -> Iterator[None]:
-    """Let errors about the content of a file name the file."""
-    try:
-        yield
-    except ImageError as error:
-        message = str(error).replace(f"the image of {len(data)} bytes", f"“{name}”")
-        raise type(error)(message) from error
+def _quoted(name: str) -> str:
+    return f"“{name}”"
 
 
 def _error_view(error: Exception) -> str:

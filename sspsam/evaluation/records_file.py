@@ -11,11 +11,13 @@ from typing import Any, Final
 
 from sspsam.errors import EvaluationError, warn
 from sspsam.evaluation.records import Record, record_from
+from sspsam.messages import OVERWRITE, OptionMessage, joined, option
 from sspsam.utils.file_locks import lock_file
 from sspsam.utils.files import make_directory, replace_file, storage_errors
 from sspsam.utils.paths import shown
 
 ANNOTATIONS: Final = "annotations"  # digest of the truth, as far as it is known without decoding masks
+_OPTIONS: Final = frozenset({"calibration"})  # named as options in messages
 _FREE_KEYS: Final = frozenset({"protocol", "model"})  # may differ: the records do not depend on them
 
 
@@ -114,8 +116,7 @@ def _complete(lines: Sequence[bytes], path: Path) -> Iterator[Record]:
             if number == len(lines):
                 return
             raise EvaluationError(
-                f"{where}: damaged, and more lines follow it; start again with overwrite=True (command line: "
-                "--overwrite)"
+                OptionMessage(f"{where}: damaged, and more lines follow it; start again with ", OVERWRITE)
             ) from error
         yield record_from(content, where)
 
@@ -145,7 +146,7 @@ def read_settings(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise EvaluationError(
-            f"{shown(path)} cannot be read ({error}): start again with overwrite=True (command line: --overwrite)"
+            OptionMessage(f"{shown(path)} cannot be read ({error}): start again with ", OVERWRITE)
         ) from error
     if not isinstance(content, dict):
         raise EvaluationError(f"{shown(path)} must hold a JSON object")
@@ -169,14 +170,20 @@ def require_equal_settings(settings: Mapping[str, Any], earlier: Mapping[str, An
         EvaluationError: they differ; the message lists the differences.
     """
     differences = [
-        f"{key} was {earlier.get(key)!s:.80}, is {settings.get(key)!s:.80}"
+        OptionMessage(
+            option(key) if key in _OPTIONS else key, f" was {earlier.get(key)!s:.80}, is {settings.get(key)!s:.80}"
+        )
         for key in sorted(settings.keys() | earlier.keys())
         if settings.get(key) != earlier.get(key) and key not in _FREE_KEYS and (key != ANNOTATIONS or key in earlier)
     ]
     if differences:
         raise EvaluationError(
-            f"{owner} had other settings: {'; '.join(differences)}. Use the same ones, choose another folder, or start "
-            "again with overwrite=True (command line: --overwrite)"
+            OptionMessage(
+                f"{owner} had other settings: ",
+                joined("; ", differences),
+                ". Use the same ones, choose another folder, or start again with ",
+                OVERWRITE,
+            )
         )
 
 

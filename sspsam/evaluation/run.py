@@ -44,6 +44,7 @@ from sspsam.evaluation.report import TABLE_NAME, markdown_table
 from sspsam.evaluation.task_subsets import TaskSubsets
 from sspsam.evaluation.worst_cases import FOLDER as WORST_FOLDER
 from sspsam.evaluation.worst_cases import draw_worst_cases, remove_worst_cases
+from sspsam.messages import OVERWRITE, OptionMessage
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.utils.files import TEMPORARY_PATTERN, replace_file, storage_errors
 from sspsam.utils.paths import shown
@@ -306,8 +307,11 @@ def _answered(
         return
     if indices != order[: len(indices)]:
         raise EvaluationError(
-            "the records of the earlier run are not those of this split: choose another folder, or start again with "
-            "overwrite=True (command line: --overwrite)"
+            OptionMessage(
+                "the records of the earlier run are not those of this split: choose another folder, or start again "
+                "with ",
+                OVERWRITE,
+            )
         )
     known, first, position = set(indices), 0, 0
     while position + len(groups[first]) <= len(indices):

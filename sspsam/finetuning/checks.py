@@ -16,6 +16,7 @@ from sspsam.finetuning.corrections import Remark
 from sspsam.finetuning.expressions import same_words
 from sspsam.finetuning.lines import SourceLine
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, load_image_with_digest
+from sspsam.messages import OptionMessage, argument, message_of
 from sspsam.segmentation.postprocessing import box_of_mask
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.arrays import FloatBox, Mask
@@ -67,9 +68,9 @@ class CheckedData:
             LinesError: there are problems; it lists them.
         """
         if self.problems:
-            message = (
-                f"{len(self.problems):,} lines have problems: correct them, or leave these lines out with "
-                "skip_problems=True (command line: --skip-problems)"
+            message = OptionMessage(
+                f"{len(self.problems):,} lines have problems: correct them, or leave these lines out with ",
+                argument("skip_problems=True", "--skip-problems"),
             )
             raise LinesError(message, tuple(self.problems))
 
@@ -211,7 +212,8 @@ def _checked_image(entry: Entry, images: dict[Path, str | ImageError], max_pixel
                 )
         except ImageError as error:
             known = entry.embedded is None
-            images[entry.image] = error if known else ImageError(f"{shown(entry.image)}: {shown(error)}")
+            prefix = f"{shown(entry.image)}: "
+            images[entry.image] = error if known else error.with_message(prefix, message_of(error))
     image = images[entry.image]
     if isinstance(image, ImageError):
         raise image

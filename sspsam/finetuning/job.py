@@ -17,6 +17,7 @@ from sspsam.finetuning.corrected_images import WORST_FOLDER
 from sspsam.finetuning.lines import DataSource
 from sspsam.finetuning.start import StartOptions
 from sspsam.finetuning.state import LOG_NAME, STATE_NAME
+from sspsam.messages import OVERWRITE, OptionMessage
 from sspsam.utils.paths import shown, user_path
 
 RUN_FOLDER: Final = "unfinished"  # in the output folder, while the training runs
@@ -106,14 +107,18 @@ def check_output(job: FinetuneJob) -> None:
     finished = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if os.path.exists(job.output / name)]
     if finished and not os.path.exists(job.output / RUN_FOLDER / STATE_NAME):
         raise FinetuningError(
-            f"{shown(job.output)} holds a checkpoint already: choose another folder, or replace it with overwrite=True "
-            "(command line: --overwrite)"
+            OptionMessage(
+                f"{shown(job.output)} holds a checkpoint already: choose another folder, or replace it with ", OVERWRITE
+            )
         )
     others = [name for name in _REPLACED if os.path.lexists(job.output / name)]
     if others and not os.path.isdir(job.output / RUN_FOLDER):
         raise FinetuningError(
-            f"{shown(job.output)} holds {', '.join(others)}, which the result would replace: choose another folder, or "
-            "replace them with overwrite=True (command line: --overwrite)"
+            OptionMessage(
+                f"{shown(job.output)} holds {', '.join(others)}, which the result would replace: choose another "
+                "folder, or replace them with ",
+                OVERWRITE,
+            )
         )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sspsam.errors import FinetuningError
+from sspsam.messages import OptionMessage, option
 
 PARTS: Final = ("ssp", "decoder", "text", "tokens")
 MIXED_PRECISIONS: Final = ("no", "bf16", "fp16")
@@ -111,4 +112,4 @@ class FinetuneOptions:
 
 def _require(condition: bool, name: str, message: Any) -> None:
     if not condition:
-        raise FinetuningError(f"{name} {message}")
+        raise FinetuningError(OptionMessage(option(name), f" {message}"))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from sspsam.errors import FinetuningError
+from sspsam.messages import OptionMessage, argument
 from sspsam.utils.installing import missing_extra
 
 _Item = TypeVar("_Item")
@@ -32,7 +33,7 @@ class Processes:
             raise missing_extra("fine-tuning", "accelerate", "train", error) from error
         if mixed_precision == "fp16" and device.type == "cpu":  # accelerate would compute without scaling the loss
             raise FinetuningError(
-                "mixed_precision='fp16' (command line: --mixed-precision) needs a GPU: use bf16 or no"
+                OptionMessage(argument("mixed_precision='fp16'", "--mixed-precision"), " needs a GPU: use bf16 or no")
             )
         try:
             with _restored_environment():

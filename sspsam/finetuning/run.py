@@ -40,6 +40,7 @@ from sspsam.finetuning.training_data import (
 )
 from sspsam.finetuning.validation import Validator
 from sspsam.finetuning.worst import remove_worst, worst_lines, write_worst
+from sspsam.messages import OVERWRITE, OptionMessage
 from sspsam.utils.files import make_directory
 from sspsam.utils.paths import shown
 
@@ -275,8 +276,11 @@ class _Run:
         saved = folder.load()
         if saved is not None and saved.settings != prepared.settings:
             raise FinetuningError(
-                f"{shown(folder.folder)} is of a training with {difference(prepared.settings, saved.settings)}: repeat "
-                "it as it was, choose another folder, or start again with overwrite=True (command line: --overwrite)"
+                OptionMessage(
+                    f"{shown(folder.folder)} is of a training with {difference(prepared.settings, saved.settings)}: "
+                    "repeat it as it was, choose another folder, or start again with ",
+                    OVERWRITE,
+                )
             )
         progress = Progress() if saved is None else saved.progress
         if saved is None:

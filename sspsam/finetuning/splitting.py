@@ -12,6 +12,7 @@ from sspsam.finetuning.job import FinetuneJob
 from sspsam.finetuning.lines import DataSource, read_lines
 from sspsam.finetuning.options import FinetuneOptions
 from sspsam.finetuning.reporting import Message
+from sspsam.messages import OptionMessage, argument
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.paths import shown_repr
 
@@ -135,6 +136,9 @@ def _check_negatives(phrases: Sequence[str], lines: Sequence[CheckedLine]) -> No
         line = targets.get(same_words(phrase))
         if line is not None:
             raise FinetuningError(
-                f"{shown_repr(phrase)} is among the phrases that refer to nothing in any image, but has a target in "
-                f"{line.where}: take it out of negatives= (command line: --negatives)"
+                OptionMessage(
+                    f"{shown_repr(phrase)} is among the phrases that refer to nothing in any image, but has a target "
+                    f"in {line.where}: take it out of ",
+                    argument("negatives=", "--negatives"),
+                )
             )

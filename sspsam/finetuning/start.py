@@ -15,6 +15,7 @@ from sspsam.devices import checked_device
 from sspsam.errors import FinetuningError
 from sspsam.finetuning.embeddings import NotingCache
 from sspsam.identity import LoadedCheckpoint
+from sspsam.messages import OptionMessage, argument
 from sspsam.models import SSPSAM
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.text.encoder import tokenizer_for
@@ -119,5 +120,5 @@ def _default_folder() -> Path:
         return cache_home() / "embeddings"
     except RuntimeError as error:
         raise FinetuningError(
-            "there is no home folder for embeddings: name one with embeddings= (command line: --cache)"
+            OptionMessage("there is no home folder for embeddings: name one with ", argument("embeddings=", "--cache"))
         ) from error

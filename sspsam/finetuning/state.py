@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sspsam.errors import FinetuningError
+from sspsam.messages import OVERWRITE, OptionMessage
 from sspsam.utils.file_locks import lock_file
 from sspsam.utils.files import TEMPORARY_PATTERN, make_directory, replace_file, storage_errors
 from sspsam.utils.paths import shown
@@ -252,6 +253,4 @@ def _loaded(path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, reason: str) -> FinetuningError:
-    return FinetuningError(
-        f"{shown(path)} cannot be read ({reason}): start again with overwrite=True (command line: --overwrite)"
-    )
+    return FinetuningError(OptionMessage(f"{shown(path)} cannot be read ({reason}): start again with ", OVERWRITE))

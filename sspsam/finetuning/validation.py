@@ -14,14 +14,14 @@ from sspsam.evaluation.protocols import image_record
 from sspsam.evaluation.records import Record
 from sspsam.finetuning.embeddings import EmbeddingStore
 from sspsam.models import SSPSAM, ImageFeatures
+from sspsam.models.device_model import expressions_per_pass
 from sspsam.models.layers import release_packed_weights
 from sspsam.segmentation.postprocessing import box_on_image, foreground_pixels, logits_on_image, threshold_logit
 from sspsam.segmentation.target_rule import is_no_target
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.arrays import FloatBox, Mask
 
-_TOGETHER: Final = {"cpu": 2}  # expressions in one pass of the decoder, as in the predictor
-_TOGETHER_ELSEWHERE: Final = 32
+_MOST_TOGETHER: Final = 32  # expressions in one pass of the decoder, on a GPU whose memory the training fills
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ class Validator:
 
     def _answers(self, image: str, entries: Sequence[Entry]) -> Iterator[_Answer]:
         """Yield the answer to each expression about one image."""
-        together = _TOGETHER.get(self._device.type, _TOGETHER_ELSEWHERE)
+        together = min(expressions_per_pass(self._device), _MOST_TOGETHER)
         with inference_context(self._device), self._device:
             features = self._store.image_features(image)
             prepared = self._model.prepare(ImageFeatures(*(tensor.to(self._device) for tensor in features)))

@@ -23,6 +23,7 @@ import torch
 from sspsam.devices import checked_dtype, dtype_name
 from sspsam.errors import EmbeddingError, StorageError, warn
 from sspsam.images.embedding import pack_embedding, unpack_embedding
+from sspsam.messages import OptionMessage, message_of
 from sspsam.models import ImageFeatures
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.files import make_directory, replace_file
@@ -111,7 +112,7 @@ class EmbeddingCache:
         except EmbeddingError as error:
             if not os.path.exists(path):
                 return None  # another process has removed it in the meantime
-            warn(f"a cached embedding is removed and the image is encoded again: {error}")
+            warn(OptionMessage("a cached embedding is removed and the image is encoded again: ", message_of(error)))
             with suppress(OSError):
                 path.unlink()
             return None
@@ -139,7 +140,7 @@ class EmbeddingCache:
         except StorageError as error:
             if not self._has_warned:
                 self._has_warned = True
-                warn(f"embeddings are not stored in the cache: {error}")
+                warn(OptionMessage("embeddings are not stored in the cache: ", message_of(error)))
             return
         with self._lock:
             self._maintain(len(data))

@@ -17,7 +17,9 @@ from sspsam.devices import naming_out_of_memory
 from sspsam.errors import EmbeddingError, StorageError
 from sspsam.identity import EncoderIdentity, PredictorIdentity
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, Pixels
+from sspsam.images.pixel_limits import LARGER_LIMIT, limit_wording
 from sspsam.images.preprocessing import Geometry
+from sspsam.messages import OptionMessage
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.files import replace_file
 from sspsam.utils.paths import shown, user_file, user_path
@@ -103,8 +105,13 @@ class ImageEmbedding:
             raise EmbeddingError(f"{path} is no embedding of sspsam: its tensors are not float32")
         if height * width > max_pixels:
             raise EmbeddingError(
-                f"{path} belongs to an image of {width} x {height} = {width * height:,} pixels, more than max_pixels = "
-                f"{max_pixels:,}. If you trust the file, pass a larger max_pixels."
+                OptionMessage(
+                    f"{path} belongs to an image of {width} x {height} = {width * height:,} pixels, more than ",
+                    limit_wording(max_pixels),
+                    ". If you trust the file, ",
+                    LARGER_LIMIT,
+                    ".",
+                )
             )
         return cls(tensors["clip_features"], tensors["sam_embedding"], height, width, fingerprint, encoders=encoders)
 

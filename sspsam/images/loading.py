@@ -51,9 +51,11 @@ from sspsam.images.decoding_hook import DECODING_HOOK
 from sspsam.images.inputs import array_hint, content_if_file, conversion_hint
 from sspsam.images.locks import PIL_LOCKS
 from sspsam.images.modes import GreyLevels, to_rgb, to_uint8
+from sspsam.images.pixel_limits import beyond_pillow_limit, too_many_pixels
 from sspsam.images.png import PNGLevels
 from sspsam.images.tiff import TIFF_SIGNATURES, has_damaged_tags, without_tiff_metadata
 from sspsam.images.truncation import TRUNCATED_FILES
+from sspsam.messages import OptionMessage, Wording
 from sspsam.utils.arguments import whole_number
 from sspsam.utils.file_kinds import HEAD_BYTES, foreign_kind, missing_target
 from sspsam.utils.paths import kind_name, shown, user_path
@@ -63,6 +65,9 @@ ImageInput: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image
 
 DEFAULT_MAX_PIXELS: Final = 100_000_000
 _HEIF_BRANDS: Final = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_CONVERT_HEIF: Final = Wording(
+    "Install the plugin pillow-heif and call pillow_heif.register_heif_opener() once, or convert", server="Convert"
+)
 _CHECKED_FORMATS: Final = ("PNG", "JPEG", "MPO", "JPEG2000", "ICO", "CUR", "ICNS")
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]+://|data:[^,]*,", re.IGNORECASE)
 _UPRIGHT: Final = {
@@ -120,11 +125,29 @@ def load_image(image: ImageInput, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixel
         with _decoding("the PIL image"), PIL_LOCKS.holding(image):
             return _from_pil(image, "the PIL image", _checked_levels(image, "the PIL image"))
     if isinstance(image, bytes | bytearray | memoryview):
-        return _from_file(io.BytesIO(data := bytes(image)), f"the image of {len(data)} bytes", max_pixels)
+        return decode_image(bytes(image), None, max_pixels)
     if isinstance(image, str | os.PathLike):
         with _opened(image) as (file, path):
             return _from_file(file, shown(path), max_pixels)
     raise ImageTypeError(_wrong_type(image))
+
+
+@naming_out_of_memory("not enough memory to load the image")
+def decode_image(data: bytes, name: str | None, max_pixels: int) -> Pixels:
+    """Return the pixels of an image file in memory.
+
+    Args:
+        data: content of the file.
+        name: of the image in errors; None: by its size.
+        max_pixels: as in `load_image`.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
+
+    Raises:
+        ImageError: as `load_image`.
+    """
+    return _from_file(io.BytesIO(data), f"the image of {len(data)} bytes" if name is None else name, max_pixels)
 
 
 def own_copy(image: ImageInput, max_pixels: int) -> ImageInput:
@@ -203,10 +226,7 @@ def _decoding(name: str) -> Iterator[None]:
     except (ImageError, MemoryError, SSPSAMWarning):  # SSPSAMWarning: the caller turned warnings into errors
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLargeError(
-            f"{name} is larger than Pillow's own limit allows: {error} Reduce the image, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS if you trust it."
-        ) from error
+        raise beyond_pillow_limit(name, error) from error
     except Exception as error:
         raise ImageError(f"{name} is damaged or not supported: {type(error).__name__}: {error}") from error
 
@@ -235,10 +255,7 @@ def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"{name} is empty: {width} x {height} pixels")
     if width * height > max_pixels:
-        raise ImageTooLargeError(
-            f"{name} has {width} x {height} = {width * height:,} pixels, more than max_pixels = {max_pixels:,}. "
-            "Reduce the image, or pass a larger max_pixels."
-        )
+        raise too_many_pixels(name, width, height, max_pixels)
 
 
 def _from_file(file: IO[bytes], name: str, max_pixels: int) -> Pixels:
@@ -310,14 +327,12 @@ def _checked_levels(image: Image.Image, name: str) -> GreyLevels:
     return GreyLevels.of(image, PNGLevels.of(data))
 
 
-def _unidentified(head: bytes, name: str) -> str:
+def _unidentified(head: bytes, name: str) -> OptionMessage:
     """Return the message for a file that no decoder of Pillow recognises."""
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-        return (
-            f"{name} is a HEIC/HEIF image. Install the plugin pillow-heif and call "
-            "pillow_heif.register_heif_opener() once, or convert the image to JPEG or PNG."
-        )
-    return f"{name} is not an image that Pillow can read (it {foreign_kind(head) or f'begins with {head[:8]!r}'})"
+        return OptionMessage(f"{name} is a HEIC/HEIF image. ", _CONVERT_HEIF, " the image to JPEG or PNG.")
+    kind = foreign_kind(head) or f"begins with {head[:8]!r}"
+    return OptionMessage(f"{name} is not an image that Pillow can read (it {kind})")
 
 
 def _from_pil(image: Image.Image, name: str, levels: GreyLevels) -> Pixels:

@@ -20,6 +20,15 @@ from sspsam.models.transformer import ImageProjections
 MOST_EXPRESSIONS: Final = 64  # in one pass on a GPU
 
 
+def expressions_per_pass(device: torch.device) -> int:
+    """Return the number of expressions in one pass of the decoder.
+
+    With two, every intermediate tensor stays in a CPU's cache and below 32 MB (see `models.image_encoder`); a GPU needs
+    many.
+    """
+    return 2 if device.type == "cpu" else MOST_EXPRESSIONS
+
+
 class DeviceModel:
     """SSP-SAM on one device in one precision, with the methods of `SSPSAM`.
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, TypedDict
+from typing import Final, Literal, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from sspsam.devices import not_finite
 from sspsam.errors import ConfigError
 from sspsam.images.loading import DEFAULT_MAX_PIXELS, Pixels
 from sspsam.images.preprocessing import Geometry
+from sspsam.messages import OptionMessage, Wording, message_of, option
 from sspsam.models import Prediction
 from sspsam.segmentation.features import FEATURES
 from sspsam.segmentation.postprocessing import box_on_image, logits_on_image, threshold_logit
@@ -25,6 +26,9 @@ from sspsam.utils.arguments import real_number, true_or_false, whole_number
 from sspsam.utils.paths import shown_repr
 
 ReturnLogits = Literal["low_res", "full"]
+_GIVE_CALIBRATION: Final = Wording(
+    "pass calibration=FILE to from_pretrained (command line: --calibration FILE)", "give --calibration FILE"
+)
 
 
 class PredictOptions(TypedDict, total=False):
@@ -123,16 +127,27 @@ def _presence_threshold(options: PredictOptions, calibrated: bool) -> float | No
     if value is None:
         return None
     if options.get("no_target_pixels") is not None:
-        raise ConfigError("no_target_pixels and presence_threshold are two rules for no target: give one of them")
+        raise ConfigError(
+            OptionMessage(
+                option("no_target_pixels"),
+                " and ",
+                option("presence_threshold"),
+                " are two rules for no target: give one of them",
+            )
+        )
     try:
         threshold = real_number("presence_threshold", value, 0, 1)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(message_of(error)) from None
     if not calibrated:
         raise ConfigError(
-            "presence_threshold needs a calibration, and this model has none: make one from labelled data with sspsam "
-            "calibrate and pass calibration=FILE to from_pretrained (command line: --calibration FILE), or leave out "
-            "presence_threshold"
+            OptionMessage(
+                option("presence_threshold"),
+                " needs a calibration, and this model has none: make one from labelled data with sspsam calibrate and ",
+                _GIVE_CALIBRATION,
+                ", or leave out ",
+                option("presence_threshold"),
+            )
         )
     return threshold
 

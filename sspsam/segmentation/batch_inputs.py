@@ -5,6 +5,7 @@ from itertools import zip_longest
 from typing import TypeVar, cast
 
 from sspsam.errors import SSPSAMError, TextError, TextTypeError
+from sspsam.messages import message_of
 from sspsam.utils.batching import raise_if_error
 
 Item = TypeVar("Item")
@@ -54,5 +55,7 @@ def _named_by_image(
     try:
         tokenized = tokenize(texts)
     except TextError as error:
-        raise type(error)(f"image {index}: {error}") from error
-    return type(tokenized)(f"image {index}: {tokenized}") if isinstance(tokenized, TextError) else tokenized
+        raise error.with_message(f"image {index}: ", message_of(error)) from error
+    if isinstance(tokenized, TextError):
+        return tokenized.with_message(f"image {index}: ", message_of(tokenized))
+    return tokenized

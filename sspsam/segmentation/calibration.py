@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sspsam.config import CALIBRATION_NAME
 from sspsam.errors import CalibrationError, ConfigError, StorageError
+from sspsam.messages import OptionMessage, argument
 from sspsam.segmentation.features import FEATURES
 from sspsam.utils.files import replace_file
 from sspsam.utils.paths import open_regular_file, printable, shown, user_path
@@ -233,8 +234,11 @@ def calibration_of(choice: CalibrationChoice, checkpoint: Path, fingerprint: str
 def _bound(calibration: Calibration, fingerprint: str, where: str) -> Calibration:
     if calibration.fingerprint != fingerprint:
         raise CalibrationError(
-            f"{where} was fitted on another model (fingerprint {shown(calibration.fingerprint[:20])}..., this model "
-            f"has {fingerprint[:20]}...): fit it again with sspsam calibrate, or load the model without one by "
-            "calibration=False (command line: --no-calibration)"
+            OptionMessage(
+                f"{where} was fitted on another model (fingerprint {shown(calibration.fingerprint[:20])}..., this "
+                f"model has {fingerprint[:20]}...): fit it again with sspsam calibrate, or load the model without one "
+                "by ",
+                argument("calibration=False", "--no-calibration"),
+            )
         )
     return calibration

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from sspsam.images.loading import ImageInput, own_copy
 from sspsam.images.prepared import PreparedEmbeddings
 from sspsam.images.preprocessing import Geometry, PreprocessedImage
 from sspsam.models import DeviceModel, ExpressionFeatures, Prediction, PreparedImage
-from sspsam.models.device_model import MOST_EXPRESSIONS
+from sspsam.models.device_model import expressions_per_pass
 from sspsam.segmentation.answers import AnswerSettings, to_segmentation
 from sspsam.segmentation.batch_inputs import pair_images_with_texts
 from sspsam.segmentation.calibration import Calibration
@@ -43,10 +43,6 @@ from sspsam.utils.batching import (
 )
 from sspsam.utils.memory import is_out_of_memory, release_memory
 from sspsam.utils.paths import kind_name
-
-# expressions in one pass of the decoder: with two, every intermediate tensor stays in a CPU's cache and below 32 MB
-# (see models.image_encoder); a GPU needs many
-_DECODER_BATCH_SIZE: Final = {"cpu": 2}
 
 Loaded = TypeVar("Loaded")
 Outcome = list[Segmentation] | SSPSAMError
@@ -181,7 +177,7 @@ class Pipeline:
         Raises:
             NumericalError: a prediction is not finite in float32 either, or the image is not finite.
         """
-        batch_size = _DECODER_BATCH_SIZE.get(self.identity.device.type, MOST_EXPRESSIONS)
+        batch_size = expressions_per_pass(self.identity.device)
         results: list[Segmentation] = []
         while len(results) < len(expressions):
             try:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sspsam.errors import ResultError
+from sspsam.images.pixel_limits import LARGER_LIMIT, limit_wording
+from sspsam.messages import OptionMessage
 from sspsam.segmentation.explanation import Explanation
 from sspsam.segmentation.rle import rle_decode, rle_runs
 from sspsam.segmentation.runs import Runs
@@ -41,8 +43,13 @@ def stored_values(content: Mapping[str, Any], max_pixels: int) -> dict[str, Any]
     height, width = (_entry(content, name, _positive) for name in ("height", "width"))
     if height * width > max_pixels:
         raise ResultError(
-            f"the stored answer is about an image of {shown_repr(width)} x {shown_repr(height)} pixels, more than "
-            f"max_pixels = {max_pixels:,}. If you trust it, pass a larger max_pixels."
+            OptionMessage(
+                f"the stored answer is about an image of {shown_repr(width)} x {shown_repr(height)} pixels, more than ",
+                limit_wording(max_pixels),
+                ". If you trust it, ",
+                LARGER_LIMIT,
+                ".",
+            )
         )
     mask = _entry(content, "mask", lambda rle: _mask(rle, height, width))
     no_target = _entry(content, "no_target", _boolean)

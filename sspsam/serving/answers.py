@@ -6,9 +6,9 @@ from typing import Any, Final, Literal
 
 from fastapi import Response
 
+from sspsam.errors import RefusalError
 from sspsam.segmentation.result import Segmentation, mask_image, png_bytes
 from sspsam.serving.engine import Answered
-from sspsam.serving.refusals import RefusalError
 
 PNG: Final = "image/png"
 JSON: Final = "application/json"
@@ -44,14 +44,16 @@ def accepted_form(accept: str, expressions: int) -> Form:
     if json_weight >= png_weight and json_weight > 0:
         return "json"
     if png_weight <= 0:
-        raise RefusalError(406, "NotAcceptable", f"the server answers with {JSON}, or with {PNG} for one expression")
+        raise _not_acceptable(f"the server answers with {JSON}, or with {PNG} for one expression")
     if expressions == 1:
         return "png"
     if json_weight > 0:
         return "json"
-    raise RefusalError(
-        406, "NotAcceptable", f"{PNG} holds one mask, but there are {expressions} expressions: accept {JSON}"
-    )
+    raise _not_acceptable(f"{PNG} holds one mask, but there are {expressions} expressions: accept {JSON}")
+
+
+def _not_acceptable(message: str) -> RefusalError:
+    return RefusalError(message, status=406, kind="NotAcceptable")
 
 
 def _weight(accept: str, media_type: str) -> float:

@@ -16,16 +16,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
 from sspsam._version import __version__
+from sspsam.errors import RefusalError
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.serving.answers import EXPOSED_HEADERS, PNGAnswer, accepted_form, json_response, segment_response
 from sspsam.serving.docs_page import docs_page
-from sspsam.serving.engine import Question
+from sspsam.serving.engine import ExpressionQuery
 from sspsam.serving.gate import Gate
 from sspsam.serving.metrics import CONTENT_TYPE
 from sspsam.serving.openapi import OPERATIONS, Operation, document
 from sspsam.serving.options import ServeOptions
 from sspsam.serving.questions import Content
-from sspsam.serving.refusals import RefusalError
 from sspsam.serving.service import Service
 from sspsam.utils.paths import shown_repr
 
@@ -101,8 +101,8 @@ class _Routes:
         with service.bodies.holding() as share:
             content = await service.content(request, ("image", "expressions", "options"), share)
             form = accepted_form(request.headers.get("accept", ""), len(content.expressions))
-            question = _question(content, form)
-            answered = await service.answer_image(request, content.image or b"", question)
+            query = _query(content, form)
+            answered = await service.answer_image(request, content.image or b"", query)
         return segment_response(answered, form, predictor.fingerprint)
 
     async def add_image(self, request: Request) -> Response:
@@ -110,7 +110,7 @@ class _Routes:
         service.require_room()
         with service.bodies.holding() as share:
             content = await service.content(request, ("image",), share)
-            embedding = (await service.answer_image(request, content.image or b"", Question())).embedding
+            embedding = (await service.answer_image(request, content.image or b"", ExpressionQuery())).embedding
         name = service.store.add(embedding)
         body = {
             "id": name,
@@ -128,7 +128,7 @@ class _Routes:
             content = await service.content(request, ("expressions", "options"), share)
             form = accepted_form(request.headers.get("accept", ""), len(content.expressions))
             embedding = service.store.get(image_id)
-            answered = await service.answer_embedding(request, embedding, _question(content, form))
+            answered = await service.answer_embedding(request, embedding, _query(content, form))
         return segment_response(answered, form, predictor.fingerprint)
 
     async def remove_image(self, image_id: str) -> Response:
@@ -136,19 +136,17 @@ class _Routes:
         return Response(status_code=204)
 
     async def model(self) -> Response:
-        predictor = self._service.engine.predictor
-        if predictor is None:
-            raise RefusalError(503, "NotReady", "the model is being loaded", retry_after=10)
+        predictor = self._service.require_predictor()
         return json_response(_model_description(predictor, self._service.options))
 
     async def healthz(self) -> Response:
-        if self._service.engine.is_sick:
-            raise RefusalError(503, "Sick", "the model failed several times in a row: restart the server")
+        self._service.require_working_model()
         return json_response({"status": "ok"})
 
     async def readyz(self) -> Response:
+        self._service.require_working_model()
         if not self._service.is_ready:
-            raise RefusalError(503, "NotReady", "the server is starting or stopping", retry_after=5)
+            raise RefusalError("the server is starting or stopping", status=503, kind="NotReady", retry_after=5)
         return json_response({"status": "ready"})
 
     async def metrics(self) -> Response:
@@ -192,10 +190,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(service.close)
 
 
-def _question(content: Content, form: str) -> Question:
+def _query(content: Content, form: str) -> ExpressionQuery:
     if form == "png":
-        return Question(content.expressions, content.options, PNGAnswer.of)
-    return Question(content.expressions, content.options)
+        return ExpressionQuery(content.expressions, content.options, PNGAnswer.of)
+    return ExpressionQuery(content.expressions, content.options)
 
 
 def _model_description(predictor: SSPSAMPredictor, options: ServeOptions) -> dict[str, Any]:
@@ -220,4 +218,5 @@ async def _refuse_unknown(request: Request, error: Any) -> Response:
     message = f"{request.method} is not allowed for {path}" if error.status_code == 405 else f"there is no page {path}"
     kinds = {404: "NotFound", 405: "MethodNotAllowed"}
     headers = dict(error.headers or {})
-    raise RefusalError(error.status_code, kinds.get(error.status_code, "HTTPError"), message, headers=headers)
+    kind = kinds.get(error.status_code, "HTTPError")
+    raise RefusalError(message, status=error.status_code, kind=kind, headers=headers)

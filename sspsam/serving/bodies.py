@@ -4,9 +4,9 @@ import asyncio
 
 from fastapi import Request
 
+from sspsam.errors import RefusalError
 from sspsam.serving.budgets import BodyShare
 from sspsam.serving.options import ServeOptions
-from sspsam.serving.refusals import RefusalError
 
 
 async def read_body(request: Request, options: ServeOptions, share: BodyShare) -> bytes:
@@ -23,9 +23,8 @@ async def read_body(request: Request, options: ServeOptions, share: BodyShare) -
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise RefusalError(
-            415, "ContentEncoding", f"bodies must not be compressed; Content-Encoding is {encoding[:40]!r}"
-        )
+        message = f"bodies must not be compressed; Content-Encoding is {encoding[:40]!r}"
+        raise RefusalError(message, status=415, kind="ContentEncoding")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and (len(length) > 18 or int(length) > options.max_bytes):
         raise _too_large(options)
@@ -34,7 +33,7 @@ async def read_body(request: Request, options: ServeOptions, share: BodyShare) -
             return await _read(request, options, share)
     except TimeoutError:
         message = f"the body did not arrive within {options.body_seconds:g} s"
-        raise RefusalError(408, "BodyTooSlow", message) from None
+        raise RefusalError(message, status=408, kind="BodyTooSlow") from None
 
 
 async def _read(request: Request, options: ServeOptions, share: BodyShare) -> bytes:
@@ -49,4 +48,4 @@ async def _read(request: Request, options: ServeOptions, share: BodyShare) -> by
 
 def _too_large(options: ServeOptions) -> RefusalError:
     message = f"the body has more than {options.max_bytes:,} bytes, which is the server's limit"
-    return RefusalError(413, "BodyTooLarge", message)
+    return RefusalError(message, status=413, kind="BodyTooLarge")

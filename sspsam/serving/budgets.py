@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from sspsam.serving.refusals import RefusalError
+from sspsam.errors import RefusalError
 
 
 class BodyMemory:
@@ -44,7 +44,8 @@ class BodyShare:
             RefusalError: 503, all bodies together would exceed the limit.
         """
         if self._memory.used + count > self._memory.limit:
-            raise RefusalError(503, "Busy", "the server holds as many request bodies as it may", retry_after=2)
+            message = "the server holds as many request bodies as it may"
+            raise RefusalError(message, status=503, kind="Busy", retry_after=2)
         self._memory.used += count
         self.used += count
 
@@ -95,7 +96,7 @@ class Admission:
         """
         if self.count >= self._limit:
             message = f"the queue is full: {self._limit} requests wait for the model"
-            raise RefusalError(503, "QueueFull", message, retry_after=retry_after)
+            raise RefusalError(message, status=503, kind="QueueFull", retry_after=retry_after)
 
     @contextmanager
     def admitted(self, retry_after: float) -> Iterator[None]:

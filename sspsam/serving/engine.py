@@ -1,4 +1,4 @@
-"""The thread that owns the predictor: it takes questions from a queue, several about one image together."""
+"""The thread that owns the predictor: it takes jobs from a queue, several about one image in one batch."""
 
 import dataclasses
 import threading
@@ -11,23 +11,21 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from sspsam.errors import OutOfMemoryError, SSPSAMError
+from sspsam.errors import DeadlineExceededError, OutOfMemoryError, SSPSAMError
 from sspsam.images.embedding import ImageEmbedding
 from sspsam.images.loading import Pixels
+from sspsam.models.device_model import expressions_per_pass
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.segmentation.answers import PredictOptions
 from sspsam.segmentation.result import Segmentation
 
-# expressions that the predictor decodes in one pass; between two passes the thread looks for abandoned requests
-_PASS: Final = {"cpu": 2}
-_PASS_ELSEWHERE: Final = 64
-_FAILURES_OF_A_SICK_PROCESS: Final = 3  # in a row; a CUDA error, for one, ends the use of the GPU in this process
+_MOST_FAILURES: Final = 2  # in a row; a CUDA error, for one, ends the use of the GPU in this process
 _SECONDS_OF_NO_ANSWER: Final = 1.0  # estimate before the first answer
 _CLOSING_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
-class Question:
+class ExpressionQuery:
     """Expressions about one image.
 
     Args:
@@ -58,24 +56,20 @@ class Answered:
     computed: float
 
 
-class DeadlineExceededError(Exception):
-    """A request waited for too long and was not computed."""
-
-
 @dataclass(eq=False)
 class Job:
     """A request for the model.
 
     Args:
         image: pixels to encode, or an embedding.
-        question: about the image.
+        query: about the image.
         deadline: by `time.monotonic`, after which the job is not started.
         future: of the outcome. Cancelling it works until the job is started.
         abandoned: whether no request waits for the outcome; a job that is computed already ends at the next pass.
     """
 
     image: Pixels | ImageEmbedding
-    question: Question
+    query: ExpressionQuery
     deadline: float
     future: "Future[Answered]" = field(default_factory=Future)
     abandoned: bool = False
@@ -86,12 +80,21 @@ class Job:
         self.abandoned = True
         self.future.cancel()
 
-    def joins(self, other: "Job") -> bool:
-        """Return whether both jobs may be answered together: about one embedding, with the same options."""
+    def start(self) -> bool:
+        """Mark the job as started; return False if it was given up or its deadline has passed."""
+        if not self.future.set_running_or_notify_cancel():
+            return False
+        if time.monotonic() <= self.deadline:
+            return True
+        self.future.set_exception(DeadlineExceededError("the request waited for too long"))
+        return False
+
+    def can_batch_with(self, other: "Job") -> bool:
+        """Return whether both jobs may be answered in one batch: about one embedding, with the same options."""
         return (
             isinstance(self.image, ImageEmbedding)
             and self.image is other.image
-            and self.question.options == other.question.options
+            and self.query.options == other.query.options
         )
 
 
@@ -119,7 +122,7 @@ class JobQueue:
             self._changed.notify_all()
 
     def take(self, most_expressions: int) -> list[Job]:
-        """Wait for a job, and return it with later ones that are answered with it; nothing after `close`.
+        """Wait for a job, and return it with later ones of the same batch; nothing after `close`.
 
         Args:
             most_expressions: of all jobs together, if there are several.
@@ -130,30 +133,19 @@ class JobQueue:
                 if not self._jobs:
                     return []
                 first = self._jobs.popleft()
-                if _is_started(first):
-                    return [first, *self._companions(first, most_expressions)]
+                if first.start():
+                    return self._batch_of(first, most_expressions)
 
-    def _companions(self, first: Job, most_expressions: int) -> list[Job]:
-        """Remove from the queue the jobs that are answered together with the first one, and return them."""
-        room = most_expressions - len(first.question.expressions)
-        companions: list[Job] = []
-        for job in [job for job in self._jobs if job.joins(first)]:
-            if len(job.question.expressions) <= room:
+    def _batch_of(self, first: Job, most_expressions: int) -> list[Job]:
+        """Remove the jobs that can be answered in one batch with the first from the queue; return all of them."""
+        batch, room = [first], most_expressions - len(first.query.expressions)
+        for job in [job for job in self._jobs if job.can_batch_with(first)]:
+            if len(job.query.expressions) <= room:
                 self._jobs.remove(job)
-                if _is_started(job):
-                    room -= len(job.question.expressions)
-                    companions.append(job)
-        return companions
-
-
-def _is_started(job: Job) -> bool:
-    """Mark a job as started; return False for one that was given up or whose deadline has passed."""
-    if not job.future.set_running_or_notify_cancel():
-        return False
-    if time.monotonic() <= job.deadline:
-        return True
-    job.future.set_exception(DeadlineExceededError())
-    return False
+                if job.start():
+                    room -= len(job.query.expressions)
+                    batch.append(job)
+        return batch
 
 
 class Observer(Protocol):
@@ -179,7 +171,7 @@ class Engine:
         self.failure: BaseException | None = None
         self.seconds_per_batch = _SECONDS_OF_NO_ANSWER  # running mean
         self._failures = 0  # in a row
-        self._pass = _PASS_ELSEWHERE
+        self._expressions_per_pass = 1  # between two passes the thread looks for abandoned requests
         # a daemon: a computation that never ends must not keep the process from ending
         self._thread = threading.Thread(target=self._run, name="sspsam-model", daemon=True)
 
@@ -189,9 +181,13 @@ class Engine:
         return self.predictor is not None and self._thread.is_alive()
 
     @property
-    def is_sick(self) -> bool:
-        """Return whether the model could not be loaded, or several computations in a row failed unexpectedly."""
-        return self.failure is not None or self._failures >= _FAILURES_OF_A_SICK_PROCESS
+    def failure_message(self) -> str | None:
+        """Return why this process can no longer answer; None while it can."""
+        if self.failure is not None:
+            return "the model could not be loaded: correct the cause and restart the server"
+        if self._failures > _MOST_FAILURES:
+            return f"the last {self._failures} computations failed: restart the server"
+        return None
 
     def start(self) -> None:
         """Start the thread, which loads the model."""
@@ -206,14 +202,14 @@ class Engine:
     def _run(self) -> None:
         try:
             predictor = self._load()
-            self._pass = _PASS.get(predictor.device.type, _PASS_ELSEWHERE)
+            self._expressions_per_pass = expressions_per_pass(predictor.device)
             # the first answer of a process takes longer, since PyTorch prepares weights and kernels
             predictor.predict("warm up", image=np.zeros((64, 64, 3), np.uint8))
         except BaseException as error:
             self.failure = error
             return
         self.predictor = predictor
-        while jobs := self.queue.take(self._micro_batch or self._pass):
+        while jobs := self.queue.take(self._micro_batch or self._expressions_per_pass):
             self._compute(predictor, jobs)
             del jobs  # while the thread waits, nothing keeps images in memory
 
@@ -221,7 +217,7 @@ class Engine:
         """Compute jobs together; where that fails, one by one, so that an error reaches its own request only."""
         start = time.monotonic()
         try:
-            outcomes = _answered(predictor, jobs, self._pass, start)
+            outcomes = _answered(predictor, jobs, self._expressions_per_pass, start)
         except BaseException as error:
             if len(jobs) > 1:
                 for job in jobs:
@@ -232,7 +228,7 @@ class Engine:
         self._failures = 0
         seconds = time.monotonic() - start
         self.seconds_per_batch += 0.1 * (seconds - self.seconds_per_batch)
-        self._observer.observe_batch(len(jobs), sum(len(job.question.expressions) for job in jobs), seconds)
+        self._observer.observe_batch(len(jobs), sum(len(job.query.expressions) for job in jobs), seconds)
         for job, outcome in zip(jobs, outcomes, strict=True):
             job.future.set_result(outcome)
 
@@ -247,15 +243,15 @@ class Engine:
 def _answered(predictor: SSPSAMPredictor, jobs: Sequence[Job], size: int, start: float) -> list[Answered]:
     """Return the outcomes of jobs about one image, computed in passes of some expressions."""
     embedding = _embedding(predictor, jobs[0].image)
-    pairs = [(text, job) for job in jobs for text in job.question.expressions]
+    pairs = [(text, job) for job in jobs for text in job.query.expressions]
     results: dict[Job, list[Any]] = {job: [] for job in jobs}
     for index in range(0, len(pairs), size):
         if all(job.abandoned for job in jobs):
             break
         batch = pairs[index : index + size]
-        answers = predictor.predict([text for text, _ in batch], embedding=embedding, **jobs[0].question.options)
+        answers = predictor.predict([text for text, _ in batch], embedding=embedding, **jobs[0].query.options)
         for (_, job), answer in zip(batch, answers, strict=True):
-            results[job].append(job.question.convert(answer))
+            results[job].append(job.query.convert(answer))
     seconds = time.monotonic() - start
     return [Answered(embedding, results[job], start - job.created, seconds) for job in jobs]
 

@@ -12,10 +12,11 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sspsam.errors import RefusalError
 from sspsam.serving.answers import json_response
 from sspsam.serving.body_watch import BodyWatch
 from sspsam.serving.metrics import Metrics
-from sspsam.serving.refusals import RefusalError, internal_refusal
+from sspsam.serving.refusals import error_content, internal_refusal
 from sspsam.utils.paths import shown
 
 OPEN_PATHS: Final = ("/healthz", "/readyz")
@@ -89,7 +90,7 @@ class Gate:
         # headers are decoded as latin-1; both sides are bytes, since compare_digest takes no other text than ASCII
         if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode("latin-1"), self._token):
             message = "send the server's token: Authorization: Bearer TOKEN"
-            raise RefusalError(401, "Unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
+            raise RefusalError(message, status=401, kind="Unauthorized", headers={"WWW-Authenticate": "Bearer"})
 
     def _note(self, scope: Scope, response: "_Response", seconds: float) -> None:
         status = response.status or CLIENT_CLOSED
@@ -140,5 +141,5 @@ def _logged_path(scope: Scope) -> str:
 async def _refuse(refusal: RefusalError, scope: Scope, body: BodyWatch, response: _Response) -> None:
     if refusal.status != 408:  # that client does not send
         await body.discard()
-    answer = json_response(refusal.content, refusal.status, refusal.headers)
+    answer = json_response(error_content(refusal), refusal.status, refusal.headers)
     await answer(scope, body.receive, response.send)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from sspsam.serving.refusals import RefusalError
+from sspsam.errors import RefusalError
 
 _BOUNDARY: Final = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,70}")  # RFC 2046
 _PLAIN: Final = (b"7bit", b"8bit", b"binary")  # encodings that change nothing
@@ -113,4 +113,4 @@ def _name(part: _Part) -> str:
 
 def malformed(reason: str) -> RefusalError:
     """Return the answer to a malformed form."""
-    return RefusalError(400, "MalformedForm", f"the multipart body is malformed: {reason}")
+    return RefusalError(f"the multipart body is malformed: {reason}", status=400, kind="MalformedForm")

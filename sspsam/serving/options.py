@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sspsam.errors import ConfigError
+from sspsam.messages import OptionMessage, Wording, option
 from sspsam.utils.paths import shown_repr
 
+TOKEN_VARIABLE: Final = "SSPSAM_SERVE_TOKEN"  # of the environment, where the command line takes the token from
 MEBIBYTE: Final = 1 << 20
 _AT_LEAST_ONE: Final = (
     "max_bytes",
@@ -81,32 +83,40 @@ class ServeOptions:
         for name in _SECONDS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise ConfigError(f"{name} must be a number of seconds above 0, not {shown_repr(value)}")
+                raise _refused(name, f"must be a number of seconds above 0, not {shown_repr(value)}")
         if self.body_memory < self.max_bytes:
-            raise ConfigError(f"body_memory = {self.body_memory:,} is less than max_bytes = {self.max_bytes:,}")
+            less = OptionMessage(f"= {self.body_memory:,} is less than ", option("max_bytes"), f" = {self.max_bytes:,}")
+            raise _refused("body_memory", less)
         _check_origins(self.cors_origins)
         if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
-            raise ConfigError(f"root_path must look like '/sspsam', not {shown_repr(self.root_path)}")
+            raise _refused("root_path", f"must look like '/sspsam', not {shown_repr(self.root_path)}")
         if not all(character.isascii() and (character.isalnum() or character in "-_.") for character in self.replica):
-            raise ConfigError(f"replica must hold letters, digits, '-', '_' and '.', not {shown_repr(self.replica)}")
+            raise _refused("replica", f"must hold letters, digits, '-', '_' and '.', not {shown_repr(self.replica)}")
         if self.token is not None and not _is_token(self.token):
-            raise ConfigError("the token must be printable ASCII without spaces, and not empty")
+            token = Wording("the token", TOKEN_VARIABLE)
+            raise ConfigError(OptionMessage(token, " must be printable ASCII without spaces, and not empty"))
+
+
+def _refused(name: str, reason: str) -> ConfigError:
+    """Return the error about an option."""
+    return ConfigError(OptionMessage(option(name), " ", reason))
 
 
 def _require_whole(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} must be a whole number, 1 or more, not {shown_repr(value)}")
+        raise _refused(name, f"must be a whole number, 1 or more, not {shown_repr(value)}")
 
 
 def _check_origins(origins: object) -> None:
     if not isinstance(origins, tuple | list):
-        raise ConfigError(f"cors_origins must be a tuple of origins, not {shown_repr(origins)}")
+        raise _refused("cors_origins", f"must be a tuple of origins, not {shown_repr(origins)}")
     for origin in origins:
         if origin != "*" and not _is_origin(origin):
-            raise ConfigError(
-                "cors_origins must be '*' or look like 'https://page.example' or 'http://localhost:3000': scheme and "
+            raise _refused(
+                "cors_origins",
+                "must be '*' or look like 'https://page.example' or 'http://localhost:3000': scheme and "
                 "host in small letters, the port unless it is the usual one, and no path or slash at the end; not "
-                f"{shown_repr(origin)}"
+                f"{shown_repr(origin)}",
             )
 
 

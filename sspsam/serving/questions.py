@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final, TypedDict
 
 from sspsam.config import check_mask_threshold, check_no_target_pixels
-from sspsam.errors import ConfigError
+from sspsam.errors import ConfigError, RefusalError
 from sspsam.segmentation.answers import PredictOptions
 from sspsam.serving.multipart import parse_multipart
 from sspsam.serving.options import ServeOptions
-from sspsam.serving.refusals import RefusalError
 from sspsam.utils.paths import kind_name, shown, shown_repr
 from sspsam.utils.strict_json import parse_json_object
 
@@ -63,7 +62,7 @@ def parse_content(content_type: str, body: bytes, fields: Collection[str], limit
         values = _form_fields(content_type, body, limits)
     else:
         message = f"the body must be {_FORM} or {_JSON}, not {shown_repr(kind)}"
-        raise RefusalError(415, "ContentType", message)
+        raise RefusalError(message, status=415, kind="ContentType")
     _check_names(values, fields)
     return Content(
         _image(values["image"], is_text=kind == _JSON) if "image" in values else None,
@@ -84,7 +83,7 @@ def _check_names(names: Collection[str], fields: Collection[str]) -> None:
 def _json_fields(body: bytes, limits: ServeOptions) -> _Fields:
     most = 64 + limits.max_expressions * (limits.max_expression_characters + 4)
     if sum(body.count(mark) for mark in _STRUCTURE) > most:
-        raise RefusalError(400, "MalformedJSON", "the body has too many values")
+        raise _malformed_json("the body has too many values")
     return _json_object(body, "the body")  # type: ignore[return-value]  # names and types are checked by the caller
 
 
@@ -92,11 +91,9 @@ def _json_object(data: bytes, where: str) -> dict[str, Any]:
     try:
         return parse_json_object(data.decode("utf-8"), where)
     except UnicodeDecodeError as error:
-        raise RefusalError(
-            400, "MalformedJSON", f"{where} is not UTF-8: {error.reason} at byte {error.start}"
-        ) from None
+        raise _malformed_json(f"{where} is not UTF-8: {error.reason} at byte {error.start}") from None
     except ConfigError as error:
-        raise RefusalError(400, "MalformedJSON", str(error)) from None
+        raise _malformed_json(str(error)) from None
 
 
 def _form_fields(content_type: str, body: bytes, limits: ServeOptions) -> _Fields:
@@ -105,7 +102,8 @@ def _form_fields(content_type: str, body: bytes, limits: ServeOptions) -> _Field
         if name == "expressions":
             values.setdefault(name, []).append(_text(data))
         elif name in values:
-            raise RefusalError(400, "MalformedForm", f"the multipart body has the field {shown_repr(name)} twice")
+            message = f"the multipart body has the field {shown_repr(name)} twice"
+            raise RefusalError(message, status=400, kind="MalformedForm")
         else:
             values[name] = _json_object(data, "the field 'options'") if name == "options" else data
     return values  # type: ignore[return-value]  # names and types are checked by the caller
@@ -116,7 +114,7 @@ def _text(data: bytes) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         message = f"a field 'expressions' is not UTF-8: {error.reason} at byte {error.start}"
-        raise RefusalError(400, "MalformedForm", message) from None
+        raise RefusalError(message, status=400, kind="MalformedForm") from None
 
 
 def _image(value: Any, is_text: bool) -> bytes:
@@ -181,5 +179,9 @@ def _check_option(name: str, value: Any) -> None:
         raise _invalid(shown(f"option {error}")) from None
 
 
+def _malformed_json(message: str) -> RefusalError:
+    return RefusalError(message, status=400, kind="MalformedJSON")
+
+
 def _invalid(message: str) -> RefusalError:
-    return RefusalError(422, "InvalidRequest", message)
+    return RefusalError(message, status=422, kind="InvalidRequest")

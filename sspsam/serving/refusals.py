@@ -1,6 +1,5 @@
-"""Answers with an error status: the class `RefusalError`, and the status of every error of the library."""
+"""Answers with an error status: the status of every error of the library, and the form of the response."""
 
-import math
 from typing import Any, Final
 
 from sspsam.errors import (
@@ -8,9 +7,11 @@ from sspsam.errors import (
     ImageError,
     ImageTooLargeError,
     OutOfMemoryError,
+    RefusalError,
     SSPSAMError,
     TextError,
 )
+from sspsam.messages import message_of
 
 INTERNAL_MESSAGE: Final = "the server failed; its log names the reason"
 
@@ -22,58 +23,23 @@ STATUS_OF_ERRORS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (ConfigError, 422),
     (OutOfMemoryError, 503),
 )
-# hints that only a caller in Python can follow
-_REPLACEMENTS: Final = (
-    ("more than max_pixels = ", "more than the server's limit of "),
-    ("Reduce the image, or pass a larger max_pixels.", "Reduce the image."),
-    (" Reduce the image, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it.", " Reduce the image."),
-    ("Install the plugin pillow-heif and call pillow_heif.register_heif_opener() once, or convert", "Convert"),
-)
-
-
-class RefusalError(Exception):
-    """A request that is answered with an error.
-
-    Args:
-        status: of HTTP.
-        kind: short name of the error for programs, such as `"QueueFull"`.
-        message: for people.
-        retry_after: seconds after which the client may try again.
-        headers: of the response.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        kind: str,
-        message: str,
-        *,
-        retry_after: float | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.kind, self.message = status, kind, message
-        self.headers = dict(headers or {})
-        if retry_after is not None:
-            self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """Content of the response."""
-        return {"error": {"type": self.kind, "message": self.message}}
 
 
 def refusal_of(error: SSPSAMError) -> RefusalError | None:
     """Return the answer to an error of the library; None for a failure of the server."""
     for kind, status in STATUS_OF_ERRORS:
         if isinstance(error, kind):
-            message = str(error)
-            for old, new in _REPLACEMENTS:
-                message = message.replace(old, new)
-            return RefusalError(status, type(error).__name__, message, retry_after=5 if status == 503 else None)
+            message = message_of(error).for_server
+            retry_after = 5 if status == 503 else None
+            return RefusalError(message, status=status, kind=type(error).__name__, retry_after=retry_after)
     return None
 
 
 def internal_refusal() -> RefusalError:
     """Return the answer to a failure of the server, which says nothing about its inside."""
-    return RefusalError(500, "InternalError", INTERNAL_MESSAGE)
+    return RefusalError(INTERNAL_MESSAGE, status=500, kind="InternalError")
+
+
+def error_content(refusal: RefusalError) -> dict[str, Any]:
+    """Return the content of the response to a refused request."""
+    return {"error": {"type": refusal.kind, "message": str(refusal)}}

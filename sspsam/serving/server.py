@@ -11,7 +11,7 @@ from typing import Final
 
 import uvicorn
 
-from sspsam.errors import StorageError
+from sspsam.errors import PortError
 from sspsam.serving.app import ServingApp
 from sspsam.serving.connections import MAX_HEADER_BYTES, BoundedConnection
 from sspsam.serving.syn_filter import refuse_new_connections
@@ -44,14 +44,14 @@ def bound_socket(host: str, port: int) -> socket.socket:
     response would wait 40 ms for an acknowledgement.
 
     Raises:
-        StorageError: the address does not exist or is in use.
+        PortError: the address does not exist or is in use.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         return socket.socket(listener.family, listener.type, socket.IPPROTO_TCP, fileno=listener.detach())
     except (OSError, UnicodeError) as error:
-        raise StorageError(f"cannot listen on {host}, port {port}: {_reason(error)}") from error
+        raise PortError(f"cannot listen on {host}, port {port}: {_reason(error)}") from error
 
 
 def _reason(error: OSError | UnicodeError) -> str:

@@ -10,17 +10,18 @@ from typing import Final, TypeVar
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from sspsam.errors import SSPSAMError
+from sspsam.errors import DeadlineExceededError, RefusalError, SSPSAMError
 from sspsam.images.embedding import ImageEmbedding
+from sspsam.images.loading import load_image
 from sspsam.predictor import SSPSAMPredictor
 from sspsam.serving.bodies import read_body
 from sspsam.serving.budgets import Admission, BodyMemory, BodyShare, PixelBudget
-from sspsam.serving.decoding import decode, image_size
-from sspsam.serving.engine import Answered, DeadlineExceededError, Engine, Job, Question
+from sspsam.serving.decoding import image_size
+from sspsam.serving.engine import Answered, Engine, ExpressionQuery, Job
 from sspsam.serving.metrics import Metrics
 from sspsam.serving.options import ServeOptions
 from sspsam.serving.questions import Content, parse_content
-from sspsam.serving.refusals import RefusalError, refusal_of
+from sspsam.serving.refusals import refusal_of
 from sspsam.serving.store import ImageStore
 
 _WAITING_IMAGES: Final = 2  # of the largest size, that are decoded while the model is busy
@@ -53,7 +54,7 @@ class Service:
     @property
     def is_ready(self) -> bool:
         """Return whether requests are answered: the model is loaded, works, and the server does not stop."""
-        return self.engine.is_ready and not self.engine.is_sick and not self.is_draining
+        return self.engine.is_ready and self.engine.failure_message is None and not self.is_draining
 
     def count_given_up(self) -> None:
         """Count a request that is given up because the server stops."""
@@ -64,15 +65,33 @@ class Service:
         self.engine.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def require_working_model(self) -> None:
+        """Refuse a request where only a new process can answer it.
+
+        Raises:
+            RefusalError: 503, the model could not be loaded, or it fails at every request.
+        """
+        if self.engine.failure_message is not None:
+            raise RefusalError(self.engine.failure_message, status=503, kind="ModelFailed")
+
+    def require_predictor(self) -> SSPSAMPredictor:
+        """Return the predictor.
+
+        Raises:
+            RefusalError: 503, the model is not loaded yet, or could not be loaded.
+        """
+        if self.engine.predictor is None:
+            self.require_working_model()
+            raise RefusalError("the model is being loaded", status=503, kind="NotReady", retry_after=10)
+        return self.engine.predictor
+
     def require_room(self) -> SSPSAMPredictor:
         """Return the predictor where a request can be accepted.
 
         Raises:
-            RefusalError: 503, the model is not loaded yet, or the queue is full.
+            RefusalError: 503, the model is not loaded, or the queue is full.
         """
-        predictor = self.engine.predictor
-        if predictor is None:
-            raise RefusalError(503, "NotReady", "the model is being loaded", retry_after=10)
+        predictor = self.require_predictor()
         self.admission.require_room(self._retry_after())
         return predictor
 
@@ -82,16 +101,16 @@ class Service:
         parse = partial(parse_content, request.headers.get("content-type", ""), body, fields, self.options)
         return parse() if len(body) <= _INLINE_BYTES else await self._in_thread(parse)
 
-    async def answer_image(self, request: Request, image: bytes, question: Question) -> Answered:
+    async def answer_image(self, request: Request, image: bytes, query: ExpressionQuery) -> Answered:
         """Decode and encode an image, and answer about it.
 
         Args:
             request: watched for the end of its connection.
             image: bytes of the file.
-            question: about the image.
+            query: about the image.
 
         Raises:
-            RefusalError: 4xx for an image or question that cannot be used, 503 for a full queue or a passed deadline.
+            RefusalError: 4xx for an image or query that cannot be used, 503 for a full queue or a passed deadline.
             ClientDisconnect: the client is gone.
         """
         with self.admission.admitted(self._retry_after()):
@@ -100,16 +119,16 @@ class Service:
             try:
                 async with asyncio.timeout_at(deadline) as timeout, self._pixels.holding(width * height):
                     timeout.reschedule(None)  # from here on the deadline of the job counts
-                    pixels = await self._in_thread(partial(decode, image, self.options.max_pixels))
-                    return await self._computed(request, Job(pixels, question, deadline))
+                    pixels = await self._in_thread(partial(load_image, image, self.options.max_pixels))
+                    return await self._computed(request, Job(pixels, query, deadline))
             except TimeoutError:
                 raise self._deadline_refusal() from None
 
-    async def answer_embedding(self, request: Request, embedding: ImageEmbedding, question: Question) -> Answered:
+    async def answer_embedding(self, request: Request, embedding: ImageEmbedding, query: ExpressionQuery) -> Answered:
         """Answer about an encoded image; arguments and errors are those of `answer_image`."""
         with self.admission.admitted(self._retry_after()):
             deadline = asyncio.get_running_loop().time() + self.options.deadline
-            return await self._computed(request, Job(embedding, question, deadline))
+            return await self._computed(request, Job(embedding, query, deadline))
 
     async def _in_thread(self, function: Callable[[], _T]) -> _T:
         try:
@@ -149,7 +168,7 @@ class Service:
 
     def _deadline_refusal(self) -> RefusalError:
         message = f"the request waited for the model for {self.options.deadline:g} s, and was not computed"
-        return RefusalError(503, "DeadlineExceeded", message, retry_after=self._retry_after())
+        return RefusalError(message, status=503, kind="DeadlineExceeded", retry_after=self._retry_after())
 
     def _retry_after(self) -> float:
         """Return an estimate of the seconds in which the queue is worked off, at most a minute."""

@@ -7,9 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sspsam.errors import RefusalError
 from sspsam.images.embedding import ImageEmbedding
 from sspsam.serving.options import ServeOptions
-from sspsam.serving.refusals import RefusalError
 from sspsam.utils.paths import shown_repr
 
 _PREPARED_SHARE = 3  # a prepared embedding, which the predictor keeps for recent images, takes about twice its size
@@ -48,7 +48,7 @@ class ImageStore:
         size = _PREPARED_SHARE * (embedding.clip_features.nbytes + embedding.sam_embedding.nbytes)
         if size > self._options.max_image_memory:
             message = f"an embedding of this model takes {size:,} bytes, more than the server keeps for all images"
-            raise RefusalError(413, "StoreTooSmall", message)
+            raise RefusalError(message, status=413, kind="StoreTooSmall")
         name = self._options.replica + secrets.token_urlsafe(16)
         with self._lock:
             self._remove_expired()
@@ -100,8 +100,8 @@ class ImageStore:
 
     def _unknown(self, name: str) -> RefusalError:
         return RefusalError(
-            404,
-            "UnknownImage",
             f"there is no image {shown_repr(name)}: images are removed {self._options.image_expiry:g} s after their "
             "last use, and when newer ones need their place. Post the image again.",
+            status=404,
+            kind="UnknownImage",
         )

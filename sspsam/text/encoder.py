@@ -13,6 +13,7 @@ from sspsam.config import ModelConfig
 from sspsam.devices import host_buffer, naming_out_of_memory
 from sspsam.errors import ConfigError, TextError, TextTypeError
 from sspsam.identity import PredictorIdentity
+from sspsam.messages import message_of
 from sspsam.models import DeviceModel, ExpressionFeatures
 from sspsam.models.device_model import MOST_EXPRESSIONS
 from sspsam.models.streams import Finished
@@ -94,7 +95,7 @@ class TextEncoder:
             try:
                 tokenized.append(TokenizedExpression(text, *self.tokenizer.tokenize(text)))
             except TextError as error:
-                raise type(error)(f"texts[{index}]: {error}") from None
+                raise error.with_message(f"texts[{index}]: ", message_of(error)) from None
         return tokenized
 
     def encode(self, expressions: Sequence[TokenizedExpression]) -> ExpressionFeatures:

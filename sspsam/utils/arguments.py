@@ -6,6 +6,7 @@ import operator
 from enum import Enum
 from typing import Final, Literal
 
+from sspsam.messages import OptionMessage, option
 from sspsam.utils.paths import shown_repr
 
 
@@ -69,4 +70,4 @@ def real_number(name: str, value: object, minimum: float, maximum: float = math.
     if math.isfinite(number) and minimum <= number <= maximum:
         return number
     span = f"{minimum:g} or more" if maximum == math.inf else f"from {minimum:g} to {maximum:g}"
-    raise ValueError(f"{name} must be a number {span}, not {shown_repr(value)}")
+    raise ValueError(OptionMessage(option(name), f" must be a number {span}, not {shown_repr(value)}"))

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar
 import torch
 
 from sspsam.errors import OutOfMemoryError, SSPSAMError, warn
+from sspsam.messages import OptionMessage
 from sspsam.utils.memory import OUT_OF_MEMORY_MESSAGE, is_out_of_memory, release_memory
 from sspsam.utils.paths import first_line
 
@@ -160,7 +161,8 @@ class _AdaptiveBatches(Generic[Loaded, Result]):
                     self.size = len(batch) // 2
                     warn(f"out of memory with {len(batch)} images at a time; continuing with {self.size}")
                     continue
-                results = [self.on_single_item_oom(OutOfMemoryError(f"{OUT_OF_MEMORY_MESSAGE}: {results}"))]
+                message = OptionMessage(OUT_OF_MEMORY_MESSAGE, f": {results}")
+                results = [self.on_single_item_oom(OutOfMemoryError(message))]
             loaded = loaded[len(batch) :]
             yield from results
 

@@ -4,17 +4,23 @@ from typing import Final
 
 import torch
 
-OUT_OF_MEMORY_MESSAGE: Final = (
-    "not enough memory for a single image; use dtype='float16' on a GPU, a smaller model, or another device"
+from sspsam.messages import OptionMessage, setting
+
+OUT_OF_MEMORY_MESSAGE: Final = OptionMessage(
+    "not enough memory for a single image; use ",
+    setting("dtype", "float16"),
+    " on a GPU, a smaller model, or another device",
 )
 # parts of the messages by which PyTorch and the libraries below it report a lack of memory in a plain RuntimeError
 _OUT_OF_MEMORY_PHRASES: Final = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 def release_memory() -> None:
-    """Return the memory that PyTorch caches to the GPU."""
+    """Return the memory that PyTorch caches to the GPUs."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -16,10 +16,12 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from sspsam import SSPSAMPredictor
-from sspsam.cli.serve import TOKEN, LimitOptions
-from sspsam.serving.options import ServeOptions
+from sspsam.cli.serve import LimitOptions
+from sspsam.models.device_model import expressions_per_pass
+from sspsam.serving.options import TOKEN_VARIABLE, ServeOptions
 from tests.support.command import run_command
 from tests.support.serving import answers_of, image_file
 
@@ -74,10 +76,10 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
 
 
 def test_an_empty_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TOKEN, "")
+    monkeypatch.setenv(TOKEN_VARIABLE, "")
     result = run_command("serve", "--port", "0")
     assert result.exit_code == 1
-    assert f"{TOKEN} must be printable" in result.stderr
+    assert f"{TOKEN_VARIABLE} must be printable" in result.stderr
 
 
 @pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client", "python_multipart"])
@@ -189,3 +191,9 @@ def test_readiness_ends_before_the_server_does_and_ctrl_c_is_an_interruption(tin
         assert httpx.get(f"{url}/v1/model", trust_env=False).status_code == 401
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
+
+
+def test_the_default_of_micro_batch_in_the_help_is_that_of_the_library() -> None:
+    cpu, gpu = (expressions_per_pass(torch.device(kind)) for kind in ("cpu", "cuda"))
+    help_text = " ".join(run_command("serve", "--help").stdout.split())
+    assert f"[default: {cpu} on a CPU, else {gpu}]" in help_text

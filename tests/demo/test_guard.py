@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from sspsam.demo.guard import Guard, Receive, Scope, Send, _RefusedError, checked_event
+from sspsam.demo.guard import Guard, Receive, Scope, Send, checked_event
 from sspsam.demo.limits import Limits
+from sspsam.errors import RefusalError
 from sspsam.serving import body_watch
 from tests.support.asgi import ASGIClient
 
@@ -242,7 +243,7 @@ def test_an_event_with_a_path_or_a_url_of_the_visitor_is_refused(client: Client,
     ],
 )
 def test_what_is_no_event_is_refused(content: bytes, tmp_path: Path) -> None:
-    with pytest.raises(_RefusedError) as caught:
+    with pytest.raises(RefusalError) as caught:
         checked_event(content, tmp_path, range(5))
     assert caught.value.status == 400
 

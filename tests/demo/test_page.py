@@ -1,5 +1,6 @@
 """The page as Gradio serves it: its functions, its settings, and nothing from other hosts."""
 
+import html
 import io
 import json
 import re
@@ -16,9 +17,12 @@ from PIL import Image
 from sspsam import SSPSAMPredictor
 from sspsam.demo.answering import Answering
 from sspsam.demo.guard import Guard
+from sspsam.demo.limits import Limits
 from sspsam.demo.server import DemoOptions, demo_app, gradio_environment, open_port, page_server
 from sspsam.serving import connections
 from tests.support.asgi import ASGIClient
+from tests.support.images import bomb
+from tests.support.names import HOSTILE
 
 EVENTS = ("prepare", "find", "scene", "example", "explain", "files", "leave")
 
@@ -54,7 +58,6 @@ def test_the_functions_of_the_page_are_its_only_events_and_none_is_public(app: G
 
 
 def test_the_functions_work_without_a_browser(app: Guard, predictor: SSPSAMPredictor) -> None:
-    from sspsam.demo.limits import Limits
     from sspsam.demo.page import PageFunctions
 
     functions = PageFunctions(Answering(predictor, Limits()), app.folder)
@@ -138,7 +141,6 @@ def test_a_silent_client_and_one_with_half_a_header_are_disconnected(
 def test_a_defect_is_a_message_without_a_traceback(
     app: Guard, predictor: SSPSAMPredictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from sspsam.demo.limits import Limits
     from sspsam.demo.page import PageFunctions
 
     functions = PageFunctions(Answering(predictor, Limits()), app.folder)
@@ -147,3 +149,28 @@ def test_a_defect_is_a_message_without_a_traceback(
     assert "ZeroDivision" not in view
     assert "The terminal in which it runs shows the cause" in view
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_of_files_that_look_like_messages_are_shown_as_they_are(
+    name: str, app: Guard, predictor: SSPSAMPredictor
+) -> None:
+    from sspsam.demo.page import PageFunctions
+
+    functions = PageFunctions(Answering(predictor, Limits(max_pixels=2_000_000)), app.folder)
+    visitor = SimpleNamespace(session_hash="a")
+    large = io.BytesIO()
+    Image.new("1", (2000, 1500)).save(large, "PNG")
+    for content, message in (
+        (b"no image", f"“{name}” is in no format that this page reads"),
+        (b"", "The file is empty."),
+        (
+            large.getvalue(),
+            "The image has 3 megapixels, and this page takes images of up to 2 megapixels.",
+        ),
+        (bomb(40_000, 30_000), "The image has 1200 megapixels, and this page"),
+    ):
+        (app.folder / "upload.png").write_bytes(content)
+        payload = {"path": str(app.folder / "upload.png"), "orig_name": name}
+        for view in (functions.prepare(payload, visitor)[1], functions.explain(payload, name, visitor)):
+            assert message in html.unescape(view)

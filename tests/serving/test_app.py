@@ -214,7 +214,7 @@ def test_every_error_of_the_library_has_a_status_and_its_own_message() -> None:
         for child in subclasses(kind):
             refusal = refusal_of(child("the reason"))
             assert refusal is not None
-            assert refusal.message == "the reason"
+            assert str(refusal) == "the reason"
             assert refusal.kind == child.__name__
             assert refusal.status == next(known for base, known in STATUS_OF_ERRORS if issubclass(child, base))
             assert (refusal.headers.get("Retry-After") is not None) == (status == 503)
@@ -232,7 +232,7 @@ def test_a_failure_of_the_server_says_nothing_about_its_inside(
                 "error": {"type": "InternalError", "message": "the server failed; its log names the reason"}
             }
             assert answer.status_code == 500
-        assert error_of(client.get("/healthz"), 503).startswith("the model failed several times")
+        assert error_of(client.get("/healthz"), 503).startswith("the last 3 computations failed: restart")
         error_of(client.get("/readyz"), 503)
     assert "secret of the inside" in caplog.text
 

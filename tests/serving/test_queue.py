@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from sspsam.errors import TextError
+from sspsam.errors import CheckpointError, TextError
+from sspsam.serving.app import create_app
 from sspsam.serving.options import ServeOptions
+from tests.support.asgi import ASGIClient
 from tests.support.serving import GatedPredictor, RunningServer, image_file, json_question, running, wait_until
 
 IMAGE = image_file()
@@ -188,6 +190,26 @@ def test_the_thread_of_the_model_survives_every_error(gated: GatedPredictor) -> 
         gated.error = None
         assert client.post(path, json={"expressions": ["a"]}).status_code == 200
         assert client.get("/healthz").status_code == 200
+
+
+def test_a_model_that_cannot_be_loaded_is_reported_without_a_time_to_try_again() -> None:
+    def load() -> GatedPredictor:
+        raise CheckpointError("secret of the inside")
+
+    app = create_app(load)
+    app.service.engine.start()
+    wait_until(lambda: app.service.engine.failure is not None)
+    client = ASGIClient(app)
+    for path in ("/healthz", "/readyz", "/v1/model"):
+        assert client("GET", path) == 503
+        assert json.loads(client.content) == {
+            "error": {
+                "type": "ModelFailed",
+                "message": "the model could not be loaded: correct the cause and restart the server",
+            }
+        }
+        assert b"retry-after" not in client.headers
+    app.service.close()
 
 
 def test_requests_before_the_model_is_loaded_are_told_to_come_again(gated: GatedPredictor) -> None:

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from sspsam import SSPSAMPredictor
-from sspsam.errors import StorageError
+from sspsam.errors import PortError
 from sspsam.serving import server as server_module
 from sspsam.serving.server import bound_socket
 from sspsam.serving.syn_filter import refuse_new_connections
@@ -25,7 +25,7 @@ def test_a_response_does_not_wait_for_an_acknowledgement(host: str) -> None:
 def test_an_address_that_is_taken_is_an_error() -> None:
     with bound_socket("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(StorageError, match=f"cannot listen on 127.0.0.1, port {port}"):
+        with pytest.raises(PortError, match=f"cannot listen on 127.0.0.1, port {port}"):
             bound_socket("127.0.0.1", port)
 
 

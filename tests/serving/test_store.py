@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sspsam import ImageEmbedding
+from sspsam.errors import RefusalError
 from sspsam.serving.options import ServeOptions
-from sspsam.serving.refusals import RefusalError
 from sspsam.serving.store import ImageStore
 
 
