@@ -15,7 +15,7 @@ from sspsam.errors import ConfigError, TextError, TextTypeError
 from sspsam.identity import PredictorIdentity
 from sspsam.messages import message_of
 from sspsam.models import DeviceModel, ExpressionFeatures
-from sspsam.models.device_model import MOST_EXPRESSIONS
+from sspsam.models.device_model import expressions_per_pass
 from sspsam.models.streams import Finished
 from sspsam.text.tokenizer import Tokenizer, Word
 from sspsam.utils.paths import kind_name
@@ -23,7 +23,7 @@ from sspsam.utils.paths import kind_name
 _CACHED_EXPRESSIONS: Final = 256  # about 160 kB each at the published widths
 # expressions in one pass of the text encoder. On a CPU a larger batch gains little, and one at a time keeps the last
 # bits of the features independent of the other expressions in the list
-_BATCH_SIZE: Final = {"cpu": 1}
+_ON_CPU: Final = 1
 
 
 class TokenizedExpression(NamedTuple):
@@ -107,7 +107,7 @@ class TextEncoder:
         with self._lock:
             rows = {key: self._cache[key].alone(self._device) for key in keys if key in self._cache}
         new_keys = [key for key in dict.fromkeys(keys) if key not in rows]
-        batch_size = _BATCH_SIZE.get(self._device.type, MOST_EXPRESSIONS)
+        batch_size = _ON_CPU if self._device.type == "cpu" else expressions_per_pass(self._device)
         batches = [new_keys[start : start + batch_size] for start in range(0, len(new_keys), batch_size)]
         for batch in batches:
             features = self._compute(batch)

@@ -11,6 +11,7 @@ from sspsam.config import IMAGE_ENCODERS
 from sspsam.errors import OutOfMemoryError
 from sspsam.models import SSPSAM, DeviceModel, Prediction, device_model, image_encoder
 from sspsam.models.cuda_graphs import RecordedFunctions
+from sspsam.models.device_model import expressions_per_pass
 from sspsam.models.layers import FoldingModule
 from sspsam.models.precision import WHOLE_NETWORK, matrix_names, network_on_demand, network_on_device
 from tests.support.device_mode import simulated_device
@@ -164,3 +165,12 @@ def test_lack_of_memory_on_the_device_is_named(model, monkeypatch: pytest.Monkey
     monkeypatch.setattr(device_model, "network_on_device", fail)
     with pytest.raises(OutOfMemoryError, match="not enough memory for the model on its device"):
         DeviceModel.of(model, CPU, torch.bfloat16)
+
+
+@pytest.mark.parametrize(("gigabytes", "expected"), [(6, 16), (8, 16), (12, 64), (80, 64)])
+def test_a_gpu_with_little_memory_decodes_fewer_expressions_at_a_time(monkeypatch, gigabytes, expected) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    properties = types.SimpleNamespace(total_memory=gigabytes << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert expressions_per_pass(torch.device("cuda", 0)) == expected
+    assert expressions_per_pass(torch.device("cpu")) == 2

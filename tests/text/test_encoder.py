@@ -22,7 +22,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             noted.append(len(tensors))
 
     monkeypatch.setattr(encoder, "Finished", ObservedEnd)
-    monkeypatch.setattr(encoder, "_BATCH_SIZE", {})  # as on a GPU
+    monkeypatch.setattr(encoder, "_ON_CPU", 64)  # as on a GPU
     return noted
 
 
