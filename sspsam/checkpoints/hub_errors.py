@@ -228,7 +228,7 @@ class _Request:
         return None
 
     def _other(self, error: Exception) -> SSPSAMError:
-        from huggingface_hub import errors
+        from huggingface_hub import constants, errors
 
         if isinstance(error, errors.LocalEntryNotFoundError) and self.options.offline:
             return HubOfflineError(offline_message(self.repository, self.options, self.command))
@@ -236,6 +236,12 @@ class _Request:
         if isinstance(error, OSError):
             return DownloadError(
                 f"the download of {requested} broke off: {shown(error)} To try again, run: {self.command}"
+            )
+        if not self.path and isinstance(error, ValueError | TypeError | KeyError | AttributeError):
+            return HubError(
+                f"what answers at {constants.ENDPOINT} is no Hub: its list of the files of {requested} cannot be read "
+                f"({type(error).__name__}: {shown(error)}). Check HF_ENDPOINT, and whether a proxy or a login page "
+                f"answers instead, then run: {self.command}"
             )
         return HubError(
             f"cannot download {requested}: {type(error).__name__}: {shown(error)}. To try again, run: {self.command}"

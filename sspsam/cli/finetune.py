@@ -62,6 +62,8 @@ _HELP: Final = {
 
 def _parts(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     parts = tuple(part for value in values for part in value.replace(",", " ").split())
+    if values and not parts:
+        raise click.BadParameter(f"give one or more of {', '.join(PARTS)}, or leave it out", context, parameter)
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise click.BadParameter(f"there is no part {unknown[0]!r}; there are {', '.join(PARTS)}", context, parameter)

@@ -1,6 +1,7 @@
 """The process of the server: it listens, and stops without losing an accepted request."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -51,7 +52,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         return socket.socket(listener.family, listener.type, socket.IPPROTO_TCP, fileno=listener.detach())
     except (OSError, UnicodeError) as error:
-        raise PortError(f"cannot listen on {host}, port {port}: {_reason(error)}") from error
+        hint = ". Choose another one with --port" if getattr(error, "errno", None) == errno.EADDRINUSE else ""
+        raise PortError(f"cannot listen on {host}, port {port}: {_reason(error)}{hint}") from error
 
 
 def _reason(error: OSError | UnicodeError) -> str:

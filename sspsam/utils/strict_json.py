@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from sspsam.errors import ConfigError
@@ -28,8 +29,8 @@ def parse_json_object(text: str, where: str) -> dict[str, Any]:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        require(len(set(names)) == len(names), f"{where} has a duplicate entry")
+        name = repeated_name(pairs)
+        require(name is None, f"{where} has a duplicate entry, {shown_repr(name)}")
         return dict(pairs)
 
     try:
@@ -40,6 +41,16 @@ def parse_json_object(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where} is not valid JSON: {_json_reason(error)}") from error
     require(isinstance(data, dict), f"{where} must hold a JSON object")
     return data  # type: ignore[no-any-return]  # checked one line above
+
+
+def repeated_name(pairs: Iterable[tuple[str, Any]]) -> str | None:
+    """Return the first name that occurs a second time in the entries of a JSON object; None without one."""
+    names: set[str] = set()
+    for name, _ in pairs:
+        if name in names:
+            return name
+        names.add(name)
+    return None
 
 
 def _json_reason(error: ValueError | RecursionError) -> str:

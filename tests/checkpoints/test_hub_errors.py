@@ -149,6 +149,13 @@ def test_a_hub_that_accepts_the_connection_and_does_not_answer_is_not_waited_for
     answered.set()
 
 
+@pytest.mark.parametrize("answer", [b"<html>please log in</html>", b"[1, 2]", b"{}"])
+def test_an_answer_that_is_not_that_of_a_hub_names_the_endpoint(hub, published, options, no_pauses, answer) -> None:
+    hub.answers["/api/models/"] = answer
+    with pytest.raises(errors.HubError, match=r"HF_ENDPOINT.*run: sspsam download"):
+        resolve(NAME, options)
+
+
 def test_a_missing_revision_and_a_missing_file_are_told_apart(hub, own_repository, options) -> None:
     with pytest.raises(errors.RevisionMissingError, match=r"'nothing'.*run: sspsam download owner/name --cache-dir"):
         resolve("owner/name", HubOptions(revision="nothing", cache_dir=options.cache_dir))

@@ -67,6 +67,7 @@ def test_problems_end_the_command_with_every_line_and_the_flag(
     ("arguments", "words"),
     [
         (("--train", "ssp,hands"), ["--train", "hands", "tokens"]),
+        (("--train", ""), ["--train", "one or more of ssp"]),
         (("--warmup", "2"), ["--warmup", "below 1"]),
         (("--batch-size", "0"), ["--batch-size", "positive"]),
         (("--mixed-precision", "int8"), ["--mixed-precision"]),

@@ -67,6 +67,7 @@ class FakeHub:
         # and how many of its bytes to send; status 0 closes the connection
         self.faults: list[tuple[str, int | Callable[[bytes], tuple[bytes, int]]]] = []
         self.delay: Callable[[], None] = lambda: None
+        self.answers: dict[str, bytes] = {}  # beginning of a path -> a body that is sent with status 200
 
     def add(self, name: str, files: dict[str, bytes], **options: Any) -> str:
         repo = self.repos.setdefault(name, Repo(**options))
@@ -115,6 +116,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if isinstance(fault, int):
             self.error(fault, "", "the test asked for it")
+            return
+        if answer := next((body for start, body in self.hub.answers.items() if path.startswith(start)), None):
+            self.send(200, answer, {})
             return
         route = path.partition("?")[0]
         for pattern, handle in (

@@ -31,6 +31,7 @@ from sspsam.segmentation.postprocessing import box_of_mask
 from sspsam.utils.arrays import FloatBox, HeightWidth
 from sspsam.utils.file_kinds import HEAD_BYTES
 from sspsam.utils.paths import shown
+from sspsam.utils.strict_json import repeated_name
 
 _MASK_KINDS: Final = ("mask", "rle", "polygons")
 
@@ -200,8 +201,7 @@ def _parsed(line: str, where: str) -> Any:
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the object of a line; of an entry that occurs twice, one value would be lost."""
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the entry {next(name for name in names if names.count(name) > 1)!r} occurs twice")
-    return entries
+    name = repeated_name(pairs)
+    if name is not None:
+        raise ValueError(f"the entry {name!r} occurs twice")
+    return dict(pairs)
