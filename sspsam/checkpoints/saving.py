@@ -147,14 +147,20 @@ def _record(path: Path, written: FileState, digests: Mapping[RecordKind, str]) -
 
 
 def _remove_stale_calibration(path: Path, fingerprint: str) -> None:
-    """Remove the calibration of the weights that were replaced; any other file of that name is kept."""
+    """Remove the calibration of the weights that were replaced."""
+    bound_to = _calibrated_fingerprint(path)
+    if bound_to not in (None, fingerprint):
+        with storage_errors(path):
+            path.unlink(missing_ok=True)
+
+
+def _calibrated_fingerprint(path: Path) -> str | None:
+    """Return the fingerprint of the weights that a calibration belongs to; None for other files and without one."""
     try:
         bound_to = json.loads(path.read_text("utf-8"))["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return
-    if bound_to != fingerprint:
-        with storage_errors(path):
-            path.unlink(missing_ok=True)
+        return None
+    return bound_to if isinstance(bound_to, str) else None
 
 
 def check_destination(directory: Path, inputs: Sequence[Path] = ()) -> None:
@@ -176,7 +182,9 @@ def check_destination(directory: Path, inputs: Sequence[Path] = ()) -> None:
     for target in (directory / WEIGHTS_NAME, directory / CONFIG_NAME):
         if any(_is_same_file(target, path) for path in inputs):
             raise StorageError(f"{shown(target)} is the file that is converted; choose another output directory")
-    foreign = _foreign_file(directory)
+    foreign, calibration = _foreign_file(directory), directory / CALIBRATION_NAME
+    if foreign is None and os.path.lexists(calibration) and _calibrated_fingerprint(calibration) is None:
+        foreign = calibration  # with which the checkpoint could not be loaded
     if foreign is not None:
         raise StorageError(
             f"{shown(foreign)} exists and is not of a checkpoint that sspsam wrote, so it is not replaced. Move it "

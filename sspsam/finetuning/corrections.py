@@ -158,6 +158,8 @@ def _label_studio_lines(task: dict[str, Any], folders: Folders, where: str) -> I
     if not annotations:
         yield Remark("tasks of Label Studio without an annotation that was submitted are left out", where)
         return
+    if len(annotations) > 1:
+        yield Remark("tasks of Label Studio with several submitted annotations are read by the last", where)
     image = _image_of_task(data, folders, where)
     height, width = image_size(image, where)
     texts = _texts(data, where)

@@ -285,6 +285,16 @@ def test_temporary_files_of_killed_processes_are_removed_after_an_hour(copy: Pat
     )
 
 
+@pytest.mark.parametrize("content", ["", "{}", '{"fingerprint": 3}', "mine"])
+def test_a_calibration_of_another_origin_is_not_joined_with_a_checkpoint(copy: Path, tmp_path: Path, content) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    (folder / "calibration.json").write_text(content)
+    with pytest.raises(errors.StorageError, match=r"calibration\.json exists and is not of a checkpoint"):
+        save_checkpoint(folder, ModelConfig(tiny_architecture()), load_file(copy / "model.safetensors"))
+    assert [path.name for path in folder.iterdir()] == ["calibration.json"]
+
+
 def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path, copy: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(errors.StorageError, match="is a file"):

@@ -302,3 +302,12 @@ def test_flags_of_an_image_that_are_no_listed_expressions_are_remarked(folder: P
     [remark] = [result for result in results if isinstance(result, Remark)]
     assert "refer to nothing" in remark.sentence
     assert "'blurry'" in remark.where
+
+
+def test_the_last_of_several_annotations_of_a_task_counts_with_a_remark(folder: Path) -> None:
+    [task] = label_studio(*(region(text) for text in TEXTS))
+    task["annotations"].insert(0, {"result": []})
+    results = list(corrected_lines(write(folder / "a.json", [task])))
+    assert [line.annotated for line in results if isinstance(line, Line)] == [True, True]
+    [remark] = [result for result in results if isinstance(result, Remark)]
+    assert "read by the last" in remark.sentence

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sspsam import Segmentation, SSPSAMPredictor
-from sspsam.errors import CalibrationError, ResultError
+from sspsam.errors import CalibrationError, ResultError, StorageError
 from sspsam.segmentation.calibration import Calibration, read_calibration, write_calibration
 from sspsam.segmentation.features import FEATURES
 from sspsam.shapes import ask, draw_scene
@@ -179,7 +179,8 @@ def test_saving_other_weights_removes_the_calibration_of_the_replaced_ones(model
     predictor.save_pretrained(model, dtype="float16")
     assert not path.exists()
     path.write_text("notes of another program")
-    predictor.save_pretrained(model)
+    with pytest.raises(StorageError, match=r"calibration\.json exists and is not of a checkpoint"):
+        predictor.save_pretrained(model)
     assert path.exists()
 
 
