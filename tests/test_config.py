@@ -184,3 +184,8 @@ def test_the_message_for_a_very_long_name_is_short() -> None:
 def test_a_configuration_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         _CONFIG.source = "other"  # type: ignore[misc]
+
+
+def test_an_entry_that_occurs_twice_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"config\.json has a duplicate entry, 'version'"):
+        ModelConfig.from_json('{"version": 1, "source": null, "version": 2}')

@@ -1,5 +1,6 @@
 """The first commands of the README, the examples and the benchmarks do what the texts say."""
 
+import os
 import re
 import runpy
 import shlex
@@ -159,6 +160,15 @@ def test_the_serve_benchmark_runs() -> None:
     output = run([sys.executable, "-m", "benchmarks.serve", "--quick"], ROOT)
     for task in ("further question, one client: library", "further questions a second", "new images a second"):
         assert f"| {task}" in output
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_says_that_there_is_no_gpu_instead_of_measuring_a_cpu() -> None:
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "benchmarks.gpu"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.endswith("PyTorch finds no GPU; a dry run on the CPU is --quick --device cpu\n")
 
 
 @pytest.mark.slow

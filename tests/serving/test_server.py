@@ -25,7 +25,7 @@ def test_a_response_does_not_wait_for_an_acknowledgement(host: str) -> None:
 def test_an_address_that_is_taken_is_an_error() -> None:
     with bound_socket("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(PortError, match=f"cannot listen on 127.0.0.1, port {port}"):
+        with pytest.raises(PortError, match=f"cannot listen on 127.0.0.1, port {port}: .*--port"):
             bound_socket("127.0.0.1", port)
 
 
