@@ -63,7 +63,8 @@ def test_a_port_in_use_is_named() -> None:
         port = taken.getsockname()[1]
         result = run_command("serve", "--port", port)
     assert result.exit_code == 1
-    assert result.stderr == f"sspsam: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
+    reason = "Address already in use. Choose another one with --port"
+    assert result.stderr == f"sspsam: cannot listen on 127.0.0.1, port {port}: {reason}\n"
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:

@@ -103,13 +103,15 @@ def test_a_file_that_is_no_text_is_one_error(tmp_path: Path, content: bytes) -> 
 def test_a_box_that_is_not_that_of_the_mask_is_a_problem(tmp_path: Path) -> None:
     path = write_lines(tmp_path)
     polygon = {"image": "3.png", "polygons": [[10, 10, 20, 10, 20, 20, 10, 20]]}
-    boxes = {"fits": [9.5, 10, 20.5, 21], "elsewhere": [0, 0, 5, 5], "as COCO": [10, 10, 3, 3], "empty": [9, 9, 9, 9]}
+    boxes = {"fits": [9.5, 10, 20.5, 21], "elsewhere": [0, 0, 5, 5], "small": [10, 10, 13, 13], "empty": [9, 9, 9, 9]}
+    boxes["as COCO"] = [10, 10, 3, 3]
     with_lines(path, *({**polygon, "text": name, "box": box} for name, box in boxes.items()))
     with_lines(path, {"image": "3.png", "text": "a hair", "polygons": [[10.4, 10, 10.6, 10, 10.6, 20, 10.4, 20]]})
     data = checked(path)
     assert len(data.lines) == 14
-    assert len(data.problems) == 3
-    for problem, box in zip(data.problems, ("0, 0, 5, 5", "10, 10, 3, 3", "9, 9, 9, 9"), strict=True):
+    *others, as_coco = data.problems
+    assert "'box' must be x0, y0, x1, y1, not [10, 10, 3, 3]" in as_coco
+    for problem, box in zip(others, ("0, 0, 5, 5", "10, 10, 13, 13", "9, 9, 9, 9"), strict=True):
         assert f"box {box} of 64 x 48 pixels is not that of the mask, 10, 10, 2" in problem
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from sspsam.errors import DatasetError
 from sspsam.images.loading import DEFAULT_MAX_PIXELS
 from sspsam.utils.arrays import FloatBox, HeightWidth
-from sspsam.utils.paths import shown
+from sspsam.utils.paths import shown, shown_repr
 from sspsam.utils.strict_json import short_repr
 
 _T = TypeVar("_T")
@@ -139,7 +139,7 @@ def checked_box(value: Any, where: str) -> FloatBox:
     """
     x, y, width, height = _four_coordinates(value, where)
     if width < 0 or height < 0:
-        raise DatasetError(f"{where} must be x, y, width, height, not {short_repr(value)}: a side is negative")
+        raise DatasetError(f"{where} must be x, y, width, height, not {shown_repr(value)}: a side is negative")
     return x, y, width, height
 
 
@@ -152,7 +152,7 @@ def checked_corners(value: Any, where: str) -> FloatBox:
     x0, y0, x1, y1 = _four_coordinates(value, where)
     if x1 < x0 or y1 < y0:
         raise DatasetError(
-            f"{where} must be x0, y0, x1, y1, not {short_repr(value)}: x1 and y1 lie before x0 and y0, as if they were "
+            f"{where} must be x0, y0, x1, y1, not {shown_repr(value)}: x1 and y1 lie before x0 and y0, as if they were "
             "width and height"
         )
     return x0, y0, x1, y1
