@@ -11,6 +11,8 @@ import numbers
 import operator
 import os
 import pickle
+import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +40,8 @@ from sspsam.utils.batching import raise_if_error, result_or_error
 from sspsam.utils.installing import missing_extra
 from sspsam.utils.paths import first_line, shown, user_path
 
+_HOST_AND_PORT: Final = re.compile(r"(ray://)?(?P<host>\[[^]]+\]|[^\[\]:/]+):(?P<port>\d{1,5})")
+_CONNECTION_SECONDS: Final = 10
 _CHUNKS_PER_BLOCK: Final = 8  # a block is what Ray computes again when a worker dies
 _Columns = dict[str, NDArray[Any]]
 
@@ -334,8 +338,9 @@ def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
     connects = not ray.is_initialized()
     if connects:
         try:
+            _require_listener(address)
             ray.init(address=address, log_to_driver=False)
-        except (ValueError, ConnectionError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, OverflowError) as error:
             place = "a cluster on this machine" if address is None else f"the cluster {shown(address)}"
             raise BatchError(f"cannot connect to {place}: {shown(first_line(error))}") from error
     context = ray.data.DataContext.get_current()
@@ -348,6 +353,17 @@ def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
         context.enable_progress_bars, context.execution_options.preserve_order = before
         if connects:
             ray.shutdown()
+
+
+def _require_listener(address: str | None) -> None:
+    """Connect once to an address of the form `host:port`: where nothing listens, Ray would try for many minutes.
+
+    Raises:
+        OSError: nothing listens there.
+    """
+    match = _HOST_AND_PORT.fullmatch(address or "")
+    if match is not None:
+        socket.create_connection((match["host"].strip("[]"), int(match["port"])), _CONNECTION_SECONDS).close()
 
 
 def _import_ray() -> ModuleType:

@@ -1,8 +1,10 @@
 """Arguments of `run_batch_on_ray`; no cluster is needed."""
 
 import inspect
+import socket
 import sys
 import types
+from collections.abc import Callable
 from typing import Any, get_type_hints
 
 import pytest
@@ -38,13 +40,31 @@ def test_without_ray_the_error_names_the_extra(tmp_path) -> None:
         run_batch_on_ray(tmp_path / "photos", tmp_path / "out", "x", model="shapes")
 
 
+def ray_that_starts_with(init: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = types.ModuleType("ray")
+    ray.data, ray.is_initialized, ray.init = types.ModuleType("ray.data"), lambda: False, init
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", ray.data)
+
+
 def test_a_cluster_that_cannot_be_reached_is_one_line(tiny_model, images, tmp_path, monkeypatch) -> None:
     def refusing(address: str, **_: object) -> None:
         raise ValueError(f"Invalid address format: {address}\nmore lines")
 
-    ray = types.ModuleType("ray")
-    ray.data, ray.is_initialized, ray.init = types.ModuleType("ray.data"), lambda: False, refusing
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setitem(sys.modules, "ray.data", ray.data)
+    ray_that_starts_with(refusing, monkeypatch)
     with pytest.raises(errors.BatchError, match=r"^cannot connect to the cluster foo: Invalid address format: foo$"):
         run_batch_on_ray(images, tmp_path / "out", "x", model=tiny_model, cluster=Cluster("foo"))
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:{port}", "ray://localhost:{port}", "no.such.host.invalid:6379", "a:99999"]
+)
+def test_an_address_where_nothing_listens_is_refused_before_ray_waits(
+    tiny_model, images, tmp_path, monkeypatch, address
+):
+    """Ray tries to connect for many minutes."""
+    ray_that_starts_with(lambda **_: pytest.fail("Ray was started"), monkeypatch)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        cluster = Cluster(address.format(port=closed.getsockname()[1]))
+    with pytest.raises(errors.BatchError, match=r"^cannot connect to the cluster "):
+        run_batch_on_ray(images, tmp_path / "out", "x", model=tiny_model, cluster=cluster)
