@@ -178,7 +178,10 @@ def demo_app(predictor: SSPSAMPredictor, options: DemoOptions, folder: Path) -> 
         theme=theme,
         css=style + highlight_rules(limits.max_expressions),
     )
-    return Guard(app, folder, limits, frozenset(page.fns), None if tool is None else tool.app)
+    events = frozenset(
+        number for number, event in page.fns.items() if event.fn is not None
+    )
+    return Guard(app, folder, limits, events, None if tool is None else tool.app)
 
 
 @contextmanager

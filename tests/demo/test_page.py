@@ -174,3 +174,11 @@ def test_names_of_files_that_look_like_messages_are_shown_as_they_are(
         payload = {"path": str(app.folder / "upload.png"), "orig_name": name}
         for view in (functions.prepare(payload, visitor)[1], functions.explain(payload, name, visitor)):
             assert message in html.unescape(view)
+
+
+def test_events_that_run_in_the_browser_alone_are_refused(app: Guard) -> None:
+    client = ASGIClient(app)
+    assert client("GET", "/config") == 200
+    events = {event["id"]: event["backend_fn"] for event in json.loads(client.content)["dependencies"]}
+    assert set(app.events) == {number for number, has_function in events.items() if has_function}
+    assert set(app.events) < set(events)
