@@ -178,9 +178,7 @@ def demo_app(predictor: SSPSAMPredictor, options: DemoOptions, folder: Path) -> 
         theme=theme,
         css=style + highlight_rules(limits.max_expressions),
     )
-    events = frozenset(
-        number for number, event in page.fns.items() if event.fn is not None
-    )
+    events = frozenset(number for number, event in page.fns.items() if event.fn is not None)
     return Guard(app, folder, limits, events, None if tool is None else tool.app)
 
 

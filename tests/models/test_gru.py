@@ -179,23 +179,24 @@ def test_gpus_before_compute_capability_8_use_cudnn(gpu, monkeypatch) -> None:
     assert fused_gru(64, 1, torch.float16, gpu) is None
 
 
-def test_expressions_are_read_by_the_kernel_as_by_pytorch(gpu, monkeypatch) -> None:
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 5e-3), (torch.float32, 1e-5)])
+def test_expressions_are_read_by_the_kernel_as_by_pytorch(gpu, monkeypatch, dtype, most) -> None:
     launched = gru_kernel_that_launches(monkeypatch, lambda expressions: True)
     adapter = LinguisticAttentionAdapter(12, 32).requires_grad_(False)
     words, padding = torch.randn(3, 9, 12), torch.arange(9) >= torch.tensor([[4], [7], [1]])
     expected = adapter(words, padding)
-    half = copy.deepcopy(adapter).to(gpu, torch.float16)
-    on_gpu = words.to(gpu, torch.float16), padding.to(gpu)
+    on_device = copy.deepcopy(adapter).to(gpu, dtype)
+    on_gpu = words.to(gpu, dtype), padding.to(gpu)
     for folded in (False, True):
         launched.clear()
-        features = half(*on_gpu)
+        features = on_device(*on_gpu)
         assert launched[-1] == 3
         for ours, of_the_cpu in zip(features, expected, strict=True):
-            assert torch.allclose(ours.float().cpu(), of_the_cpu, atol=5e-3)
+            assert torch.allclose(ours.float().cpu(), of_the_cpu, atol=most)
         if not folded:
-            half.fold()
+            on_device.fold()
             monkeypatch.setattr(attention_adapters, "stack_directions", None)  # is not called any more
     launched.clear()
     with torch.enable_grad():  # the kernel has no derivative
-        half(*on_gpu)
+        on_device(*on_gpu)
     assert not launched
