@@ -178,6 +178,7 @@ def demo_app(predictor: SSPSAMPredictor, options: DemoOptions, folder: Path) -> 
         theme=theme,
         css=style + highlight_rules(limits.max_expressions),
     )
+    # the other events run in the browser alone
     events = frozenset(number for number, event in page.fns.items() if event.fn is not None)
     return Guard(app, folder, limits, events, None if tool is None else tool.app)
 
