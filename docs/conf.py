@@ -56,5 +56,6 @@ napoleon_numpy_docstring = False
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|np|PIL|NDArray|collections|pathlib|os|supervision|ray|typing|types|click|datetime)\b.*"),
     ("py:class", r"sspsam\.(models|images|utils)\.\w+\.\w+"),
+    ("py:class", r"sspsam\.messages\.\w+"),
     ("py:class", r"sspsam\.(evaluation\.datasets\.entry\.ImageContent|serving\.app\.ServingApp)"),
 ]

@@ -89,7 +89,7 @@ def test_the_images_are_encoded_once_in_another_precision_which_continues_as_it_
         patch.setattr("sspsam.finetuning.run.write_result", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             finetune(dataclasses.replace(given, start=start), OPTIONS)
-    with pytest.raises(FinetuningError, match=r"image encoders \(dtype\) \(bfloat16, not the default\)"):
+    with pytest.raises(FinetuningError, match=r"image encoders \(dtype\) \(bfloat16, not float32\)"):
         finetune(given, OPTIONS)
     encoded.count = 0
     shutil.rmtree(tmp_path / "embeddings")
