@@ -43,8 +43,9 @@ def require_label_files(stems: Mapping[str, str]) -> None:
             label_path(image)
         except ValueError:
             raise BatchError(
-                f"the format yolo needs images in the folder of their list or below it, since their labels are found "
-                f"by their paths from there, and {shown(image)} is not: move the list, or leave out the format yolo"
+                "the format yolo needs names of images that are relative to the folder of their list and stay in it, "
+                f"since labels are found by these names, and {shown(image)} is not such a name: put the list beside "
+                "the images and name them from there, or leave out the format yolo"
             ) from None
         path = _label_path(image, stem)
         other = images.setdefault(path.casefold(), image)

@@ -200,7 +200,7 @@ def test_yolo_is_refused_for_images_whose_labels_no_reader_would_find(predictor,
     listed = tmp_path / "lists" / "list.txt"
     listed.write_text(outside.replace("../photos", f"../{photos.name}").format(photos=photos))
     options = BatchOptions(formats=("mask", "yolo"))
-    with pytest.raises(errors.BatchError, match=r"yolo needs images in the folder of their list.*a\.jpg"):
+    with pytest.raises(errors.BatchError, match=r"yolo needs names of images that are relative.*a\.jpg is not such"):
         run_batch(listed, tmp_path / "out", TEXTS, predictor=predictor, options=options)
     assert not (tmp_path / "out").exists()
 
