@@ -93,6 +93,16 @@ def test_an_unknown_name_is_answered(command: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
+    "command",
+    [("segment", "x.png", "-t", "a cat"), ("batch", ".", "out", "-t", "a cat"), ("eval", "--dataset", "jsonl")],
+)
+def test_commands_that_compute_answer_an_unknown_name_before_they_load_anything(command: tuple[str, ...]) -> None:
+    more = ("--data-root", ".", "--split", "val") if command[0] == "eval" else ()
+    status, output = run(*command, *more, "--model", "ssp-sam-336refcoco")
+    assert (status, "Did you mean ssp-sam-224-grefcoco, ssp-sam-336-refcoco" in output) == (1, True)
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ("models", "--other"),
