@@ -27,7 +27,7 @@ from sspsam.evaluation.datasets.jsonl import Line
 from sspsam.evaluation.datasets.masks import COCOMask, DrawnMask, check_segmentation, coco_tools
 from sspsam.finetuning.corrected_images import WORST_FOLDER, found_image
 from sspsam.finetuning.expressions import ListedTexts, Named, renamed, same_words
-from sspsam.utils.arrays import FloatBox
+from sspsam.utils.arrays import FloatBox, HeightWidth
 from sspsam.utils.paths import shown, shown_repr
 
 # key of a Label Studio task's data, and of a LabelMe file, which LabelMe keeps: every expression about the image
@@ -99,7 +99,7 @@ def corrected_lines(path: Path, image_root: Path | None = None) -> Iterator[Line
 
 def _labelme_lines(content: dict[str, Any], folders: Folders, where: str) -> Iterator[Line | Remark]:
     image = found_image(member(content, "imagePath", checked_text, where), folders, where)
-    _check_stated_size((content.get("imageHeight"), content.get("imageWidth")), image, where)
+    _check_stated_size((content.get("imageHeight"), content.get("imageWidth")), image_size(image, where), image, where)
     texts = _texts(content, where)
     polygons: dict[str, list[Polygon]] = {}
     shapes = []
@@ -174,7 +174,8 @@ def _label_studio_lines(task: dict[str, Any], folders: Folders, where: str) -> I
                 f"{place} was drawn on the image rotated by {shown_repr(region['image_rotation'])} degrees; only "
                 "regions of the upright image are read: rotate it back in Label Studio and draw the region again"
             )
-        _check_stated_size((region.get("original_height"), region.get("original_width")), image, place, in_percent=True)
+        stated = region.get("original_height"), region.get("original_width")
+        _check_stated_size(stated, (height, width), image, place, in_percent=True)
         value = member(region, "value", checked_object, place)
         points = member(value, "points", checked_list, place)
         regions.append(_named_region(region, value, texts, place))
@@ -189,11 +190,14 @@ def _label_studio_lines(task: dict[str, Any], folders: Folders, where: str) -> I
     yield from _lines(image, polygons, where, _drawn_by_label_studio)
 
 
-def _check_stated_size(stated: tuple[Any, Any], image: Path, where: str, *, in_percent: bool = False) -> None:
+def _check_stated_size(
+    stated: tuple[Any, Any], actual: HeightWidth, image: Path, where: str, *, in_percent: bool = False
+) -> None:
     """Refuse shapes that were drawn on an image of another size, where the file states the size.
 
     Args:
         stated: height and width in the file; None: not stated.
+        actual: those of the upright image.
         image: path of the image.
         where: file and place, for errors.
         in_percent: whether the corners are in percent of the sides, so that the image may be scaled.
@@ -204,7 +208,7 @@ def _check_stated_size(stated: tuple[Any, Any], image: Path, where: str, *, in_p
     if None in stated:
         return
     height, width = (checked_number(side, f"{where}: the size of the image") for side in stated)
-    actual_height, actual_width = image_size(image, where)
+    actual_height, actual_width = actual
     if in_percent:
         fits = abs(height * actual_width - width * actual_height) <= max(height, width, actual_height, actual_width)
     else:

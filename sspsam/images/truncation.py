@@ -11,7 +11,7 @@ from PIL import ImageFile
 class _Permission:
     """`PIL.ImageFile.LOAD_TRUNCATED_IMAGES`, False while threads decode.
 
-    The first of several threads that decode at once changes the setting, the last one restores it.
+    The last of several threads that decode at once restores the setting.
     """
 
     def __init__(self) -> None:
@@ -23,18 +23,16 @@ class _Permission:
     def withdrawn(self) -> Iterator[None]:
         """Let Pillow raise an error for a truncated file instead of filling it up with grey or black."""
         with self._lock:
-            if self._threads == 0:
-                self._was_given = bool(ImageFile.LOAD_TRUNCATED_IMAGES)
             self._threads += 1
-            if self._was_given:
-                ImageFile.LOAD_TRUNCATED_IMAGES = False
+            if ImageFile.LOAD_TRUNCATED_IMAGES:
+                self._was_given, ImageFile.LOAD_TRUNCATED_IMAGES = True, False
         try:
             yield
         finally:
             with self._lock:
                 self._threads -= 1
                 if self._threads == 0 and self._was_given:
-                    ImageFile.LOAD_TRUNCATED_IMAGES = True
+                    self._was_given, ImageFile.LOAD_TRUNCATED_IMAGES = False, True
 
 
 TRUNCATED_FILES: Final = _Permission()  # of the process, as Pillow's setting is

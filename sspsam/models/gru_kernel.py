@@ -49,14 +49,8 @@ def _bidirectional_gru(  # type: ignore[no-untyped-def]
     inputs = tl.arange(0, width)
     rows = tl.arange(0, padded_count)
     is_row = rows[:, None] < count
-    weight = weights + direction * 3 * width * width + own_units[None, :] * width + inputs[:, None]  # (H, units)
-    reset_weight = tl.load(weight)
-    update_weight = tl.load(weight + width * width)
-    new_weight = tl.load(weight + 2 * width * width)
-    bias = biases + direction * 3 * width + own_units
-    reset_bias = tl.load(bias).to(tl.float32)
-    update_bias = tl.load(bias + width).to(tl.float32)
-    new_bias = tl.load(bias + 2 * width).to(tl.float32)
+    reset_weight, update_weight, new_weight = _load_weights(weights + direction * 3 * width * width, own_units, width)
+    reset_bias, update_bias, new_bias = _load_biases(biases + direction * 3 * width, own_units, width)
     own = tl.zeros((padded_count, units), tl.float32)  # this block's part of the hidden state
     counter = counters + direction * counter_stride
     for step in range(length):
@@ -99,14 +93,8 @@ def _bidirectional_gru_in_turn(  # type: ignore[no-untyped-def]
     direction = tl.program_id(0) // blocks
     own_units = (tl.program_id(0) % blocks) * units + tl.arange(0, units)
     inputs = tl.arange(0, width)
-    weight = weights + direction * 3 * width * width + own_units[None, :] * width + inputs[:, None]  # (H, units)
-    reset_weight = tl.load(weight)
-    update_weight = tl.load(weight + width * width)
-    new_weight = tl.load(weight + 2 * width * width)
-    bias = biases + direction * 3 * width + own_units
-    reset_bias = tl.load(bias)
-    update_bias = tl.load(bias + width)
-    new_bias = tl.load(bias + 2 * width)
+    reset_weight, update_weight, new_weight = _load_weights(weights + direction * 3 * width * width, own_units, width)
+    reset_bias, update_bias, new_bias = _load_biases(biases + direction * 3 * width, own_units, width)
     counter = counters + direction * counter_stride
     for step in range(length):
         position = step + direction * (length - 1 - 2 * step)
@@ -126,6 +114,21 @@ def _bidirectional_gru_in_turn(  # type: ignore[no-untyped-def]
             tl.store(written + own_units, own, cache_modifier=".cg")
             tl.store(states + line * width + own_units, own)
         _wait_for_all(counter, blocks * (step + 1))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _load_weights(weights, own_units, width: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Load a block's rows of the weights of the reset gate, the update gate and the new state, (H, units) each."""
+    weight = weights + own_units[None, :] * width + tl.arange(0, width)[:, None]
+    return tl.load(weight), tl.load(weight + width * width), tl.load(weight + 2 * width * width)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _load_biases(biases, own_units, width: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Load a block's biases of the same in float32, (units,) each."""
+    bias = biases + own_units
+    reset, update, new = tl.load(bias), tl.load(bias + width), tl.load(bias + 2 * width)
+    return reset.to(tl.float32), update.to(tl.float32), new.to(tl.float32)
 
 
 @triton.jit
