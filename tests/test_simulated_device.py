@@ -236,7 +236,7 @@ def test_cuda_with_the_kernels_of_this_package_has_the_masks_of_the_cpu(
         assert np.abs(result.explanation.verification - answer.explanation.verification).max() < 2e-2
         assert result.features == pytest.approx(answer.features, rel=2e-2, abs=5e-2)
     # the encoders of an image are narrow in both, words and masks in float16 only
-    in_words = {"gelu", "wide", "narrow", "positioned"}
+    in_words = {"gelu"} | {f"{name}{of}" for name in ("wide", "narrow", "positioned") for of in ("", " of the update")}
     of_norms = {"float16": in_words | NORMS_OF_ENCODERS, "bfloat16": NORMS_OF_ENCODERS, "float32": set()}
     assert set(norm.results) == of_norms[dtype]
     of_patches = {"similarity", "weighted with relu", "verification", "gated"}

@@ -61,7 +61,9 @@ class LinguisticAttentionAdapter(FoldingModule):
         scores = widened(self.score(self._gru_states(words, length)).squeeze(-1))  # (E, n)
         attention = scores.masked_fill(padding[:, :length], -torch.inf).softmax(dim=-1)  # (E, n)
         sentence = torch.einsum("en,enh->eh", attention, widened(words[:, :length]))  # (E, H)
-        return LinguisticFeatures(words, F.pad(attention, (0, words.shape[1] - length)), sentence)
+        if length < words.shape[1]:
+            attention = F.pad(attention, (0, words.shape[1] - length))
+        return LinguisticFeatures(words, attention, sentence)
 
     def fold(self) -> None:
         """Stack the weights of both directions, for the kernel of a GPU; see `FoldingModule`."""

@@ -201,9 +201,9 @@ class TextTransformer(stock.TextTransformer):
         for block in self.transformer.resblocks:
             x, update = block(x, update, causal=True)
         _, words = add_and_normalize(self.ln_final, x, update, self.text_projection.dtype)  # (E, L, width)
-        ends = words[torch.arange(len(words), device=words.device), token_ids.argmax(dim=-1)]  # (E, width)
-        sentence = F.normalize(widened(linear(ends, self.text_projection.T)), dim=-1)  # (E, C)
-        return TextFeatures(words, sentence)
+        ends = token_ids.argmax(dim=-1).view(-1, 1, 1).expand(-1, 1, words.shape[-1])  # (E, 1, width)
+        sentence = linear(words.gather(1, ends).squeeze(1), self.text_projection.T)  # (E, C)
+        return TextFeatures(words, F.normalize(widened(sentence), dim=-1))
 
 
 class CLIPWithSurgery(nn.Module):

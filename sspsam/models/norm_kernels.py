@@ -157,21 +157,22 @@ def add_and_normalize(
 
 
 def normalize_sum(
-    norm: Any, x: Tensor, update: Tensor, dtype: torch.dtype, position: Tensor | None = None
+    norm: Any, x: Tensor | None, update: Tensor, dtype: torch.dtype, position: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Compute `norm(x + update)` in float32 and in `dtype`, and with a position added to it.
 
     Args:
         norm: with `weight`, `bias` and `eps`.
-        x: (1 or E, tokens, width) float32.
+        x: (1 or E, tokens, width) float32; None: nothing is added.
         update: (E, tokens, width).
         dtype: of the second and third result.
         position: ([E,] tokens, width) float32; None: the third result is None.
     """
-    wide = torch.empty(update.shape, dtype=torch.float32, device=x.device)
-    narrow = torch.empty(update.shape, dtype=dtype, device=x.device)
+    wide = torch.empty(update.shape, dtype=torch.float32, device=update.device)
+    narrow = torch.empty(update.shape, dtype=dtype, device=update.device)
     positioned = None if position is None else torch.empty_like(narrow)
-    _launch(norm, x, update, wide=wide, narrow=narrow, position=position, positioned=positioned)
+    terms = (update, None) if x is None else (x, update)
+    _launch(norm, *terms, wide=wide, narrow=narrow, position=position, positioned=positioned)
     return wide, narrow, positioned
 
 

@@ -101,21 +101,21 @@ def add_and_normalize(
 
 
 def normalize_sum(
-    norm: nn.LayerNorm, x: Tensor, update: Tensor, dtype: torch.dtype, position: Tensor | None = None
+    norm: nn.LayerNorm, x: Tensor | None, update: Tensor, dtype: torch.dtype, position: Tensor | None = None
 ) -> Tokens:
     """Add an update and normalise the sum, which is the next residual stream and the input of products in `dtype`.
 
     Args:
         norm: of the sum.
-        x: (1 or E, tokens, width).
+        x: (1 or E, tokens, width); None: the update alone is normalised.
         update: (E, tokens, width).
         dtype: of the products.
         position: ([E,] tokens, width), for `Tokens.positioned`; None: it is not added.
     """
-    kernels = _kernels(x, dtype)
+    kernels = _kernels(update, dtype)
     if kernels is not None:
         return Tokens(*kernels.normalize_sum(norm, x, update, dtype, position))
-    normalized = norm(x + update)
+    normalized = norm(widened(update) if x is None else x + update)
     return Tokens(normalized, normalized, None if position is None else normalized + position)
 
 
@@ -172,6 +172,7 @@ def _pairs(
     windows = -(-side // _WINDOW)
     x, in_windows = example(2, side, side, width), example(2 * windows**2, _WINDOW**2, width).to(dtype)
     total, summed, narrow = x + from_windows(in_windows, _WINDOW, side), norm(x[:1] + x), x.to(dtype)
+    alone = norm(narrow.float())
     in_new_windows = x + narrow, to_windows(norm(x + narrow), _WINDOW)
     return [
         (kernels.normalize(norm, x, dtype), norm(x)),
@@ -180,5 +181,6 @@ def _pairs(
         *zip(kernels.normalize_into_windows(norm, x, narrow, _WINDOW, dtype), in_new_windows, strict=True),
         *zip(kernels.add_and_normalize(norm, x, in_windows, dtype, _WINDOW), (total, norm(total)), strict=True),
         *zip(kernels.normalize_sum(norm, x[:1], x, dtype, x[1]), (summed, summed, summed + x[1]), strict=True),
+        *zip(kernels.normalize_sum(norm, None, narrow, dtype, x[1]), (alone, alone, alone + x[1]), strict=True),
         (kernels.quick_gelu(narrow), narrow.float() * torch.sigmoid(1.702 * narrow.float())),
     ]

@@ -90,8 +90,9 @@ class PromptGenerator(FoldingModule):
         for layer in earlier_layers:
             x = layer(x, self.position.weight)
         # the patches of the last layer's output are not needed
-        tokens = self.norm(last_layer(x, self.position.weight, 1 + self.prompts).wide)  # (E, 1+P, D)
-        return tokens[:, 0], tokens[:, 1:]
+        x = last_layer(x, self.position.weight, 1 + self.prompts)  # (E, 1+P, D)
+        x = normalize_sum(self.norm, None, x.wide, fused.dtype)
+        return x.narrow[:, 0], x.wide[:, 1:]
 
 
 class SSPEncoder(nn.Module):

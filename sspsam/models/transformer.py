@@ -163,8 +163,8 @@ class TwoWayAttentionBlock(stock.TwoWayAttentionBlock):
     def _self_attention(self, queries: Tokens, tokens: Tensor) -> Tokens:
         """(E, T, D), (E, T, D) -> (E, T, D), with residual and norm."""
         if self.skip_first_layer_pe:
-            normalized = self.norm1(widened(self.self_attn(queries.narrow, queries.narrow, queries.narrow)))
-            return Tokens(normalized, normalized)
+            attended = self.self_attn(queries.narrow, queries.narrow, queries.narrow)
+            return normalize_sum(self.norm1, None, attended, self._dtype, tokens)
         positioned = with_position(queries, tokens, self._dtype)
         attended = self.self_attn(positioned, positioned, queries.narrow)
         return normalize_sum(self.norm1, queries.wide, attended, self._dtype, tokens)
@@ -214,14 +214,15 @@ class TwoWayTransformer(stock.TwoWayTransformer):
             outputs: number of the first tokens that the caller needs.
 
         Returns:
-            The first tokens (E, outputs, D) and the image tokens (E, N, D), for products.
+            The first tokens (E, outputs, D) and the image tokens (E, N, D), both for products.
         """
         first_layer, *later_layers = self.layers
+        dtype = self.final_attn_token_to_image.q_proj.weight.dtype
         queries, updated = first_layer(
-            Tokens(tokens, tokens), tokens, Tokens(image, image), position, projections, last=not later_layers
+            Tokens(tokens, tokens.to(dtype)), tokens, Tokens(image, image), position, projections, last=not later_layers
         )
         for layer in later_layers:
             queries, updated = layer(queries, tokens, updated, position, last=layer is later_layers[-1])
-        positioned = with_position(queries, tokens, self.final_attn_token_to_image.q_proj.weight.dtype)[:, :outputs]
+        positioned = with_position(queries, tokens, dtype)[:, :outputs]
         attended = self.final_attn_token_to_image.attend_to_image(positioned, updated.narrow, position)
-        return self.norm_final_attn(queries.wide[:, :outputs] + attended), updated.narrow
+        return normalize_sum(self.norm_final_attn, queries.wide[:, :outputs], attended, dtype).narrow, updated.narrow

@@ -49,6 +49,10 @@ with torch.no_grad():
             compare(f"wide {width} {positions}", wide, norm(x + update), wide=True)
             compare(f"narrow {width} {positions}", narrow, norm(x + update))
             compare(f"positioned {width} {positions}", positioned, norm(x + update) + position)
+            wide, narrow, positioned = kernels.normalize_sum(norm, None, update, dtype, position)
+            compare(f"wide update {width} {positions}", wide, norm(update.float()), wide=True)
+            compare(f"narrow update {width} {positions}", narrow, norm(update.float()))
+            compare(f"positioned update {width} {positions}", positioned, norm(update.float()) + position)
         grid = torch.randn(2, 7, 7, width)
         for window in (3, 7):
             total, windows = kernels.normalize_into_windows(norm, grid, None, window, dtype)
@@ -91,7 +95,7 @@ def layer_norm(width: int) -> nn.LayerNorm:
 @needs_triton
 def test_the_kernels_give_pytorch_s_results_in_the_interpreter() -> None:
     differences = json.loads(interpreted(INTERPRETED))
-    assert len(differences) == 54
+    assert len(differences) == 66
     assert {name: value for name, value in differences.items() if not value < 1e-3} == {}
 
 
@@ -124,6 +128,9 @@ def test_on_the_cpu_they_are_pytorch_s_operators_bit_for_bit() -> None:
     assert torch.equal(norms.with_position(tokens, position, dtype), tokens.wide + position)
     positioned = norms.normalize_sum(norm, x, update, dtype, position)
     assert torch.equal(positioned.positioned, tokens.wide + position)
+    alone = norms.normalize_sum(norm, None, update.half(), dtype, position)
+    assert torch.equal(alone.wide, norm(update.half().float()))
+    assert torch.equal(alone.positioned, alone.wide + position)
     assert norms.with_position(positioned, torch.zeros(6, 6, 16), dtype) is positioned.positioned
     assert torch.equal(norms.normalize(norm, x, dtype), norm(x))
     assert torch.equal(norms.normalize_with_gelu(norm, x, dtype), F.gelu(norm(x)))
@@ -152,6 +159,9 @@ RESULTS = (
     "wide",
     "narrow",
     "positioned",
+    "wide of the update",
+    "narrow of the update",
+    "positioned of the update",
     "quick gelu",
 )
 

@@ -53,9 +53,9 @@ class NormKernels(_Kernels):
         return self._spoil("total", total), self._spoil("norm of the total", norm(total).to(dtype))
 
     def normalize_sum(self, norm, x, update, dtype, position=None):
-        wide = norm(x + update)
-        positioned = None if position is None else self._spoil("positioned", (wide + position).to(dtype))
-        return self._spoil("wide", wide), self._spoil("narrow", wide.to(dtype)), positioned
+        wide, of = (norm(update.float()), " of the update") if x is None else (norm(x + update), "")
+        positioned = None if position is None else self._spoil(f"positioned{of}", (wide + position).to(dtype))
+        return self._spoil(f"wide{of}", wide), self._spoil(f"narrow{of}", wide.to(dtype)), positioned
 
     def quick_gelu(self, x):
         return self._spoil("quick gelu", (x.float() * sigmoid(1.702 * x.float())).to(x.dtype))
