@@ -180,12 +180,18 @@ class RecordedFunctions:
     def _replayed(
         self, recording: Recording, sources: Sequence[_Source], inputs: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        for own, given, source in zip(recording.inputs, inputs, sources, strict=True):
-            if not source.holds(given):  # further expressions come with the image of the first
-                own.copy_(given, non_blocking=True)
-                source.set(given)
+        changed = [
+            (own, given, source)
+            for own, given, source in zip(recording.inputs, inputs, sources, strict=True)
+            if not source.holds(given)  # further expressions come with the image of the first
+        ]
+        _copy([own for own, _, _ in changed], [given for _, given, _ in changed])
+        for _, given, source in changed:
+            source.set(given)
         recording.replay()
-        return tuple(tensor.clone() for tensor in recording.outputs)
+        outputs = tuple(torch.empty_like(tensor) for tensor in recording.outputs)
+        _copy(outputs, recording.outputs)
+        return outputs
 
     def _recorded(
         self, key: tuple[object, ...], function: Function, inputs: Sequence[Tensor]
@@ -212,6 +218,15 @@ class RecordedFunctions:
             else:
                 _LOG.info("a CUDA graph could not be recorded, this call launches every operation itself: %s", reason)
         return self._recordings.get(key)
+
+
+def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy tensors to others of the same shapes and dtypes; a GPU copies all of a dtype at once."""
+    pairs_of: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+    for pair in zip(targets, sources, strict=True):
+        pairs_of.setdefault(pair[0].dtype, []).append(pair)
+    for pairs in pairs_of.values():
+        torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs], non_blocking=True)
 
 
 def recorded_functions(device: torch.device) -> RecordedFunctions | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sspsam.config import SAMConfig
 from sspsam.models import stock
-from sspsam.models.kernels import attention, widened
+from sspsam.models.kernels import attention
 from sspsam.models.layers import Linear, MLPBlock
 from sspsam.models.norms import Tokens, normalize_sum, with_position
 

@@ -130,7 +130,7 @@ def test_a_use_that_fails_is_waited_for_by_the_next_one(monkeypatch) -> None:
     call = RecordedFunctions(recorder)
     call("f", square_and_sum, torch.ones(2), torch.ones(2))
     with monkeypatch.context() as patch:
-        patch.setattr(Tensor, "clone", out_of_memory)
+        patch.setattr(torch, "empty_like", out_of_memory)
         with pytest.raises(torch.OutOfMemoryError):
             call("f", square_and_sum, torch.full((2,), 5.0), torch.ones(2))
     assert not recorder.busy
