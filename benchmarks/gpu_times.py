@@ -21,7 +21,7 @@ from sspsam.images.preprocessing import clip_input, device_inputs, geometry_of, 
 from sspsam.utils.batching import default_batch_size, raise_if_error
 
 MANY: Final = 16
-FOLDER: Final = {"quick": 3, "336": 32}  # images
+FOLDER: Final = {"quick": 3, "336": 96}  # images; many, since nothing is computed beside reading the first
 AUTHORS_FOLDER: Final = {"quick": 1, "336": 4}
 FOLDER_EXPRESSIONS: Final = 3
 

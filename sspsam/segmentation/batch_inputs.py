@@ -1,15 +1,40 @@
 """Images and expressions of a batch, as a caller gives them -> pairs of an image and its tokenised expressions."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TypeVar, cast
 
+import numpy as np
+from PIL import Image
+
 from sspsam.errors import SSPSAMError, TextError, TextTypeError
 from sspsam.messages import message_of
+from sspsam.utils.arguments import whole_number
 from sspsam.utils.batching import raise_if_error
+from sspsam.utils.paths import kind_name
 
 Item = TypeVar("Item")
 Tokenized = TypeVar("Tokenized")
+
+
+def check_batch_arguments(images: object, texts: object, batch_size: int | None, workers: int | None) -> None:
+    """Refuse arguments of `SSPSAMPredictor.predict_batch` that are no batch.
+
+    Raises:
+        TypeError: one image or one string, where many are expected.
+        ValueError: a number below 1.
+    """
+    for name, count in (("batch_size", batch_size), ("workers", workers)):
+        if count is not None:
+            whole_number(name, count, 1)
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        kind = "a string" if isinstance(texts, str) else kind_name(texts)
+        raise TypeError(f"texts must be a list of expressions, or one such list for each image, not {kind}")
+    if isinstance(images, str | bytes | bytearray | os.PathLike | Image.Image | np.ndarray):
+        raise TypeError(
+            "images must be an iterable of images, such as a list or generator; for one image use predict()"
+        )
 
 
 def pair_images_with_texts(

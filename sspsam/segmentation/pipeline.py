@@ -1,14 +1,11 @@
 """The computation behind a predictor, on one device: encode images and texts, answer expressions."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, NamedTuple, Self, TypeVar
 
-import numpy as np
 import torch
-from PIL import Image
 
 from sspsam.config import ModelConfig
 from sspsam.devices import dtype_name, inference_context, not_finite, require_working_thread_pool
@@ -23,15 +20,15 @@ from sspsam.images.preprocessing import Geometry, PreprocessedImage
 from sspsam.models import DeviceModel, ExpressionFeatures, Prediction, PreparedImage
 from sspsam.models.device_model import expressions_per_pass
 from sspsam.segmentation.answers import AnswerSettings, to_segmentation
-from sspsam.segmentation.batch_inputs import pair_images_with_texts
+from sspsam.segmentation.batch_inputs import check_batch_arguments, pair_images_with_texts
 from sspsam.segmentation.calibration import Calibration
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.summary import summarize
 from sspsam.segmentation.target_rule import TargetRule
-from sspsam.segmentation.transfer import HostAnswer, host_answers
+from sspsam.segmentation.transfer import HostAnswer, begin_transfer
 from sspsam.text.encoder import TextEncoder, TokenizedExpression, tokenizer_for
 from sspsam.text.tokenizer import Tokenizer
-from sspsam.utils.arguments import NOT_GIVEN, NotGiven, whole_number
+from sspsam.utils.arguments import NOT_GIVEN, NotGiven
 from sspsam.utils.batching import (
     compute_in_batches,
     default_batch_size,
@@ -42,7 +39,6 @@ from sspsam.utils.batching import (
     result_or_error,
 )
 from sspsam.utils.memory import is_out_of_memory, release_memory
-from sspsam.utils.paths import kind_name
 
 Loaded = TypeVar("Loaded")
 Outcome = list[Segmentation] | SSPSAMError
@@ -54,6 +50,22 @@ class _LoadedImage(NamedTuple):
 
     image: PreprocessedImage
     expressions: Sequence[TokenizedExpression]
+
+
+class _PendingAnswers(NamedTuple):
+    """Answers to a batch of expressions about one image that the device may still be computing.
+
+    Args:
+        expressions: of the batch.
+        geometry: of the image.
+        prediction: on the device.
+        finish: waits for the device and returns the answers in host memory.
+    """
+
+    expressions: Sequence[TokenizedExpression]
+    geometry: Geometry
+    prediction: Prediction
+    finish: Callable[[], list[HostAnswer]]
 
 
 class Pipeline:
@@ -181,9 +193,8 @@ class Pipeline:
         results: list[Segmentation] = []
         while len(results) < len(expressions):
             try:
-                results += self._answer_together(
-                    embedding, expressions[len(results) : len(results) + batch_size], settings, image_is_finite
-                )
+                batch = expressions[len(results) : len(results) + batch_size]
+                results += self._finish(self._begin(embedding, batch, settings), embedding, settings, image_is_finite)
                 continue
             except (RuntimeError, MemoryError) as error:
                 batch_size = min(batch_size, len(expressions)) // 2
@@ -194,14 +205,10 @@ class Pipeline:
             warn(f"not enough memory for all expressions at once: {batch_size} at a time are answered")
         return results
 
-    def _answer_together(
-        self,
-        embedding: ImageEmbedding,
-        expressions: Sequence[TokenizedExpression],
-        settings: AnswerSettings,
-        image_is_finite: Callable[[], bool],
-    ) -> list[Segmentation]:
-        """Return the answers to a batch of expressions."""
+    def _begin(
+        self, embedding: ImageEmbedding, expressions: Sequence[TokenizedExpression], settings: AnswerSettings
+    ) -> _PendingAnswers:
+        """Queue the answers to a batch of expressions on the device."""
         with inference_context(self.identity.device):
             # Image: everything that depends on the image alone
             image, geometry = self._prepared.prepared(embedding)
@@ -210,9 +217,21 @@ class Pipeline:
             features = self.texts.encode(expressions)
 
             # Segmentation: text features -> logits -> masks
-            prediction, answers = self._segment(self.model, image, features, geometry, settings)
+            prediction, finish = self._segment(self.model, image, features, geometry, settings)
+            return _PendingAnswers(expressions, geometry, prediction, finish)
+
+    def _finish(
+        self,
+        pending: _PendingAnswers,
+        embedding: ImageEmbedding,
+        settings: AnswerSettings,
+        image_is_finite: Callable[[], bool],
+    ) -> list[Segmentation]:
+        """Wait for the answers to a batch of expressions."""
+        expressions, geometry, prediction, finish = pending
+        with inference_context(self.identity.device):
             results = []
-            for row, (expression, answer) in enumerate(zip(expressions, answers, strict=True)):
+            for row, (expression, answer) in enumerate(zip(expressions, finish(), strict=True)):
                 source = prediction, row
                 if not (answer.finite or image_is_finite()):
                     raise not_finite("the features of the image")
@@ -234,7 +253,8 @@ class Pipeline:
         model = self.model.in_float32()
         image, geometry = PreparedEmbeddings(model, self._config, self.identity).prepared(embedding)
         token_ids = torch.from_numpy(expression.token_ids).unsqueeze(0).to(self.identity.device)  # (1, L)
-        prediction, [answer] = self._segment(model, image, model.encode_text(token_ids), geometry, settings)
+        prediction, finish = self._segment(model, image, model.encode_text(token_ids), geometry, settings)
+        [answer] = finish()
         return (prediction, 0), answer
 
     def _segment(
@@ -244,15 +264,15 @@ class Pipeline:
         features: ExpressionFeatures,
         geometry: Geometry,
         settings: AnswerSettings,
-    ) -> tuple[Prediction, list[HostAnswer]]:
-        """Return the prediction about one image on the device, and the answers in host memory."""
+    ) -> tuple[Prediction, Callable[[], list[HostAnswer]]]:
+        """Return the prediction about one image on the device, and `finish` of `_PendingAnswers`."""
         prediction, summary = model.segment(image, features, self._summarize)
         sizes = self._config.architecture
         rule = TargetRule(
             settings.no_target_pixels, settings.presence_threshold, settings.return_features, self.calibration
         )
         decide = partial(rule.decide, geometry=geometry, sam_size=sizes.sam.image_size, clip_size=sizes.clip.image_size)
-        return prediction, host_answers(
+        return prediction, begin_transfer(
             *(prediction.low_res, summary, geometry, sizes.sam.image_size, settings.threshold),
             decide,
             rule.needs_features,
@@ -279,7 +299,7 @@ class Pipeline:
         Yields:
             The answers about each image, or its error.
         """
-        _check_batch_arguments(images, texts, batch_size, workers)
+        check_batch_arguments(images, texts, batch_size, workers)
         require_working_thread_pool()  # once, not for each image
         tokenize: Callable[..., Any] = partial(result_or_error, self.tokenize) if return_errors else self.tokenize
         pairs = pair_images_with_texts(images, texts, tokenize)
@@ -332,19 +352,41 @@ class Pipeline:
         return preprocessed if isinstance(preprocessed, SSPSAMError) else _LoadedImage(preprocessed, expressions)
 
     def _answer_loaded(self, settings: AnswerSettings, items: list[_LoadedImage | SSPSAMError]) -> list[Outcome]:
-        """Encode the images of a batch together, then answer the expressions of each; errors keep their places."""
+        """Encode the images of a batch together, then answer the expressions of each; errors keep their places.
+
+        A GPU computes the answers about an image while the host finishes those about the image before.
+        """
         embeddings = iter(self.images.encode([item.image for item in items if isinstance(item, _LoadedImage)]))
         outcomes: list[Outcome] = []
+        waiting: list[Callable[[], list[Segmentation]]] = []
         for item in items:
             if isinstance(item, SSPSAMError):
-                outcomes.append(item)
-                continue
-            embedding = next(embeddings)
-            if isinstance(embedding, SSPSAMError):
-                outcomes.append(embedding)
+                waiting.append(partial(raise_error, item))
             else:
-                outcomes.append(result_or_error(self.answer, embedding, item.expressions, settings))
-        return outcomes
+                waiting.append(self._begin_image(next(embeddings), item.expressions, settings, len(items)))
+            if len(waiting) > 1:
+                outcomes.append(result_or_error(waiting.pop(0)))
+        return outcomes + [result_or_error(finish) for finish in waiting]
+
+    def _begin_image(
+        self,
+        embedding: ImageEmbedding | SSPSAMError,
+        expressions: Sequence[TokenizedExpression],
+        settings: AnswerSettings,
+        images: int,
+    ) -> Callable[[], list[Segmentation]]:
+        """Queue the answers about one of several images on a GPU, and return a function that waits for them.
+
+        Where nothing is queued, for example for lack of memory, the function computes them or raises the error.
+        """
+        if isinstance(embedding, SSPSAMError):
+            return partial(raise_error, embedding)
+        device = self.identity.device
+        if device.type == "cuda" and images > 1 and len(expressions) <= expressions_per_pass(device):
+            with suppress(SSPSAMError, torch.OutOfMemoryError, MemoryError):
+                pending = self._begin(embedding, expressions, settings)
+                return partial(self._finish, pending, embedding, settings, lambda: True)
+        return partial(self.answer, embedding, expressions, settings)
 
 
 def _loaded_or_error(
@@ -355,16 +397,3 @@ def _loaded_or_error(
         return result_or_error(load, image, max_pixels)
     except MemoryError:
         return OutOfMemoryError("not enough memory to load the image")
-
-
-def _check_batch_arguments(images: object, texts: object, batch_size: int | None, workers: int | None) -> None:
-    for name, count in (("batch_size", batch_size), ("workers", workers)):
-        if count is not None:
-            whole_number(name, count, 1)
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
-        kind = "a string" if isinstance(texts, str) else kind_name(texts)
-        raise TypeError(f"texts must be a list of expressions, or one such list for each image, not {kind}")
-    if isinstance(images, str | bytes | bytearray | os.PathLike | Image.Image | np.ndarray):
-        raise TypeError(
-            "images must be an iterable of images, such as a list or generator; for one image use predict()"
-        )

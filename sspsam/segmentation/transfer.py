@@ -1,6 +1,8 @@
 """Predictions on the device -> numbers and masks on the host, in one transfer for all expressions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -48,7 +50,7 @@ class HostAnswer(NamedTuple):
     presence: float | None
 
 
-def host_answers(
+def begin_transfer(
     low_res: Tensor,
     summary: Tensor,
     geometry: Geometry,
@@ -56,8 +58,8 @@ def host_answers(
     threshold: float,
     decide: Decide,
     with_foreground: bool,
-) -> list[HostAnswer]:
-    """Return the answers of E expressions in their order.
+) -> Callable[[], list[HostAnswer]]:
+    """Queue the transfer of the answers of E expressions on a device; a CPU does nothing yet.
 
     Args:
         low_res: (E, M, M) logits.
@@ -67,14 +69,51 @@ def host_answers(
         threshold: logit from which a pixel of the mask is foreground.
         decide: the no-target rule.
         with_foreground: whether the rule needs the low-resolution foreground.
+
+    Returns:
+        A function that waits for the device and returns the answers in their order; it is called once.
     """
     if low_res.device.type == "cpu":
-        table = summary.numpy()
-        decisions = decide(table, (low_res >= 0).numpy() if with_foreground else None)
-        masks = list(_masks_on_cpu(low_res, geometry, sam_size, threshold, decisions.has_target))
-    else:
-        table, foreground, masks = _fetched(low_res, summary, geometry, sam_size, threshold, with_foreground)
-        decisions = decide(table, foreground)
+        return partial(_answers_on_cpu, low_res, summary, geometry, sam_size, threshold, decide, with_foreground)
+    begin = partial(_begin_part, geometry, sam_size, threshold, with_foreground)
+    masks_at_once = _MASK_BYTES // (geometry.height * geometry.width)
+    first, *later = zip(_parts(low_res, masks_at_once), _parts(summary, masks_at_once), strict=True)
+    return partial(_answers_of_device, begin(*first), later, begin, geometry, decide)
+
+
+def _answers_on_cpu(
+    low_res: Tensor,
+    summary: Tensor,
+    geometry: Geometry,
+    sam_size: int,
+    threshold: float,
+    decide: Decide,
+    with_foreground: bool,
+) -> list[HostAnswer]:
+    table = summary.numpy()
+    decisions = decide(table, (low_res >= 0).numpy() if with_foreground else None)
+    masks = list(_masks_on_cpu(low_res, geometry, sam_size, threshold, decisions.has_target))
+    return _host_answers(table, decisions, masks, geometry)
+
+
+def _answers_of_device(
+    first: "_Transfer",
+    later: Iterable[tuple[Tensor, Tensor]],
+    begin: Callable[[Tensor, Tensor], "_Transfer"],
+    geometry: Geometry,
+    decide: Decide,
+) -> list[HostAnswer]:
+    """Finish the first transfer and make the later ones; the host waits once for each 256 MB of masks."""
+    answers: list[HostAnswer] = []
+    for transfer in chain([first], (begin(*part) for part in later)):
+        table, foreground, masks = transfer.finish()
+        answers += _host_answers(table, decide(table, foreground), masks, geometry)
+    return answers
+
+
+def _host_answers(
+    table: NDArray[np.float32], decisions: Decisions, masks: Sequence["MaskAndBox"], geometry: Geometry
+) -> list[HostAnswer]:
     return [_host_answer(numbers, decisions, row, masks[row], geometry) for row, numbers in enumerate(table)]
 
 
@@ -115,36 +154,56 @@ def _masks_on_cpu(
         yield mask, box_of_mask(mask)
 
 
-def _fetched(
-    low_res: Tensor, summary: Tensor, geometry: Geometry, sam_size: int, threshold: float, with_foreground: bool
-) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, list[MaskAndBox]]:
-    """Return the summary, the low-resolution foreground if needed, and the masks of E expressions.
+class _Transfer(NamedTuple):
+    """Copies of answers to host memory, which are queued on the current stream of their device.
 
-    The host waits once for each 256 MB of masks.
+    Args:
+        table: (E, any), of the summary.
+        flags: (E, h + w, or more) bool: rows and columns with foreground, then the low-resolution foreground if any.
+        shared: (E, h, w) bool, the masks.
+        own: (h, w) bool each, zeros.
+        copied: an event of a CUDA device after the copies; None: they are complete.
+        low_res_size: sides of the low-resolution foreground; None: it was not fetched.
     """
-    size = geometry.height * geometry.width
-    logits_at_once, masks_at_once = _LOGITS_BYTES // (4 * max(size, sam_size**2)), _MASK_BYTES // size
-    tables, foregrounds, masks = [], [], []
-    for rows, numbers in zip(_parts(low_res, masks_at_once), _parts(summary, masks_at_once), strict=True):
-        parts = [logits_on_image(part, geometry, sam_size) >= threshold for part in _parts(rows, logits_at_once)]
-        on_device = parts[0] if len(parts) == 1 else torch.cat(parts)  # (rows, h, w)
-        flags = [on_device.any(2), on_device.any(1)]  # (rows, h), (rows, w)
-        if with_foreground:
-            flags.append((rows >= 0).flatten(1))  # (rows, M*M)
-        table, host_flags, shared = _queue_copies(numbers, torch.cat(flags, dim=1), on_device)
-        # page-locked memory is scarce, and one block holds the masks of all expressions, so each gets memory of its
-        # own; the operating system provides it, page by page, while the device computes
-        own = [torch.zeros(mask.shape, dtype=torch.bool) for mask in shared]
-        if shared.is_pinned():  # otherwise the copies are complete
-            torch.cuda.current_stream(on_device.device).synchronize()
-        tables.append(table.numpy())
-        split = [geometry.height, geometry.height + geometry.width]
-        in_rows, in_columns, foreground = np.split(host_flags.numpy(), split, axis=1)
-        foregrounds.append(foreground.reshape(-1, *rows.shape[1:]))  # of no rows if it was not fetched
-        for mask, source, *occupied in zip(own, shared, in_rows, in_columns, strict=True):
+
+    table: Tensor
+    flags: Tensor
+    shared: Tensor
+    own: list[Tensor]
+    copied: torch.cuda.Event | None
+    low_res_size: torch.Size | None
+
+    def finish(self) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, list["MaskAndBox"]]:
+        """Wait for the copies, and return the summary, the low-resolution foreground if fetched, and the masks."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        height, width = self.shared.shape[1:]
+        in_rows, in_columns, foreground = np.split(self.flags.numpy(), [height, height + width], axis=1)
+        masks: list[MaskAndBox] = []
+        for mask, source, *occupied in zip(self.own, self.shared, in_rows, in_columns, strict=True):
             mask.copy_(source)  # by all threads of PyTorch
             masks.append((mask.numpy(), box_of_occupied(*occupied)))
-    return np.concatenate(tables), np.concatenate(foregrounds) if with_foreground else None, masks
+        if self.low_res_size is None:
+            return self.table.numpy(), None, masks
+        return self.table.numpy(), foreground.reshape(-1, *self.low_res_size), masks
+
+
+def _begin_part(
+    geometry: Geometry, sam_size: int, threshold: float, with_foreground: bool, low_res: Tensor, summary: Tensor
+) -> _Transfer:
+    """Queue the masks of E expressions and their copies; see `begin_transfer`."""
+    logits_at_once = _LOGITS_BYTES // (4 * max(geometry.height * geometry.width, sam_size**2))
+    parts = [logits_on_image(part, geometry, sam_size) >= threshold for part in _parts(low_res, logits_at_once)]
+    on_device = parts[0] if len(parts) == 1 else torch.cat(parts)  # (E, h, w)
+    flags = [on_device.any(2), on_device.any(1)]  # (E, h), (E, w)
+    if with_foreground:
+        flags.append((low_res >= 0).flatten(1))  # (E, M*M)
+    table, host_flags, shared = _queue_copies(summary, torch.cat(flags, dim=1), on_device)
+    copied = torch.cuda.current_stream(on_device.device).record_event() if shared.is_pinned() else None
+    # page-locked memory is scarce, and one block holds the masks of all expressions, so each gets memory of its own;
+    # the operating system provides it, page by page, while the device computes
+    own = [torch.zeros(mask.shape, dtype=torch.bool) for mask in shared]
+    return _Transfer(table, host_flags, shared, own, copied, low_res.shape[1:] if with_foreground else None)
 
 
 def _parts(tensor: Tensor, rows: int) -> tuple[Tensor, ...]:
