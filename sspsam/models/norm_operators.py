@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class _Norm(NamedTuple):
-    """What the kernels read of a norm; an operator takes tensors and numbers, but no modules."""
+    """The parts of a norm that the kernels read; an operator takes tensors and numbers, but no modules."""
 
     weight: Tensor
     bias: Tensor

@@ -212,6 +212,17 @@ def test_the_last_sum_of_a_compiled_block_is_left_to_the_next_one(columns, monke
     assert [update is None for update in updates] == [True, False, False, False, False]
 
 
+@pytest.mark.parametrize("chosen", [16, 24])  # widths of heads with their columns, in windows and in the whole grid
+def test_compiled_blocks_with_columns_and_with_a_bias_may_take_turns(columns, monkeypatch, chosen) -> None:
+    graphs = Graphs()
+    compiled, plain = compiled_with(graphs, monkeypatch, 48), encoder(48)
+    with torch.no_grad():
+        expected = plain(images(1, 48))
+        monkeypatch.setattr(image_encoder, "fused_attention_accepts", lambda width, *_: width == chosen)
+        assert torch.allclose(compiled(images(1, 48)), expected, atol=1e-5)
+    assert len(graphs.operators) == 1  # of the bias: no block with columns follows another one
+
+
 def without_kernels_that_work(kernels: NormKernels, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels._wrong, kernels._spoilt = "windows", lambda x: x + 1  # fails its trial
 
