@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 
 from sspsam import Segmentation, SSPSAMPredictor
 from sspsam.errors import SSPSAMWarning
@@ -267,6 +268,17 @@ def test_the_answers_are_those_without_the_kernels_of_this_package(dtype: str, m
     monkeypatch.setattr(trials, "gpu_kernels_allowed", lambda device: False)
     plain = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype=dtype)
     assert_same_answers(answers(plain), expected, plain.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_answers_of_a_compiled_encoder_are_those_of_the_uncompiled_one(dtype: str) -> None:
+    uncompiled = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype=dtype)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = SSPSAMPredictor.from_pretrained("shapes", device=GPU, dtype=dtype, compile=True)
+    assert_same_answers(answers(compiled), answers(uncompiled), uncompiled.dtype)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # blocks with windows and without
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def test_float32_attention_by_plain_products_is_that_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ and moves its weights, `cuda_graphs.py` records its computation, `compilation.py
 `stock.py` the imports from open_clip and segment_anything, and `kernels.py` the operators that only one backend has.
 `norms.py` (the sums and norms between products), `patch_weights.py` and `gru.py` choose between PyTorch's operators and
 kernels for a GPU in Triton, which `norm_kernels.py`, `patch_kernels.py` and `gru_kernel.py` define and `trials.py`
-tries before their use.
+tries before their use; `norm_operators.py` offers some of them to PyTorch's compiler.
 
 Shape letters, used in every comment and docstring of this package:
 

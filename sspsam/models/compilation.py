@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sspsam.errors import DeviceError
+from sspsam.models import norms
 from sspsam.models.image_encoder import Block, ImageEncoderViT
 from sspsam.utils.memory import is_out_of_memory
 from sspsam.utils.paths import first_line
@@ -16,30 +17,38 @@ _MOST_COMPILATIONS: Final = 8  # of one function by PyTorch; then it prints page
 
 
 class CompiledForward:
-    """`Block.forward`, compiled for the blocks of one encoder with one size of window.
+    """A forward pass of `Block`, compiled for the blocks of one encoder with one size of window.
 
     PyTorch counts the compilations of a function, and stops after a few. So this is a copy of the function, with a
     count of its own; other encoders, and blocks with other windows, have other copies.
+
+    Args:
+        forward: a method of `Block`.
     """
 
-    def __init__(self) -> None:
-        forward = Block.forward
+    def __init__(self, forward: Callable[..., Any]) -> None:
         code = forward.__code__.replace()  # a new object, by which PyTorch counts
-        own = types.FunctionType(code, forward.__globals__, "forward", forward.__defaults__, forward.__closure__)
-        self._compiled: Callable[..., Tensor] = torch.compile(own, dynamic=False)
-        self._compiled_for: set[tuple[torch.Size, bool]] = set()  # shapes, and whether it was inference mode
+        self._own = types.FunctionType(
+            code, forward.__globals__, forward.__name__, forward.__defaults__, forward.__closure__
+        )
+        self._compiled: Callable[..., Any] = torch.compile(self._own, dynamic=False)
+        self._compiled_for: set[tuple[object, ...]] = set()  # kinds of arguments
 
-    def __call__(self, block: Block, x: Tensor, buffer: Tensor | None) -> Tensor:
-        """Compute `block(x, buffer)`; after `_MOST_COMPILATIONS`, a new shape is computed uncompiled.
+    def __call__(self, block: Block, *arguments: Any) -> Any:
+        """Compute the method of a block; after `_MOST_COMPILATIONS`, a new shape is computed uncompiled.
+
+        Args:
+            block: any of the blocks.
+            arguments: of the method.
 
         Raises:
             DeviceError: PyTorch cannot compile here.
         """
-        kind = x.shape, x.is_inference()  # PyTorch compiles anew for either
+        kind = tuple(_kind(argument) for argument in arguments)
         if kind not in self._compiled_for and len(self._compiled_for) == _MOST_COMPILATIONS:
-            return cast(Tensor, block(x, buffer))
+            return self._own(block, *arguments)
         try:
-            result = self._compiled(block, x, buffer)
+            result = self._compiled(block, *arguments)
         except RuntimeError as error:
             if is_out_of_memory(error) or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
@@ -54,27 +63,62 @@ class CompiledForward:
         raise DeviceError(f"PyTorch cannot compile the model for compile=True: {reason} leave out compile=True.")
 
 
+def _kind(argument: Any) -> object:
+    """Return all of an argument by which PyTorch compiles anew."""
+    return (argument.shape, argument.is_inference()) if isinstance(argument, Tensor) else argument
+
+
 class CompiledBlock(nn.Module):
-    """A block whose forward pass is compiled.
+    """A block whose forward passes are compiled.
 
     Args:
         block: of SAM's encoder.
         forward: shared by the blocks of the encoder with the same window.
+        forward_with_columns: shared by the same blocks.
     """
 
-    def __init__(self, block: Block, forward: CompiledForward) -> None:
+    def __init__(self, block: Block, forward: CompiledForward, forward_with_columns: CompiledForward) -> None:
         super().__init__()
-        self.block, self._compiled = block, forward
+        self.block, self._forward, self._forward_with_columns = block, forward, forward_with_columns
         self.attn, self.window_size = block.attn, block.window_size
 
-    def forward(self, *arguments: Any) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Compute the block; see `Block.forward`."""
-        return self._compiled(self.block, *arguments)
+        result: Tensor = self._forward(self.block, x)
+        return result
+
+    def forward_with_columns(self, x: Tensor, update: Tensor | None, buffer: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the block; see `Block.forward_with_columns`.
+
+        Without an update, as in the first block, it is computed uncompiled: compiling that too takes seconds.
+        """
+        if update is None:
+            return self.block.forward_with_columns(x, update, buffer)
+        operators = _operators_for_compiler(x, self.attn.qkv.weight.dtype)
+        total, update = self._forward_with_columns(self.block, x, update, buffer, operators)
+        return total, update
+
+
+def _operators_for_compiler(x: Tensor, dtype: torch.dtype) -> types.ModuleType:
+    """Return the module with the norms of a compiled block; the compiler cannot ask which kernels work.
+
+    Args:
+        x: input of the block.
+        dtype: of the block's products.
+    """
+    if norms.chosen_kernels(x, dtype) is None:
+        return norms
+    from sspsam.models import norm_operators
+
+    return norm_operators
 
 
 def compile_blocks(encoder: ImageEncoderViT) -> None:
     """Let PyTorch compile the blocks of an encoder at their first use, once for each shape of their inputs."""
     blocks = list(cast(Iterable[Block], encoder.blocks))
-    forwards = {window: CompiledForward() for window in {block.window_size for block in blocks}}
+    forwards = {
+        window: (CompiledForward(Block.forward), CompiledForward(Block.forward_with_columns))
+        for window in {block.window_size for block in blocks}
+    }
     for index, block in enumerate(blocks):
-        encoder.blocks[index] = CompiledBlock(block, forwards[block.window_size])
+        encoder.blocks[index] = CompiledBlock(block, *forwards[block.window_size])

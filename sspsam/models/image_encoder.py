@@ -12,6 +12,7 @@ they are so small that the allocator reuses their memory. The allocator gets eve
 operating system, which clears its memory page by page; that takes as long as the product that is then written there.
 """
 
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, cast
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sspsam.config import SAMConfig
-from sspsam.models import stock
+from sspsam.models import norms, stock
 from sspsam.models.column_attention import (
     attend_with_columns,
     column_buffer,
@@ -30,7 +31,6 @@ from sspsam.models.column_attention import (
 )
 from sspsam.models.kernels import fused_attention_accepts, linear
 from sspsam.models.layers import FoldingModule, Linear, MLPBlock
-from sspsam.models.norms import add_and_normalize, normalize_into_windows
 
 _BAND_ROWS: Final = 7  # rows of the grid in a band, in a block without windows, on a CPU
 _MAX_BIAS_BYTES: Final = 30_000_000  # of the heads that a CPU computes together; below the 32 MB of the allocator
@@ -163,11 +163,8 @@ class Block(stock.ImageBlock):
         self.attn = Attention(config.width, config.heads, window or config.grid)
         self.mlp = MLPBlock(config.width, config.mlp_width, "gelu")
 
-    def forward(self, x: Tensor, buffer: Tensor | None = None) -> Tensor:
-        """(B, g, g, width) -> (B, g, g, width); `buffer`: from `Attention.column_buffer`."""
-        if buffer is not None:
-            residual, update = self.forward_with_columns(x, None, buffer)
-            return residual + update
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, g, g, width) -> (B, g, g, width)."""
         bands = torch.split(x, _rows_at_once(x, self.window_size), dim=1)  # (B, rows, g, width) each
         qkv_bands = (self.attn.qkv(self.norm1(band)) for band in bands)
         outputs = []
@@ -176,13 +173,16 @@ class Block(stock.ImageBlock):
             outputs.append(residual + self.mlp(self.norm2(residual)))
         return _concatenate(outputs)
 
-    def forward_with_columns(self, x: Tensor, update: Tensor | None, buffer: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_with_columns(
+        self, x: Tensor, update: Tensor | None, buffer: Tensor, operators: types.ModuleType = norms
+    ) -> tuple[Tensor, Tensor]:
         """Compute the whole grid at once, with relative positions as columns; the last sum is left to the next block.
 
         Args:
             x: (B, g, g, width).
             update: of the same shape, from the block before; None: none.
             buffer: from `Attention.column_buffer`.
+            operators: module with the sums and norms: `norms`, or for PyTorch's compiler `norm_operators`.
 
         Returns:
             The next tokens as two terms of a sum.
@@ -191,12 +191,12 @@ class Block(stock.ImageBlock):
         dtype = self.attn.qkv.weight.dtype
         if window:
             # unlike in bands, the padding is multiplied too: padding the product would move three times the bytes
-            x, squares = normalize_into_windows(self.norm1, x, update, window, dtype)
+            x, squares = operators.normalize_into_windows(self.norm1, x, update, window, dtype)
         else:
-            x, normalized = add_and_normalize(self.norm1, x, update, dtype)
+            x, normalized = operators.add_and_normalize(self.norm1, x, update, dtype)
             squares = normalized.view(-1, grid * grid, width)
         attended = self.attn.attend_with_columns(squares, buffer)
-        x, normalized = add_and_normalize(self.norm2, x, attended, dtype, window)
+        x, normalized = operators.add_and_normalize(self.norm2, x, attended, dtype, window)
         return x, self.mlp(normalized)
 
     def _attend(self, qkv_bands: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -236,10 +236,10 @@ class ImageEncoderViT(stock.ImageEncoderViT):
         update = None
         for block in cast(Sequence[Block], self.blocks):
             buffer = buffers[block.window_size]
-            if buffer is not None and isinstance(block, Block):  # neither compiled nor on demand
-                x, update = block.forward_with_columns(x, update, buffer)
+            if buffer is None:
+                x, update = block(x if update is None else x + update), None
             else:
-                x, update = block(x if update is None else x + update, buffer), None
+                x, update = block.forward_with_columns(x, update, buffer)
         x = x if update is None else x + update
         reduction, first_norm, convolution, last_norm = self.neck
         # a 1 x 1 convolution is a product; unlike the convolution it gives the same bits for any number of threads

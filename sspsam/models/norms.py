@@ -32,7 +32,7 @@ class Tokens(NamedTuple):
 
 def normalize(norm: nn.LayerNorm, x: Tensor, dtype: torch.dtype) -> Tensor:
     """Compute `norm(x)` for products in `dtype`, (..., width) -> the same shape; see `Tokens.narrow`."""
-    kernels = _kernels(x, dtype)
+    kernels = chosen_kernels(x, dtype)
     result: Tensor = norm(x) if kernels is None else kernels.normalize(norm, x, dtype)
     return result
 
@@ -52,7 +52,7 @@ def normalize_into_windows(
     Returns:
         The sum, and the windows of the normalised sum; see `column_attention.to_windows`.
     """
-    kernels = _kernels(x, dtype)
+    kernels = chosen_kernels(x, dtype)
     if kernels is not None:
         total, windows = kernels.normalize_into_windows(norm, x, update, window, dtype)
         return total, windows
@@ -68,7 +68,7 @@ def normalize_with_gelu(norm: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
         x: (..., width).
         dtype: of the products.
     """
-    kernels = _kernels(x, dtype)
+    kernels = chosen_kernels(x, dtype)
     if kernels is None:
         return F.gelu(F.layer_norm(widened(x), x.shape[-1:], norm.weight, norm.bias, norm.eps))
     result: Tensor = kernels.normalize(norm, x, dtype, gelu=True)
@@ -92,7 +92,7 @@ def add_and_normalize(
     """
     if update is None:
         return x, normalize(norm, x, dtype)
-    kernels = _kernels(x, dtype)
+    kernels = chosen_kernels(x, dtype)
     if kernels is not None:
         total, narrow = kernels.add_and_normalize(norm, x, update, dtype, window)
         return total, narrow
@@ -112,7 +112,7 @@ def normalize_sum(
         dtype: of the products.
         position: ([E,] tokens, width), for `Tokens.positioned`; None: it is not added.
     """
-    kernels = _kernels(update, dtype)
+    kernels = chosen_kernels(update, dtype)
     if kernels is not None:
         return Tokens(*kernels.normalize_sum(norm, x, update, dtype, position))
     normalized = norm(widened(update) if x is None else x + update)
@@ -132,7 +132,7 @@ def with_position(tokens: Tokens, position: Tensor, dtype: torch.dtype) -> Tenso
 
 def add_for_products(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
     """Compute `x + y` for products in `dtype`; `y` is broadcast to the shape of `x`. See `Tokens.narrow`."""
-    if _kernels(x, dtype) is None:
+    if chosen_kernels(x, dtype) is None:
         return x + y
     result = torch.empty(x.shape, dtype=dtype, device=x.device)
     return torch.add(x, y, out=result)  # narrowed while it is written
@@ -140,12 +140,13 @@ def add_for_products(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
 
 def quick_gelu(x: Tensor) -> Tensor:
     """Compute OpenAI's approximation of GELU, `x * sigmoid(1.702 * x)`; any shape."""
-    kernels = _kernels(x, x.dtype)
+    kernels = chosen_kernels(x, x.dtype)
     result: Tensor = x * torch.sigmoid(1.702 * x) if kernels is None else kernels.quick_gelu(x)
     return result
 
 
-def _kernels(x: Tensor, dtype: torch.dtype) -> types.ModuleType | None:
+def chosen_kernels(x: Tensor, dtype: torch.dtype) -> types.ModuleType | None:
+    """Return `norm_kernels` where its kernels compute these results in `dtype` from `x`; None: PyTorch's operators."""
     return half_precision_kernels(norm_kernels_on, x, dtype)
 
 

@@ -122,7 +122,14 @@ class OnDemand(nn.Module):
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
         """Copy the block's weights to the device and call the copy."""
-        return copy_with(self.block, lambda _, tensor: tensor.to(self._device))(*arguments, **keywords)
+        return self._on_device()(*arguments, **keywords)
+
+    def forward_with_columns(self, *arguments: Any) -> Any:
+        """Do the same for the other forward pass of SAM's blocks."""
+        return self._on_device().forward_with_columns(*arguments)
+
+    def _on_device(self) -> Any:
+        return copy_with(self.block, lambda _, tensor: tensor.to(self._device))
 
 
 def network_on_demand(model: SSPSAM, device: torch.device) -> SSPSAM:

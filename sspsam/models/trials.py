@@ -165,7 +165,8 @@ def half_precision_kernels(
 def gpu_kernels_allowed(device: torch.device) -> bool:
     """Return True where kernels for a GPU of NVIDIA may take the place of PyTorch's operators.
 
-    They have no derivative and know nothing of autocast, and PyTorch's compiler writes such kernels itself.
+    They have no derivative and know nothing of autocast. PyTorch's compiler writes such kernels itself; it gets those
+    that it cannot write as operators (`norm_operators.py`).
     """
     if device.type != "cuda" or torch.version.cuda is None:
         return False

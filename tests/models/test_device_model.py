@@ -129,7 +129,9 @@ def test_half_precision_everywhere_is_close_to_float32(model, inputs) -> None:
     assert 0 < difference < 0.02
 
 
-def test_weights_that_are_brought_on_demand_give_the_bits_of_the_original(model, inputs) -> None:
+@pytest.mark.parametrize("columns", [False, True])  # relative positions as a bias, or as columns
+def test_weights_that_are_brought_on_demand_give_the_bits_of_the_original(model, inputs, monkeypatch, columns) -> None:
+    monkeypatch.setattr(image_encoder, "fused_attention_accepts", lambda *_: columns)
     network = network_on_demand(model, CPU)
     for ours, expected in zip(computed(network, inputs), computed(model, inputs), strict=True):
         assert torch.equal(ours, expected)

@@ -3,18 +3,23 @@
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import nan
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+from unittest import mock
 
 import pytest
-from torch import Tensor, device, float32, sigmoid
+from torch import Tensor, device, float16, float32, is_autocast_enabled, is_grad_enabled, sigmoid
+from torch.compiler import is_compiling
 from torch.nn import functional as F
 
-from sspsam.models import Prediction, patch_weights
+from sspsam import models
+from sspsam.models import Prediction, norms, patch_weights, trials
 from sspsam.models.column_attention import from_windows, to_windows
 from sspsam.segmentation import summary
 
 CPU: Final = device("cpu")
+Kernels = TypeVar("Kernels")
 
 
 class _Kernels:
@@ -34,26 +39,32 @@ class _Kernels:
         return self._spoilt(value) if name == self._wrong else value
 
 
+def _layer_norm(norm: Any, x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
+
+
 class NormKernels(_Kernels):
     """In the place of `sspsam.models.norm_kernels`."""
 
     def normalize(self, norm, x, dtype, *, gelu=False):
-        value = F.layer_norm(x.float(), x.shape[-1:], norm.weight, norm.bias, norm.eps)
+        value = _layer_norm(norm, x.float())
         name, value = ("gelu", F.gelu(value)) if gelu else ("norm", value)
         return self._spoil(name, value.to(dtype))
 
     def normalize_into_windows(self, norm, x, update, window, dtype):
         if update is None:
-            return x, self._spoil("windows", to_windows(norm(x), window).to(dtype))
-        total = self._spoil("total before windows", x + update)
-        return total, self._spoil("windows of the total", to_windows(norm(x + update), window).to(dtype))
+            return x, self._spoil("windows", to_windows(_layer_norm(norm, x), window).to(dtype))
+        total = (x + update).contiguous()
+        windows = to_windows(_layer_norm(norm, total), window).to(dtype)
+        return self._spoil("total before windows", total), self._spoil("windows of the total", windows)
 
     def add_and_normalize(self, norm, x, update, dtype, window=0):
-        total = x + (from_windows(update, window, x.shape[1]) if window else update.view(x.shape))
-        return self._spoil("total", total), self._spoil("norm of the total", norm(total).to(dtype))
+        update = from_windows(update, window, x.shape[1]) if window else update.view(x.shape)
+        total = (x + update).contiguous()
+        return self._spoil("total", total), self._spoil("norm of the total", _layer_norm(norm, total).to(dtype))
 
     def normalize_sum(self, norm, x, update, dtype, position=None):
-        wide, of = (norm(update.float()), " of the update") if x is None else (norm(x + update), "")
+        wide, of = _layer_norm(norm, update.float() if x is None else x + update), " of the update" if x is None else ""
         positioned = None if position is None else self._spoil(f"positioned{of}", (wide + position).to(dtype))
         return self._spoil(f"wide{of}", wide), self._spoil(f"narrow{of}", wide.to(dtype)), positioned
 
@@ -84,6 +95,28 @@ class SummaryKernels(_Kernels):
         for column in range(table.shape[1]):
             table[:, column] = self._spoil(str(column), table[:, column])
         return table
+
+
+@contextmanager
+def norm_kernels_on_the_cpu(kernels: Kernels) -> Iterator[Kernels]:
+    """Compute with stand-ins, or in Triton's interpreter, where a GPU would compute with `norm_kernels`."""
+
+    def allowed(_: object) -> bool:
+        return not (is_compiling() or is_grad_enabled() or is_autocast_enabled("cpu"))
+
+    with (
+        mock.patch.object(models, "norm_kernels", kernels, create=True),
+        mock.patch.object(trials, "gpu_kernels_allowed", allowed),
+        mock.patch.object(norms, "_TRIED_SIZES", ((8, 4),)),  # the others take seconds
+    ):
+        norms.norm_kernels_on.cache_clear()
+        assert norms.norm_kernels_on(CPU, float16) is kernels
+        if isinstance(kernels, NormKernels):
+            kernels.results.clear()  # of the trial
+        try:
+            yield kernels
+        finally:
+            norms.norm_kernels_on.cache_clear()
 
 
 def acceptance(monkeypatch: pytest.MonkeyPatch, module: types.ModuleType, choose: Any) -> Iterator[Callable[..., bool]]:
