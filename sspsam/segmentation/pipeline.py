@@ -25,7 +25,7 @@ from sspsam.segmentation.calibration import Calibration
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.summary import summarize
 from sspsam.segmentation.target_rule import TargetRule
-from sspsam.segmentation.transfer import HostAnswer, begin_transfer
+from sspsam.segmentation.transfer import Binarization, HostAnswer, begin_transfer
 from sspsam.text.encoder import TextEncoder, TokenizedExpression, tokenizer_for
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
@@ -272,11 +272,8 @@ class Pipeline:
             settings.no_target_pixels, settings.presence_threshold, settings.return_features, self.calibration
         )
         decide = partial(rule.decide, geometry=geometry, sam_size=sizes.sam.image_size, clip_size=sizes.clip.image_size)
-        return prediction, begin_transfer(
-            *(prediction.low_res, summary, geometry, sizes.sam.image_size, settings.threshold),
-            decide,
-            rule.needs_features,
-        )
+        binarization = Binarization(geometry, sizes.sam.image_size, settings.threshold)
+        return prediction, begin_transfer(prediction.low_res, summary, binarization, decide, rule.needs_features)
 
     def answer_batch(
         self,

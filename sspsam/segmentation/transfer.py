@@ -50,23 +50,38 @@ class HostAnswer(NamedTuple):
     presence: float | None
 
 
+class Binarization(NamedTuple):
+    """The way from low-resolution logits to masks of an image.
+
+    Args:
+        geometry: of the image.
+        sam_size: side of SAM's square, pixels.
+        threshold: logit from which a pixel of the mask is foreground.
+    """
+
+    geometry: Geometry
+    sam_size: int
+    threshold: float
+
+    def masks(self, low_res: Tensor) -> Tensor:
+        """(E, M, M) logits -> (E, h, w) bool."""
+        return logits_on_image(low_res, self.geometry, self.sam_size) >= self.threshold
+
+    @property
+    def pixels(self) -> int:
+        """Of a mask."""
+        return self.geometry.height * self.geometry.width
+
+
 def begin_transfer(
-    low_res: Tensor,
-    summary: Tensor,
-    geometry: Geometry,
-    sam_size: int,
-    threshold: float,
-    decide: Decide,
-    with_foreground: bool,
+    low_res: Tensor, summary: Tensor, binarization: Binarization, decide: Decide, with_foreground: bool
 ) -> Callable[[], list[HostAnswer]]:
     """Queue the transfer of the answers of E expressions on a device; a CPU does nothing yet.
 
     Args:
         low_res: (E, M, M) logits.
         summary: (E, any), from `summary.summarize`.
-        geometry: of the image.
-        sam_size: side of SAM's square, pixels.
-        threshold: logit from which a pixel of the mask is foreground.
+        binarization: of the logits.
         decide: the no-target rule.
         with_foreground: whether the rule needs the low-resolution foreground.
 
@@ -74,26 +89,20 @@ def begin_transfer(
         A function that waits for the device and returns the answers in their order; it is called once.
     """
     if low_res.device.type == "cpu":
-        return partial(_answers_on_cpu, low_res, summary, geometry, sam_size, threshold, decide, with_foreground)
-    begin = partial(_begin_part, geometry, sam_size, threshold, with_foreground)
-    masks_at_once = _MASK_BYTES // (geometry.height * geometry.width)
+        return partial(_answers_on_cpu, low_res, summary, binarization, decide, with_foreground)
+    begin = partial(_begin_part, binarization, with_foreground)
+    masks_at_once = _MASK_BYTES // binarization.pixels
     first, *later = zip(_parts(low_res, masks_at_once), _parts(summary, masks_at_once), strict=True)
-    return partial(_answers_of_device, begin(*first), later, begin, geometry, decide)
+    return partial(_answers_of_device, begin(*first), later, begin, binarization.geometry, decide)
 
 
 def _answers_on_cpu(
-    low_res: Tensor,
-    summary: Tensor,
-    geometry: Geometry,
-    sam_size: int,
-    threshold: float,
-    decide: Decide,
-    with_foreground: bool,
+    low_res: Tensor, summary: Tensor, binarization: Binarization, decide: Decide, with_foreground: bool
 ) -> list[HostAnswer]:
     table = summary.numpy()
     decisions = decide(table, (low_res >= 0).numpy() if with_foreground else None)
-    masks = list(_masks_on_cpu(low_res, geometry, sam_size, threshold, decisions.has_target))
-    return _host_answers(table, decisions, masks, geometry)
+    masks = list(_masks_on_cpu(low_res, binarization, decisions.has_target))
+    return _host_answers(table, decisions, masks, binarization.geometry)
 
 
 def _answers_of_device(
@@ -142,15 +151,13 @@ def _no_mask(geometry: Geometry) -> MaskAndBox:
     return np.zeros((geometry.height, geometry.width), dtype=np.bool_), None
 
 
-def _masks_on_cpu(
-    low_res: Tensor, geometry: Geometry, sam_size: int, threshold: float, has_target: NDArray[np.bool_]
-) -> Iterator[MaskAndBox]:
+def _masks_on_cpu(low_res: Tensor, binarization: Binarization, has_target: NDArray[np.bool_]) -> Iterator[MaskAndBox]:
     """Yield the masks one by one, so that the logits of each stay in the cache; none is computed without a target."""
     for row, needed in zip(torch.split(low_res, 1), has_target, strict=True):
         if not needed:
-            yield _no_mask(geometry)
+            yield _no_mask(binarization.geometry)
             continue
-        mask: Mask = (logits_on_image(row, geometry, sam_size)[0] >= threshold).numpy()
+        mask: Mask = binarization.masks(row)[0].numpy()
         yield mask, box_of_mask(mask)
 
 
@@ -188,12 +195,10 @@ class _Transfer(NamedTuple):
         return self.table.numpy(), foreground.reshape(-1, *self.low_res_size), masks
 
 
-def _begin_part(
-    geometry: Geometry, sam_size: int, threshold: float, with_foreground: bool, low_res: Tensor, summary: Tensor
-) -> _Transfer:
+def _begin_part(binarization: Binarization, with_foreground: bool, low_res: Tensor, summary: Tensor) -> _Transfer:
     """Queue the masks of E expressions and their copies; see `begin_transfer`."""
-    logits_at_once = _LOGITS_BYTES // (4 * max(geometry.height * geometry.width, sam_size**2))
-    parts = [logits_on_image(part, geometry, sam_size) >= threshold for part in _parts(low_res, logits_at_once)]
+    logits_at_once = _LOGITS_BYTES // (4 * max(binarization.pixels, binarization.sam_size**2))
+    parts = [binarization.masks(part) for part in _parts(low_res, logits_at_once)]
     on_device = parts[0] if len(parts) == 1 else torch.cat(parts)  # (E, h, w)
     flags = [on_device.any(2), on_device.any(1)]  # (E, h), (E, w)
     if with_foreground:

@@ -37,10 +37,10 @@ def events(predictor, expected, monkeypatch) -> Iterator[list[str]]:
     monkeypatch.setenv("SSPSAM_CUDA_GRAPHS", "0")  # graphs need the driver
     happened: list[str] = []
 
-    def begin(low_res, summary, geometry, *others) -> Callable[[], list[transfer.HostAnswer]]:
-        name = geometry.height - 48
+    def begin(low_res, summary, binarization, *others) -> Callable[[], list[transfer.HostAnswer]]:
+        name = binarization.geometry.height - 48
         happened.append(f"begin {name}")
-        finish = transfer.begin_transfer(low_res, summary, geometry, *others)
+        finish = transfer.begin_transfer(low_res, summary, binarization, *others)
         return lambda: happened.append(f"finish {name}") or finish()
 
     monkeypatch.setattr(pipeline, "begin_transfer", begin)
@@ -90,10 +90,10 @@ def test_answers_that_cannot_be_begun_early_for_lack_of_memory_are_computed_in_t
 ) -> None:
     begin, failures = pipeline.begin_transfer, [error]
 
-    def short_of_memory(low_res, summary, geometry, *others):
-        if geometry.height == 49 and failures:
+    def short_of_memory(low_res, summary, binarization, *others):
+        if binarization.geometry.height == 49 and failures:
             raise failures.pop()
-        return begin(low_res, summary, geometry, *others)
+        return begin(low_res, summary, binarization, *others)
 
     monkeypatch.setattr(pipeline, "begin_transfer", short_of_memory)
     check(answers(predictor), expected)
