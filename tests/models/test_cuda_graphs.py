@@ -40,6 +40,21 @@ def test_a_later_call_does_not_change_the_result_of_an_earlier_one_nor_its_input
     assert x.tolist() == [1, 2]
 
 
+def test_inputs_and_outputs_of_several_dtypes_and_layouts_keep_their_places() -> None:
+    """Copies to and from a recording are made together for each dtype."""
+
+    def shuffled(x: Tensor, flags: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return y.half(), flags, x.T, x[:, 1:], flags.logical_not(), x + y, x
+
+    call, generator = RecordedFunctions(CPURecorder()), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        x, y = (torch.randn(3, 4, generator=generator) for _ in range(2))
+        inputs = x, torch.randn(5, generator=generator) > 0, y.T.contiguous().T
+        for result, expected in zip(call("f", shuffled, *inputs), shuffled(*inputs), strict=True):
+            assert result.dtype == expected.dtype
+            assert torch.equal(result, expected)
+
+
 def test_many_threads_get_the_results_of_their_own_inputs() -> None:
     """The stand-in fails if two threads use recordings, which share memory, at once."""
     call = RecordedFunctions(CPURecorder())
