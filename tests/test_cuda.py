@@ -174,7 +174,7 @@ def test_the_gru_kernels_give_the_states_of_pytorch_on_the_cpu(
     with torch.no_grad():
         expected = stock(x)[0]
         directions = stack_directions(stock.to(GPU, dtype))
-        for _ in range(3):  # the states are missing again at the beginning of each call
+        for _ in range(3):  # the counters and the exchanged states start anew in each call
             assert (kernel(directions, x.to(GPU, dtype)).float().cpu() - expected).abs().max() < most
 
 

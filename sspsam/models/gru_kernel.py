@@ -2,16 +2,11 @@
 
 The steps of a GRU follow one after the other, and each is too small for a GPU: cuDNN launches two kernels for a step
 and direction, 308 for the 77 positions of a text. Here one launch computes all steps of both directions. The hidden
-units are divided among blocks, each of which keeps its rows of the weights in registers.
+units are divided among blocks, each of which keeps its rows of the weights in registers. After a step the blocks of a
+direction exchange their parts of the hidden state through memory, and wait for each other at a counter.
 
-A step needs the states of all blocks from the step before. The blocks exchange them through the result itself: it is
-filled with a NaN that no computation returns, and a block reads the states of the last step until none of them is that
-NaN. So every state says by itself whether it has been written, and nothing depends on the order in which the writes of
-a block become visible. A counter of finished blocks would need two more ways through memory in every step.
-
-Blocks that wait must all run at the same time. A cooperative launch guarantees that: it fails if not all blocks fit on
-the device. `gru.fused_gru` tries which variants a device can launch. Should a state be missing all the same, a block
-gives up after some seconds; its states are NaN then, which the check for finite answers notices.
+Blocks that wait must all run at the same time, or they would wait for ever. A cooperative launch guarantees that: it
+fails if not all blocks fit on the device. `gru.fused_gru` tries which variants a device can launch.
 
 - In float16, products on tensor cores serve all expressions. At 512 units a block needs 112 to 128 KB of shared memory,
   so that each takes a multiprocessor of its own: up to 32 expressions take 32 multiprocessors, more take 64. GPUs of
@@ -30,8 +25,7 @@ from torch.nn import functional as F
 
 _FEWEST_ROWS: Final = 16  # of a product on tensor cores
 _FLOAT32_UNITS: Final = 16  # of a block in float32
-_MISSING: Final = -1  # as an integer, the bits of a state that is not written yet; a GPU's NaN begins with a 0
-_MOST_READINGS: Final = 2**22  # of a launch in vain, about half a microsecond each
+_COUNTER_STRIDE: Final = 32  # 128 bytes between the counters of the two directions
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -39,14 +33,16 @@ def _bidirectional_gru(  # type: ignore[no-untyped-def]
     gates,  # (E, L, 2, 3H) products of the inputs, with the biases of the inputs
     weights,  # (2, 3H, H) of the hidden state
     biases,  # (2, 3H) of the hidden state
-    states,  # (E, L, 2, H) float16, with the bits of `_MISSING`; written
+    states,  # (E, L, 2, H), written
+    exchange,  # (2, 2, padded count, H) zeros: the hidden states of even and of odd steps
+    counters,  # zeros: how many blocks of a direction have finished how many steps
     length,
     count,
     width: tl.constexpr,
     units: tl.constexpr,
     blocks: tl.constexpr,
     padded_count: tl.constexpr,
-    most_readings: tl.constexpr,
+    counter_stride: tl.constexpr,
 ):
     direction = tl.program_id(0) // blocks
     own_units = (tl.program_id(0) % blocks) * units + tl.arange(0, units)
@@ -56,7 +52,7 @@ def _bidirectional_gru(  # type: ignore[no-untyped-def]
     reset_weight, update_weight, new_weight = _load_weights(weights + direction * 3 * width * width, own_units, width)
     reset_bias, update_bias, new_bias = _load_biases(biases + direction * 3 * width, own_units, width)
     own = tl.zeros((padded_count, units), tl.float32)  # this block's part of the hidden state
-    readings = 0
+    counter = counters + direction * counter_stride
     for step in range(length):
         position = step + direction * (length - 1 - 2 * step)
         line = (rows[:, None] * length + position) * 2 + direction
@@ -64,19 +60,19 @@ def _bidirectional_gru(  # type: ignore[no-untyped-def]
         reset_input = tl.load(gate, mask=is_row, other=0.0).to(tl.float32)
         update_input = tl.load(gate + width, mask=is_row, other=0.0).to(tl.float32)
         new_input = tl.load(gate + 2 * width, mask=is_row, other=0.0).to(tl.float32)
-        last_line = line - 2 + 4 * direction  # of the step before
-        last = states + last_line * width + inputs[None, :]
-        is_known = is_row & (step > 0)  # the first step begins with zeros
-        hidden = tl.load(last, mask=is_known, other=0.0, volatile=True)
-        while _any_missing(hidden, tl.int16) & (readings < most_readings):
-            hidden = tl.load(last, mask=is_known, other=0.0, volatile=True)
-            readings += 1
+        # past the first cache level, which does not see the writes of other blocks
+        read = exchange + ((step % 2) * 2 + direction) * padded_count * width
+        hidden = tl.load(read + rows[:, None] * width + inputs[None, :], cache_modifier=".cg")
         reset = tl.sigmoid(reset_input + reset_bias + tl.dot(hidden, reset_weight))
         update = tl.sigmoid(update_input + update_bias + tl.dot(hidden, update_weight))
         new = new_input + reset * (new_bias + tl.dot(hidden, new_weight))
         new = 2 * tl.sigmoid(2 * new) - 1  # the hyperbolic tangent
         own = (1 - update) * new + update * own
-        tl.store(states + line * width + own_units[None, :], own.to(tl.float16), mask=is_row, cache_modifier=".cg")
+        narrow = own.to(weights.dtype.element_ty)
+        written = exchange + (((step + 1) % 2) * 2 + direction) * padded_count * width
+        tl.store(written + rows[:, None] * width + own_units[None, :], narrow, cache_modifier=".cg")
+        tl.store(states + line * width + own_units[None, :], narrow, mask=is_row)
+        _wait_for_all(counter, blocks * (step + 1))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -84,41 +80,40 @@ def _bidirectional_gru_in_turn(  # type: ignore[no-untyped-def]
     gates,  # (E, L, 2, 3H) float32, products of the inputs, with the biases of the inputs
     weights,  # (2, 3H, H) float32, of the hidden state
     biases,  # (2, 3H) float32, of the hidden state
-    states,  # (E, L, 2, H) float32, with the bits of `_MISSING`; written
+    states,  # (E, L, 2, H) float32, written
+    exchange,  # (2, 2, E, H) zeros, float32: the hidden states of even and of odd steps
+    counters,  # zeros: how many blocks of a direction have finished how many steps
     length,
     count,
     width: tl.constexpr,
     units: tl.constexpr,
     blocks: tl.constexpr,
-    most_readings: tl.constexpr,
+    counter_stride: tl.constexpr,
 ):
     direction = tl.program_id(0) // blocks
     own_units = (tl.program_id(0) % blocks) * units + tl.arange(0, units)
     inputs = tl.arange(0, width)
     reset_weight, update_weight, new_weight = _load_weights(weights + direction * 3 * width * width, own_units, width)
     reset_bias, update_bias, new_bias = _load_biases(biases + direction * 3 * width, own_units, width)
-    readings = 0
+    counter = counters + direction * counter_stride
     for step in range(length):
         position = step + direction * (length - 1 - 2 * step)
-        is_known = step > 0  # the first step begins with zeros
         for row in range(count):
             line = (row * length + position) * 2 + direction
             gate = gates + line * 3 * width + own_units
-            reset_input, update_input, new_input = tl.load(gate), tl.load(gate + width), tl.load(gate + 2 * width)
-            last = states + (line - 2 + 4 * direction) * width  # of the step before
-            hidden = tl.load(last + inputs, mask=is_known, other=0.0, volatile=True)
-            own = tl.load(last + own_units, mask=is_known, other=0.0, volatile=True)  # this block's part of it
-            while (_any_missing(hidden, tl.int32) | _any_missing(own, tl.int32)) & (readings < most_readings):
-                hidden = tl.load(last + inputs, mask=is_known, other=0.0, volatile=True)
-                own = tl.load(last + own_units, mask=is_known, other=0.0, volatile=True)
-                readings += 1
-            column = hidden[:, None]  # (H, 1)
-            reset = tl.sigmoid(reset_input + reset_bias + tl.sum(column * reset_weight, axis=0))
-            update = tl.sigmoid(update_input + update_bias + tl.sum(column * update_weight, axis=0))
-            new = new_input + reset * (new_bias + tl.sum(column * new_weight, axis=0))
+            # past the first cache level, which does not see the writes of other blocks
+            read = exchange + (((step % 2) * 2 + direction) * count + row) * width
+            hidden = tl.load(read + inputs, cache_modifier=".cg")[:, None]  # (H, 1)
+            own = tl.load(read + own_units, cache_modifier=".cg")  # this block's part of the hidden state
+            reset = tl.sigmoid(tl.load(gate) + reset_bias + tl.sum(hidden * reset_weight, axis=0))
+            update = tl.sigmoid(tl.load(gate + width) + update_bias + tl.sum(hidden * update_weight, axis=0))
+            new = tl.load(gate + 2 * width) + reset * (new_bias + tl.sum(hidden * new_weight, axis=0))
             new = 2 * tl.sigmoid(2 * new) - 1  # the hyperbolic tangent
             own = (1 - update) * new + update * own
-            tl.store(states + line * width + own_units, own, cache_modifier=".cg")
+            written = exchange + ((((step + 1) % 2) * 2 + direction) * count + row) * width
+            tl.store(written + own_units, own, cache_modifier=".cg")
+            tl.store(states + line * width + own_units, own)
+        _wait_for_all(counter, blocks * (step + 1))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -136,11 +131,15 @@ def _load_biases(biases, own_units, width: tl.constexpr):  # type: ignore[no-unt
     return reset.to(tl.float32), update.to(tl.float32), new.to(tl.float32)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _any_missing(states, integer: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Return True if a state is not written yet; `integer` is a type of the same size."""
-    missing = states.to(integer, bitcast=True) == -1  # _MISSING
-    return tl.max(missing.to(tl.int32)) > 0
+@triton.jit
+def _wait_for_all(counter, expected):  # type: ignore[no-untyped-def]
+    """Wait until the blocks of a direction have finished a step."""
+    tl.debug_barrier()  # all threads of the block have written
+    tl.atomic_add(counter, 1, sem="release")
+    finished = tl.atomic_add(counter, 0, sem="acquire")
+    while finished < expected:
+        finished = tl.atomic_add(counter, 0, sem="acquire")
+    tl.debug_barrier()
 
 
 def bidirectional_gru(x: Tensor, weight_ih: Tensor, bias_ih: Tensor, weight_hh: Tensor, bias_hh: Tensor) -> Tensor:
@@ -153,21 +152,23 @@ def bidirectional_gru(x: Tensor, weight_ih: Tensor, bias_ih: Tensor, weight_hh: 
     """
     count, length, width = x.shape
     gates = F.linear(x, weight_ih, bias_ih)  # (E, L, 2*3H)
-    in_float32 = x.dtype is torch.float32
-    bits = torch.int32 if in_float32 else torch.int16
-    states = torch.full((count, length, 2 * width), _MISSING, dtype=bits, device=x.device).view(x.dtype)
-    tensors = gates, weight_hh, bias_hh, states
+    counters = torch.zeros(2 * _COUNTER_STRIDE, dtype=torch.int32, device=x.device)
+    states = x.new_empty(count, length, 2 * width)
+    weights = gates, weight_hh, bias_hh
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        if in_float32:
+        if x.dtype is torch.float32:
             blocks = width // _FLOAT32_UNITS
             _bidirectional_gru_in_turn[(2 * blocks,)](
-                *tensors,
+                *weights,
+                states,
+                x.new_zeros(2, 2, count, width),
+                counters,
                 length,
                 count,
                 width=width,
                 units=_FLOAT32_UNITS,
                 blocks=blocks,
-                most_readings=_MOST_READINGS,
+                counter_stride=_COUNTER_STRIDE,
                 num_warps=8,
                 launch_cooperative_grid=True,
             )
@@ -176,14 +177,17 @@ def bidirectional_gru(x: Tensor, weight_ih: Tensor, bias_ih: Tensor, weight_hh: 
         units, warps = (32, 4) if rows <= 32 else (16, 8)  # the fastest on an H200
         blocks = width // units
         _bidirectional_gru[(2 * blocks,)](
-            *tensors,
+            *weights,
+            states,
+            x.new_zeros(2, 2, rows, width),
+            counters,
             length,
             count,
             width=width,
             units=units,
             blocks=blocks,
             padded_count=rows,
-            most_readings=_MOST_READINGS,
+            counter_stride=_COUNTER_STRIDE,
             num_warps=warps,
             launch_cooperative_grid=True,
         )
