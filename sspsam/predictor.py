@@ -28,6 +28,7 @@ from sspsam.models import SSPSAM, DeviceModel
 from sspsam.segmentation.answers import AnswerSettings, PredictOptions
 from sspsam.segmentation.calibration import Calibration, CalibrationChoice, calibration_of, write_calibration
 from sspsam.segmentation.described import DescribedPredictor
+from sspsam.segmentation.image_batches import ImageBatches
 from sspsam.segmentation.pipeline import Pipeline
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
@@ -340,7 +341,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
             TextError, ConfigError, NumericalError: as `predict`.
         """
         settings = AnswerSettings.of(self._config, options, calibrated=self.calibration is not None)
-        outcomes = self._pipeline.answer_batch(images, texts, settings, batch_size, workers, return_errors)
+        outcomes = ImageBatches(self._pipeline, settings).answers(images, texts, batch_size, workers, return_errors)
         return outcomes if return_errors else cast(Iterator[list[Segmentation]], outcomes)
 
     def __reduce__(self) -> tuple[Any, ...]:

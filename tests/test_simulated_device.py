@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor
 from sspsam.errors import OutOfMemoryError, SSPSAMWarning
@@ -25,7 +26,7 @@ from sspsam.models import (
 )
 from sspsam.models.precision import network_on_device
 from sspsam.segmentation import summary, transfer
-from sspsam.segmentation.postprocessing import box_of_mask
+from sspsam.segmentation.postprocessing import box_of_mask, logits_on_image
 from sspsam.shapes import draw_scene
 from tests.support.calibrations import calibration_with
 from tests.support.device_mode import Record, operators_without_mps, simulated_device
@@ -270,10 +271,23 @@ def test_masks_that_are_fetched_in_parts_are_the_same(
     expected = predictor.predict(texts, embedding=embedding)
     monkeypatch.setattr(transfer, "_MASK_BYTES", 2 * PIXELS[..., 0].size)
     monkeypatch.setattr(transfer, "_LOGITS_BYTES", 1)
+    begin_part, rows = transfer._begin_part, []  # that memory is bounded is seen nowhere else
+
+    def counted(binarization: transfer.Binarization, with_foreground: bool, low_res: Tensor, *others: Tensor) -> object:
+        rows.append(len(low_res))
+        return begin_part(binarization, with_foreground, low_res, *others)
+
+    def of_one(low_res: Tensor, *others: object) -> Tensor:
+        assert len(low_res) == 1
+        return logits_on_image(low_res, *others)
+
+    monkeypatch.setattr(transfer, "_begin_part", counted)
+    monkeypatch.setattr(transfer, "logits_on_image", of_one)
     for result, answer in zip(predictor.predict(texts, embedding=embedding), expected, strict=True):
         assert np.array_equal(result.mask, answer.mask)
         assert result.mask_box == answer.mask_box == box_of_mask(answer.mask)
         assert (result.score, result.foreground_pixels) == (answer.score, answer.foreground_pixels)
+    assert rows == [2, 2, 2]
 
 
 def test_a_list_for_which_memory_does_not_suffice_is_answered_in_halves(

@@ -16,7 +16,7 @@ from sspsam.batch.records import Line
 from sspsam.devices import named_out_of_memory
 from sspsam.errors import BatchError, OutOfMemoryError, SSPSAMError
 from sspsam.segmentation.exports.answer_files import ANSWER_SUFFIXES, AnswerFormat, NamedAnswer, answer_file
-from sspsam.segmentation.pipeline import Outcome
+from sspsam.segmentation.image_batches import Outcome
 from sspsam.segmentation.result import Segmentation
 from sspsam.utils.files import make_directory, replace_file
 from sspsam.utils.paths import shown

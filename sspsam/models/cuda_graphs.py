@@ -131,8 +131,11 @@ class _Source:
         self._tensor: weakref.ref[Tensor] | None = None  # None: unknown
         self._version = 0  # PyTorch's count of the tensor's changes in place
 
-    def set(self, tensor: Tensor) -> None:
+    def forget(self) -> None:
         self._tensor = None
+
+    def set(self, tensor: Tensor) -> None:
+        self.forget()
         if not tensor.is_inference():  # PyTorch does not count the changes of inference tensors
             self._tensor, self._version = weakref.ref(tensor), tensor._version
 
@@ -185,6 +188,8 @@ class RecordedFunctions:
             for own, given, source in zip(recording.inputs, inputs, sources, strict=True)
             if not source.holds(given)  # further expressions come with the image of the first
         ]
+        for _, _, source in changed:
+            source.forget()
         _copy([own for own, _, _ in changed], [given for _, given, _ in changed])
         for _, given, source in changed:
             source.set(given)

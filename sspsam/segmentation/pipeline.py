@@ -1,26 +1,25 @@
 """The computation behind a predictor, on one device: encode images and texts, answer expressions."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 
 import torch
 
 from sspsam.config import ModelConfig
-from sspsam.devices import dtype_name, inference_context, not_finite, require_working_thread_pool
-from sspsam.errors import EmbeddingError, NoImageError, NumericalError, OutOfMemoryError, SSPSAMError, warn
+from sspsam.devices import dtype_name, inference_context, not_finite
+from sspsam.errors import EmbeddingError, NoImageError, NumericalError, warn
 from sspsam.identity import EncoderIdentity, PredictorIdentity
 from sspsam.images.cache import EmbeddingCache
 from sspsam.images.embedding import ImageEmbedding, require_fitting_encoders
 from sspsam.images.encoder import ImageEncoder
-from sspsam.images.loading import ImageInput, own_copy
+from sspsam.images.loading import ImageInput
 from sspsam.images.prepared import PreparedEmbeddings
-from sspsam.images.preprocessing import Geometry, PreprocessedImage
+from sspsam.images.preprocessing import Geometry
 from sspsam.models import DeviceModel, ExpressionFeatures, Prediction, PreparedImage
 from sspsam.models.device_model import expressions_per_pass
 from sspsam.segmentation.answers import AnswerSettings, to_segmentation
-from sspsam.segmentation.batch_inputs import check_batch_arguments, pair_images_with_texts
 from sspsam.segmentation.calibration import Calibration
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.summary import summarize
@@ -30,29 +29,12 @@ from sspsam.text.encoder import TextEncoder, TokenizedExpression, tokenizer_for
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
 from sspsam.utils.batching import (
-    compute_in_batches,
-    default_batch_size,
-    default_workers,
-    raise_error,
-    raise_first_error,
     raise_if_error,
-    result_or_error,
 )
 from sspsam.utils.memory import is_out_of_memory, release_memory
 
-Loaded = TypeVar("Loaded")
-Outcome = list[Segmentation] | SSPSAMError
-"""The answers about one image of a batch, or the error raised for the image."""
 
-
-class _LoadedImage(NamedTuple):
-    """An image of a batch and its expressions, both ready for the model."""
-
-    image: PreprocessedImage
-    expressions: Sequence[TokenizedExpression]
-
-
-class _PendingAnswers(NamedTuple):
+class PendingAnswers(NamedTuple):
     """Answers to a batch of expressions about one image that the device may still be computing.
 
     Args:
@@ -194,7 +176,7 @@ class Pipeline:
         while len(results) < len(expressions):
             try:
                 batch = expressions[len(results) : len(results) + batch_size]
-                results += self._finish(self._begin(embedding, batch, settings), embedding, settings, image_is_finite)
+                results += self.finish(self.begin(embedding, batch, settings), embedding, settings, image_is_finite)
                 continue
             except (RuntimeError, MemoryError) as error:
                 batch_size = min(batch_size, len(expressions)) // 2
@@ -205,9 +187,9 @@ class Pipeline:
             warn(f"not enough memory for all expressions at once: {batch_size} at a time are answered")
         return results
 
-    def _begin(
+    def begin(
         self, embedding: ImageEmbedding, expressions: Sequence[TokenizedExpression], settings: AnswerSettings
-    ) -> _PendingAnswers:
+    ) -> PendingAnswers:
         """Queue the answers to a batch of expressions on the device."""
         with inference_context(self.identity.device):
             # Image: everything that depends on the image alone
@@ -218,16 +200,16 @@ class Pipeline:
 
             # Segmentation: text features -> logits -> masks
             prediction, finish = self._segment(self.model, image, features, geometry, settings)
-            return _PendingAnswers(expressions, geometry, prediction, finish)
+            return PendingAnswers(expressions, geometry, prediction, finish)
 
-    def _finish(
+    def finish(
         self,
-        pending: _PendingAnswers,
+        pending: PendingAnswers,
         embedding: ImageEmbedding,
         settings: AnswerSettings,
-        image_is_finite: Callable[[], bool],
+        image_is_finite: Callable[[], bool] = lambda: True,
     ) -> list[Segmentation]:
-        """Wait for the answers to a batch of expressions."""
+        """Wait for the answers to a batch of expressions; see `answer`."""
         expressions, geometry, prediction, finish = pending
         with inference_context(self.identity.device):
             results = []
@@ -265,7 +247,7 @@ class Pipeline:
         geometry: Geometry,
         settings: AnswerSettings,
     ) -> tuple[Prediction, Callable[[], list[HostAnswer]]]:
-        """Return the prediction about one image on the device, and `finish` of `_PendingAnswers`."""
+        """Return the prediction about one image on the device, and `finish` of `PendingAnswers`."""
         prediction, summary = model.segment(image, features, self._summarize)
         sizes = self._config.architecture
         rule = TargetRule(
@@ -274,42 +256,6 @@ class Pipeline:
         decide = partial(rule.decide, geometry=geometry, sam_size=sizes.sam.image_size, clip_size=sizes.clip.image_size)
         binarization = Binarization(geometry, sizes.sam.image_size, settings.threshold)
         return prediction, begin_transfer(prediction.low_res, summary, binarization, decide, rule.needs_features)
-
-    def answer_batch(
-        self,
-        images: Iterable[ImageInput],
-        texts: Iterable[str] | Iterable[Sequence[str]],
-        settings: AnswerSettings,
-        batch_size: int | None,
-        workers: int | None,
-        return_errors: bool,
-    ) -> Iterator[Outcome]:
-        """Answer about many images, lazily.
-
-        Args:
-            images, texts: of `SSPSAMPredictor.predict_batch`.
-            settings: of the answers.
-            batch_size: images that are encoded together; None: the default of the device.
-            workers: threads that load images; None: the default of the device.
-            return_errors: whether the error of an image takes the place of its answers, instead of being raised.
-
-        Yields:
-            The answers about each image, or its error.
-        """
-        check_batch_arguments(images, texts, batch_size, workers)
-        require_working_thread_pool()  # once, not for each image
-        tokenize: Callable[..., Any] = partial(result_or_error, self.tokenize) if return_errors else self.tokenize
-        pairs = pair_images_with_texts(images, texts, tokenize)
-        outcomes = compute_in_batches(
-            # copied in this thread: the caller may change an image while a thread waits to load it
-            ((_loaded_or_error(own_copy, image, settings.max_pixels), expressions) for image, expressions in pairs),
-            partial(self._load, settings),
-            partial(self._answer_loaded, settings),
-            batch_size=batch_size or default_batch_size(self.identity.device),
-            workers=workers or default_workers(self.identity.device),
-            on_single_item_oom=(lambda error: error) if return_errors else raise_error,
-        )
-        return outcomes if return_errors else raise_first_error(outcomes)
 
     def _chosen_embedding(self, embedding: ImageEmbedding | NotGiven, current: ImageEmbedding | None) -> ImageEmbedding:
         """Return the given embedding, or that of the image of `set_image`."""
@@ -333,64 +279,3 @@ class Pipeline:
             raise EmbeddingError(
                 f"the embedding has tensors of shapes {shapes}; this model makes {self._embedding_shapes}"
             )
-
-    def _load(
-        self,
-        settings: AnswerSettings,
-        pair: tuple[ImageInput | SSPSAMError, Sequence[TokenizedExpression] | SSPSAMError],
-    ) -> _LoadedImage | SSPSAMError:
-        """Load and preprocess one image of a batch; called by a thread."""
-        image, expressions = pair
-        if isinstance(expressions, SSPSAMError):
-            return expressions
-        if isinstance(image, SSPSAMError):
-            return image
-        preprocessed = _loaded_or_error(self.images.preprocess, image, settings.max_pixels)
-        return preprocessed if isinstance(preprocessed, SSPSAMError) else _LoadedImage(preprocessed, expressions)
-
-    def _answer_loaded(self, settings: AnswerSettings, items: list[_LoadedImage | SSPSAMError]) -> list[Outcome]:
-        """Encode the images of a batch together, then answer the expressions of each; errors keep their places.
-
-        A GPU computes the answers about an image while the host finishes those about the image before.
-        """
-        embeddings = iter(self.images.encode([item.image for item in items if isinstance(item, _LoadedImage)]))
-        outcomes: list[Outcome] = []
-        waiting: list[Callable[[], list[Segmentation]]] = []
-        for item in items:
-            if isinstance(item, SSPSAMError):
-                waiting.append(partial(raise_error, item))
-            else:
-                waiting.append(self._begin_image(next(embeddings), item.expressions, settings, len(items)))
-            if len(waiting) > 1:
-                outcomes.append(result_or_error(waiting.pop(0)))
-        return outcomes + [result_or_error(finish) for finish in waiting]
-
-    def _begin_image(
-        self,
-        embedding: ImageEmbedding | SSPSAMError,
-        expressions: Sequence[TokenizedExpression],
-        settings: AnswerSettings,
-        images: int,
-    ) -> Callable[[], list[Segmentation]]:
-        """Queue the answers about one of several images on a GPU, and return a function that waits for them.
-
-        Where nothing is queued, for example for lack of memory, the function computes them or raises the error.
-        """
-        if isinstance(embedding, SSPSAMError):
-            return partial(raise_error, embedding)
-        device = self.identity.device
-        if device.type == "cuda" and images > 1 and len(expressions) <= expressions_per_pass(device):
-            with suppress(SSPSAMError, torch.OutOfMemoryError, MemoryError):
-                pending = self._begin(embedding, expressions, settings)
-                return partial(self._finish, pending, embedding, settings, lambda: True)
-        return partial(self.answer, embedding, expressions, settings)
-
-
-def _loaded_or_error(
-    load: Callable[[ImageInput, int], Loaded], image: ImageInput, max_pixels: int
-) -> Loaded | SSPSAMError:
-    """Return what `load` makes of an image, or the error; a lack of memory while loading is an error of this image."""
-    try:
-        return result_or_error(load, image, max_pixels)
-    except MemoryError:
-        return OutOfMemoryError("not enough memory to load the image")

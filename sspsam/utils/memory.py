@@ -1,5 +1,7 @@
 """A lack of memory: its message, how it is recognised, and memory that is returned."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -28,3 +30,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES
     )
+
+
+@contextmanager
+def out_of_memory_suppressed() -> Iterator[None]:
+    """End the block at an error that means a lack of memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise

@@ -40,8 +40,15 @@ def test_a_later_call_does_not_change_the_result_of_an_earlier_one_nor_its_input
     assert x.tolist() == [1, 2]
 
 
-def test_inputs_and_outputs_of_several_dtypes_and_layouts_keep_their_places() -> None:
+def test_inputs_and_outputs_of_several_dtypes_and_layouts_keep_their_places(monkeypatch) -> None:
     """Copies to and from a recording are made together for each dtype."""
+    copy, copied = torch._foreach_copy_, []
+
+    def counted(targets, sources, **options) -> None:
+        copied.append({tensor.dtype for tensor in (*targets, *sources)})
+        copy(targets, sources, **options)
+
+    monkeypatch.setattr(torch, "_foreach_copy_", counted)
 
     def shuffled(x: Tensor, flags: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         return y.half(), flags, x.T, x[:, 1:], flags.logical_not(), x + y, x
@@ -53,6 +60,8 @@ def test_inputs_and_outputs_of_several_dtypes_and_layouts_keep_their_places() ->
         for result, expected in zip(call("f", shuffled, *inputs), shuffled(*inputs), strict=True):
             assert result.dtype == expected.dtype
             assert torch.equal(result, expected)
+    assert all(len(dtypes) == 1 for dtypes in copied)
+    assert len(copied) == 3 * (2 + 3)  # two dtypes of inputs, three of outputs
 
 
 def test_many_threads_get_the_results_of_their_own_inputs() -> None:
@@ -150,6 +159,23 @@ def test_a_use_that_fails_is_waited_for_by_the_next_one(monkeypatch) -> None:
             call("f", square_and_sum, torch.full((2,), 5.0), torch.ones(2))
     assert not recorder.busy
     assert call("f", square_and_sum, torch.full((2,), 3.0), torch.ones(2))[0].tolist() == [9, 9]
+
+
+def test_an_input_of_which_the_copy_failed_is_copied_again(monkeypatch) -> None:
+    call = RecordedFunctions(CPURecorder())
+    x, y = torch.ones(2), torch.ones(2)
+    call("f", square_and_sum, x, y)
+    copy = torch._foreach_copy_
+
+    def half(targets, sources, **options) -> None:
+        copy(targets[:1], sources[:1], **options)
+        raise RuntimeError("CUDA error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "_foreach_copy_", half)
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            call("f", square_and_sum, torch.full((2,), 5.0), torch.zeros(2))
+    assert [tensor.tolist() for tensor in call("f", square_and_sum, x, y)] == [[1, 1], [2, 2]]
 
 
 def out_of_memory(*_: object) -> None:

@@ -91,6 +91,7 @@ class SummaryKernels(_Kernels):
     """In the place of `sspsam.segmentation.summary_kernel`; the name of a result is the number of its column."""
 
     def summarize(self, prediction: Prediction, pixels: Tensor) -> Tensor:
+        assert {tensor.dtype for tensor in prediction} == {float32}
         table = summary.summarize_with_pytorch(prediction, pixels)
         for column in range(table.shape[1]):
             table[:, column] = self._spoil(str(column), table[:, column])
