@@ -28,9 +28,7 @@ from sspsam.segmentation.transfer import Binarization, HostAnswer, begin_transfe
 from sspsam.text.encoder import TextEncoder, TokenizedExpression, tokenizer_for
 from sspsam.text.tokenizer import Tokenizer
 from sspsam.utils.arguments import NOT_GIVEN, NotGiven
-from sspsam.utils.batching import (
-    raise_if_error,
-)
+from sspsam.utils.batching import raise_if_error
 from sspsam.utils.memory import is_out_of_memory, release_memory
 
 
