@@ -8,13 +8,15 @@ direction exchange their parts of the hidden state through memory, and wait for 
 Blocks that wait must all run at the same time, or they would wait for ever. A cooperative launch guarantees that: it
 fails if not all blocks fit on the device. `gru.fused_gru` tries which variants a device can launch.
 
-- In float16, products on tensor cores serve all expressions. At 512 units a block needs 112 to 128 KB of shared memory,
-  so that each takes a multiprocessor of its own: up to 32 expressions take 32 multiprocessors, more take 64. GPUs of
-  compute capability 8.6, 8.9 and 12.0 have 99 KB for a block.
+- In float16, products on tensor cores serve all expressions. At 512 units a block of 32 units needs 112 to 128 KB of
+  shared memory, so that each takes a multiprocessor of its own: up to 32 expressions take 32 multiprocessors. GPUs of
+  compute capability 8.6, 8.9 and 12.0 have 99 KB for a block, and get blocks of 16 units with 64 to 80 KB, on 64
+  multiprocessors. More than 32 expressions take blocks of 16 units, too, with 112 to 116 KB.
 - In float32, sums of products serve one expression after the other. At 512 units the weights take most of the registers
   of 64 multiprocessors.
 """
 
+from functools import cache
 from typing import Final
 
 import torch
@@ -24,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _FEWEST_ROWS: Final = 16  # of a product on tensor cores
+_SHARED_BYTES: Final = 256  # that a block of 32 units for 32 expressions needs for each of the H hidden units
 _FLOAT32_UNITS: Final = 16  # of a block in float32
 _COUNTER_STRIDE: Final = 32  # 128 bytes between the counters of the two directions
 
@@ -174,7 +177,7 @@ def bidirectional_gru(x: Tensor, weight_ih: Tensor, bias_ih: Tensor, weight_hh: 
             )
             return states
         rows = max(_FEWEST_ROWS, 1 << (count - 1).bit_length())  # 16, 32 or 64, as in `gru.fused_gru`
-        units, warps = (32, 4) if rows <= 32 else (16, 8)  # the fastest on an H200
+        units, warps = _block_size(rows, width, _shared_memory(x.device))
         blocks = width // units
         _bidirectional_gru[(2 * blocks,)](
             *weights,
@@ -192,3 +195,22 @@ def bidirectional_gru(x: Tensor, weight_ih: Tensor, bias_ih: Tensor, weight_hh: 
             launch_cooperative_grid=True,
         )
     return states
+
+
+def _block_size(rows: int, width: int, shared_memory: int) -> tuple[int, int]:
+    """Return the hidden units of a block in float16, and its number of warps: the fastest on an H200, if they fit.
+
+    Args:
+        rows: of the product, for the expressions.
+        width: H.
+        shared_memory: see `_shared_memory`.
+    """
+    return (32, 4) if rows <= 32 and shared_memory >= _SHARED_BYTES * width else (16, 8)
+
+
+@cache
+def _shared_memory(device: torch.device) -> int:
+    """Return the bytes of shared memory that a block may use at most."""
+    properties = triton.runtime.driver.active.utils.get_device_properties(device.index)
+    most: int = properties["max_shared_mem"]
+    return most

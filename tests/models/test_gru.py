@@ -47,6 +47,14 @@ with torch.no_grad():
         exchange = torch.zeros(2, 2, 16, width, dtype=torch.float16)
         half = states(gru_kernel._bidirectional_gru, torch.float16, gates, width, exchange, 0, padded_count=16)
         differences[f"float16, {count}"] = float((half - expected).abs().max()) / 1000
+        exchange = torch.zeros(2, 2, 16, width, dtype=torch.float16)
+        step = states(
+            gru_kernel._bidirectional_gru, torch.float16, gates[:, :1].contiguous(), 16, exchange, 1000, padded_count=16
+        )
+        expected_step = gru(x[:, :1])[0]
+        differences[f"one step of several blocks in float16, {count}"] = (
+            float((step - expected_step).abs().max()) / 1000
+        )
         in_turn = gru_kernel._bidirectional_gru_in_turn
         full = states(in_turn, torch.float32, gates, width, torch.zeros(2, 2, count, width), 0)
         differences[f"float32, {count}"] = float((full - expected).abs().max())
@@ -63,8 +71,25 @@ json.dump(differences, sys.stdout)
 @needs_triton
 def test_the_kernels_give_pytorch_s_states_in_the_interpreter() -> None:
     differences = json.loads(interpreted(INTERPRETED))
-    assert len(differences) == 8
+    assert len(differences) == 10
     assert {name: value for name, value in differences.items() if not value < 2e-6} == {}
+
+
+BLOCK_SIZES = """
+from sspsam.models.gru_kernel import _block_size
+
+H100, A100, RTX_4090 = (kilobytes << 10 for kilobytes in (227, 163, 99))  # shared memory of a block
+assert [_block_size(rows, 512, H100)[0] for rows in (16, 32, 64)] == [32, 32, 16]
+assert [_block_size(rows, 512, A100)[0] for rows in (16, 32, 64)] == [32, 32, 16]
+assert [_block_size(rows, 512, RTX_4090)[0] for rows in (16, 32, 64)] == [16, 16, 16]
+assert _block_size(32, 128, RTX_4090)[0] == 32
+assert _block_size(16, 1024, H100)[0] == 16
+"""
+
+
+@needs_triton
+def test_a_block_has_fewer_units_where_its_weights_would_not_fit() -> None:
+    interpreted(BLOCK_SIZES)
 
 
 @pytest.fixture
