@@ -51,7 +51,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
             precision; norms, softmax, residuals and similarities are float32. None: float16 on a CUDA GPU,
             float32 elsewhere.
         compile: whether to compile SAM's image encoder with `torch.compile` at its first use, for services on a GPU: it
-            needs a C++ compiler and about 20 s, and saves a few per cent of the time of a new image (`docs/gpu.md`).
+            needs a C++ compiler and about 20 s, and may shorten the time of a new image (`docs/gpu.md`).
         embedding_cache: folder or `EmbeddingCache` for embeddings on disk; None: no cache. It is used by models that
             were loaded from a checkpoint, since other models have no lasting identity.
         checkpoint: source of `model`, passed by `from_pretrained`. None: the model was made in memory.

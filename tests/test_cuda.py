@@ -178,6 +178,23 @@ def test_the_gru_kernels_give_the_states_of_pytorch_on_the_cpu(
             assert (kernel(directions, x.to(GPU, dtype)).float().cpu() - expected).abs().max() < most
 
 
+@pytest.mark.parametrize("count", [1, 16, 32])
+def test_the_smaller_blocks_of_gpus_with_little_shared_memory_give_the_same_states(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fused_gru(512, count, torch.float16, GPU) is None:
+        pytest.skip("the kernel does not run on this GPU, or Triton finds no C compiler")
+    from sspsam.models import gru_kernel
+
+    gru = torch.nn.GRU(512, 512, batch_first=True, bidirectional=True).to(GPU, torch.float16)
+    x = torch.randn(count, 77, 512, device=GPU, dtype=torch.float16)
+    with torch.no_grad():
+        expected = gru_kernel.bidirectional_gru(x, *stack_directions(gru))
+        monkeypatch.setattr(gru_kernel, "_shared_memory", lambda device: 99 << 10)
+        states = gru_kernel.bidirectional_gru(x, *stack_directions(gru))
+    assert (states.float() - expected.float()).abs().max() < 3e-3
+
+
 @pytest.mark.parametrize(("tokens", "width"), [((1, 77), 512), ((1, 577), 1024), ((3, 4096), 256), ((64, 85), 256)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_norm_kernels_give_the_results_of_pytorch(tokens: tuple[int, int], width: int, dtype: torch.dtype) -> None:

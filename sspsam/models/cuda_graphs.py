@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sspsam.errors import SSPSAMError
+from sspsam.models.kernels import copy_together
 from sspsam.utils.memory import is_out_of_memory
 from sspsam.utils.paths import first_line
 from sspsam.utils.switches import switched_on
@@ -231,7 +232,7 @@ def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     for pair in zip(targets, sources, strict=True):
         pairs_of.setdefault(pair[0].dtype, []).append(pair)
     for pairs in pairs_of.values():
-        torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs], non_blocking=True)
+        copy_together([target for target, _ in pairs], [source for _, source in pairs])
 
 
 def recorded_functions(device: torch.device) -> RecordedFunctions | None:

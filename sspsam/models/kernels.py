@@ -13,7 +13,7 @@ import math
 import threading
 import types
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Final, Literal
 
@@ -178,6 +178,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tenso
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend by two products with the matrix of scores between them; (..., tokens, d) each -> the same."""
     return (q / math.sqrt(q.shape[-1]) @ k.mT).softmax(dim=-1) @ v
+
+
+def copy_together(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy tensors to others of the same shapes and of one dtype: on a GPU with one launch, where PyTorch can."""
+    try:
+        torch._foreach_copy_(list(targets), list(sources), non_blocking=True)  # as PyTorch's optimizers do
+    except AttributeError:
+        for target, source in zip(targets, sources, strict=True):
+            target.copy_(source, non_blocking=True)
 
 
 @cache

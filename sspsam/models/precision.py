@@ -125,7 +125,7 @@ class OnDemand(nn.Module):
         return self._on_device()(*arguments, **keywords)
 
     def forward_with_columns(self, *arguments: Any) -> Any:
-        """Do the same for the other forward pass of SAM's blocks."""
+        """Copy the block's weights to the device and call this method of the copy; see `image_encoder.Block`."""
         return self._on_device().forward_with_columns(*arguments)
 
     def _on_device(self) -> Any:

@@ -104,39 +104,38 @@ class ImageBatches:
         loaded = [item for item in items if isinstance(item, _LoadedImage)]
         embeddings = iter(self._pipeline.images.encode([item.image for item in loaded]))
         outcomes: list[Outcome] = []
-        waiting: list[Callable[[], list[Segmentation]]] = []
+        waiting: list[Callable[[], list[Segmentation]]] = []  # none or one
         for item in items:
-            if isinstance(item, SSPSAMError):
-                waiting.append(partial(raise_error, item))
+            embedding, expressions = (
+                (item, []) if isinstance(item, SSPSAMError) else (next(embeddings), item.expressions)
+            )
+            pending = [] if isinstance(embedding, SSPSAMError) else self._begin(embedding, expressions)
+            outcomes += [result_or_error(finish) for finish in waiting]
+            waiting = []
+            if isinstance(embedding, SSPSAMError):
+                outcomes.append(embedding)
+            elif pending:
+                waiting = [partial(self._finish, pending, embedding, expressions)]
             else:
-                waiting.append(self._begin(next(embeddings), item.expressions))
-            if len(waiting) > 1:
-                outcomes.append(result_or_error(waiting.pop(0)))
+                outcomes.append(result_or_error(self._pipeline.answer, embedding, expressions, self._settings))
         return outcomes + [result_or_error(finish) for finish in waiting]
 
-    def _begin(
-        self, embedding: ImageEmbedding | SSPSAMError, expressions: Sequence[TokenizedExpression]
-    ) -> Callable[[], list[Segmentation]]:
-        """Queue the answers about an image on a GPU, and return a function that waits for them.
-
-        Where nothing is queued, for example for lack of memory, the function computes them or raises the error.
-        """
-        if isinstance(embedding, SSPSAMError):
-            return partial(raise_error, embedding)
+    def _begin(self, embedding: ImageEmbedding, expressions: Sequence[TokenizedExpression]) -> list[PendingAnswers]:
+        """Queue the answers about an image on a GPU; the list is empty if that is not possible or memory is lacking."""
         pending: list[PendingAnswers] = []
         if self._device.type == "cuda" and 0 < len(expressions) <= expressions_per_pass(self._device):
             with suppress(SSPSAMError), out_of_memory_suppressed():
                 pending.append(self._pipeline.begin(embedding, expressions, self._settings))
-        return partial(self._finish, pending, embedding, expressions)
+        return pending
 
     def _finish(
         self, pending: list[PendingAnswers], embedding: ImageEmbedding, expressions: Sequence[TokenizedExpression]
     ) -> list[Segmentation]:
-        """Return the answers that are pending, or compute them if there are none or memory does not suffice."""
+        """Return the answers that are pending, or compute them anew if memory does not suffice."""
+        results = None
         with out_of_memory_suppressed():
-            if pending:
-                return self._pipeline.finish(pending.pop(), embedding, self._settings)
-        return self._pipeline.answer(embedding, expressions, self._settings)
+            results = self._pipeline.finish(pending.pop(), embedding, self._settings)  # so that `answer` can free them
+        return self._pipeline.answer(embedding, expressions, self._settings) if results is None else results
 
 
 def _loaded_or_error(

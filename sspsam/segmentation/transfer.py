@@ -69,7 +69,7 @@ class Binarization(NamedTuple):
 
     @property
     def pixels(self) -> int:
-        """Of a mask."""
+        """Number of pixels of a mask."""
         return self.geometry.height * self.geometry.width
 
 

@@ -1,6 +1,7 @@
 """Lazy batches: threads load the next items while the caller's thread computes with the current batch."""
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,16 +40,22 @@ def result_or_error(function: Callable[..., Result], *arguments: Any, **keywords
 
     Errors for lack of memory are not caught: `compute_in_batches` handles them.
     """
+    handled = sys.exception()  # of the caller; it becomes the context of an error
     try:
         return function(*arguments, **keywords)
     except SSPSAMError as error:
-        return without_traceback(error)
+        return without_traceback(error, handled)
 
 
-def without_traceback(error: SSPSAMError) -> SSPSAMError:
-    """Return the error without its frames, so that keeping the error keeps none of their variables alive."""
+def without_traceback(error: SSPSAMError, handled: BaseException | None = None) -> SSPSAMError:
+    """Return the error without its frames, so that keeping the error keeps none of their variables alive.
+
+    Args:
+        error: with its causes and contexts.
+        handled: an exception that is no part of the error; its frames stay.
+    """
     cause: BaseException | None = error
-    while cause is not None:
+    while cause is not None and cause is not handled:
         cause.__traceback__ = None
         cause = cause.__cause__ or cause.__context__
     return error

@@ -29,6 +29,15 @@ def test_the_gru_stops_at_the_last_word_and_starts_in_the_padding_as_the_authors
     assert torch.equal(features.words, projected)
 
 
+@pytest.mark.parametrize("length", [1, 8, 9])
+def test_the_attention_to_words_has_every_position_of_the_text(length: int) -> None:
+    adapter = LinguisticAttentionAdapter(12, 16)
+    features = adapter(torch.randn(2, 9, 12), torch.arange(9).expand(2, 9) >= length)
+    assert features.word_attention.shape == (2, 9)
+    assert torch.allclose(features.word_attention.sum(dim=1), torch.ones(2))
+    assert not features.word_attention[:, length:].any()
+
+
 @pytest.mark.parametrize("inside", [False, True])
 def test_the_verification_context_is_that_of_the_stock_attention(inside: bool) -> None:
     """Padding after the words only, or between them too: CLIP's id of an exclamation mark is that of padding."""

@@ -138,8 +138,10 @@ def test_answers_for_which_memory_does_not_suffice_beside_those_before_are_compu
     monkeypatch.setattr(pipeline, "begin_transfer", transfers)
     check(answers(predictor), expected)
     assert not transfers.errors
-    begun = [] if early else ["begin 1"]
-    assert events == ["begin 0", *begun, "finish 0", "begin 2", "begin 1", "finish 1", "finish 2"]
+    if early:
+        assert events == [f"{step} {image}" for image in range(3) for step in ("begin", "finish")]
+    else:
+        assert events == ["begin 0", "begin 1", "finish 0", "begin 2", "begin 1", "finish 1", "finish 2"]
 
 
 def test_an_error_of_one_image_takes_the_place_of_its_answers(predictor, events, expected, monkeypatch) -> None:

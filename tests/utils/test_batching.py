@@ -248,3 +248,18 @@ def test_return_errors_yields_an_error_of_the_answer_in_the_place_of_its_image(p
     assert [type(outcome) for outcome in outcomes] == [list, errors.NumericalError, list]
     with pytest.raises(errors.NumericalError):
         list(predictor.predict_batch(images[:3], TEXTS))
+
+
+def test_errors_in_the_place_of_answers_leave_the_exception_that_a_caller_handles(predictor, images) -> None:
+    def handled() -> None:
+        raise KeyError("of the caller")
+
+    try:
+        handled()
+    except KeyError as error:
+        outcomes = list(predictor.predict_batch([images[0], "missing.png", None], ["a"], return_errors=True))
+        assert [type(outcome).__name__ for outcome in outcomes[1:]] == ["ImageNotFoundError", "ImageTypeError"]
+        frame = error.__traceback__
+        assert frame is not None
+        assert frame.tb_next is not None
+        assert frame.tb_next.tb_frame.f_code.co_name == "handled"
