@@ -257,8 +257,8 @@ def test_errors_in_the_place_of_answers_leave_the_exception_that_a_caller_handle
     try:
         handled()
     except KeyError as error:
-        outcomes = list(predictor.predict_batch([images[0], "missing.png", None], ["a"], return_errors=True))
-        assert [type(outcome).__name__ for outcome in outcomes[1:]] == ["ImageNotFoundError", "ImageTypeError"]
+        outcomes = list(predictor.predict_batch([images[0], "missing.png"], [[" "], ["a"]], return_errors=True))
+        assert [type(outcome).__name__ for outcome in outcomes] == ["TextError", "ImageNotFoundError"]
         frame = error.__traceback__
         assert frame is not None
         assert frame.tb_next is not None
