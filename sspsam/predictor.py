@@ -31,7 +31,7 @@ from sspsam.segmentation.described import DescribedPredictor
 from sspsam.segmentation.image_batches import ImageBatches
 from sspsam.segmentation.pipeline import Pipeline
 from sspsam.segmentation.result import Segmentation
-from sspsam.utils.arguments import NOT_GIVEN, NotGiven
+from sspsam.utils.arguments import NOT_GIVEN, NotGiven, true_or_false
 
 
 class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
@@ -76,17 +76,17 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
         encoders_of: "SSPSAMPredictor | None" = None,
         calibration: Calibration | None = None,
     ) -> None:
-        chosen = checked_device(device)
+        chosen, compiled = checked_device(device), true_or_false("compile", compile)
         precision = default_dtype(chosen) if dtype is None else checked_dtype(dtype)
         if model.config != config.architecture:
             raise ConfigError("the configuration describes another architecture than that of the model")
         if not isinstance(embedding_cache, EmbeddingCache | None):
             embedding_cache = EmbeddingCache(embedding_cache)
         identity = PredictorIdentity.of(config, checkpoint, chosen, precision)
-        self._model, self._compile = model.eval(), compile
+        self._model, self._compile = model.eval(), compiled
         shared = None if encoders_of is None else encoders_of._pipeline
         encoder_model = None if shared is None else shared.model
-        on_device = DeviceModel.of(model, chosen, precision, compiled=compile, encoders_of=encoder_model)
+        on_device = DeviceModel.of(model, chosen, precision, compiled=compiled, encoders_of=encoder_model)
         encoders = shared.encoders if shared is not None else encoder_identity(model, config, checkpoint)
         super().__init__(config, Pipeline.of(on_device, config, identity, embedding_cache, encoders, calibration))
         self._embedding: ImageEmbedding | None = None  # of set_image
@@ -136,6 +136,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
         """
         require_working_thread_pool()
         chosen = checked_device(device)
+        true_or_false("compile", compile)  # before files are downloaded
         options = hub.HubOptions.of(revision, cache_dir, local_files_only, token)
         loaded, file = load_by_name(name_or_path, options, repository, verify)
         presence = calibration_of(calibration, file.path, loaded.config.fingerprint)
@@ -341,6 +342,7 @@ class SSPSAMPredictor(CheckpointWriter, DescribedPredictor):
             TextError, ConfigError, NumericalError: as `predict`.
         """
         settings = AnswerSettings.of(self._config, options, calibrated=self.calibration is not None)
+        return_errors = true_or_false("return_errors", return_errors)
         outcomes = ImageBatches(self._pipeline, settings).answers(images, texts, batch_size, workers, return_errors)
         return outcomes if return_errors else cast(Iterator[list[Segmentation]], outcomes)
 

@@ -15,8 +15,10 @@ from PIL import Image
 import sspsam
 from sspsam import ImageEmbedding, Segmentation, SSPSAMPredictor
 from sspsam.batch import run_batch
+from sspsam.evaluation.run import run_evaluation
+from sspsam.finetuning.job import FinetuneJob
 from sspsam.images import load_image
-from sspsam.segmentation import to_coco
+from sspsam.segmentation import draw, to_coco
 from sspsam.shapes import draw_scene
 from tests.support.command import run_command
 
@@ -133,6 +135,49 @@ CALLS: list[tuple[str, Callable[[SSPSAMPredictor], object], str]] = [
         "'yes' for offline",
         lambda _: SSPSAMPredictor.from_pretrained("shapes", local_files_only="yes"),
         r"local_files_only must be True or False",
+    ),
+    (
+        "'no' for compile",
+        lambda _: SSPSAMPredictor.from_pretrained("shapes", compile="no"),
+        r"compile must be True or False, not 'no'",
+    ),
+    (
+        "'no' for errors in the place of answers",
+        lambda p: p.predict_batch([PIXELS], ["x"], return_errors="no"),
+        r"return_errors must be True or False",
+    ),
+    ("'no' for a shared checkpoint", lambda p: p.save_pretrained("unwritten", shared="no"), r"shared must be True or"),
+    ("'no' for a private repository", lambda p: p.push_to_hub("a/b", private="no"), r"private must be True or False"),
+    (
+        "'no' for a box",
+        lambda p: p.predict("x", image=PIXELS).overlay(draw_box="no"),
+        r"draw_box must be True or False",
+    ),
+    (
+        "'no' for instances",
+        lambda p: to_coco({"a.png": p.predict(["x"], image=PIXELS)}, instances="no"),
+        r"instances must be True or False",
+    ),
+    (
+        "'no' for polygons",
+        lambda p: to_coco({"a.png": p.predict(["x"], image=PIXELS)}, polygons="no"),
+        r"polygons must be True or False",
+    ),
+    (
+        "'no' for overwriting an evaluation",
+        lambda p: run_evaluation(None, predictor=p, overwrite="no"),
+        r"overwrite must be True or False",
+    ),
+    (
+        "'no' for overwriting a checkpoint",
+        lambda _: FinetuneJob(None, None, None, overwrite="no"),
+        r"overwrite must be True or False",
+    ),
+    ("'no' for outlines", lambda p: draw(PIXELS, p.predict(["x"], image=PIXELS), outlines="no"), r"outlines must be"),
+    (
+        "'no' for a dark figure",
+        lambda p: p.predict("x", image=PIXELS, explain=True).explanation.figure(dark="no"),
+        r"dark must be True or False",
     ),
     ("'x' for verify", lambda _: SSPSAMPredictor.from_pretrained("shapes", verify="x"), r"verify must be True or"),
     (

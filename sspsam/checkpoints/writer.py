@@ -11,6 +11,7 @@ from sspsam.checkpoints.publish import push_checkpoint
 from sspsam.checkpoints.saving import save_checkpoint
 from sspsam.config import ModelConfig
 from sspsam.models import SSPSAM
+from sspsam.utils.arguments import true_or_false
 
 
 class CheckpointWriter:
@@ -36,7 +37,7 @@ class CheckpointWriter:
         Raises:
             StorageError: not enough space, or not writable; an earlier checkpoint in the directory is unchanged.
         """
-        store = encoder_store(HubOptions()) if shared else None
+        store = encoder_store(HubOptions()) if true_or_false("shared", shared) else None
         config = save_checkpoint(directory, self._config, self._model.state_dict(), dtype, encoder_store=store)
         self._write_companions(directory, config)
         return config
@@ -63,6 +64,7 @@ class CheckpointWriter:
         Raises:
             HubError: the Hub cannot be reached, or refuses.
         """
+        private = true_or_false("private", private)
         with tempfile.TemporaryDirectory() as directory:
             self.save_pretrained(directory, dtype=dtype)
             return push_checkpoint(directory, repository, private=private, token=token)

@@ -46,6 +46,7 @@ from sspsam.evaluation.worst_cases import FOLDER as WORST_FOLDER
 from sspsam.evaluation.worst_cases import draw_worst_cases, remove_worst_cases
 from sspsam.messages import OVERWRITE, OptionMessage
 from sspsam.predictor import SSPSAMPredictor
+from sspsam.utils.arguments import true_or_false
 from sspsam.utils.files import TEMPORARY_PATTERN, replace_file, storage_errors
 from sspsam.utils.paths import shown
 from sspsam.utils.progress import item_progress
@@ -115,6 +116,7 @@ def run_evaluation(
     """
     if (predictor is None) == (predictions is None):
         raise TypeError("give run_evaluation a predictor or predictions")
+    overwrite = true_or_false("overwrite", overwrite)
     if output is None and job.shard[1] > 1:
         raise EvaluationError("a shard needs an output folder, from which the shards are merged")
     job = job.expanded()

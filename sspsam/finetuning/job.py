@@ -18,6 +18,7 @@ from sspsam.finetuning.lines import DataSource
 from sspsam.finetuning.start import StartOptions
 from sspsam.finetuning.state import LOG_NAME, STATE_NAME
 from sspsam.messages import OVERWRITE, OptionMessage
+from sspsam.utils.arguments import true_or_false
 from sspsam.utils.paths import shown, user_path
 
 RUN_FOLDER: Final = "unfinished"  # in the output folder, while the training runs
@@ -59,6 +60,10 @@ class FinetuneJob:
     skip_problems: bool = False
     overwrite: bool = False
     worst: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("skip_problems", "overwrite"):
+            true_or_false(name, getattr(self, name))
 
     def expanded(self) -> Self:
         """Return the job with `~` expanded in its paths."""

@@ -128,7 +128,7 @@ def _load_weights(weights, own_units, width: tl.constexpr):  # type: ignore[no-u
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _load_biases(biases, own_units, width: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Load a block's biases of the same in float32, (units,) each."""
+    """Load a block's biases of these three in float32, (units,) each."""
     bias = biases + own_units
     reset, update, new = tl.load(bias), tl.load(bias + width), tl.load(bias + 2 * width)
     return reset.to(tl.float32), update.to(tl.float32), new.to(tl.float32)

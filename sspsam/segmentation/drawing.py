@@ -11,7 +11,7 @@ from sspsam.images.loading import DEFAULT_MAX_PIXELS, ImageInput, load_image
 from sspsam.segmentation.colors import RGB, Color, palette, readable_on
 from sspsam.segmentation.labels import LabelLayer, short_label
 from sspsam.segmentation.rasters import dilated, draw_rectangle, mask_image
-from sspsam.utils.arguments import real_number
+from sspsam.utils.arguments import real_number, true_or_false
 from sspsam.utils.arrays import FloatBox, IntBox, Mask
 from sspsam.utils.paths import shown_repr
 
@@ -78,7 +78,7 @@ def draw(
     limit = max(DEFAULT_MAX_PIXELS, *(result.mask.size for result in results if hasattr(result, "mask")), 0)
     canvas = Image.fromarray(load_image(image, limit))
     _check(results, canvas, boxes)
-    opacity = real_number("opacity", opacity, 0, 1)
+    opacity, outlines = real_number("opacity", opacity, 0, 1), true_or_false("outlines", outlines)
     names = _names(results, labels)
     chosen = palette(len(results), colors)
     line = max(1, round(max(canvas.size) / 400))

@@ -13,6 +13,7 @@ from PIL import Image
 from sspsam.errors import ImageError
 from sspsam.images.loading import ImageInput, Pixels, load_image
 from sspsam.segmentation.explanation_figure import explanation_figure
+from sspsam.utils.arguments import true_or_false
 
 Area = tuple[float, float, float, float]
 
@@ -67,7 +68,7 @@ class Explanation:
         pixels = self.pixels if image is None else load_image(image)
         if pixels is None:
             raise ImageError("the explanation has no image (it was stored or pickled without): call figure(image)")
-        return explanation_figure(self, pixels, dark, font)
+        return explanation_figure(self, pixels, true_or_false("dark", dark), font)
 
     def __copy__(self) -> Self:
         return dataclasses.replace(self)

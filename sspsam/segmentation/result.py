@@ -25,7 +25,7 @@ from sspsam.segmentation.rasters import png_bytes as png_bytes
 from sspsam.segmentation.rle import rle_encode
 from sspsam.segmentation.runs import component_masks
 from sspsam.segmentation.stored import packed_mask, stored_values, unpacked_mask
-from sspsam.utils.arguments import real_number, whole_number
+from sspsam.utils.arguments import real_number, true_or_false, whole_number
 from sspsam.utils.files import replace_file
 from sspsam.utils.paths import shown, shown_repr, user_file
 
@@ -240,7 +240,7 @@ class Segmentation:
             ImageError: no image is known, or it has another size than the mask.
         """
         opacity = real_number("opacity", opacity, 0, 1)
-        color = rgb(color)
+        color, draw_box = rgb(color), true_or_false("draw_box", draw_box)
         overlay = Image.fromarray(self._pixels(image))
         line = max(1, round(max(overlay.size) / 400))
         tint = mask_image(self.mask).point(lambda value: round(value * opacity))

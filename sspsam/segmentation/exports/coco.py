@@ -20,6 +20,7 @@ from sspsam.segmentation.exports.answer_files import NamedAnswer
 from sspsam.segmentation.exports.images import ImageAnswers, Instances, answers_by_image
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.rle import rle_encode, rle_runs
+from sspsam.utils.arguments import true_or_false
 from sspsam.utils.arrays import IntBox
 from sspsam.utils.installing import missing_extra
 
@@ -134,7 +135,7 @@ def to_coco(
         TypeError, ValueError: `images` or `labels` have another form.
         MissingExtraError: pycocotools is not installed.
     """
-    options = ShapeOptions(Instances(instances, min_area), polygons)
+    options = ShapeOptions(Instances(instances, min_area), true_or_false("polygons", polygons))
     require_coco_tools(options)
     ids = CocoIds()
     answers: list[CocoAnswer] = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sspsam.segmentation.exports.answer_files import NamedAnswer
 from sspsam.segmentation.result import Segmentation
 from sspsam.segmentation.runs import component_masks
-from sspsam.utils.arguments import real_number
+from sspsam.utils.arguments import real_number, true_or_false
 from sspsam.utils.paths import shown, shown_repr
 
 ImageAnswers = Mapping[str, Segmentation | Sequence[Segmentation]]
@@ -26,6 +26,7 @@ class Instances:
     min_area: float = 1
 
     def __post_init__(self) -> None:
+        true_or_false("instances", self.each_part)
         real_number("min_area", self.min_area, 0)
 
     def of(self, result: Segmentation) -> Iterator[Segmentation]:
